@@ -1,0 +1,317 @@
+"""What to train and how: a typed recipe with strict keys. Every problem of a file is reported at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from trainer.errors import RecipeError
+
+TINY_BASE = "tiny-qwen2"
+"""Short name of the base model that ships with the project."""
+
+
+def number(default: Any, low: float | None = None, high: float | None = None) -> Any:
+    """A field whose value lies between `low` and `high`, both allowed."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def choice(default: str, *others: str) -> Any:
+    """A field whose value is one of a few short names."""
+    return field(default=default, metadata={"choices": (default, *others)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The frozen model under the adapter."""
+
+    model: str = "Qwen/Qwen2.5-Coder-14B-Instruct"
+    """A Hub name, a folder, or `tiny-qwen2`."""
+    revision: str | None = None
+    """Commit of the Hub repository; resolved at the stream's first run and kept from then on."""
+    quantization: str = choice("nf4", "none")
+    double_quantization: bool = True
+    compute_dtype: str = choice("auto", "bfloat16", "float32")
+    """`auto` is bfloat16 where the device has it natively, else float32."""
+    attention: str = choice("auto", "sdpa", "flash_attention_2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """The adapter's shape."""
+
+    rank: int = number(256, 1, 4096)
+    alpha: int = number(512, 1, 65536)
+    dropout: float = number(0.05, 0.0, 0.9)
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of linear layers; each must occur in the loaded architecture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """From rows to samples, and what is kept apart."""
+
+    builders: Mapping[str, float] = field(default_factory=lambda: {"instruction": 1.0})
+    """Sample builder by short name, with its weight."""
+    max_length: int = number(4096, 32, 1 << 20)
+    """Tokens of the longest sample; a longer one is split, never truncated."""
+    context_fraction_low: float = number(0.30, 0.01, 0.95)
+    context_fraction_high: float = number(0.40, 0.01, 0.95)
+    """Share of a sample's lines that the prompt shows: drawn evenly between the two."""
+    min_context_lines: int = number(5, 1, 1000)
+    split: str = choice("file", "repository")
+    """What the held-out hash is taken of: repository and path, or the repository alone."""
+    held_out_fraction: float = number(0.05, 0.0, 0.5)
+    min_held_out: int = number(8, 0, 10000)
+    """With fewer held-out rows than this, whole files more are taken, by the same hash."""
+    max_eval_tokens: int = number(200_000, 1)
+    """An evaluation measures at most this many tokens of held-out samples (at least one sample)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The fit."""
+
+    seed: int = number(42, 0, 2**31 - 1)
+    num_epochs: int = number(1, 1, 1000)
+    batch_size: int = number(4, 1, 65536)
+    """Samples in one forward pass of one process."""
+    gradient_accumulation_steps: int = number(4, 1, 65536)
+    learning_rate: float = number(2e-5, 1e-9, 1.0)
+    schedule: str = choice("linear", "constant", "cosine")
+    warmup_fraction: float = number(0.03, 0.0, 1.0)
+    """Share of the steps; at least one step where it is above 0."""
+    optimizer: str = choice("adamw_8bit", "adamw")
+    weight_decay: float = number(0.01, 0.0, 10.0)
+    max_grad_norm: float = number(1.0, 0.0)
+    """Gradients are clipped to this norm; 0 leaves them."""
+    activation_checkpointing: bool = True
+    dataloader_workers: int = number(8, 0, 256)
+    pin_memory: bool = True
+    tf32: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """When the held-out loss is measured, and when it ends the run."""
+
+    interval_fraction: float = number(0.1, 0.0001, 1.0)
+    """Evaluate every this share of the run's steps (at least every step apart)."""
+    patience: int = number(3, 1, 10000)
+    threshold: float = number(0.01, 0.0)
+    """Nats by which the loss must fall to count as better for early stopping."""
+    batch_size: int = number(4, 1, 65536)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """When a candidate becomes current."""
+
+    tolerance: float = number(0.0, 0.0)
+    """Nats by which the candidate's held-out loss may exceed current's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """Where a run's curves go besides the service."""
+
+    wandb_project: str = "codelupe-qwen-training"
+    tensorboard: bool = True
+    sample_predictions: int = number(3, 0, 1000)
+    """Held-out prompts that the candidate answers at the end, for people to read; 0 turns them off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceDefaults:
+    """Defaults that a recipe sets for the service's own settings; None leaves the service's."""
+
+    min_new_files: int | None = number(None, 1)
+    max_dataset_size: int | None = number(None, 1)
+    check_interval: float | None = number(None, 0.1)
+    sweep_interval: float | None = number(None, 0.1)
+    quality_threshold: float | None = number(None)
+    min_content_chars: int | None = number(None, 1)
+    max_content_chars: int | None = number(None, 1)
+    demo_corpus: bool = False
+    """Fill an empty table with the running interpreter's standard library."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what a run learns, apart from its rows and its parent."""
+
+    name: str
+    stream: str
+    """Name of the lineage of adapters; bound to a source, a base@revision and a LoRA shape."""
+    base: Base = field(default_factory=Base)
+    lora: Lora = field(default_factory=Lora)
+    data: Data = field(default_factory=Data)
+    training: Training = field(default_factory=Training)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    gate: Gate = field(default_factory=Gate)
+    tracking: Tracking = field(default_factory=Tracking)
+    service: ServiceDefaults = field(default_factory=ServiceDefaults)
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        RecipeError: the file cannot be read, or holds unknown keys or bad values; lists every one.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(str(path), [" ".join(str(error).split())]) from error
+    return parse_recipe(data, where=str(path))
+
+
+def parse_recipe(data: Any, *, where: str) -> Recipe:
+    """Turn what YAML gave into a recipe; raises RecipeError with every problem."""
+    problems: list[str] = []
+    recipe = _section(Recipe, data, "", problems)
+    if isinstance(recipe, Recipe):
+        problems += _contradictions(recipe)
+    if problems:
+        raise RecipeError(where, problems)
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """A recipe with dotted keys replaced (`training.batch_size`); values must be parsed already.
+
+    Raises:
+        RecipeError: an override's value is not allowed.
+    """
+    data = recipe_dict(recipe)
+    for key, value in overrides.items():
+        section, _, name = key.rpartition(".")
+        (data[section] if section else data)[name] = value
+    return parse_recipe(data, where="the recipe with its overrides")
+
+
+def recipe_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain YAML and JSON values, defaults included."""
+    data = asdict(recipe)
+    data["lora"]["targets"] = list(recipe.lora.targets)
+    data["data"]["builders"] = dict(recipe.data.builders)
+    return data
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, whole: what a run directory freezes."""
+    return str(yaml.safe_dump(recipe_dict(recipe), sort_keys=False, allow_unicode=True))
+
+
+def pinned(recipe: Recipe, *, model: str, revision: str) -> Recipe:
+    """The recipe with its base pinned to what was resolved."""
+    return replace(recipe, base=replace(recipe.base, model=model, revision=revision))
+
+
+def _section(cls: type, data: Any, prefix: str, problems: list[str]) -> Any:
+    """One dataclass from one mapping; None where a required value is missing or bad."""
+    if not isinstance(data, Mapping):
+        problems.append(f"{prefix.rstrip('.') or 'the recipe'}: a mapping is expected, not {data!r}")
+        return None
+    hints = get_type_hints(cls)
+    known = {item.name: item for item in fields(cls)}
+    for key in data:
+        if key not in known:
+            problems.append(f"{prefix}{key}: unknown key; known here: {', '.join(known)}")
+    before = len(problems)
+    values: dict[str, Any] = {}
+    for name, item in known.items():
+        if name not in data:
+            if item.default is MISSING and item.default_factory is MISSING:
+                problems.append(f"{prefix}{name}: is missing and has no default")
+            continue
+        hint = hints[name]
+        if is_dataclass(hint):
+            assert isinstance(hint, type)
+            values[name] = _section(hint, data[name], f"{prefix}{name}.", problems)
+        else:
+            values[name] = _value(hint, data[name], item.metadata, f"{prefix}{name}", problems)
+    return cls(**values) if len(problems) == before else None
+
+
+def _value(hint: Any, value: Any, limits: Mapping[str, Any], key: str, problems: list[str]) -> Any:
+    """One value, checked against its type and limits."""
+    allowed = get_args(hint)
+    if value is None and type(None) in allowed:
+        return None
+    if type(None) in allowed:
+        hint = next(option for option in allowed if option is not type(None))
+    match get_origin(hint) or hint:
+        case t if t is bool:
+            good = isinstance(value, bool)
+            expected = "true or false"
+        case t if t is int:
+            good = isinstance(value, int) and not isinstance(value, bool)
+            expected = "a whole number"
+        case t if t is float:
+            if isinstance(value, str):  # YAML 1.1 reads 2e-5 as a string
+                value = _float_or(value)
+            good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            expected = "a number"
+        case t if t is str:
+            good = isinstance(value, str) and bool(value.strip())
+            expected = "text"
+        case t if t is tuple:
+            good = isinstance(value, list | tuple) and bool(value) and all(isinstance(v, str) for v in value)
+            expected = "a list of names"
+            value = tuple(value) if good else value
+        case _:
+            good = isinstance(value, Mapping) and all(
+                isinstance(k, str) and isinstance(v, int | float) and not isinstance(v, bool) and v > 0
+                for k, v in value.items()
+            ) and bool(value)
+            expected = "names with weights above 0"
+    if not good:
+        problems.append(f"{key}: {expected} is expected, not {value!r}")
+        return value
+    problems.extend(_outside(value, limits, key))
+    return float(value) if hint is float else value
+
+
+def _float_or(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _outside(value: Any, limits: Mapping[str, Any], key: str) -> Iterator[str]:
+    if choices := limits.get("choices"):
+        if value not in choices:
+            yield f"{key}: {value!r} is not one of {', '.join(choices)}"
+        return
+    low, high = limits.get("low"), limits.get("high")
+    if low is not None and value < low:
+        yield f"{key}: {value} is below the least allowed, {low}"
+    if high is not None and value > high:
+        yield f"{key}: {value} is above the most allowed, {high}"
+
+
+def _contradictions(recipe: Recipe) -> Iterator[str]:
+    """Values that are fine alone and not together."""
+    data = recipe.data
+    if data.context_fraction_low > data.context_fraction_high:
+        yield (
+            f"data.context_fraction_low: {data.context_fraction_low} is above "
+            f"data.context_fraction_high, {data.context_fraction_high}"
+        )
+    if len(set(recipe.lora.targets)) != len(recipe.lora.targets):
+        yield f"lora.targets: a name occurs twice in {', '.join(recipe.lora.targets)}"
+    if not all(part.isalnum() for part in recipe.stream.replace("-", "_").split("_") if part) or not recipe.stream:
+        yield f"stream: {recipe.stream!r} may hold letters, digits, - and _ only (it names a file)"
+    if data.held_out_fraction == 0 and data.min_held_out == 0:
+        yield "data.held_out_fraction and data.min_held_out are both 0: nothing would be left to judge by"

@@ -1,0 +1,336 @@
+"""The run directory: the one seam between service and trainer. Paths, records, and writes that survive a crash.
+
+Whatever another process reads is written to a temporary name, fsynced and renamed; a marker comes last.
+docs/run-directory.md has the schema of every file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Outcome = Literal["trained", "unused", "rejected", "held_out", "replayed"]
+
+MANIFEST = "MANIFEST.json"
+CHUNK_BYTES = 1 << 20
+
+
+class RunDirectoryError(Exception):
+    """A run directory, checkpoint or adapter folder is not what its manifest says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One file of the source table, as it was at the claim."""
+
+    file_id: int
+    repository: str | None
+    path: str | None
+    language: str
+    content: str
+    sha256: str
+    """Of the content's UTF-8 bytes."""
+    fresh: bool = True
+    """False for a held-out or replay row that an earlier run claimed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowOutcome:
+    """What became of one row of this run. `trained` means: seen before the step whose weights are the result."""
+
+    file_id: int
+    outcome: Outcome
+    reason: str | None = None
+    """Why a row was rejected; None otherwise."""
+    samples: int = 0
+    tokens: int = 0
+    """Tokens of the row that went through the model up to the best step (held out: that are evaluated)."""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Where each file of one run lives."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "recipe.yaml"
+
+    @property
+    def rows(self) -> Path:
+        return self.root / "rows.jsonl"
+
+    @property
+    def held_out(self) -> Path:
+        return self.root / "held_out.jsonl"
+
+    @property
+    def replay(self) -> Path:
+        return self.root / "replay.jsonl"
+
+    @property
+    def parent(self) -> Path:
+        return self.root / "parent"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / MANIFEST
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "trainer.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def rows_outcome(self) -> Path:
+        return self.root / "rows_outcome.jsonl"
+
+    @property
+    def adapter(self) -> Path:
+        return self.root / "adapter"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.json"
+
+
+# --- durable writes -------------------------------------------------------------------------------------------
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_file(path: Path) -> None:
+    """Make a file's bytes durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file whole: temporary name, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    fsync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file whole. NaN and infinity are errors: they are not JSON."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder under a temporary name; it appears under its own name whole, or not at all.
+
+    An existing folder of that name is replaced (it can only be the leftover of an interrupted attempt).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                fsync_file(file)
+        fsync_folder(temporary)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+        fsync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+# --- JSON lines -----------------------------------------------------------------------------------------------
+
+
+def json_line(record: Any) -> str:
+    """One record as a line of JSON. Lone surrogates, which UTF-8 cannot hold, stay escaped."""
+    return json.dumps(record, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Records of a JSON-lines file; a missing file has none.
+
+    Raises:
+        RunDirectoryError: a line is not a JSON object.
+    """
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise RunDirectoryError(f"{path}, line {number}: not JSON ({error})") from error
+            if not isinstance(record, dict):
+                raise RunDirectoryError(f"{path}, line {number}: a JSON object is expected")
+            yield record
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Rows of rows.jsonl, held_out.jsonl or replay.jsonl, one at a time."""
+    for record in read_lines(path):
+        try:
+            yield Row(**record)
+        except TypeError as error:
+            raise RunDirectoryError(f"{path}: a row has the wrong fields ({error})") from error
+
+
+def write_outcomes(path: Path, outcomes: Iterable[RowOutcome]) -> None:
+    """Write rows_outcome.jsonl whole."""
+    write_text(path, "".join(json_line(asdict(outcome)) for outcome in outcomes))
+
+
+def read_outcomes(path: Path) -> Iterator[RowOutcome]:
+    """What the trainer reported of each row."""
+    for record in read_lines(path):
+        yield RowOutcome(**record)
+
+
+# --- events ---------------------------------------------------------------------------------------------------
+
+
+def append_event(path: Path, event: str, **fields: Any) -> None:
+    """Append one event. A number that is not finite is written as its name, so that a line is always JSON."""
+    record = {"time": round(time.time(), 3), "event": event} | {
+        key: str(value) if isinstance(value, float) and value - value != 0 else value
+        for key, value in fields.items()
+    }
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json_line(record))
+
+
+@dataclass
+class EventTail:
+    """Reads events.jsonl as it grows: each call of `new()` gives the events since the last one."""
+
+    path: Path
+    offset: int = 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """Whole lines written since the last call. A half-written or damaged line is left out."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        events = []
+        for line in whole.splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:  # a crash can leave half a line, which the next start's first event then completes
+                continue
+            if isinstance(record, dict) and "event" in record:
+                events.append(record)
+        return events
+
+
+# --- manifests ------------------------------------------------------------------------------------------------
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes, in hex, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path, **facts: Any) -> str:
+    """Write MANIFEST.json with the sha256 of every other file below `folder`; returns the manifest's own sha256."""
+    files = {
+        str(path.relative_to(folder)): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.is_symlink() and path.name != MANIFEST
+    }
+    write_json(folder / MANIFEST, {"files": files, **facts})
+    return sha256_file(folder / MANIFEST)
+
+
+def verify_manifest(folder: Path) -> dict[str, Any]:
+    """Check every file that a folder's MANIFEST.json names; returns the manifest.
+
+    Raises:
+        RunDirectoryError: the manifest or a file is missing, or a file's sha256 differs; names all of them.
+    """
+    try:
+        manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        files: dict[str, str] = manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunDirectoryError(f"{folder} has no readable {MANIFEST} ({error})") from error
+    problems = []
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{name} is missing")
+        elif sha256_file(path) != expected:
+            problems.append(f"{name} has changed")
+    if problems:
+        raise RunDirectoryError(f"{folder} does not match its {MANIFEST}: {'; '.join(problems)}")
+    return manifest
+
+
+# --- the lock -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def held_lock(path: Path, *, wait_seconds: float) -> Iterator[None]:
+    """Hold an exclusive `flock` on `path`; the kernel drops it when the process ends, however it ends.
+
+    Raises:
+        RunDirectoryError: another process still holds it after `wait_seconds`.
+    """
+    deadline = time.monotonic() + wait_seconds
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise RunDirectoryError(
+                        f"{path} is held by another process (waited {wait_seconds:.0f} s)"
+                    ) from None
+                time.sleep(0.1)
+        yield
