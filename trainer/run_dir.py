@@ -277,6 +277,11 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def content_sha256(text: str) -> str:
+    """sha256 of a text's UTF-8 bytes, in hex."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def write_manifest(folder: Path, **facts: Any) -> str:
     """Write MANIFEST.json with the sha256 of every other file below `folder`; returns the manifest's own sha256."""
     files = {

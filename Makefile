@@ -1,0 +1,62 @@
+# make up      the whole service on this machine: no GPU, no Docker, no Postgres needed
+# make test    lint, types, import contracts and every test (what CI runs)
+# Each target installs first what it needs, into $(VENV).
+SHELL       := /bin/bash
+PYTHON      ?= $(shell command -v python3.11 || command -v python3)
+VENV        ?= .venv
+BIN         := $(VENV)/bin
+# torch's CPU builds where no NVIDIA card is seen, so that a laptop does not download CUDA; may be set empty.
+TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
+PIP         := $(BIN)/python -m pip --disable-pip-version-check
+ARGS        ?=
+
+.PHONY: up install dev test check format lock clean
+
+up: install
+	@exec $(BIN)/codelupe up $(ARGS)
+
+install: $(VENV)/.installed
+dev: $(VENV)/.dev
+
+$(VENV)/.venv:
+	@echo "· Python environment in $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Choose one with PYTHON=…")'
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+	  $(PYTHON) -m pip install -q --target $(VENV).bootstrap virtualenv && \
+	  PYTHONPATH=$(VENV).bootstrap $(PYTHON) -m virtualenv -q --clear $(VENV) && rm -rf $(VENV).bootstrap; }
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.venv requirements/torch.txt
+	@echo "· torch (some minutes on a slow line)"
+	@$(PIP) install -q --retries 2 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements/torch.txt
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch requirements/cpu.txt pyproject.toml
+	@echo "· the other packages"
+	@$(PIP) install -q --no-deps --require-hashes -r requirements/cpu.txt
+	@$(PIP) install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed requirements/dev.txt
+	@echo "· the tools for tests and checks"
+	@$(PIP) install -q --no-deps --require-hashes -r requirements/dev.txt
+	@touch $@
+
+check: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: check
+	$(BIN)/python -m pytest $(ARGS)
+
+lock:
+	requirements/lock.sh
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,201 @@
+"""Claim rows: from the database to a run directory, in one transaction; what is trained is what was claimed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Protocol, TextIO
+
+from db.adapters import Adapter
+from db.lease import Lease
+from db.pool import Pool
+from db.source import Claim, SourceRow, claim
+from service.home import Home
+from service.intake.filters import refusal
+from service.publish import Beat
+from service.settings import Settings
+from service.split import Role, Splitter
+from trainer.recipe import Recipe, dump_recipe
+from trainer.run_dir import (
+    MANIFEST,
+    Row,
+    RunDirectory,
+    content_sha256,
+    fsync_file,
+    fsync_folder,
+    json_line,
+    sha256_file,
+    write_manifest,
+    write_text,
+)
+
+CHARS_PER_TOKEN = 3
+"""A low estimate for code, so that the earlier held-out sample fills the trainer's token budget."""
+
+
+class NothingToHoldOut(Exception):
+    """A claim has no held-out row: there would be nothing to judge the run by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """A run that is ready to be trained, or what a claim came to without one."""
+
+    run_id: int | None
+    """None: no row was left for training, and nothing was changed but rows refused at once."""
+    trained: int = 0
+    held_out: int = 0
+    earlier_held_out: int = 0
+    refused: int = 0
+
+
+class _Writer(Protocol):
+    def __call__(self, row: Row) -> None: ...
+
+
+def claim_run(
+    pool: Pool,
+    lease: Lease,
+    home: Home,
+    settings: Settings,
+    recipe: Recipe,
+    parent: Adapter | None,
+    beat: Beat = lambda: None,
+) -> Claimed:
+    """Claim up to MAX_DATASET_SIZE rows and write their run directory. `recipe` has its base pinned.
+
+    The directory is complete under a temporary name before the commit and gets its own name after it; a crash
+    between the two leaves a run without a directory, which the next start gives back.
+
+    Raises:
+        NothingToHoldOut: no row could be held out.
+    """
+    parent_version = parent.version if parent else None
+    with claim(
+        pool,
+        lease,
+        settings.source,
+        settings.eligibility,
+        limit=settings.max_dataset_size,
+        parent_version=parent_version,
+        seed=recipe.training.seed,
+    ) as rows:
+        final = home.run(rows.run_id)
+        with _temporary(final) as folder:
+            claimed = _fill(rows, folder, recipe, beat)
+            if claimed.trained == 0:
+                rows.cancel()
+                return claimed
+            _write_facts(folder, rows.run_id, recipe, home, parent)
+    (folder.root).rename(final.root)
+    fsync_folder(home.runs)
+    return claimed
+
+
+@contextmanager
+def _temporary(final: RunDirectory) -> Iterator[RunDirectory]:
+    """The directory under its temporary name; removed when filling it fails."""
+    folder = RunDirectory(final.root.with_name(f".{final.root.name}.tmp"))
+    shutil.rmtree(folder.root, ignore_errors=True)
+    folder.root.mkdir(parents=True)
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder.root, ignore_errors=True)
+        raise
+
+
+def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, beat: Beat) -> Claimed:
+    """Stream the claimed rows into the row files."""
+    splitter = Splitter(recipe.data)
+    refused = earlier = 0
+    with ExitStack() as files:
+        writers: dict[Role, _Writer] = {
+            "train": _row_writer(files.enter_context(folder.rows.open("w", encoding="utf-8"))),
+            "held_out": _row_writer(files.enter_context(folder.held_out.open("w", encoding="utf-8"))),
+        }
+        for row in rows.rows():
+            beat()
+            reason = refusal(row.content, min_lines=recipe.data.min_context_lines + 1)
+            if reason is not None:
+                rows.reject(row, reason)
+                refused += 1
+            elif decided := splitter.add(row):
+                _keep(rows, *decided, writers)
+        before = list(rows.earlier_held_out(recipe.training.seed, recipe.data.max_eval_tokens * CHARS_PER_TOKEN))
+        for decided in splitter.rest(len(before)):
+            _keep(rows, *decided, writers)
+        for old in before:
+            writers["held_out"](
+                Row(
+                    file_id=old.file_id,
+                    repository=old.repository,
+                    path=old.path,
+                    language=old.language,
+                    content=old.content,
+                    sha256=old.content_sha256,
+                    fresh=False,
+                )
+            )
+            earlier += 1
+    if splitter.trained and not splitter.held_out and not earlier:
+        raise NothingToHoldOut(
+            f"none of the {splitter.trained} claimed rows falls into the held-out share (split: {recipe.data.split}); "
+            "add files of another repository, or set data.split: file in the recipe"
+        )
+    return Claimed(
+        run_id=rows.run_id if splitter.trained else None,
+        trained=splitter.trained,
+        held_out=splitter.held_out,
+        earlier_held_out=earlier,
+        refused=refused,
+    )
+
+
+def _row_writer(file: TextIO) -> _Writer:
+    def write(row: Row) -> None:
+        file.write(json_line(asdict(row)))
+
+    return write
+
+
+def _keep(rows: Claim, row: SourceRow, role: Role, writers: dict[Role, _Writer]) -> None:
+    sha256 = content_sha256(row.content)
+    rows.keep(row, role, sha256)
+    writers[role](
+        Row(
+            file_id=row.file_id,
+            repository=row.repository,
+            path=row.path,
+            language=row.language,
+            content=row.content,
+            sha256=sha256,
+        )
+    )
+
+
+def _write_facts(
+    folder: RunDirectory, run_id: int, recipe: Recipe, home: Home, parent: Adapter | None
+) -> None:
+    """recipe.yaml, the parent link and the manifest; everything durable before the claim commits."""
+    write_text(folder.recipe, dump_recipe(recipe))
+    parent_manifest = None
+    if parent is not None:
+        parent_folder = home.adapter(parent.version)
+        folder.parent.symlink_to(os.path.relpath(parent_folder, folder.root))
+        parent_manifest = sha256_file(parent_folder / MANIFEST)
+    for path in (folder.rows, folder.held_out):
+        fsync_file(path)
+    write_manifest(
+        folder.root,
+        run_id=run_id,
+        stream=recipe.stream,
+        seed=recipe.training.seed,
+        parent_version=parent.version if parent else None,
+        parent_manifest_sha256=parent_manifest,
+        base={"model": recipe.base.model, "revision": recipe.base.revision},
+    )
+    fsync_folder(folder.root)

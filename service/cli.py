@@ -1,0 +1,271 @@
+"""`codelupe …`: every command. `--json` on stdout, logs on stderr; exit 0 ok, 1 failed, 2 usage, 3 precondition."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from db import adapters as adapter_table
+from db import audit as audit_table
+from db import embedded, source, streams
+from db import lease as leases
+from db import runs as run_table
+from db.errors import DatabaseError
+from service.database import database
+from service.errors import PreconditionError, ServiceError, UsageError
+from service.home import Home, running_service, stop_service
+from service.intake.drop import Summary, drop_paths
+from service.publish import retire, sync_pointer
+from service.settings import PROJECT_RECIPES, Settings, load_settings
+from service.up import up as run_service
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+out = Console(soft_wrap=True, highlight=False)
+
+RecipeOption = Annotated[Path, typer.Option("--recipe", help="Recipe file, or the name of one in recipes/.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+DEFAULT_RECIPE = Path("embedded")
+STOP_WAIT_SECONDS = 120.0
+
+
+def main() -> None:
+    """Run a command; an error that we can explain is one message and an exit code."""
+    try:
+        app()
+    except ServiceError as error:
+        print(f"codelupe: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except DatabaseError as error:
+        print(f"codelupe: {error}", file=sys.stderr)
+        sys.exit(PreconditionError.exit_code)
+
+
+def _settings(recipe: Path, **flags: str | None) -> Settings:
+    path = recipe if recipe.suffix or recipe.exists() else PROJECT_RECIPES / f"{recipe}.yaml"
+    return load_settings(path, flags={name: value for name, value in flags.items() if value is not None})
+
+
+def _json(value: Any) -> None:
+    print(json.dumps(value, indent=1, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(escape("" if value is None else str(value)) for value in row))
+    out.print(table)
+
+
+@app.command()
+def up(
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    once: Annotated[bool, typer.Option("--once", help="End after the first verdict.")] = False,
+    port: Annotated[int | None, typer.Option(help="METRICS_PORT")] = None,
+    model: Annotated[str | None, typer.Option(help="MODEL: another base than the recipe's.")] = None,
+    demo: Annotated[bool | None, typer.Option(help="Fill an empty table with Python's standard library.")] = None,
+) -> None:
+    """Run the service: poll, train, judge, publish, for as long as it is left running."""
+    settings = _settings(recipe, METRICS_PORT=None if port is None else str(port), MODEL=model)
+    wanted = settings.recipe.service.demo_corpus if demo is None else demo
+    verdict = run_service(settings, once=once, demo_corpus=wanted, say=lambda line: out.print(f"· {escape(line)}"))
+    if once:
+        out.print(f"verdict: {'published' if verdict.promote else 'refused'}: {verdict.text()}" if verdict else "no verdict")
+        raise typer.Exit(0 if verdict and verdict.promote else 1)
+
+
+@app.command()
+def stop(recipe: RecipeOption = DEFAULT_RECIPE) -> None:
+    """End the service of this folder, its trainer and its database; a run in progress is resumed by the next start."""
+    home = Home(_settings(recipe).home)
+    pid = stop_service(home, wait_seconds=STOP_WAIT_SECONDS)
+    was_left = embedded.stop(home.postgres)
+    out.print(f"service (process {pid}) stopped" if pid else "no service was running")
+    if was_left:
+        out.print("embedded database stopped")
+
+
+@app.command()
+def drop(
+    paths: Annotated[list[Path], typer.Argument(help="Files, folders, git checkouts or JSONL.")],
+    score: Annotated[float, typer.Option(help="Quality score of the rows.")] = 100.0,
+    repository: Annotated[str | None, typer.Option(help="Repository name; the folder's by default.")] = None,
+    train_now: Annotated[bool, typer.Option("--train-now", help="Do not wait for MIN_NEW_FILES.")] = False,
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    as_json: JsonOption = False,
+) -> None:
+    """Drop files into the database; the service trains on them when there are enough."""
+    settings = _settings(recipe)
+    missing = [str(path) for path in paths if not path.exists() and not path.is_symlink()]
+    if missing:
+        raise UsageError(f"no such file or folder: {', '.join(missing)}")
+    if settings.source.name != "code_files":
+        raise UsageError(f"drop writes to code_files only; SOURCE_TABLE is {settings.source.name}: insert there yourself")
+    with database(settings) as pool:
+        with Console(stderr=True).status("reading") as status:
+            summary = drop_paths(
+                pool,
+                paths,
+                score=score,
+                repository=repository,
+                on_progress=lambda s: status.update(f"{s.inserted} inserted, {s.skipped.total()} passed over"),
+            )
+        if train_now:
+            streams.request_training(pool, settings.recipe.stream)
+        pending = source.pending(pool, settings.source, settings.eligibility, settings.recipe.stream)
+    if as_json:
+        _json({"inserted": summary.inserted, "passed_over": summary.skipped, "pending": pending.rows})
+        return
+    _say_dropped(summary, pending.rows, settings, train_now)
+
+
+def _say_dropped(summary: Summary, pending: int, settings: Settings, train_now: bool) -> None:
+    out.print(f"{summary.inserted} rows inserted, {summary.skipped.total()} files passed over")
+    if summary.skipped:
+        _table("passed over", ["why", "files"], [[why, count] for why, count in summary.skipped.most_common()])
+    if pending >= settings.min_new_files or train_now:
+        out.print(f"{pending} rows pending: a run starts at the next poll of a running service")
+    else:
+        out.print(f"{pending} rows pending; a run starts at {settings.min_new_files} (or with --train-now)")
+
+
+@app.command()
+def status(recipe: RecipeOption = DEFAULT_RECIPE, as_json: JsonOption = False) -> None:
+    """Where the stream stands."""
+    settings = _settings(recipe)
+    home, stream = Home(settings.home), settings.recipe.stream
+    with database(settings) as pool:
+        totals = run_table.totals(pool, stream)
+        current = adapter_table.current(pool, stream)
+        live = run_table.live(pool, stream)
+        pending = source.pending(pool, settings.source, settings.eligibility, stream)
+        held = leases.holder(pool, stream)
+    facts = {
+        "stream": stream,
+        "service": running_service(home),
+        "lease_held_by": held[0] if held else None,
+        "live_run": f"{live.run_id} ({live.state})" if live else None,
+        "current_version": current.version if current else None,
+        "pending_rows": pending.rows,
+        "rows": totals.rows,
+        "runs": totals.runs,
+        "trained_tokens": totals.trained_tokens,
+        "last_success": totals.last_success_at,
+    }
+    if as_json:
+        _json(facts)
+        return
+    facts["service"] = f"process {facts['service']}" if facts["service"] else "not running in this folder"
+    _table("", ["", ""], [[name.replace("_", " "), value] for name, value in facts.items()])
+
+
+@app.command()
+def runs(
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    limit: Annotated[int, typer.Option(min=1)] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Runs of the stream, newest first."""
+    settings = _settings(recipe)
+    with database(settings) as pool:
+        history = run_table.history(pool, settings.recipe.stream, limit=limit)
+    if as_json:
+        _json([asdict(run) for run in history])
+        return
+    rows = [[r.run_id, r.state, r.parent_version, r.launches, _when(r.created_at), r.reason] for r in history]
+    _table("runs", ["run", "state", "parent", "starts", "claimed at", "reason"], rows)
+
+
+@app.command()
+def adapters(recipe: RecipeOption = DEFAULT_RECIPE, as_json: JsonOption = False) -> None:
+    """Published adapters, newest first."""
+    settings = _settings(recipe)
+    with database(settings) as pool:
+        history = adapter_table.history(pool, settings.recipe.stream)
+    if as_json:
+        _json([asdict(adapter) for adapter in history])
+        return
+    rows = [
+        [a.version, "current" if a.is_current else "", a.parent_version, _loss(a, "current"), _loss(a, "candidate"),
+         _when(a.published_at)]
+        for a in history
+    ]  # fmt: skip
+    _table("adapters", ["version", "", "parent", "loss before", "loss after", "published at"], rows)
+
+
+def _loss(adapter: adapter_table.Adapter, name: str) -> str:
+    value = adapter.evaluation.get("losses", {}).get(name)
+    return f"{value:.4f}" if isinstance(value, float) else ""
+
+
+def _when(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else ""
+
+
+@app.command()
+def rollback(
+    version: Annotated[int, typer.Argument(help="Version to make current again (see `codelupe adapters`).")],
+    recipe: RecipeOption = DEFAULT_RECIPE,
+) -> None:
+    """Make an earlier adapter current; the running service follows at its next poll."""
+    settings = _settings(recipe)
+    home, stream = Home(settings.home), settings.recipe.stream
+    if not home.adapter(version).is_dir():
+        raise UsageError(f"{home.adapter(version)} is not there: retention removed it, or it never was")
+    with database(settings) as pool:
+        adapter_table.roll_back(pool, stream, version)
+        sync_pointer(home, stream, adapter_table.current(pool, stream))
+    out.print(f"{home.pointer(stream)} → version {version}")
+
+
+@app.command()
+def audit(recipe: RecipeOption = DEFAULT_RECIPE, as_json: JsonOption = False) -> None:
+    """Prove that every row is ineligible, pending, claimed or settled, and that the sums reconcile. Exit 1 if not."""
+    settings = _settings(recipe)
+    with database(settings) as pool:
+        found = audit_table.audit(pool, settings.source, settings.eligibility, settings.recipe.stream)
+    if as_json:
+        _json(asdict(found))
+    else:
+        _say_audit(found)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def _say_audit(found: audit_table.Audit) -> None:
+    rows: list[list[Any]] = [["pending", found.pending], ["claimed by a live run", found.claimed]]
+    rows += [[f"ineligible: {reason}", count] for reason, count in sorted(found.ineligible.items())]
+    rows += [[f"settled: {name}", count] for name, count in sorted(found.settled.items())]
+    _table(f"{found.total} rows in the source", ["class", "rows"], [*rows, ["total", found.total]])
+    out.print(f"{found.trained_rows} rows trained into {found.published_runs} published runs, {found.trained_tokens} tokens")
+    for problem in found.problems:
+        out.print(f"PROBLEM: {escape(problem)}")
+    out.print("no row lost, none trained twice" if not found.problems else f"{len(found.problems)} problems")
+
+
+@app.command()
+def gc(recipe: RecipeOption = DEFAULT_RECIPE) -> None:
+    """Remove adapters beyond KEEP_ADAPTERS and leftovers of interrupted writes."""
+    settings = _settings(recipe)
+    home = Home(settings.home)
+    if running_service(home) is not None:
+        raise PreconditionError("the service runs, and tidies by itself after each verdict; stop it first")
+    with database(settings) as pool:
+        removed = retire(home, adapter_table.history(pool, settings.recipe.stream), settings.keep_adapters)
+    for folder in removed:
+        out.print(f"removed {folder}")
+    out.print(f"{len(removed)} folders removed")
+
+

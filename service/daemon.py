@@ -1,0 +1,462 @@
+"""poll → claim → train → judge → publish, as a table of states."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from db import adapters, lease as leases, runs, source, streams
+from db.errors import DatabaseError, LeaseLost, Unavailable
+from db.lease import Lease
+from db.pool import Pool
+from service.board import Board
+from service.claim import Claimed, NothingToHoldOut, claim_run
+from service.home import Home
+from service.judge import Verdict, judge
+from service.launch import TrainerProcess
+from service.logs import event as log
+from service.publish import copy_candidate, retire, sync_pointer, tidy_run
+from service.settings import Settings
+from service.states import State, may_follow
+from service.watch import Watcher
+from trainer.recipe import Recipe
+from trainer.run_dir import RunDirectory, RunDirectoryError, RowOutcome, read_json, read_outcomes, read_rows
+
+LEASE_SECONDS = 60.0
+RENEW_SECONDS = 10.0
+STOP_GRACE_SECONDS = 60.0
+"""What a trainer gets to write its checkpoint."""
+MAX_CRASHES = 3
+"""Starts of one run that may end in a crash before the run is given up."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 3600.0
+REFUSED_DELAY_SECONDS = 600.0
+"""How long a refused candidate's rows rest the first time; doubled each time."""
+DISK_RESERVE_BYTES = 512 * 1024**2
+TRAINER_STOPPED = 75
+
+
+class Pause(Exception):
+    """The daemon cannot go on now: what is wrong, in words a person can act on."""
+
+    def __init__(self, cause: str, reason: str) -> None:
+        self.cause = cause
+        super().__init__(reason)
+
+
+class Daemon:
+    """One service of one stream. `recipe` has its base pinned; `run()` returns when asked to stop or, with
+    `once`, after a verdict."""
+
+    def __init__(
+        self, settings: Settings, recipe: Recipe, home: Home, pool: Pool, board: Board, stop: threading.Event, once: bool
+    ) -> None:
+        self.settings, self.recipe, self.home, self.pool, self.board = settings, recipe, home, pool, board
+        self.stop, self.once = stop, once
+        self.state = State.STARTING
+        self.verdict: Verdict | None = None
+        self._lease: Lease | None = None
+        self._renewed = 0.0
+        self._surveyed = 0.0
+        self._run_id = 0
+        self._crashes = 0
+        self._pauses = 0
+        self._handlers: dict[State, Callable[[], State]] = {
+            State.STARTING: self._starting,
+            State.STANDBY: self._standby,
+            State.WAITING: self._waiting,
+            State.CLAIMING: self._claiming,
+            State.TRAINING: self._training,
+            State.JUDGING: self._judging,
+            State.PAUSED: self._paused,
+        }
+
+    @property
+    def lease(self) -> Lease:
+        if self._lease is None:
+            raise LeaseLost(f"no lease on stream {self.recipe.stream}")
+        return self._lease
+
+    def run(self) -> None:
+        """Go from state to state until stopped."""
+        database_failures = 0
+        while self.state is not State.STOPPED and not self.stop.is_set():
+            try:
+                following = self._handlers[self.state]()
+            except Unavailable as error:
+                database_failures += 1
+                self._database_trouble(error)
+                self._sleep(min(30.0, 2.0**database_failures), renew=False)
+                continue
+            except LeaseLost as error:
+                log("Lease lost", level=logging.WARNING, reason=str(error))
+                following = State.STANDBY
+            except Pause as pause:
+                following = self._pause(pause.cause, str(pause))
+            except (DatabaseError, RunDirectoryError, OSError) as error:
+                following = self._pause("service", f"while {self.state}: {error}")
+            if database_failures:
+                database_failures = 0
+                self.board.clear("database")
+            self._enter(following)
+        self._enter(State.STOPPED)
+        self._release()
+
+    def _enter(self, following: State) -> None:
+        assert may_follow(self.state, following), f"{self.state} → {following}"
+        if following is not self.state:
+            log("State", state=str(following), before=str(self.state))
+        self.state = following
+        self.board.update(state=str(following))
+
+    # --- the states ----------------------------------------------------------------------------------------
+
+    def _starting(self) -> State:
+        """Become the stream's one service, and take up what an earlier one left."""
+        stream = self.recipe.stream
+        self._lease = leases.acquire(self.pool, stream, self.home.instance(), LEASE_SECONDS)
+        if self._lease is None:
+            return State.STANDBY
+        self._renewed = time.monotonic()
+        self._derive_pointer()
+        self._clean_up()
+        self._refresh()
+        run = runs.live(self.pool, stream)
+        if run is None:
+            return State.WAITING
+        self._run_id, directory = run.run_id, self.home.run(run.run_id)
+        if not directory.root.exists():
+            self._give_back("returned", "the service ended before its directory was complete")
+            return State.WAITING
+        log("Run taken up again", run=run.run_id, state=run.state)
+        if run.state == "judging":
+            return State.JUDGING
+        return State.TRAINING
+
+    def _standby(self) -> State:
+        held = leases.holder(self.pool, self.recipe.stream)
+        if held is not None and held[0] != self.home.instance():
+            name, seconds = held
+            self.board.trouble("lease", f"stream {self.recipe.stream} is held by another service ({name})")
+            self._sleep(min(max(seconds, 1.0), RENEW_SECONDS), renew=False)
+        else:
+            self._sleep(1.0, renew=False)
+        self.board.clear("lease")
+        return State.STARTING
+
+    def _waiting(self) -> State:
+        """Poll until there is enough to train on."""
+        if self.once and self.verdict is not None:
+            return State.STOPPED
+        self._renew()
+        self._derive_pointer()
+        found = source.pending(self.pool, self.settings.source, self.settings.eligibility, self.recipe.stream)
+        self.board.update(pending=found)
+        if time.monotonic() - self._surveyed > self.settings.sweep_interval_seconds or not self._surveyed:
+            found = self._survey()
+        requested = found.rows > 0 and streams.training_requested(self.pool, self.recipe.stream)
+        if found.rows >= self.settings.min_new_files or requested:
+            self._check_disk()
+            return State.CLAIMING
+        self._sleep(self.settings.check_interval_seconds)
+        return State.WAITING
+
+    def _claiming(self) -> State:
+        current = adapters.current(self.pool, self.recipe.stream)
+        try:
+            claimed = claim_run(
+                self.pool, self.lease, self.home, self.settings, self.recipe, current, self.board.beat
+            )
+        except NothingToHoldOut as error:
+            raise Pause("held_out", str(error)) from error
+        if claimed.run_id is None:
+            return State.WAITING
+        self._run_id, self._crashes = claimed.run_id, 0
+        self._log_claim(claimed, current.version if current else None)
+        self._surveyed = 0.0
+        if claimed.trained == 0:
+            return self._settle_without_training()
+        return State.TRAINING
+
+    def _training(self) -> State:
+        """One start of the trainer."""
+        directory = self.home.run(self._run_id)
+        run = runs.get(self.pool, self._run_id)
+        if run.ended_at is not None:
+            return State.WAITING
+        if run.state == "claimed":
+            runs.advance(self.pool, self.lease, self._run_id, "training")
+        if not directory.report.exists():
+            runs.count_launch(self.pool, self.lease, self._run_id)
+            code, failure = self._train(directory)
+            if code is None:
+                return State.STOPPED
+            if not directory.report.exists():
+                return self._trainer_ended(code, failure)
+        runs.advance(self.pool, self.lease, self._run_id, "judging")
+        self.board.clear("trainer")
+        self._pauses = 0
+        return State.JUDGING
+
+    def _judging(self) -> State:
+        directory = self.home.run(self._run_id)
+        if runs.get(self.pool, self._run_id).ended_at is not None:  # the answer to an earlier COMMIT was lost
+            return self._after_verdict(directory)
+        try:
+            report = read_json(directory.report)
+            outcomes = list(read_outcomes(directory.rows_outcome))
+        except (OSError, ValueError, TypeError, RunDirectoryError) as error:
+            return self._give_up(f"the report of run {self._run_id} cannot be read: {error}")
+        self.verdict = judge(report, self.recipe.gate, run_id=self._run_id)
+        log(
+            "Verdict",
+            run=self._run_id,
+            promote=self.verdict.promote,
+            reason=self.verdict.text(),
+            **self.verdict.measured,
+        )
+        if self.verdict.promote:
+            self._publish(directory, report, outcomes)
+        else:
+            self._refuse(outcomes, self.verdict.text(), report)
+        return self._after_verdict(directory)
+
+    def _paused(self) -> State:
+        """Wait, then start afresh: whatever was wrong is looked at again."""
+        pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** max(0, self._pauses - 1))
+        deadline = time.monotonic() + pause
+        while time.monotonic() < deadline and not self.stop.is_set():
+            if self._lease is not None and streams.training_requested(self.pool, self.recipe.stream):
+                break  # a person asked for a run: now is the time
+            self._sleep(min(5.0, pause))
+        for cause in ("service", "held_out"):
+            self.board.clear(cause)
+        return State.STARTING
+
+    # --- training ------------------------------------------------------------------------------------------
+
+    def _train(self, directory: RunDirectory) -> tuple[int | None, str | None]:
+        """Start the trainer and watch it to its end: (exit code, what it said), or None when we are stopping."""
+        watcher = Watcher(directory, self._run_id, self.board)
+        watcher.skip_history()
+        process = TrainerProcess(directory, self.settings.trainer_secrets)
+        log("Training process", run=self._run_id, pid=process.pid)
+        try:
+            while (code := process.wait(0.25)) is None:
+                watcher.read()
+                self.board.beat()
+                if self.stop.is_set():
+                    self._stop_trainer(process, watcher)
+                    return None, None
+                self._renew_or_note()
+        except BaseException:
+            process.kill()
+            raise
+        watcher.read()
+        return code, watcher.failure
+
+    def _stop_trainer(self, process: TrainerProcess, watcher: Watcher) -> None:
+        """Ask for a checkpoint, wait for it, and end what will not end."""
+        process.ask_to_stop()
+        deadline = time.monotonic() + STOP_GRACE_SECONDS
+        while process.wait(0.1) is None:
+            watcher.read()
+            if time.monotonic() > deadline:
+                log("Training process did not stop in time and is killed", level=logging.WARNING, run=self._run_id)
+                process.kill()
+        watcher.read()
+        log("Training paused; the next start resumes it", run=self._run_id)
+
+    def _trainer_ended(self, code: int, failure: str | None) -> State:
+        """No report: resume after a stop or a crash, give up otherwise."""
+        log_file = self.home.run(self._run_id).log
+        if code in (0, TRAINER_STOPPED) or code not in (2, 3, 4):
+            self._crashes += 1
+            if self._crashes < MAX_CRASHES:
+                log("Training process ended and is started again", level=logging.WARNING, run=self._run_id, code=code)
+                return State.TRAINING
+        said = failure or f"it ended with code {code} {self._crashes} times; see {log_file}"
+        return self._give_up(f"run {self._run_id} failed: {said}")
+
+    def _give_up(self, reason: str) -> State:
+        """The run failed: its rows go back, and the daemon rests before it tries again."""
+        self._give_back("failed", reason)
+        return self._pause("trainer", reason)
+
+    def _give_back(self, state: runs.GivenBack, reason: str) -> None:
+        runs.give_back(self.pool, self.lease, self._run_id, state=state, reason=reason)
+        log("Rows given back", level=logging.WARNING, run=self._run_id, state=state, reason=reason)
+
+    # --- the verdict ---------------------------------------------------------------------------------------
+
+    def _publish(self, directory: RunDirectory, report: dict[str, object], outcomes: list[RowOutcome]) -> None:
+        assert self.verdict is not None
+        try:
+            published = copy_candidate(self.home, directory, self._run_id, report, self._beat_and_renew)
+            runs.publish(
+                self.pool,
+                self.lease,
+                self._run_id,
+                outcomes,
+                adapters.NewAdapter(
+                    folder=published.folder.name,
+                    manifest_sha256=published.manifest_sha256,
+                    evaluation={"losses": self.verdict.measured},
+                ),
+                report,
+            )
+        except runs.ParentMoved as error:
+            self._give_back("returned", str(error))
+            return
+        except RunDirectoryError as error:
+            self._give_back("failed", f"the candidate is damaged: {error}")
+            return
+        log("Saving adapter", run=self._run_id, version=self._run_id, folder=str(published.folder))
+
+    def _refuse(self, outcomes: list[RowOutcome], reason: str, report: dict[str, object] | None) -> None:
+        runs.refuse(
+            self.pool,
+            self.lease,
+            self._run_id,
+            outcomes,
+            reason=reason,
+            report=report or {},
+            max_attempts=self.settings.max_attempts,
+            backoff_seconds=REFUSED_DELAY_SECONDS,
+        )
+
+    def _settle_without_training(self) -> State:
+        """Every row of the claim was refused or held out: settle them, there is nothing to fit."""
+        directory = self.home.run(self._run_id)
+        held_out = [
+            RowOutcome(file_id=row.file_id, outcome="held_out") for row in read_rows(directory.held_out) if row.fresh
+        ]
+        runs.advance(self.pool, self.lease, self._run_id, "training")
+        runs.advance(self.pool, self.lease, self._run_id, "judging")
+        self._refuse(held_out, "no row was left for training", None)
+        tidy_run(directory)
+        self._refresh()
+        return State.WAITING
+
+    def _after_verdict(self, directory: RunDirectory) -> State:
+        self._derive_pointer()
+        tidy_run(directory)
+        retire(self.home, adapters.history(self.pool, self.recipe.stream), self.settings.keep_adapters)
+        self._refresh()
+        return State.WAITING
+
+    # --- what every state needs ----------------------------------------------------------------------------
+
+    def _derive_pointer(self) -> None:
+        """Make the pointer follow the database; degraded while they differ."""
+        current = adapters.current(self.pool, self.recipe.stream)
+        try:
+            if sync_pointer(self.home, self.recipe.stream, current):
+                log("Pointer", stream=self.recipe.stream, version=current.version if current else None)
+        except OSError as error:
+            self.board.trouble("pointer", f"{self.home.pointer(self.recipe.stream)} cannot be moved: {error}")
+        else:
+            self.board.clear("pointer")
+        self.board.update(current_version=current.version if current else None)
+
+    def _clean_up(self) -> None:
+        """Leftovers of a service that was killed between a verdict and its tidying."""
+        ended = {run.run_id for run in runs.history(self.pool, self.recipe.stream, limit=20) if run.ended_at}
+        for run_id in ended:
+            if self.home.run(run_id).rows.exists():
+                tidy_run(self.home.run(run_id))
+        retire(self.home, adapters.history(self.pool, self.recipe.stream), self.settings.keep_adapters)
+
+    def _refresh(self) -> None:
+        self.board.update(
+            totals=runs.totals(self.pool, self.recipe.stream),
+            database_ready=True,
+            migrations_ready=True,
+            disk_free_bytes=self.home.free_bytes(),
+            progress=None,
+        )
+
+    def _survey(self) -> source.Pending:
+        """The full sweep: what the windowed poll could miss, and why rows are ineligible."""
+        survey = source.survey(self.pool, self.settings.source, self.settings.eligibility, self.recipe.stream)
+        self._surveyed = time.monotonic()
+        found = source.Pending(rows=survey.pending, oldest_age_seconds=survey.oldest_age_seconds)
+        self.board.update(survey=survey, pending=found, totals=runs.totals(self.pool, self.recipe.stream))
+        return found
+
+    def _check_disk(self) -> None:
+        """No claim while less than twice what a run needs is free."""
+        folders = sorted(self.home.adapters.glob("v*"))
+        adapter = sum(file.stat().st_size for file in folders[-1].iterdir()) if folders else 0
+        # A run holds its best and last checkpoint (adapter and optimizer: about three adapters each), its result
+        # and the published copy.
+        needed = max(DISK_RESERVE_BYTES, 2 * 8 * adapter)
+        free = self.home.free_bytes()
+        self.board.update(disk_free_bytes=free)
+        if free < needed:
+            raise Pause(
+                "disk",
+                f"{free / 1e9:.1f} GB are free below {self.home.root} and a run wants {needed / 1e9:.1f} GB: "
+                "make room (codelupe gc), it goes on by itself",
+            )
+        self.board.clear("disk")
+
+    def _pause(self, cause: str, reason: str) -> State:
+        self._pauses += 1
+        self.board.trouble(cause, reason)
+        log("Paused", level=logging.ERROR, cause=cause, reason=reason)
+        return State.PAUSED
+
+    def _database_trouble(self, error: Unavailable) -> None:
+        if "database" not in self.board.read().troubles:
+            log("Database unavailable", level=logging.WARNING, reason=str(error))
+        self.board.trouble("database", f"the database does not answer ({error}); trying again")
+
+    def _beat_and_renew(self) -> None:
+        self.board.beat()
+        self._renew()
+
+    def _renew(self) -> None:
+        if time.monotonic() - self._renewed > RENEW_SECONDS:
+            leases.renew(self.pool, self.lease, LEASE_SECONDS)
+            self._renewed = time.monotonic()
+
+    def _renew_or_note(self) -> None:
+        """While training: an unreachable database is noted, and no reason to stop."""
+        try:
+            if time.monotonic() - self._renewed > RENEW_SECONDS:
+                self._renew()
+                runs.heartbeat(self.pool, self.lease, self._run_id)
+                self.board.clear("database")
+        except Unavailable as error:
+            self._renewed = time.monotonic()
+            self._database_trouble(error)
+
+    def _sleep(self, seconds: float, *, renew: bool = True) -> None:
+        """Wait, with heartbeats and the lease kept, and end early when asked to stop."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and not self.stop.wait(min(left, 2.0)):
+            self.board.beat()
+            if renew:
+                self._renew()
+
+    def _release(self) -> None:
+        if self._lease is not None:
+            try:
+                leases.release(self.pool, self._lease)
+            except DatabaseError as error:
+                log("Lease not released; it runs out by itself", level=logging.WARNING, reason=str(error))
+
+    def _log_claim(self, claimed: Claimed, parent: int | None) -> None:
+        log(
+            "Claimed",
+            run=claimed.run_id,
+            rows=claimed.trained,
+            held_out=claimed.held_out,
+            earlier_held_out=claimed.earlier_held_out,
+            refused=claimed.refused,
+            parent=parent,
+        )
+
+

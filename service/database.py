@@ -1,0 +1,79 @@
+"""Which database, and a pool on it: the configured one, or the embedded one below CODELUPE_HOME."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from db import embedded, migrate
+from db.errors import DatabaseError, Misconfigured, Unavailable
+from db.pool import Pool, safe_url
+from db.retry import retried
+from db.source import check_source
+from service.errors import PreconditionError
+from service.home import Home, running_service
+from service.settings import Settings
+
+START_WAIT_SECONDS = 60.0
+
+
+def open_pool(settings: Settings, url: str) -> Pool:
+    """A pool with the settings' limits; connects when first used."""
+    return Pool(
+        url,
+        min_connections=settings.db_pool_min_conn,
+        max_connections=settings.db_pool_max_conn,
+        application_name=f"codelupe:{os.getpid()}",
+    )
+
+
+def get_ready(pool: Pool, settings: Settings, *, wait_seconds: float = START_WAIT_SECONDS) -> list[str]:
+    """Wait for the database, migrate it and check the source table; returns the migrations that were applied.
+
+    Raises:
+        PreconditionError: it does not answer, or is not what the settings say.
+    """
+    try:
+        applied = retried(lambda: migrate.apply(pool), give_up_seconds=wait_seconds)
+        check_source(pool, settings.source)
+    except Unavailable as error:
+        raise PreconditionError(
+            f"the database does not answer ({error}); check DATABASE_URL or POSTGRES_HOST and that it runs"
+        ) from error
+    except Misconfigured as error:
+        raise PreconditionError(str(error)) from error
+    return applied
+
+
+@contextmanager
+def database(settings: Settings, *, migrated: bool = True) -> Iterator[Pool]:
+    """A pool for one command. An embedded database that does not run is started for it, and stopped again.
+
+    Raises:
+        PreconditionError: it does not answer, or is not what the settings say.
+    """
+    home = Home(settings.home)
+    url, started = settings.database_url, False
+    if url is None:
+        url = embedded.running_url(home.postgres)
+        if url is None:
+            home.prepare()
+            try:
+                url, started = embedded.start(home.postgres), True
+            except DatabaseError as error:
+                raise PreconditionError(str(error)) from error
+    pool = open_pool(settings, url)
+    try:
+        if migrated:
+            get_ready(pool, settings, wait_seconds=10.0)
+        yield pool
+    finally:
+        pool.close()
+        if started and running_service(home) is None:  # a service that started meanwhile keeps it
+            embedded.stop(home.postgres)
+
+
+def shown_url(url: str) -> str:
+    """The URL without its password."""
+    return safe_url(url)

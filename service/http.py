@@ -1,0 +1,175 @@
+"""create_app(): /health /livez /readyz /metrics /api. Nothing here touches a row's text, and only POSTs change anything."""
+
+from __future__ import annotations
+
+import hmac
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import waitress
+from flask import Flask, Response, jsonify, request
+from waitress.server import BaseWSGIServer
+from werkzeug.exceptions import HTTPException
+
+from db.errors import DatabaseError
+from service.board import STALE_HEARTBEAT_SECONDS, Board
+from service.errors import PreconditionError
+from service.metrics import json_metrics, prometheus_metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Actions:
+    """What a POST or an /api request may ask of the service."""
+
+    request_training: Callable[[], None]
+    run_history: Callable[[], list[dict[str, Any]]]
+    adapter_history: Callable[[], list[dict[str, Any]]]
+
+
+def create_app(board: Board, actions: Actions, *, token: str | None) -> Flask:
+    """The Flask application. Without a token every POST is refused."""
+    app = Flask("codelupe", static_folder=None)
+    started = time.time()
+
+    @app.get("/")
+    def index() -> Response:
+        paths = ["/health", "/livez", "/readyz", "/metrics", "/metrics?format=prometheus", "/api/runs", "/api/adapters"]
+        return jsonify({"service": "codelupe", "endpoints": paths})
+
+    @app.get("/health")
+    def health() -> tuple[Response, int]:
+        snapshot = board.read()
+        status, reason = snapshot.health()
+        body = {
+            "status": status,
+            "reason": reason,
+            "state": snapshot.state,
+            "stream": snapshot.stream,
+            "model": snapshot.model,
+            "current_version": snapshot.current_version,
+            "run": snapshot.progress.run_id if snapshot.progress else None,
+            "uptime_seconds": round(time.time() - started, 1),
+        }
+        return jsonify(body), 503 if status == "unhealthy" else 200
+
+    @app.get("/livez")
+    def livez() -> tuple[Response, int]:
+        age = board.read().heartbeat_age_seconds()
+        alive = age <= STALE_HEARTBEAT_SECONDS
+        return jsonify({"alive": alive, "heartbeat_age_seconds": round(age, 1)}), 200 if alive else 503
+
+    @app.get("/readyz")
+    def readyz() -> tuple[Response, int]:
+        snapshot = board.read()
+        checks = {
+            "database": snapshot.database_ready,
+            "migrations": snapshot.migrations_ready,
+            "disk": "disk" not in snapshot.troubles,
+        }
+        ready = all(checks.values())
+        return jsonify({"ready": ready, "checks": checks}), 200 if ready else 503
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        if _wants_prometheus():
+            accept = request.headers.get("Accept", "")
+            body, content_type = prometheus_metrics(board, accept if "openmetrics" in accept else "text/plain")
+            return Response(body, headers={"Content-Type": content_type})
+        return jsonify(json_metrics(board.read()))
+
+    @app.get("/api/runs")
+    def runs() -> Response:
+        return jsonify(actions.run_history())
+
+    @app.get("/api/adapters")
+    def adapters() -> Response:
+        return jsonify(actions.adapter_history())
+
+    @app.post("/api/train")
+    def train() -> tuple[Response, int]:
+        actions.request_training()
+        return jsonify({"accepted": True}), 202
+
+    @app.before_request
+    def authorize() -> tuple[Response, int] | None:
+        if request.method in ("GET", "HEAD", "OPTIONS"):
+            return None
+        if token is None:
+            return jsonify({"error": "POST is off: set CODELUPE_TOKEN to allow it"}), 403
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode(), token.encode()):
+            return jsonify({"error": "the token does not match; send 'Authorization: Bearer …'"}), 403
+        return None
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> tuple[Response, int]:
+        return jsonify({"error": f"{error.name}: {request.method} {request.path}"}), error.code or 500
+
+    @app.errorhandler(DatabaseError)
+    def database_error(error: DatabaseError) -> tuple[Response, int]:
+        return jsonify({"error": str(error)}), 503
+
+    return app
+
+
+def _wants_prometheus() -> bool:
+    """`?format=` decides; else an Accept header that names a Prometheus format. curl's */* gets JSON."""
+    wanted = request.args.get("format")
+    if wanted is not None:
+        return wanted == "prometheus"
+    accept = request.headers.get("Accept", "")
+    return "application/openmetrics-text" in accept or "text/plain" in accept
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes any free one.
+
+    Raises:
+        PreconditionError: the address cannot be had; says which variable to change.
+    """
+    try:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = infos[0]
+        server = socket.socket(family, kind, protocol)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(address)
+        server.listen(1024)
+    except OSError as error:
+        raise PreconditionError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}); "
+            "choose another with METRICS_PORT (or --port), METRICS_HOST for the address"
+        ) from error
+    return server
+
+
+class HttpServer:
+    """waitress in a thread of its own."""
+
+    def __init__(self, app: Flask, listening: socket.socket) -> None:
+        # The defaults stop answering under 600 half-open requests; these limits hold.
+        self._server: BaseWSGIServer = waitress.create_server(
+            app, sockets=[listening], threads=4, connection_limit=1000, channel_timeout=10, ident="codelupe"
+        )
+        self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _serve(self) -> None:
+        try:
+            self._server.run()
+        except OSError:
+            if not self._closing:
+                raise
+
+    _closing = False
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._closing = True
+        self._server.close()
+        self._thread.join(5)

@@ -1,0 +1,91 @@
+"""Start, watch and stop the trainer's process group. Its environment is an allow-list: no database, no token of ours."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from trainer.run_dir import RunDirectory
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+PASSED_ON = frozenset(
+    """PATH HOME USER LANG LC_ALL TZ TMPDIR VIRTUAL_ENV LD_LIBRARY_PATH LD_PRELOAD XDG_CACHE_HOME
+    HF_HOME HF_HUB_CACHE HF_ENDPOINT HF_HUB_OFFLINE HF_HUB_DISABLE_XET TRANSFORMERS_OFFLINE
+    WANDB_MODE WANDB_BASE_URL WANDB_ENTITY WANDB_DIR WANDB_CACHE_DIR
+    CUDA_VISIBLE_DEVICES CUDA_HOME NVIDIA_VISIBLE_DEVICES NVIDIA_DRIVER_CAPABILITIES
+    PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF TRITON_CACHE_DIR TORCHINDUCTOR_CACHE_DIR
+    OMP_NUM_THREADS MKL_NUM_THREADS NCCL_DEBUG SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE
+    HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy""".split()
+)
+
+
+def trainer_environment(environment: Mapping[str, str], secrets: Mapping[str, str]) -> dict[str, str]:
+    """What the trainer's process may see."""
+    passed = {name: value for name, value in environment.items() if name in PASSED_ON}
+    return {**passed, **secrets, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class TrainerProcess:
+    """One `python -m trainer run`, in a session of its own.
+
+    The trainer ends by itself when its stdin closes, so it never outlives a service that was killed.
+    """
+
+    def __init__(self, run: RunDirectory, secrets: Mapping[str, str]) -> None:
+        with run.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "trainer", "run", str(run.root)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=PROJECT,
+                env=trainer_environment(os.environ, secrets),
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit code (negative: the signal that killed it), or None while it runs after `seconds`."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def ask_to_stop(self) -> None:
+        """Ask for a checkpoint and exit code 75."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.stdin.close()
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the whole group at once; its checkpoints stay."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.poll() is None:
+            try:
+                os.killpg(self._process.pid, number)
+            except ProcessLookupError:
+                return  # it ended between the two lines
+
+
+def prepare_base(recipe_file: Path, secrets: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run `python -m trainer prepare`: resolve the base and check that the recipe fits it. stderr is the user's."""
+    return subprocess.run(
+        [sys.executable, "-m", "trainer", "prepare", str(recipe_file)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+        env=trainer_environment(os.environ, secrets),
+        check=False,
+    )

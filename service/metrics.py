@@ -1,0 +1,254 @@
+"""The gauges and counters, once, for JSON and Prometheus alike."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from service.board import Board, Snapshot
+from service.states import State
+
+Value = float | int
+Reading = Iterable[tuple[tuple[str, ...], Value | None]]
+"""(label values, value) pairs; a None value is not shown."""
+
+RUN_OUTCOMES = ("published", "refused", "failed", "returned")
+SETTLED = ("trained", "held_out", "rejected", "quarantined")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """One metric: its name without prefix, and how it is read off a snapshot."""
+
+    name: str
+    """Without the prefix, and without `_total` for a counter."""
+    kind: Literal["gauge", "counter"]
+    help: str
+    labels: tuple[str, ...] = ()
+    read: Callable[[Snapshot], Reading]
+
+
+def _one(value: Value | None) -> Reading:
+    return [((), value)]
+
+
+def _by(values: Mapping[str, Value] | None) -> Reading:
+    return [((key,), value) for key, value in (values or {}).items()]
+
+
+def _counts(values: Mapping[str, int] | None, known: tuple[str, ...]) -> Reading:
+    """Every known label, at 0 too, so that a rate works from the first event on."""
+    return [((key,), (values or {}).get(key, 0)) for key in known]
+
+
+METRICS: tuple[Definition, ...] = (
+    Definition(
+        name="state",
+        kind="gauge",
+        help="1 for the state the service is in, 0 for the others.",
+        labels=("state",),
+        read=lambda s: [((state.value,), int(s.state == state)) for state in State],
+    ),
+    Definition(
+        name="healthy",
+        kind="gauge",
+        help="1 healthy, 0.5 degraded, 0 unhealthy.",
+        read=lambda s: _one({"healthy": 1.0, "degraded": 0.5, "unhealthy": 0.0}[s.health()[0]]),
+    ),
+    Definition(
+        name="runs",
+        kind="counter",
+        help="Runs that came to an end, by outcome.",
+        labels=("outcome",),
+        read=lambda s: _counts(s.totals and s.totals.runs, RUN_OUTCOMES),
+    ),
+    Definition(
+        name="rows",
+        kind="counter",
+        help="Rows settled, by disposition.",
+        labels=("disposition",),
+        read=lambda s: _counts(s.totals and s.totals.rows, SETTLED),
+    ),
+    Definition(
+        name="rejected_rows",
+        kind="counter",
+        help="Rows settled as rejected, by reason.",
+        labels=("reason",),
+        read=lambda s: _by(s.totals.rejected if s.totals else None),
+    ),
+    Definition(
+        name="pending_rows",
+        kind="gauge",
+        help="Eligible rows that wait to be claimed.",
+        read=lambda s: _one(s.pending.rows if s.pending else None),
+    ),
+    Definition(
+        name="ineligible_rows",
+        kind="gauge",
+        help="Rows that may not be trained on as they are, by reason (at the last sweep).",
+        labels=("reason",),
+        read=lambda s: _by(s.survey.ineligible if s.survey else None),
+    ),
+    Definition(
+        name="oldest_pending_row_age_seconds",
+        kind="gauge",
+        help="Age of the oldest row that waits to be claimed; 0 when none does.",
+        read=lambda s: _one((s.pending.oldest_age_seconds or 0.0) if s.pending else None),
+    ),
+    Definition(
+        name="loss",
+        kind="gauge",
+        help="Last loss in nats a token: train, eval (candidate, held out), current and anchor (held out).",
+        labels=("split",),
+        read=lambda s: _by(s.losses),
+    ),
+    Definition(
+        name="step",
+        kind="gauge",
+        help="Optimizer step of the live run.",
+        read=lambda s: _one(s.progress.step if s.progress else None),
+    ),
+    Definition(
+        name="steps",
+        kind="gauge",
+        help="Optimizer steps that the live run will take at most.",
+        read=lambda s: _one(s.progress.steps_total if s.progress else None),
+    ),
+    Definition(
+        name="learning_rate",
+        kind="gauge",
+        help="Learning rate of the last step.",
+        read=lambda s: _one(s.progress.learning_rate if s.progress else None),
+    ),
+    Definition(
+        name="grad_norm",
+        kind="gauge",
+        help="Gradient norm of the last step, before clipping.",
+        read=lambda s: _one(s.progress.grad_norm if s.progress else None),
+    ),
+    Definition(
+        name="tokens_per_second",
+        kind="gauge",
+        help="Tokens trained a second in the last step.",
+        read=lambda s: _one(s.progress.tokens_per_second if s.progress else None),
+    ),
+    Definition(
+        name="gpu_memory_used_bytes",
+        kind="gauge",
+        help="GPU memory that the trainer holds; 0 without a GPU or a run.",
+        read=lambda s: _one(s.progress.gpu_memory_bytes if s.progress else 0),
+    ),
+    Definition(
+        name="trained_tokens",
+        kind="counter",
+        help="Tokens behind the published adapters.",
+        read=lambda s: _one(s.totals.trained_tokens if s.totals else None),
+    ),
+    Definition(
+        name="last_success_timestamp_seconds",
+        kind="gauge",
+        help="When an adapter was last published (Unix time).",
+        read=lambda s: _one(
+            s.totals.last_success_at.timestamp() if s.totals and s.totals.last_success_at else None
+        ),
+    ),
+    Definition(
+        name="run_duration_seconds",
+        kind="gauge",
+        help="Duration of the last finished run, by phase.",
+        labels=("phase",),
+        read=lambda s: _by(s.phase_seconds),
+    ),
+    Definition(
+        name="adapter_version",
+        kind="gauge",
+        help="Version of the current adapter.",
+        read=lambda s: _one(s.current_version),
+    ),
+    Definition(
+        name="disk_free_bytes",
+        kind="gauge",
+        help="Space left on the disk of CODELUPE_HOME.",
+        read=lambda s: _one(s.disk_free_bytes),
+    ),
+    Definition(
+        name="heartbeat_age_seconds",
+        kind="gauge",
+        help="Seconds since the loop last came round.",
+        read=lambda s: _one(round(s.heartbeat_age_seconds(), 3)),
+    ),
+    Definition(
+        name="build_info",
+        kind="gauge",
+        help="Always 1; the labels say what runs.",
+        labels=("version", "python", "model", "stream"),
+        read=lambda s: [((version("codelupe"), platform.python_version(), s.model, s.stream), 1)],
+    ),
+)
+
+
+def json_metrics(snapshot: Snapshot) -> dict[str, Any]:
+    """The JSON form: the three sections its users read, and every metric below `metrics`."""
+    totals = snapshot.totals
+    ended = sum(totals.runs.get(outcome, 0) for outcome in ("published", "refused")) if totals else 0
+    last = totals.last_success_at if totals else None
+    return {
+        "state": {
+            "last_trained_id": totals.last_trained_id if totals else None,
+            "total_training_runs": ended,
+            "total_samples_trained": totals.trained_rows if totals else 0,
+            "last_training_time": last.isoformat() if last else None,
+        },
+        "training_metrics": {
+            "eval_loss": snapshot.losses.get("eval"),
+            "train_loss": snapshot.losses.get("train"),
+        },
+        "config": {
+            "model": snapshot.model,
+            "batch_size": snapshot.batch_size,
+            "lora_r": snapshot.lora_rank,
+        },
+        "metrics": {definition.name: _json_value(definition, snapshot) for definition in METRICS},
+    }
+
+
+def _json_value(definition: Definition, snapshot: Snapshot) -> Any:
+    readings = [(labels, value) for labels, value in definition.read(snapshot) if value is not None]
+    if not definition.labels:
+        return readings[0][1] if readings else None
+    if len(definition.labels) == 1:
+        return {labels[0]: value for labels, value in readings}
+    return [dict(zip(definition.labels, labels, strict=True)) for labels, _ in readings]
+
+
+class _SnapshotCollector(Collector):
+    """Turns the definitions into Prometheus families at each scrape."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._board.read()
+        for definition in METRICS:
+            cls = CounterMetricFamily if definition.kind == "counter" else GaugeMetricFamily
+            family = cls(f"codelupe_{definition.name}", definition.help, labels=definition.labels)
+            for labels, value in definition.read(snapshot):
+                if value is not None:
+                    family.add_metric(list(labels), float(value))
+            yield family
+
+
+def prometheus_metrics(board: Board, accept: str) -> tuple[bytes, str]:
+    """The exposition that the scraper's Accept header asks for, and its exact Content-Type."""
+    registry = CollectorRegistry()
+    registry.register(_SnapshotCollector(board))
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type

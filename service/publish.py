@@ -1,0 +1,157 @@
+"""Verified copy into adapters/vN, pointer swap, retention. The database decides; the pointer is derived from it."""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from db.adapters import Adapter
+from service.home import Home
+from trainer.run_dir import (
+    CHUNK_BYTES,
+    MANIFEST,
+    RunDirectory,
+    fsync_folder,
+    new_folder,
+    read_json,
+    read_rows,
+    verify_manifest,
+    write_json,
+    write_manifest,
+)
+
+Beat = Callable[[], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """An adapter folder, complete and verified."""
+
+    folder: Path
+    manifest_sha256: str
+
+
+def copy_candidate(
+    home: Home, run: RunDirectory, version: int, report: dict[str, Any], beat: Beat = lambda: None
+) -> Published:
+    """Copy a run's adapter to adapters/vN, with its lineage; nothing points at it yet.
+
+    Raises:
+        RunDirectoryError: the candidate, or the copy, does not match its manifest.
+    """
+    verify_manifest(run.adapter)
+    target = home.adapter(version)
+    with new_folder(target) as temporary:
+        for source in sorted(run.adapter.rglob("*")):
+            if source.is_file() and source.name != MANIFEST:
+                copy = temporary / source.relative_to(run.adapter)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                _copy_file(source, copy, beat)
+        write_json(temporary / "lineage.json", lineage(run, version, report))
+        originals = read_json(run.adapter / MANIFEST)["files"]
+        manifest_sha256 = write_manifest(temporary, version=version)
+        copies = read_json(temporary / MANIFEST)["files"]
+        assert {name: copies[name] for name in originals} == originals, "a copy differs from its original"
+    verify_manifest(target)
+    return Published(folder=target, manifest_sha256=manifest_sha256)
+
+
+def _copy_file(source: Path, target: Path, beat: Beat) -> None:
+    with source.open("rb") as read, target.open("wb") as write:
+        while chunk := read.read(16 * CHUNK_BYTES):
+            write.write(chunk)
+            beat()
+
+
+def lineage(run: RunDirectory, version: int, report: dict[str, Any]) -> dict[str, Any]:
+    """Where an adapter comes from: parent, rows by hash, recipe, seed, evaluation."""
+    manifest = read_json(run.manifest)
+    return {
+        "version": version,
+        "stream": manifest["stream"],
+        "parent_version": manifest["parent_version"],
+        "base": manifest["base"],
+        "seed": manifest["seed"],
+        "recipe": run.recipe.read_text(encoding="utf-8"),
+        "inputs": manifest["files"],
+        "rows": [{"file_id": row.file_id, "sha256": row.sha256} for row in read_rows(run.rows)],
+        "evaluation": report["evaluation"],
+    }
+
+
+# --- the pointer ----------------------------------------------------------------------------------------------
+
+
+def pointer_target(home: Home, stream: str) -> str | None:
+    """What the stream's pointer names now, or None."""
+    pointer = home.pointer(stream)
+    return os.readlink(pointer) if pointer.is_symlink() else None
+
+
+def sync_pointer(home: Home, stream: str, current: Adapter | None) -> bool:
+    """Make the pointer name what the database calls current; True when it had to be changed."""
+    wanted = None if current is None else os.path.join("adapters", Path(current.folder).name)  # noqa: PTH118
+    if pointer_target(home, stream) == wanted:
+        return False
+    pointer = home.pointer(stream)
+    with _publishing(home):
+        if wanted is None:
+            pointer.unlink()
+        else:
+            temporary = pointer.with_name(f".{stream}.{os.getpid()}.tmp")
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(wanted)
+            temporary.replace(pointer)
+        fsync_folder(pointer.parent)
+    return True
+
+
+@contextmanager
+def _publishing(home: Home) -> Iterator[None]:
+    """One process at a time swaps pointers."""
+    with (home.models / ".publish.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# --- retention ------------------------------------------------------------------------------------------------
+
+
+def tidy_run(run: RunDirectory) -> None:
+    """After the verdict: checkpoints and the candidate go, the rows are compressed. Safe to repeat."""
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    shutil.rmtree(run.adapter, ignore_errors=True)
+    for path in (run.rows, run.held_out, run.replay):
+        if path.exists():
+            packed = path.with_name(path.name + ".gz")
+            temporary = path.with_name(f".{packed.name}.tmp")
+            with path.open("rb") as read, gzip.open(temporary, "wb") as write:
+                shutil.copyfileobj(read, write, CHUNK_BYTES)
+            temporary.replace(packed)
+            path.unlink()
+
+
+def retire(home: Home, history: list[Adapter], keep: int) -> list[Path]:
+    """Remove the folders of adapters beyond the newest `keep`, current always kept; returns what was removed.
+
+    `history` is one stream's. Leftovers of interrupted writes (hidden .tmp names) go too.
+    """
+    newest = sorted(history, key=lambda adapter: adapter.version, reverse=True)
+    kept = {adapter.version for adapter in newest[:keep]} | {a.version for a in history if a.is_current}
+    removed = []
+    for adapter in history:
+        folder = home.adapter(adapter.version)
+        if adapter.version not in kept and folder.exists():
+            shutil.rmtree(folder)
+            removed.append(folder)
+    for leftover in [*home.adapters.glob(".*.tmp"), *home.runs.glob(".*.tmp")]:
+        shutil.rmtree(leftover)
+        removed.append(leftover)
+    return removed

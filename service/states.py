@@ -1,0 +1,38 @@
+"""The daemon's states and which may follow which."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """What the daemon is doing."""
+
+    STARTING = "starting"
+    STANDBY = "standby"
+    """Another service holds the stream's lease."""
+    WAITING = "waiting"
+    CLAIMING = "claiming"
+    TRAINING = "training"
+    JUDGING = "judging"
+    PAUSED = "paused"
+    """Something has to be mended first, or time has to pass; /health says what."""
+    STOPPED = "stopped"
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.STARTING: frozenset({State.STANDBY, State.WAITING, State.TRAINING, State.JUDGING, State.PAUSED}),
+    State.STANDBY: frozenset({State.STARTING}),
+    State.WAITING: frozenset({State.CLAIMING, State.PAUSED, State.STANDBY}),
+    State.CLAIMING: frozenset({State.TRAINING, State.WAITING, State.PAUSED, State.STANDBY}),
+    State.TRAINING: frozenset({State.JUDGING, State.WAITING, State.PAUSED, State.STANDBY}),
+    State.JUDGING: frozenset({State.WAITING, State.PAUSED, State.STANDBY}),
+    State.PAUSED: frozenset({State.STARTING, State.STANDBY}),
+    State.STOPPED: frozenset(),
+}
+"""STOPPED may follow every state."""
+
+
+def may_follow(now: State, then: State) -> bool:
+    """Whether the daemon may go from one state to the other."""
+    return then is State.STOPPED or then is now or then in TRANSITIONS[now]

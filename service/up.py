@@ -1,0 +1,198 @@
+"""`codelupe up`: every stage from a bare folder to a service that runs, each shown in one line."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from db import adapters, embedded, runs, streams
+from db.errors import DatabaseError, StreamMismatch
+from db.pool import Pool
+from service import logs
+from service.board import Board, Snapshot
+from service.daemon import Daemon
+from service.database import get_ready, open_pool, shown_url
+from service.errors import PreconditionError, UsageError
+from service.home import Home, only_service
+from service.http import Actions, HttpServer, create_app, listen
+from service.intake import demo
+from service.judge import Verdict
+from service.launch import prepare_base
+from service.settings import Settings
+from trainer.recipe import Recipe, dump_recipe, pinned
+
+Say = Callable[[str], None]
+
+
+def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdict | None:
+    """Run the service until it is told to stop (`once`: until a verdict); returns the last verdict.
+
+    Raises:
+        PreconditionError: the folder, the port, the database or the base model cannot be had.
+        UsageError: the recipe does not fit its base model.
+    """
+    home = Home(settings.home)
+    stop = threading.Event()
+    with ExitStack() as stack:
+        stack.enter_context(_stop_signals(stop))
+        home.prepare()
+        stack.enter_context(only_service(home))
+        logs.set_up(home.log_file)
+        listening = listen(settings.metrics_host, settings.metrics_port)
+        stack.callback(listening.close)
+        board = Board(_first_snapshot(settings))
+        url = _database_url(settings, home, stack, say)
+        pool = open_pool(settings, url)
+        stack.callback(pool.close)
+        server = HttpServer(create_app(board, _actions(pool, settings), token=settings.token), listening)
+        server.start()
+        stack.callback(server.close)
+        with _stage(say, "migrations") as note:
+            applied = get_ready(pool, settings)
+            note(f"{', '.join(applied)} applied" if applied else "up to date")
+        if stop.is_set():
+            return None
+        recipe = _prepare(settings, say)
+        board.update(model=recipe.base.model)
+        _bind(pool, settings, recipe)
+        _show_addresses(listening.getsockname(), home, settings, say)
+        daemon = Daemon(settings, recipe, home, pool, board, stop, once)
+        if demo_corpus:
+            stack.enter_context(_demo_corpus(pool, settings, board, stop, say))
+        daemon.run()
+        say("stopping")
+        stop.set()
+        return daemon.verdict
+
+
+@contextmanager
+def _stop_signals(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM set the event; a second Ctrl-C is patient too, the trainer is writing its checkpoint."""
+
+    def handle(number: int, frame: object) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _stage(say: Say, name: str) -> Iterator[Callable[[str], None]]:
+    """One line for one stage, with what was noted and how long it took."""
+    notes: list[str] = []
+    began = time.monotonic()
+    yield notes.append
+    say(f"{name:<12} {' '.join(notes)} ({time.monotonic() - began:.1f} s)")
+
+
+def _first_snapshot(settings: Settings) -> Snapshot:
+    recipe = settings.recipe
+    return Snapshot(
+        stream=recipe.stream,
+        model=recipe.base.model,
+        batch_size=recipe.training.batch_size,
+        lora_rank=recipe.lora.rank,
+        min_new_files=settings.min_new_files,
+    )
+
+
+def _database_url(settings: Settings, home: Home, stack: ExitStack, say: Say) -> str:
+    if settings.database_url is not None:
+        say(f"{'database':<12} {shown_url(settings.database_url)}")
+        return settings.database_url
+    with _stage(say, "database") as note:
+        try:
+            url = embedded.start(home.postgres)
+        except DatabaseError as error:
+            raise PreconditionError(str(error)) from error
+        stack.callback(embedded.stop, home.postgres)
+        note(f"embedded PostgreSQL in {home.postgres}")
+    return url
+
+
+def _prepare(settings: Settings, say: Say) -> Recipe:
+    """Resolve the base, and pin it in the recipe."""
+    with _stage(say, "base model") as note, tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(dump_recipe(settings.recipe), encoding="utf-8")
+        done = prepare_base(path, settings.trainer_secrets)
+        if done.returncode == 2:  # it said why on stderr
+            raise UsageError(f"recipe {settings.recipe.name} and base {settings.recipe.base.model} do not fit")
+        if done.returncode != 0:
+            raise PreconditionError(f"the base model cannot be prepared (code {done.returncode}); see above")
+        facts = json.loads(done.stdout.splitlines()[-1])
+        note(f"{facts['model']} at {facts['revision'][:12]}, {facts['parameters'] / 1e6:,.1f} M parameters")
+    return pinned(settings.recipe, model=facts["model"], revision=facts["revision"])
+
+
+def _bind(pool: Pool, settings: Settings, recipe: Recipe) -> None:
+    """Bind the stream to its source, base and LoRA shape, or find that it is bound to others."""
+    lora = recipe.lora
+    binding = streams.Binding(
+        source=settings.source.name,
+        base_model=recipe.base.model,
+        base_revision=recipe.base.revision or "",
+        lora={"rank": lora.rank, "alpha": lora.alpha, "targets": sorted(lora.targets)},
+    )
+    try:
+        streams.bind(pool, recipe.stream, binding)
+    except StreamMismatch as error:
+        raise PreconditionError(str(error)) from error
+
+
+def _show_addresses(address: tuple[Any, ...], home: Home, settings: Settings, say: Say) -> None:
+    host, port = address[0], address[1]
+    shown = f"[{host}]" if ":" in host else host
+    shown = {"0.0.0.0": "127.0.0.1", "[::]": "127.0.0.1"}.get(shown, shown)
+    say(f"{'ready':<12} http://{shown}:{port}/health   http://{shown}:{port}/metrics")
+    say(f"{'adapter':<12} {home.pointer(settings.recipe.stream)} (once published)")
+    say(f"{'log':<12} {home.log_file}")
+
+
+@contextmanager
+def _demo_corpus(pool: Pool, settings: Settings, board: Board, stop: threading.Event, say: Say) -> Iterator[None]:
+    """Feed the demonstration corpus from a thread of its own; its failure is shown on /health."""
+    if not demo.wanted(pool, settings.source):
+        yield
+        return
+
+    def on_batch(number: int, files: int) -> None:
+        say(f"{'corpus':<12} batch {number}: {files} files of Python's standard library")
+
+    def feed() -> None:
+        try:
+            demo.feed(pool, settings.source, settings.eligibility, settings.recipe.stream, stop, on_batch)
+        except DatabaseError as error:
+            board.trouble("corpus", f"the demonstration corpus was not dropped whole: {error}; start again")
+
+    thread = threading.Thread(target=feed, name="demo corpus", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+
+
+def _actions(pool: Pool, settings: Settings) -> Actions:
+    stream = settings.recipe.stream
+    return Actions(
+        request_training=lambda: streams.request_training(pool, stream),
+        run_history=lambda: [
+            {key: value for key, value in asdict(run).items() if key != "report"}
+            for run in runs.history(pool, stream, limit=50)
+        ],
+        adapter_history=lambda: [asdict(adapter) for adapter in adapters.history(pool, stream)],
+    )

@@ -1,0 +1,148 @@
+"""The trainer's events as they come: onto the board, and into the log in the words people grep for."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from service.board import Board, Progress
+from service.logs import event as log
+from trainer.run_dir import EventTail, RunDirectory
+
+STEP_LOG_SECONDS = 1.0
+"""Steps are logged at most this often, the first and the last always."""
+
+SPLITS = {"anchor": "anchor", "current": "current", "candidate": "eval"}
+"""Name of an evaluation in events → its `split` in metrics."""
+
+
+class Watcher:
+    """Follows one run's events.jsonl."""
+
+    def __init__(self, run: RunDirectory, run_id: int, board: Board) -> None:
+        self._tail = EventTail(run.events)
+        self._board = board
+        self._run_id = run_id
+        self._progress = Progress(run_id=run_id)
+        self._last_step_logged = 0.0
+        self._live = False
+        self.failure: str | None = None
+        """What the trainer said when it failed."""
+        board.update(progress=self._progress)
+
+    def skip_history(self) -> None:
+        """Take in what earlier starts of this run left, without logging it again."""
+        self._live = False
+        self.read()
+        self.failure = None
+
+    def read(self) -> None:
+        """Take in what is new."""
+        for record in self._tail.new():
+            handler = HANDLERS.get(record["event"])
+            if handler is not None:
+                handler(self, record)
+        self._live = True
+
+    # --- one method an event -------------------------------------------------------------------------------
+
+    def _say(self, message: str, record: dict[str, Any], *names: str, level: int = logging.INFO) -> None:
+        if self._live:
+            log(message, level=level, run=self._run_id, **{name: record.get(name) for name in names})
+
+    def _show(self, **changes: Any) -> None:
+        self._progress = replace(self._progress, **changes)
+        self._board.update(progress=self._progress)
+
+    def _started(self, record: dict[str, Any]) -> None:
+        self._say("Training started", record, "pid", "device", "world_size", "resumed_from_step")
+
+    def _stage(self, record: dict[str, Any]) -> None:
+        if record.get("state") == "begin":
+            self._say(f"Training stage {record.get('stage')}", record)
+        elif isinstance(record.get("seconds"), int | float):
+            seconds = {**self._board.read().phase_seconds, str(record.get("stage")): float(record["seconds"])}
+            self._board.update(phase_seconds=seconds)
+
+    def _plan(self, record: dict[str, Any]) -> None:
+        self._show(steps_total=int(record.get("steps_total") or 0))
+        self._say("Training plan", record, "steps_total", "samples", "train_tokens", "held_out_samples")
+
+    def _step(self, record: dict[str, Any]) -> None:
+        self._show(
+            step=int(record.get("step") or 0),
+            steps_total=int(record.get("steps_total") or 0),
+            train_loss=_finite(record.get("loss")),
+            learning_rate=_finite(record.get("learning_rate")),
+            grad_norm=_finite(record.get("grad_norm")),
+            tokens_per_second=_finite(record.get("tokens_per_second")),
+            tokens_total=int(record.get("tokens_total") or 0),
+            gpu_memory_bytes=int(record.get("gpu_memory_bytes") or 0),
+        )
+        self._loss("train", record.get("loss"))
+        now, first_or_last = time.monotonic(), record.get("step") in (1, record.get("steps_total"))
+        if first_or_last or now - self._last_step_logged >= STEP_LOG_SECONDS:
+            self._last_step_logged = now
+            names = ("step", "steps_total", "loss", "learning_rate", "grad_norm", "tokens_per_second")
+            self._say("Training step", record, *names)
+
+    def _evaluation(self, record: dict[str, Any]) -> None:
+        which = str(record.get("which"))
+        self._loss(SPLITS.get(which, which), record.get("loss"))
+        self._say(f"Eval {which}", record, "step", "loss", "perplexity", "token_accuracy", "best")
+
+    def _loss(self, split: str, value: Any) -> None:
+        loss = _finite(value)
+        if loss is not None:
+            self._board.update(losses={**self._board.read().losses, split: loss})
+
+    def _checkpoint(self, record: dict[str, Any]) -> None:
+        self._say("Saving checkpoint", record, "step", "path")
+
+    def _early_stop(self, record: dict[str, Any]) -> None:
+        self._say("Training stopped early", record, "step", "best_step")
+
+    def _non_finite(self, record: dict[str, Any]) -> None:
+        self._say("Training met a value that is not finite", record, "step", "what", level=logging.WARNING)
+
+    def _tracker(self, record: dict[str, Any]) -> None:
+        self._say("Tracker trouble", record, "tracker", "message", level=logging.WARNING)
+
+    def _damaged(self, record: dict[str, Any]) -> None:
+        self._say("Training passes over a damaged checkpoint", record, "path", "message", level=logging.WARNING)
+
+    def _stopping(self, record: dict[str, Any]) -> None:
+        self._say("Training is stopping", record, "reason")
+
+    def _failed(self, record: dict[str, Any]) -> None:
+        self.failure = str(record.get("message"))
+        self._say("Training failed", record, "code", "message", level=logging.ERROR)
+
+    def _finished(self, record: dict[str, Any]) -> None:
+        self._say("Training finished", record, "seconds")
+
+
+HANDLERS: dict[str, Callable[[Watcher, dict[str, Any]], None]] = {
+    "started": Watcher._started,
+    "stage": Watcher._stage,
+    "plan": Watcher._plan,
+    "step": Watcher._step,
+    "evaluation": Watcher._evaluation,
+    "checkpoint": Watcher._checkpoint,
+    "checkpoint_damaged": Watcher._damaged,
+    "early_stop": Watcher._early_stop,
+    "non_finite": Watcher._non_finite,
+    "tracker": Watcher._tracker,
+    "stopping": Watcher._stopping,
+    "failed": Watcher._failed,
+    "finished": Watcher._finished,
+}
+"""What is done with each event; one that is not here is for other readers."""
+
+
+def _finite(value: Any) -> float | None:
+    """A number of an event; events hold "nan" and the like as text."""
+    return float(value) if isinstance(value, int | float) else None
