@@ -1,0 +1,94 @@
+"""Publishing: verified copy, pointer swap, retention."""
+
+import gzip
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from db.adapters import Adapter
+from service.home import Home
+from service.publish import copy_candidate, pointer_target, retire, sync_pointer, tidy_run
+from trainer.run_dir import RunDirectory, RunDirectoryError, json_line, verify_manifest, write_manifest
+
+
+def adapter(version: int, current: bool = False) -> Adapter:
+    return Adapter(
+        version=version, stream="s", parent_version=None, folder=f"v{version:06d}", manifest_sha256="0" * 64,
+        evaluation={}, published_at=datetime.now(UTC), is_current=current,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path)
+    home.prepare()
+    return home
+
+
+@pytest.fixture
+def run(home: Home) -> RunDirectory:
+    directory = home.run(3)
+    directory.adapter.mkdir(parents=True)
+    (directory.adapter / "adapter_model.safetensors").write_bytes(os.urandom(1000))
+    (directory.adapter / "adapter_config.json").write_text("{}")
+    write_manifest(directory.adapter)
+    directory.recipe.write_text("name: r\n")
+    row = {"file_id": 1, "repository": "r", "path": "p", "language": "python", "content": "x", "sha256": "ab"}
+    directory.rows.write_text(json_line(row))
+    directory.held_out.write_text("")
+    directory.checkpoints.mkdir()
+    write_manifest(directory.root, run_id=3, stream="s", seed=1, parent_version=None, base={"model": "m"})
+    return directory
+
+
+def test_the_copy_is_whole_verified_and_knows_its_lineage(home: Home, run: RunDirectory):
+    published = copy_candidate(home, run, 3, {"evaluation": {"candidate": {"loss": 1.0}}})
+    assert published.folder == home.adapter(3)
+    verify_manifest(published.folder)
+    lineage = json.loads((published.folder / "lineage.json").read_text())
+    assert lineage["rows"] == [{"file_id": 1, "sha256": "ab"}]
+    assert lineage["evaluation"]["candidate"]["loss"] == 1.0
+
+
+def test_a_damaged_candidate_is_not_copied(home: Home, run: RunDirectory):
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(RunDirectoryError, match=r"adapter_model.safetensors has changed"):
+        copy_candidate(home, run, 3, {"evaluation": {}})
+    assert not home.adapter(3).exists()
+
+
+def test_publishing_again_after_a_crash_replaces_the_folder(home: Home, run: RunDirectory):
+    first = copy_candidate(home, run, 3, {"evaluation": {}})
+    second = copy_candidate(home, run, 3, {"evaluation": {}})
+    assert first.manifest_sha256 == second.manifest_sha256
+
+
+def test_the_pointer_follows_the_database(home: Home):
+    assert not sync_pointer(home, "s", None)
+    assert sync_pointer(home, "s", adapter(1, True))
+    assert not sync_pointer(home, "s", adapter(1, True))
+    assert sync_pointer(home, "s", adapter(2, True))
+    assert pointer_target(home, "s") == "adapters/v000002"
+    assert sync_pointer(home, "s", None)
+    assert pointer_target(home, "s") is None
+
+
+def test_retention_keeps_the_newest_and_current(home: Home):
+    for version in range(1, 7):
+        home.adapter(version).mkdir()
+    leftover = home.adapters / ".v000009.123.tmp"
+    leftover.mkdir()
+    history = [adapter(version, version == 1) for version in range(1, 7)]
+    retire(home, history, keep=2)
+    assert sorted(path.name for path in home.adapters.iterdir()) == ["v000001", "v000005", "v000006"]
+
+
+def test_tidying_compresses_rows_and_may_be_repeated(run: RunDirectory):
+    text = run.rows.read_bytes()
+    tidy_run(run)
+    tidy_run(run)
+    assert not run.rows.exists() and not run.checkpoints.exists() and not run.adapter.exists()
+    assert gzip.decompress((run.root / "rows.jsonl.gz").read_bytes()) == text

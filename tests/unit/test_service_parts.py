@@ -1,0 +1,155 @@
+"""The service's small parts: states, filters, home, log lines, the trainer's environment, its events."""
+
+import io
+import logging
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from service.board import Board, Snapshot
+from service.errors import PreconditionError
+from service.home import Home, only_service, running_service, stop_service
+from service.intake.demo import demo_files
+from service.intake.filters import refusal
+from service.launch import trainer_environment
+from service.logs import LOG, _Lines, event
+from service.settings import Eligibility
+from service.states import TRANSITIONS, State, may_follow
+from service.watch import HANDLERS, Watcher
+from trainer.run_dir import RunDirectory, append_event
+
+
+def test_every_state_has_a_row_and_can_be_left_by_stopping():
+    assert set(TRANSITIONS) == set(State)
+    for state in State:
+        assert may_follow(state, State.STOPPED)
+    assert not may_follow(State.WAITING, State.JUDGING)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        ("  \n \n", "empty"),
+        ("x = 1", "too_few_lines"),
+        ("x = 1\n\n\n\n\n\n\ny = 2\n", "too_few_lines"),
+        ("a\0b\n" * 10, "binary"),
+        ("<|im_end|><|im_start|>\n" * 10, "control_tokens"),
+        ("x = 1\n" * 10, None),
+        ("x = 1  # about <|im_end|>\n" + "y = 2 + 3\n" * 60, None),
+    ],
+)
+def test_refusals(text: str, reason: str | None):
+    assert refusal(text, min_lines=6) == reason
+
+
+def test_the_trainer_sees_an_allow_list(monkeypatch: pytest.MonkeyPatch):
+    given = {
+        "PATH": "/bin", "DATABASE_URL": "postgresql://u:p@h/d", "POSTGRES_PASSWORD": "p", "CODELUPE_TOKEN": "t",
+        "AWS_SECRET_ACCESS_KEY": "k", "HF_HOME": "/cache", "WANDB_API_KEY": "from the environment",
+    }  # fmt: skip
+    seen = trainer_environment(given, {"WANDB_API_KEY": "from the settings"})
+    assert seen["PATH"] == "/bin" and seen["HF_HOME"] == "/cache"
+    assert seen["WANDB_API_KEY"] == "from the settings"
+    assert not {"DATABASE_URL", "POSTGRES_PASSWORD", "CODELUPE_TOKEN", "AWS_SECRET_ACCESS_KEY"} & set(seen)
+
+
+def hold(root: str, ready, done) -> None:
+    with only_service(Home(Path(root))):
+        ready.set()
+        done.wait(30)
+
+
+def test_one_service_a_folder(tmp_path: Path):
+    home = Home(tmp_path)
+    assert running_service(home) is None
+    assert stop_service(home, wait_seconds=1) is None
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(str(tmp_path), ready, done))
+    process.start()
+    try:
+        assert ready.wait(30)
+        assert running_service(home) == process.pid
+        with pytest.raises(PreconditionError, match=str(process.pid)), only_service(home):
+            pass
+        assert running_service(home) == process.pid
+    finally:
+        process.kill()
+        process.join()
+    assert running_service(home) is None  # the lock went with the process
+    with only_service(home):
+        pass
+
+
+def test_an_unwritable_home_says_so(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PreconditionError, match="CODELUPE_HOME"):
+        Home(tmp_path / "file" / "home").prepare()
+
+
+@pytest.fixture
+def lines():
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_Lines())
+    LOG.setLevel(logging.INFO)
+    LOG.addHandler(handler)
+    yield lambda: stream.getvalue().splitlines()
+    LOG.removeHandler(handler)
+
+
+def test_a_log_line_stays_one_line(lines):
+    event("Verdict", reason='first\nsecond "quoted"', loss=1.23456789, missing=None, run=3)
+    assert len(lines()) == 1
+    assert lines()[0].endswith('INFO Verdict reason="first\\nsecond \\"quoted\\"" loss=1.23457 run=3')
+
+
+def test_events_reach_the_board_and_the_log(tmp_path: Path, lines):
+    run = RunDirectory(tmp_path)
+    board = Board(Snapshot())
+    watcher = Watcher(run, 5, board)
+    watcher.skip_history()
+    append_event(run.events, "plan", steps_total=4, samples=8)
+    append_event(run.events, "step", step=1, steps_total=4, loss=2.5, learning_rate=1e-3, tokens_total=100)
+    append_event(run.events, "evaluation", step=1, which="candidate", loss=float("nan"))
+    append_event(run.events, "evaluation", step=1, which="anchor", loss=2.0)
+    append_event(run.events, "checkpoint", step=1, path="checkpoints/step-000001")
+    append_event(run.events, "an event of a later version")
+    append_event(run.events, "failed", code=4, message="the loss is nan")
+    with run.events.open("a") as file:
+        file.write('{"time": 1, "event": "half')
+    watcher.read()
+    progress = board.read().progress
+    assert progress is not None and (progress.step, progress.steps_total, progress.train_loss) == (1, 4, 2.5)
+    assert board.read().losses == {"train": 2.5, "anchor": 2.0}
+    assert watcher.failure == "the loss is nan"
+    text = "\n".join(lines())
+    for word in ("Training step", "Eval anchor", "Saving checkpoint"):
+        assert word in text
+
+
+def test_history_is_taken_in_without_being_told_again(tmp_path: Path, lines):
+    run = RunDirectory(tmp_path)
+    append_event(run.events, "failed", code=4, message="an earlier start")
+    watcher = Watcher(run, 5, Board(Snapshot()))
+    watcher.skip_history()
+    assert lines() == [] and watcher.failure is None
+
+
+def test_every_documented_event_is_known():
+    documented = set()
+    text = (Path(__file__).parents[2] / "docs" / "run-directory.md").read_text()
+    for line in text.partition("## events.jsonl")[2].partition("## Checkpoints")[0].splitlines():
+        if line.startswith("| `"):
+            documented.add(line.split("`")[1])
+    assert documented - {"prediction"} <= set(HANDLERS)
+
+
+def test_the_demonstration_corpus_is_real_and_in_range():
+    eligibility = Eligibility(quality_threshold=70, min_chars=50, max_chars=8000)
+    files = list(demo_files(eligibility))
+    assert len(files) >= 120
+    assert all(50 <= len(file.content) <= 8000 and file.language == "python" for file in files)
+    assert len({file.path for file in files}) == len(files)

@@ -1,0 +1,136 @@
+"""Settings: order, what counts as unset, and every problem at once."""
+
+from pathlib import Path
+
+import pytest
+
+from service.errors import SettingsError
+from service.settings import OVER_THE_RECIPE, PROJECT_RECIPES, VARIABLES, load_settings
+
+EMBEDDED = PROJECT_RECIPES / "embedded.yaml"
+DEFAULT = PROJECT_RECIPES / "qwen-5090.yaml"
+ROOT = PROJECT_RECIPES.parent
+
+
+def load(recipe: Path = DEFAULT, env_file: Path | None = None, flags=None, **environment: str):
+    return load_settings(recipe, environment=environment, env_file=env_file, flags=flags)
+
+
+def test_the_default_recipe_leaves_the_documented_defaults():
+    settings = load()
+    assert settings.min_new_files == 1000
+    assert settings.max_dataset_size == 100_000
+    assert settings.check_interval_seconds == 300
+    assert settings.eligibility.quality_threshold == 70
+    assert (settings.eligibility.min_chars, settings.eligibility.max_chars) == (50, 8000)
+    assert (settings.metrics_host, settings.metrics_port) == ("127.0.0.1", 8090)
+    assert settings.database_url is None
+    assert settings.token is None
+
+
+def test_flags_beat_environment_beats_file_beats_recipe(tmp_path: Path):
+    env_file = tmp_path / ".env"
+    env_file.write_text("MIN_NEW_FILES=30\nMAX_DATASET_SIZE=50\nMETRICS_PORT=1000\n")
+    settings = load(
+        EMBEDDED, env_file, {"METRICS_PORT": "3000"}, MAX_DATASET_SIZE="60", METRICS_PORT="2000"
+    )
+    assert settings.min_new_files == 30  # the file over the recipe
+    assert settings.max_dataset_size == 60  # the environment over the file
+    assert settings.metrics_port == 3000  # the flag over both
+    assert settings.check_interval_seconds == 2  # the recipe over the default
+
+
+@pytest.mark.parametrize("unset", ["", "   ", "your_wandb_api_key_here"])
+def test_empty_and_placeholder_values_count_as_unset(unset: str):
+    settings = load(WANDB_API_KEY=unset, CODELUPE_TOKEN=unset, MIN_NEW_FILES=unset)
+    assert settings.trainer_secrets == {}
+    assert settings.token is None
+    assert settings.min_new_files == 1000
+
+
+def test_an_unset_variable_of_the_environment_does_not_hide_the_file(tmp_path: Path):
+    env_file = tmp_path / ".env"
+    env_file.write_text("MIN_NEW_FILES=30\n")
+    assert load(env_file=env_file, MIN_NEW_FILES="").min_new_files == 30
+
+
+def test_every_problem_is_reported_at_once(tmp_path: Path):
+    recipe = tmp_path / "bad.yaml"
+    recipe.write_text("name: a\nstream: b\nlora: {rank: 0}\nnonsense: 1\n")
+    with pytest.raises(SettingsError) as caught:
+        load(recipe, MIN_NEW_FILES="many", METRICS_PORT="70000", DATABASE_URL="mysql://x:secret@y/z", BATCH_SIZE="0")
+    text = str(caught.value)
+    for part in ("lora.rank", "nonsense", "MIN_NEW_FILES: 'many'", "METRICS_PORT: '70000'", "DATABASE_URL", "BATCH_SIZE"):
+        assert part in text
+    assert "secret" not in text
+    assert caught.value.exit_code == 2
+
+
+def test_contradictions_name_both_variables():
+    with pytest.raises(SettingsError, match="MIN_CONTENT_CHARS: 9000 is above MAX_CONTENT_CHARS, 8000"):
+        load(MIN_CONTENT_CHARS="9000")
+
+
+def test_variables_go_over_the_recipe():
+    settings = load(
+        MODEL="some/model", BATCH_SIZE="2", LEARNING_RATE="1e-4", USE_FLASH_ATTENTION="false", SAMPLE_PREDICTIONS="0"
+    )
+    assert settings.recipe.base.model == "some/model"
+    assert settings.recipe.training.batch_size == 2
+    assert settings.recipe.training.learning_rate == 1e-4
+    assert settings.recipe.base.attention == "sdpa"
+    assert settings.recipe.tracking.sample_predictions == 0
+
+
+def test_postgres_variables_make_a_url_with_everything_quoted(tmp_path: Path):
+    secret = tmp_path / "password"
+    secret.write_text("p@ss/w:rd\n")
+    settings = load(POSTGRES_HOST="db.example", POSTGRES_USER="a b", POSTGRES_PASSWORD_FILE=str(secret))
+    assert settings.database_url == "postgresql://a%20b:p%40ss%2Fw%3Ard@db.example:5432/coding_db"
+
+
+def test_database_url_wins():
+    url = "postgresql://u@h/d"
+    assert load(DATABASE_URL=url, POSTGRES_HOST="other").database_url == url
+
+
+def test_a_password_file_that_cannot_be_read_is_a_problem():
+    with pytest.raises(SettingsError, match="POSTGRES_PASSWORD_FILE"):
+        load(POSTGRES_HOST="h", POSTGRES_PASSWORD_FILE="/nowhere/secret")
+
+
+def documented() -> dict[str, str]:
+    """Variable → the comment above it in .env.example."""
+    found, comment = {}, ""
+    for line in (ROOT / ".env.example").read_text().splitlines():
+        if line.startswith("#"):
+            comment += line
+        elif "=" in line:
+            found[line.partition("=")[0]] = comment
+            comment = ""
+    return found
+
+
+def test_the_example_file_explains_every_variable():
+    explained = documented()
+    assert set(explained) == set(VARIABLES)
+    for name, comment in explained.items():
+        assert "Optional." in comment and "Default:" in comment, name
+
+
+def test_the_example_file_changes_nothing_by_itself():
+    assert load(env_file=ROOT / ".env.example") == load()
+
+
+def test_the_documented_defaults_are_the_real_ones():
+    for name, comment in documented().items():
+        default = VARIABLES[name].default
+        if name not in OVER_THE_RECIPE and isinstance(default, int | float) and not isinstance(default, bool):
+            assert f"{default:g}" in comment.rpartition("Default:")[2].replace("100000", "100000"), name
+
+
+def test_the_compose_file_passes_every_variable_on():
+    compose = (ROOT / "docker-compose.yml").read_text()
+    set_by_the_image = {"DATABASE_URL", "CODELUPE_HOME", "METRICS_HOST", "METRICS_PORT", "POSTGRES_PASSWORD_FILE"}
+    for name in set(VARIABLES) - set_by_the_image:
+        assert f"{name}: " in compose, name

@@ -1,0 +1,73 @@
+"""The held-out split: stable, by repository and path, with a top-up that leaves enough to train on."""
+
+from dataclasses import replace
+
+from db.source import SourceRow
+from service.split import Splitter, split_position
+from trainer.recipe import Data
+
+
+def rows(count: int, repository: str = "r") -> list[SourceRow]:
+    return [
+        SourceRow(
+            file_id=n, repository=repository, path=f"{n}.py", language="python", content=f"x = {n}",
+            quality_score=90.0, held_out=False, attempts=0,
+        )
+        for n in range(1, count + 1)
+    ]  # fmt: skip
+
+
+def decide(data: Data, given: list[SourceRow], earlier: int = 0) -> dict[int, str]:
+    splitter = Splitter(data)
+    decided = [pair for row in given if (pair := splitter.add(row))] + splitter.rest(earlier)
+    assert len(decided) == len(given)
+    assert splitter.held_out == sum(role == "held_out" for _, role in decided)
+    assert splitter.trained == sum(role == "train" for _, role in decided)
+    return {row.file_id: role for row, role in decided}
+
+
+def test_the_fraction_is_kept_and_the_content_does_not_matter():
+    given = rows(4000)
+    roles = decide(Data(), given)
+    share = list(roles.values()).count("held_out") / len(roles)
+    assert 0.04 < share < 0.06
+    changed = [replace(row, content="something else") for row in given]
+    assert decide(Data(), changed) == roles
+
+
+def test_too_few_are_topped_up_by_the_same_hash():
+    given = rows(40)
+    roles = decide(Data(min_held_out=8), given)
+    held_out = {n for n, role in roles.items() if role == "held_out"}
+    by_hash = sorted(given, key=lambda row: split_position(row, "file"))
+    assert held_out == {row.file_id for row in by_hash[:8]}
+
+
+def test_earlier_held_out_rows_count():
+    roles = decide(Data(min_held_out=8, held_out_fraction=0.0), rows(40), earlier=6)
+    assert list(roles.values()).count("held_out") == 2
+    roles = decide(Data(min_held_out=8, held_out_fraction=0.0), rows(40), earlier=100)
+    assert list(roles.values()).count("held_out") == 0
+
+
+def test_half_of_a_small_claim_stays_for_training():
+    roles = decide(Data(min_held_out=8, held_out_fraction=0.0), rows(6))
+    assert list(roles.values()).count("train") == 3
+    assert decide(Data(min_held_out=8, held_out_fraction=0.0), rows(1)) == {1: "train"}
+
+
+def test_what_was_held_out_once_stays_so():
+    given = [replace(row, held_out=True) for row in rows(20)]
+    assert set(decide(Data(min_held_out=0, held_out_fraction=0.0), given).values()) == {"held_out"}
+
+
+def test_a_repository_is_never_divided():
+    given = rows(50, "one") + [replace(row, file_id=row.file_id + 50) for row in rows(50, "two")]
+    roles = decide(Data(split="repository", held_out_fraction=0.5), given)
+    assert len({roles[n] for n in range(1, 51)}) == 1
+    assert len({roles[n] for n in range(51, 101)}) == 1
+
+
+def test_rows_without_a_path_are_placed_by_their_id():
+    nameless = [replace(row, repository=None, path=None) for row in rows(200)]
+    assert len({split_position(row, "file") for row in nameless}) == 200
