@@ -1,0 +1,93 @@
+"""Bad input: one clear message, exit 2 or 3, no traceback."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from .conftest import Codelupe
+
+GOOD = "name: t\nstream: t\nbase: {model: tiny-qwen2}\n"
+
+
+def check(done, code: int, *parts: str) -> None:
+    text = done.stdout + done.stderr
+    assert done.returncode == code, text
+    assert "Traceback" not in text
+    for part in parts:
+        assert part in text
+
+
+def test_a_bad_setting(codelupe: Codelupe):
+    done = codelupe.run("up", MIN_NEW_FILES="x", METRICS_PORT="99999")
+    check(done, 2, "MIN_NEW_FILES: 'x'", "METRICS_PORT: '99999'")
+
+
+def test_a_missing_recipe(codelupe: Codelupe):
+    check(codelupe.run("up", "--recipe", "nowhere.yaml"), 2, "nowhere.yaml")
+
+
+def test_bad_recipe_keys(codelupe: Codelupe, tmp_path: Path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(GOOD + "lora: {rnak: 3}\ntraining: {num_epochs: 0}\n")
+    check(codelupe.run("up", "--recipe", str(recipe)), 2, "lora.rnak", "training.num_epochs")
+
+
+@pytest.mark.parametrize(
+    ("lines", "part"),
+    [
+        ("lora: {targets: [q_proj, nonsense_proj]}\n", "nonsense_proj"),
+        ("data: {builders: {nonsense: 1}}\n", "nonsense"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_its_base(codelupe: Codelupe, tmp_path: Path, lines: str, part: str):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(GOOD + lines)
+    check(codelupe.run("up", "--recipe", str(recipe)), 2, part)
+
+
+def test_a_model_that_is_not_there(codelupe: Codelupe, tmp_path: Path):
+    check(codelupe.run("up", "--model", str(tmp_path / "no-such-model")), 2, "no-such-model")
+
+
+def test_a_database_that_does_not_answer(codelupe: Codelupe):
+    done = codelupe.run("status", DATABASE_URL="postgresql://me:hidden@127.0.0.1:1/x")
+    check(done, 3, "DATABASE_URL")
+    assert "hidden" not in done.stdout + done.stderr
+
+
+def test_a_port_in_use(codelupe: Codelupe):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        check(codelupe.run("up", METRICS_PORT=port), 3, port, "METRICS_PORT")
+
+
+def test_dropping_what_is_not_there(codelupe: Codelupe):
+    check(codelupe.run("drop", "/no/such/folder"), 2, "/no/such/folder")
+
+
+def test_a_stream_keeps_its_base_and_shape(codelupe: Codelupe, tmp_path: Path):
+    (tmp_path / "a.yaml").write_text(GOOD)
+    (tmp_path / "b.yaml").write_text(GOOD + "lora: {rank: 8}\n")
+    url = bound(codelupe, tmp_path / "a.yaml")
+    done = codelupe.run("up", "--recipe", str(tmp_path / "b.yaml"), DATABASE_URL=url)
+    check(done, 3, "rank", "stream")
+
+
+def bound(codelupe: Codelupe, recipe: Path) -> str:
+    """A database in which the recipe's stream is bound, as its first `up` would."""
+    from db import embedded, migrate, streams
+    from db.pool import Pool
+    from trainer.model.tiny import TINY_REVISION
+
+    url = embedded.start(codelupe.home / "postgres")
+    pool = Pool(url)
+    migrate.apply(pool)
+    lora = {"rank": 256, "alpha": 512, "targets": sorted(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])}  # fmt: skip
+    binding = streams.Binding(source="code_files", base_model="tiny-qwen2", base_revision=TINY_REVISION, lora=lora)
+    streams.bind(pool, "t", binding)
+    pool.close()
+    return url
