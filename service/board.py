@@ -1,4 +1,4 @@
-"""What the service knows of itself right now: written by the daemon, read by every HTTP request without touching the database."""
+"""What the service knows of itself right now: written by the daemon, read by HTTP without touching the database."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ class Snapshot:
         """The one status and its reason. Training and waiting are healthy."""
         age = self.heartbeat_age_seconds()
         if age > STALE_HEARTBEAT_SECONDS:
-            return "unhealthy", f"the loop has not moved for {age:.0f} s (state {self.state}): restart the service"
+            return (
+                "unhealthy",
+                f"the loop has not moved for {age:.0f} s (state {self.state}): restart the service",
+            )
         if self.troubles:
             return "degraded", "; ".join(self.troubles.values())
         return "healthy", _doing(self)

@@ -13,6 +13,7 @@ from db.adapters import Adapter
 from db.lease import Lease
 from db.pool import Pool
 from db.source import Claim, SourceRow, claim
+
 from service.home import Home
 from service.intake.filters import refusal
 from service.publish import Beat
@@ -177,9 +178,7 @@ def _keep(rows: Claim, row: SourceRow, role: Role, writers: dict[Role, _Writer])
     )
 
 
-def _write_facts(
-    folder: RunDirectory, run_id: int, recipe: Recipe, home: Home, parent: Adapter | None
-) -> None:
+def _write_facts(folder: RunDirectory, run_id: int, recipe: Recipe, home: Home, parent: Adapter | None) -> None:
     """recipe.yaml, the parent link and the manifest; everything durable before the claim commits."""
     write_text(folder.recipe, dump_recipe(recipe))
     parent_manifest = None

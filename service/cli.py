@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from db.errors import DatabaseError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -19,7 +20,6 @@ from db import audit as audit_table
 from db import embedded, source, streams
 from db import lease as leases
 from db import runs as run_table
-from db.errors import DatabaseError
 from service.database import database
 from service.errors import PreconditionError, ServiceError, UsageError
 from service.home import Home, running_service, stop_service
@@ -82,7 +82,9 @@ def up(
     wanted = settings.recipe.service.demo_corpus if demo is None else demo
     verdict = run_service(settings, once=once, demo_corpus=wanted, say=lambda line: out.print(f"· {escape(line)}"))
     if once:
-        out.print(f"verdict: {'published' if verdict.promote else 'refused'}: {verdict.text()}" if verdict else "no verdict")
+        out.print(
+            f"verdict: {'published' if verdict.promote else 'refused'}: {verdict.text()}" if verdict else "no verdict"
+        )
         raise typer.Exit(0 if verdict and verdict.promote else 1)
 
 
@@ -112,7 +114,9 @@ def drop(
     if missing:
         raise UsageError(f"no such file or folder: {', '.join(missing)}")
     if settings.source.name != "code_files":
-        raise UsageError(f"drop writes to code_files only; SOURCE_TABLE is {settings.source.name}: insert there yourself")
+        raise UsageError(
+            f"drop writes to code_files only; SOURCE_TABLE is {settings.source.name}: insert there yourself"
+        )
     with database(settings) as pool:
         with Console(stderr=True).status("reading") as status:
             summary = drop_paths(
@@ -249,7 +253,9 @@ def _say_audit(found: audit_table.Audit) -> None:
     rows += [[f"ineligible: {reason}", count] for reason, count in sorted(found.ineligible.items())]
     rows += [[f"settled: {name}", count] for name, count in sorted(found.settled.items())]
     _table(f"{found.total} rows in the source", ["class", "rows"], [*rows, ["total", found.total]])
-    out.print(f"{found.trained_rows} rows trained into {found.published_runs} published runs, {found.trained_tokens} tokens")
+    out.print(
+        f"{found.trained_rows} rows trained into {found.published_runs} published runs, {found.trained_tokens} tokens"
+    )
     for problem in found.problems:
         out.print(f"PROBLEM: {escape(problem)}")
     out.print("no row lost, none trained twice" if not found.problems else f"{len(found.problems)} problems")
@@ -267,5 +273,3 @@ def gc(recipe: RecipeOption = DEFAULT_RECIPE) -> None:
     for folder in removed:
         out.print(f"removed {folder}")
     out.print(f"{len(removed)} folders removed")
-
-

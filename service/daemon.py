@@ -7,34 +7,32 @@ import threading
 import time
 from collections.abc import Callable
 
-from db import adapters, lease as leases, runs, source, streams
 from db.errors import DatabaseError, LeaseLost, Unavailable
 from db.lease import Lease
 from db.pool import Pool
+
+from db import adapters, runs, source, streams
 from service.board import Board
 from service.claim import Claimed, NothingToHoldOut, claim_run
 from service.home import Home
 from service.judge import Verdict, judge
-from service.launch import TrainerProcess
+from service.launch import TrainerProcess, watch_to_end
+from service.leadership import RENEW_SECONDS, Leadership
 from service.logs import event as log
 from service.publish import copy_candidate, retire, sync_pointer, tidy_run
 from service.settings import Settings
 from service.states import State, may_follow
 from service.watch import Watcher
 from trainer.recipe import Recipe
-from trainer.run_dir import RunDirectory, RunDirectoryError, RowOutcome, read_json, read_outcomes, read_rows
+from trainer.run_dir import RowOutcome, RunDirectory, RunDirectoryError, read_json, read_outcomes, read_rows
 
-LEASE_SECONDS = 60.0
-RENEW_SECONDS = 10.0
-STOP_GRACE_SECONDS = 60.0
-"""What a trainer gets to write its checkpoint."""
 MAX_CRASHES = 3
 """Starts of one run that may end in a crash before the run is given up."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 3600.0
 REFUSED_DELAY_SECONDS = 600.0
 """How long a refused candidate's rows rest the first time; doubled each time."""
-DISK_RESERVE_BYTES = 512 * 1024**2
-TRAINER_STOPPED = 75
+FINAL_CODES = (2, 3, 4)
+"""Exit codes of the trainer after which starting the same run again would end the same way."""
 
 
 class Pause(Exception):
@@ -50,14 +48,20 @@ class Daemon:
     `once`, after a verdict."""
 
     def __init__(
-        self, settings: Settings, recipe: Recipe, home: Home, pool: Pool, board: Board, stop: threading.Event, once: bool
+        self,
+        settings: Settings,
+        recipe: Recipe,
+        home: Home,
+        pool: Pool,
+        board: Board,
+        stop: threading.Event,
+        once: bool,
     ) -> None:
         self.settings, self.recipe, self.home, self.pool, self.board = settings, recipe, home, pool, board
         self.stop, self.once = stop, once
         self.state = State.STARTING
         self.verdict: Verdict | None = None
-        self._lease: Lease | None = None
-        self._renewed = 0.0
+        self._leadership = Leadership(pool, recipe.stream, home.instance())
         self._surveyed = 0.0
         self._run_id = 0
         self._crashes = 0
@@ -74,9 +78,7 @@ class Daemon:
 
     @property
     def lease(self) -> Lease:
-        if self._lease is None:
-            raise LeaseLost(f"no lease on stream {self.recipe.stream}")
-        return self._lease
+        return self._leadership.lease
 
     def run(self) -> None:
         """Go from state to state until stopped."""
@@ -101,7 +103,7 @@ class Daemon:
                 self.board.clear("database")
             self._enter(following)
         self._enter(State.STOPPED)
-        self._release()
+        self._leadership.release()
 
     def _enter(self, following: State) -> None:
         assert may_follow(self.state, following), f"{self.state} → {following}"
@@ -115,10 +117,8 @@ class Daemon:
     def _starting(self) -> State:
         """Become the stream's one service, and take up what an earlier one left."""
         stream = self.recipe.stream
-        self._lease = leases.acquire(self.pool, stream, self.home.instance(), LEASE_SECONDS)
-        if self._lease is None:
+        if not self._leadership.acquire():
             return State.STANDBY
-        self._renewed = time.monotonic()
         self._derive_pointer()
         self._clean_up()
         self._refresh()
@@ -135,9 +135,8 @@ class Daemon:
         return State.TRAINING
 
     def _standby(self) -> State:
-        held = leases.holder(self.pool, self.recipe.stream)
-        if held is not None and held[0] != self.home.instance():
-            name, seconds = held
+        if other := self._leadership.other_holder():
+            name, seconds = other
             self.board.trouble("lease", f"stream {self.recipe.stream} is held by another service ({name})")
             self._sleep(min(max(seconds, 1.0), RENEW_SECONDS), renew=False)
         else:
@@ -149,7 +148,7 @@ class Daemon:
         """Poll until there is enough to train on."""
         if self.once and self.verdict is not None:
             return State.STOPPED
-        self._renew()
+        self._leadership.renew()
         self._derive_pointer()
         found = source.pending(self.pool, self.settings.source, self.settings.eligibility, self.recipe.stream)
         self.board.update(pending=found)
@@ -165,9 +164,7 @@ class Daemon:
     def _claiming(self) -> State:
         current = adapters.current(self.pool, self.recipe.stream)
         try:
-            claimed = claim_run(
-                self.pool, self.lease, self.home, self.settings, self.recipe, current, self.board.beat
-            )
+            claimed = claim_run(self.pool, self.lease, self.home, self.settings, self.recipe, current, self.board.beat)
         except NothingToHoldOut as error:
             raise Pause("held_out", str(error)) from error
         if claimed.run_id is None:
@@ -227,7 +224,7 @@ class Daemon:
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** max(0, self._pauses - 1))
         deadline = time.monotonic() + pause
         while time.monotonic() < deadline and not self.stop.is_set():
-            if self._lease is not None and streams.training_requested(self.pool, self.recipe.stream):
+            if streams.training_requested(self.pool, self.recipe.stream):
                 break  # a person asked for a run: now is the time
             self._sleep(min(5.0, pause))
         for cause in ("service", "held_out"):
@@ -242,39 +239,30 @@ class Daemon:
         watcher.skip_history()
         process = TrainerProcess(directory, self.settings.trainer_secrets)
         log("Training process", run=self._run_id, pid=process.pid)
-        try:
-            while (code := process.wait(0.25)) is None:
-                watcher.read()
-                self.board.beat()
-                if self.stop.is_set():
-                    self._stop_trainer(process, watcher)
-                    return None, None
-                self._renew_or_note()
-        except BaseException:
-            process.kill()
-            raise
-        watcher.read()
-        return code, watcher.failure
 
-    def _stop_trainer(self, process: TrainerProcess, watcher: Watcher) -> None:
-        """Ask for a checkpoint, wait for it, and end what will not end."""
-        process.ask_to_stop()
-        deadline = time.monotonic() + STOP_GRACE_SECONDS
-        while process.wait(0.1) is None:
+        def each_moment() -> None:
             watcher.read()
-            if time.monotonic() > deadline:
-                log("Training process did not stop in time and is killed", level=logging.WARNING, run=self._run_id)
-                process.kill()
+            self.board.beat()
+            self._renew_or_note()
+
+        code = watch_to_end(process, self.stop, each_moment)
         watcher.read()
-        log("Training paused; the next start resumes it", run=self._run_id)
+        if code is None:
+            log("Training paused; the next start resumes it", run=self._run_id)
+        return code, watcher.failure
 
     def _trainer_ended(self, code: int, failure: str | None) -> State:
         """No report: resume after a stop or a crash, give up otherwise."""
         log_file = self.home.run(self._run_id).log
-        if code in (0, TRAINER_STOPPED) or code not in (2, 3, 4):
+        if code not in FINAL_CODES:
             self._crashes += 1
             if self._crashes < MAX_CRASHES:
-                log("Training process ended and is started again", level=logging.WARNING, run=self._run_id, code=code)
+                log(
+                    "Training process ended and is started again",
+                    level=logging.WARNING,
+                    run=self._run_id,
+                    code=code,
+                )
                 return State.TRAINING
         said = failure or f"it ended with code {code} {self._crashes} times; see {log_file}"
         return self._give_up(f"run {self._run_id} failed: {said}")
@@ -387,12 +375,7 @@ class Daemon:
 
     def _check_disk(self) -> None:
         """No claim while less than twice what a run needs is free."""
-        folders = sorted(self.home.adapters.glob("v*"))
-        adapter = sum(file.stat().st_size for file in folders[-1].iterdir()) if folders else 0
-        # A run holds its best and last checkpoint (adapter and optimizer: about three adapters each), its result
-        # and the published copy.
-        needed = max(DISK_RESERVE_BYTES, 2 * 8 * adapter)
-        free = self.home.free_bytes()
+        free, needed = self.home.free_bytes(), 2 * self.home.run_bytes()
         self.board.update(disk_free_bytes=free)
         if free < needed:
             raise Pause(
@@ -415,22 +398,18 @@ class Daemon:
 
     def _beat_and_renew(self) -> None:
         self.board.beat()
-        self._renew()
-
-    def _renew(self) -> None:
-        if time.monotonic() - self._renewed > RENEW_SECONDS:
-            leases.renew(self.pool, self.lease, LEASE_SECONDS)
-            self._renewed = time.monotonic()
+        self._leadership.renew()
 
     def _renew_or_note(self) -> None:
         """While training: an unreachable database is noted, and no reason to stop."""
+        if not self._leadership.due():
+            return
         try:
-            if time.monotonic() - self._renewed > RENEW_SECONDS:
-                self._renew()
-                runs.heartbeat(self.pool, self.lease, self._run_id)
-                self.board.clear("database")
+            self._leadership.renew()
+            runs.heartbeat(self.pool, self.lease, self._run_id)
+            self.board.clear("database")
         except Unavailable as error:
-            self._renewed = time.monotonic()
+            self._leadership.put_off()
             self._database_trouble(error)
 
     def _sleep(self, seconds: float, *, renew: bool = True) -> None:
@@ -439,14 +418,7 @@ class Daemon:
         while (left := deadline - time.monotonic()) > 0 and not self.stop.wait(min(left, 2.0)):
             self.board.beat()
             if renew:
-                self._renew()
-
-    def _release(self) -> None:
-        if self._lease is not None:
-            try:
-                leases.release(self.pool, self._lease)
-            except DatabaseError as error:
-                log("Lease not released; it runs out by itself", level=logging.WARNING, reason=str(error))
+                self._leadership.renew()
 
     def _log_claim(self, claimed: Claimed, parent: int | None) -> None:
         log(
@@ -458,5 +430,3 @@ class Daemon:
             refused=claimed.refused,
             parent=parent,
         )
-
-

@@ -16,6 +16,8 @@ from pathlib import Path
 from service.errors import PreconditionError
 from trainer.run_dir import RunDirectory, write_text
 
+LEAST_RUN_BYTES = 256 * 1024**2
+
 
 @dataclass(frozen=True)
 class Home:
@@ -84,6 +86,13 @@ class Home:
     def free_bytes(self) -> int:
         """Bytes left on the disk that holds the folder."""
         return shutil.disk_usage(self.root).free
+
+    def run_bytes(self) -> int:
+        """What a run needs at most on disk, from the newest adapter's size: best and last checkpoint (adapter and
+        optimizer, about three adapters each), the result and its published copy."""
+        folders = sorted(self.adapters.glob("v*"))
+        adapter = sum(path.stat().st_size for path in folders[-1].iterdir()) if folders else 0
+        return max(LEAST_RUN_BYTES, 8 * adapter)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""create_app(): /health /livez /readyz /metrics /api. Nothing here touches a row's text, and only POSTs change anything."""
+"""create_app(): /health /livez /readyz /metrics /api. No row's text passes here, and only POSTs change anything."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import waitress
+from db.errors import DatabaseError
 from flask import Flask, Response, jsonify, request
 from waitress.server import BaseWSGIServer
 from werkzeug.exceptions import HTTPException
 
-from db.errors import DatabaseError
 from service.board import STALE_HEARTBEAT_SECONDS, Board
 from service.errors import PreconditionError
 from service.metrics import json_metrics, prometheus_metrics
@@ -37,7 +37,15 @@ def create_app(board: Board, actions: Actions, *, token: str | None) -> Flask:
 
     @app.get("/")
     def index() -> Response:
-        paths = ["/health", "/livez", "/readyz", "/metrics", "/metrics?format=prometheus", "/api/runs", "/api/adapters"]
+        paths = [
+            "/health",
+            "/livez",
+            "/readyz",
+            "/metrics",
+            "/metrics?format=prometheus",
+            "/api/runs",
+            "/api/adapters",
+        ]
         return jsonify({"service": "codelupe", "endpoints": paths})
 
     @app.get("/health")

@@ -1,4 +1,4 @@
-"""Start, watch and stop the trainer's process group. Its environment is an allow-list: no database, no token of ours."""
+"""Start, watch and stop the trainer's process group, whose environment is an allow-list: no database, no token."""
 
 from __future__ import annotations
 
@@ -6,21 +6,64 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trainer.run_dir import RunDirectory
 
 PROJECT = Path(__file__).resolve().parent.parent
 
+WATCH_SECONDS = 0.25
+STOP_GRACE_SECONDS = 60.0
+"""What a trainer gets to write its checkpoint before it is killed (an earlier checkpoint then serves)."""
+
 PASSED_ON = frozenset(
-    """PATH HOME USER LANG LC_ALL TZ TMPDIR VIRTUAL_ENV LD_LIBRARY_PATH LD_PRELOAD XDG_CACHE_HOME
-    HF_HOME HF_HUB_CACHE HF_ENDPOINT HF_HUB_OFFLINE HF_HUB_DISABLE_XET TRANSFORMERS_OFFLINE
-    WANDB_MODE WANDB_BASE_URL WANDB_ENTITY WANDB_DIR WANDB_CACHE_DIR
-    CUDA_VISIBLE_DEVICES CUDA_HOME NVIDIA_VISIBLE_DEVICES NVIDIA_DRIVER_CAPABILITIES
-    PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF TRITON_CACHE_DIR TORCHINDUCTOR_CACHE_DIR
-    OMP_NUM_THREADS MKL_NUM_THREADS NCCL_DEBUG SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE
-    HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy""".split()
+    [
+        "PATH",
+        "HOME",
+        "USER",
+        "LANG",
+        "LC_ALL",
+        "TZ",
+        "TMPDIR",
+        "VIRTUAL_ENV",
+        "LD_LIBRARY_PATH",
+        "LD_PRELOAD",
+        "XDG_CACHE_HOME",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HF_ENDPOINT",
+        "HF_HUB_OFFLINE",
+        "HF_HUB_DISABLE_XET",
+        "TRANSFORMERS_OFFLINE",
+        "WANDB_MODE",
+        "WANDB_BASE_URL",
+        "WANDB_ENTITY",
+        "WANDB_DIR",
+        "WANDB_CACHE_DIR",
+        "CUDA_VISIBLE_DEVICES",
+        "CUDA_HOME",
+        "NVIDIA_VISIBLE_DEVICES",
+        "NVIDIA_DRIVER_CAPABILITIES",
+        "PYTORCH_ALLOC_CONF",
+        "PYTORCH_CUDA_ALLOC_CONF",
+        "TRITON_CACHE_DIR",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "NCCL_DEBUG",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+    ]
 )
 
 
@@ -76,6 +119,26 @@ class TrainerProcess:
                 os.killpg(self._process.pid, number)
             except ProcessLookupError:
                 return  # it ended between the two lines
+
+
+def watch_to_end(process: TrainerProcess, stop: threading.Event, each_moment: Callable[[], None]) -> int | None:
+    """Wait for a trainer, calling `each_moment` meanwhile; its exit code, or None when we were told to stop and
+    ended it. If `each_moment` fails, the trainer is ended too: nobody would watch it."""
+    try:
+        while (code := process.wait(WATCH_SECONDS)) is None:
+            each_moment()
+            if stop.is_set():
+                process.ask_to_stop()
+                deadline = time.monotonic() + STOP_GRACE_SECONDS
+                while process.wait(WATCH_SECONDS) is None:
+                    each_moment()
+                    if time.monotonic() > deadline:
+                        process.kill()
+                return None
+    except BaseException:
+        process.kill()
+        raise
+    return code
 
 
 def prepare_base(recipe_file: Path, secrets: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

@@ -38,9 +38,7 @@ def set_up(log_file: Path) -> None:
     for handler in list(LOG.handlers):
         LOG.removeHandler(handler)
         handler.close()
-    to_file = RotatingFileHandler(
-        log_file, maxBytes=MAX_LOG_BYTES, backupCount=KEPT_LOG_FILES, encoding="utf-8"
-    )
+    to_file = RotatingFileHandler(log_file, maxBytes=MAX_LOG_BYTES, backupCount=KEPT_LOG_FILES, encoding="utf-8")
     for handler in (logging.StreamHandler(), to_file):
         handler.setFormatter(_Lines())
         LOG.addHandler(handler)

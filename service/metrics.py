@@ -156,9 +156,7 @@ METRICS: tuple[Definition, ...] = (
         name="last_success_timestamp_seconds",
         kind="gauge",
         help="When an adapter was last published (Unix time).",
-        read=lambda s: _one(
-            s.totals.last_success_at.timestamp() if s.totals and s.totals.last_success_at else None
-        ),
+        read=lambda s: _one(s.totals.last_success_at.timestamp() if s.totals and s.totals.last_success_at else None),
     ),
     Definition(
         name="run_duration_seconds",

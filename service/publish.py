@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from db.adapters import Adapter
+
 from service.home import Home
 from trainer.run_dir import (
     CHUNK_BYTES,
@@ -92,7 +93,7 @@ def lineage(run: RunDirectory, version: int, report: dict[str, Any]) -> dict[str
 def pointer_target(home: Home, stream: str) -> str | None:
     """What the stream's pointer names now, or None."""
     pointer = home.pointer(stream)
-    return os.readlink(pointer) if pointer.is_symlink() else None
+    return str(pointer.readlink()) if pointer.is_symlink() else None
 
 
 def sync_pointer(home: Home, stream: str, current: Adapter | None) -> bool:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from db.source import Eligibility, Source
 from dotenv import dotenv_values
 
-from db.source import Eligibility, Source
 from service.errors import SettingsError
 from trainer.errors import RecipeError
 from trainer.recipe import Recipe, load_recipe, with_overrides
@@ -219,7 +219,10 @@ def load_settings(
         recipe = load_recipe(recipe_path)
     except RecipeError as error:
         problems += [f"{recipe_path}: {problem}" for problem in error.problems]
-    given = {**read_environment(environment, env_file), **{k: v for k, v in (flags or {}).items() if _is_set(v)}}
+    given = {
+        **read_environment(environment, env_file),
+        **{k: v for k, v in (flags or {}).items() if _is_set(v)},
+    }
     values = _values(given, recipe, problems)
     if recipe is not None:
         recipe = _override(recipe, given, values, problems)

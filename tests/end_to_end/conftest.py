@@ -28,7 +28,13 @@ class Codelupe:
     def __init__(self, home: Path, **settings: str) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(CLEAN)}
         self.home = home
-        self.environment = {**kept, "CODELUPE_HOME": str(home), "METRICS_PORT": "0", "PYTHONPATH": str(ROOT), **settings}
+        self.environment = {
+            **kept,
+            "CODELUPE_HOME": str(home),
+            "METRICS_PORT": "0",
+            "PYTHONPATH": str(ROOT),
+            **settings,
+        }
         self.service: subprocess.Popen[str] | None = None
         self.address = ""
         home.mkdir(parents=True, exist_ok=True)
@@ -57,7 +63,12 @@ class Codelupe:
         start = self.output.seek(0, os.SEEK_END)
         with (self.home / "up.err").open("a") as errors:
             self.service = subprocess.Popen(
-                [*COMMAND, "up", *arguments], env=self.environment, cwd=self.home, stdout=self.output, stderr=errors, text=True
+                [*COMMAND, "up", *arguments],
+                env=self.environment,
+                cwd=self.home,
+                stdout=self.output,
+                stderr=errors,
+                text=True,
             )
 
         def address() -> str | None:

@@ -1,7 +1,6 @@
 """From a bare folder to published adapters, with the real parts: Postgres, NF4, a trainer process, HTTP."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -44,7 +43,13 @@ def test_the_endpoints_answer_while_it_trains(running: Codelupe):
     status, kind, text = seen["text"]
     assert kind == "text/plain; version=0.0.4; charset=utf-8"
     names = {family.name for family in text_string_to_metric_families(text)}
-    assert {"codelupe_state", "codelupe_runs", "codelupe_rows", "codelupe_pending_rows", "codelupe_loss"} <= names
+    assert {
+        "codelupe_state",
+        "codelupe_runs",
+        "codelupe_rows",
+        "codelupe_pending_rows",
+        "codelupe_loss",
+    } <= names
 
 
 def test_each_adapter_beats_the_anchor_and_continues_from_the_last(running: Codelupe):
@@ -62,7 +67,7 @@ def test_each_adapter_beats_the_anchor_and_continues_from_the_last(running: Code
 def test_the_pointer_names_a_verified_current_adapter(running: Codelupe):
     pointer = running.home / "models" / "tiny-codelupe"
     current = next(adapter for adapter in running.json("adapters") if adapter["is_current"])
-    assert wait_for(lambda: os.readlink(pointer).endswith(current["folder"]), "the pointer", 20)
+    assert wait_for(lambda: pointer.readlink().name == current["folder"], "the pointer", 20)
     verify_manifest(pointer)
     names = {path.name for path in pointer.iterdir()}
     assert {
@@ -73,7 +78,13 @@ def test_the_pointer_names_a_verified_current_adapter(running: Codelupe):
 
 
 def test_the_readme_snippet_loads_the_adapter_and_generates(running: Codelupe):
-    snippet = (ROOT / "README.md").read_text().partition("<!-- loading -->")[2].partition("```python\n")[2].partition("```")[0]
+    snippet = (
+        (ROOT / "README.md")
+        .read_text()
+        .partition("<!-- loading -->")[2]
+        .partition("```python\n")[2]
+        .partition("```")[0]
+    )
     assert "PeftModel" in snippet
     snippet = snippet.replace("var/models", str(running.home / "models"))
     done = subprocess.run(
@@ -119,7 +130,10 @@ def test_a_200_mb_row_costs_nothing(running: Codelupe):
     psycopg2 = pytest.importorskip("psycopg2")
     from db import embedded
 
-    with psycopg2.connect(embedded.running_url(running.home / "postgres")) as connection, connection.cursor() as cursor:
+    with (
+        psycopg2.connect(embedded.running_url(running.home / "postgres")) as connection,
+        connection.cursor() as cursor,
+    ):
         cursor.execute(
             "insert into code_files (repository, path, language, content, quality_score)"
             " values ('huge', 'huge.py', 'python', repeat('x = 1\n', 35000000), 99)"
@@ -144,7 +158,7 @@ def test_rollback_moves_the_pointer(running: Codelupe):
     versions = sorted(adapter["version"] for adapter in running.json("adapters"))
     assert running.run("rollback", str(versions[0])).returncode == 0
     pointer = running.home / "models" / "tiny-codelupe"
-    assert os.readlink(pointer) == f"adapters/v{versions[0]:06d}"
+    assert str(pointer.readlink()) == f"adapters/v{versions[0]:06d}"
     assert running.run("rollback", str(versions[-1])).returncode == 0
     assert running.run("rollback", "999").returncode == 2
 
