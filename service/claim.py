@@ -137,7 +137,7 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, beat: Beat) -> Clai
                     path=old.path,
                     language=old.language,
                     content=old.content,
-                    sha256=old.content_sha256,
+                    sha256=old.sha256,
                     fresh=False,
                 )
             )

@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Literal
 
-from db.errors import DatabaseError, LeaseLost, Unavailable
+from db.errors import DatabaseError, LeaseLost, ParentMoved, Unavailable
 from db.lease import Lease
 from db.pool import Pool
 
@@ -179,7 +180,7 @@ class Daemon:
     def _training(self) -> State:
         """One start of the trainer."""
         directory = self.home.run(self._run_id)
-        run = runs.get(self.pool, self._run_id)
+        run = self._run()
         if run.ended_at is not None:
             return State.WAITING
         if run.state == "claimed":
@@ -198,7 +199,7 @@ class Daemon:
 
     def _judging(self) -> State:
         directory = self.home.run(self._run_id)
-        if runs.get(self.pool, self._run_id).ended_at is not None:  # the answer to an earlier COMMIT was lost
+        if self._run().ended_at is not None:  # the answer to an earlier COMMIT was lost
             return self._after_verdict(directory)
         try:
             report = read_json(directory.report)
@@ -211,7 +212,7 @@ class Daemon:
             run=self._run_id,
             promote=self.verdict.promote,
             reason=self.verdict.text(),
-            **self.verdict.measured,
+            losses=self.verdict.measured,
         )
         if self.verdict.promote:
             self._publish(directory, report, outcomes)
@@ -272,7 +273,7 @@ class Daemon:
         self._give_back("failed", reason)
         return self._pause("trainer", reason)
 
-    def _give_back(self, state: runs.GivenBack, reason: str) -> None:
+    def _give_back(self, state: Literal["returned", "failed"], reason: str) -> None:
         runs.give_back(self.pool, self.lease, self._run_id, state=state, reason=reason)
         log("Rows given back", level=logging.WARNING, run=self._run_id, state=state, reason=reason)
 
@@ -294,7 +295,7 @@ class Daemon:
                 ),
                 report,
             )
-        except runs.ParentMoved as error:
+        except ParentMoved as error:
             self._give_back("returned", str(error))
             return
         except RunDirectoryError as error:
@@ -333,6 +334,11 @@ class Daemon:
         retire(self.home, adapters.history(self.pool, self.recipe.stream), self.settings.keep_adapters)
         self._refresh()
         return State.WAITING
+
+    def _run(self) -> runs.Run:
+        run = runs.get(self.pool, self._run_id)
+        assert run is not None, f"run {self._run_id} is not in the database"
+        return run
 
     # --- what every state needs ----------------------------------------------------------------------------
 

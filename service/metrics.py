@@ -44,9 +44,9 @@ def _by(values: Mapping[str, Value] | None) -> Reading:
     return [((key,), value) for key, value in (values or {}).items()]
 
 
-def _counts(values: Mapping[str, int] | None, known: tuple[str, ...]) -> Reading:
+def _counts(values: Mapping[str, int], known: tuple[str, ...]) -> Reading:
     """Every known label, at 0 too, so that a rate works from the first event on."""
-    return [((key,), (values or {}).get(key, 0)) for key in known]
+    return [((key,), values.get(key, 0)) for key in known]
 
 
 METRICS: tuple[Definition, ...] = (
@@ -68,14 +68,14 @@ METRICS: tuple[Definition, ...] = (
         kind="counter",
         help="Runs that came to an end, by outcome.",
         labels=("outcome",),
-        read=lambda s: _counts(s.totals and s.totals.runs, RUN_OUTCOMES),
+        read=lambda s: _counts(s.totals.runs if s.totals else {}, RUN_OUTCOMES),
     ),
     Definition(
         name="rows",
         kind="counter",
         help="Rows settled, by disposition.",
         labels=("disposition",),
-        read=lambda s: _counts(s.totals and s.totals.rows, SETTLED),
+        read=lambda s: _counts(s.totals.rows if s.totals else {}, SETTLED),
     ),
     Definition(
         name="rejected_rows",

@@ -108,6 +108,9 @@ class Watcher:
     def _non_finite(self, record: dict[str, Any]) -> None:
         self._say("Training met a value that is not finite", record, "step", "what", level=logging.WARNING)
 
+    def _out_of_memory(self, record: dict[str, Any]) -> None:
+        self._say("Training ran out of memory and goes on", record, "step", "batch_size", level=logging.WARNING)
+
     def _tracker(self, record: dict[str, Any]) -> None:
         self._say("Tracker trouble", record, "tracker", "message", level=logging.WARNING)
 
@@ -134,6 +137,7 @@ HANDLERS: dict[str, Callable[[Watcher, dict[str, Any]], None]] = {
     "checkpoint": Watcher._checkpoint,
     "checkpoint_damaged": Watcher._damaged,
     "early_stop": Watcher._early_stop,
+    "out_of_memory": Watcher._out_of_memory,
     "non_finite": Watcher._non_finite,
     "tracker": Watcher._tracker,
     "stopping": Watcher._stopping,

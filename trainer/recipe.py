@@ -270,10 +270,14 @@ def _value(hint: Any, value: Any, limits: Mapping[str, Any], key: str, problems:
             expected = "a list of names"
             value = tuple(value) if good else value
         case _:
-            good = isinstance(value, Mapping) and all(
-                isinstance(k, str) and isinstance(v, int | float) and not isinstance(v, bool) and v > 0
-                for k, v in value.items()
-            ) and bool(value)
+            good = (
+                isinstance(value, Mapping)
+                and all(
+                    isinstance(k, str) and isinstance(v, int | float) and not isinstance(v, bool) and v > 0
+                    for k, v in value.items()
+                )
+                and bool(value)
+            )
             expected = "names with weights above 0"
     if not good:
         problems.append(f"{key}: {expected} is expected, not {value!r}")

@@ -227,11 +227,10 @@ def read_outcomes(path: Path) -> Iterator[RowOutcome]:
 # --- events ---------------------------------------------------------------------------------------------------
 
 
-def append_event(path: Path, event: str, **fields: Any) -> None:
+def append_event(path: Path, event: str, /, **fields: Any) -> None:
     """Append one event. A number that is not finite is written as its name, so that a line is always JSON."""
     record = {"time": round(time.time(), 3), "event": event} | {
-        key: str(value) if isinstance(value, float) and value - value != 0 else value
-        for key, value in fields.items()
+        key: str(value) if isinstance(value, float) and value - value != 0 else value for key, value in fields.items()
     }
     with path.open("a", encoding="utf-8") as file:
         file.write(json_line(record))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -13,6 +12,8 @@ from pathlib import Path
 
 from db.pool import Pool
 from db.source import NewFile, insert_files, known_files
+
+from trainer.run_dir import content_sha256
 
 LANGUAGES = {
     ".py": "python", ".pyi": "python", ".rs": "rust", ".go": "go", ".js": "javascript", ".mjs": "javascript",
@@ -57,7 +58,7 @@ def drop_paths(
 ) -> Summary:
     """Insert every file below `paths`. A file whose repository, path and text are there already is passed over."""
     summary = Summary()
-    known: dict[str, dict[str, set[str]]] = {}
+    known: dict[str, dict[str, str]] = {}
 
     def fresh() -> Iterator[NewFile]:
         for found in read_paths(paths, score=score, repository=repository):
@@ -76,16 +77,15 @@ def drop_paths(
     return summary
 
 
-def _is_known(pool: Pool, known: dict[str, dict[str, set[str]]], file: NewFile) -> bool:
-    """Whether this text already stands at this path; remembers it, so that a path given twice counts once."""
-    repository = file.repository or ""
+def _is_known(pool: Pool, known: dict[str, dict[str, str]], file: NewFile) -> bool:
+    """Whether this text is the newest at this path; remembers it, so that a path given twice counts once."""
+    repository, path = file.repository or "", file.path or ""
     if repository not in known:
-        known[repository] = {path: set(hashes) for path, hashes in known_files(pool, repository).items()}
-    digest = hashlib.md5(file.content.encode(), usedforsecurity=False).hexdigest()
-    at_path = known[repository].setdefault(file.path or "", set())
-    if digest in at_path:
+        known[repository] = known_files(pool, repository)
+    digest = content_sha256(file.content)
+    if known[repository].get(path) == digest:
         return True
-    at_path.add(digest)
+    known[repository][path] = digest
     return False
 
 
