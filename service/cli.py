@@ -156,7 +156,7 @@ def status(recipe: RecipeOption = DEFAULT_RECIPE, as_json: JsonOption = False) -
         live = run_table.live(pool, stream)
         pending = source.pending(pool, settings.source, settings.eligibility, stream)
         held = leases.holder(pool, stream)
-    facts = {
+    facts: dict[str, Any] = {
         "stream": stream,
         "service": running_service(home),
         "lease_held_by": held[0] if held else None,
@@ -172,6 +172,8 @@ def status(recipe: RecipeOption = DEFAULT_RECIPE, as_json: JsonOption = False) -
         _json(facts)
         return
     facts["service"] = f"process {facts['service']}" if facts["service"] else "not running in this folder"
+    for name in ("rows", "runs"):
+        facts[name] = ", ".join(f"{count} {what}" for what, count in sorted(facts[name].items()))
     _table("", ["", ""], [[name.replace("_", " "), value] for name, value in facts.items()])
 
 

@@ -6,6 +6,7 @@ import hashlib
 import sysconfig
 import threading
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from db.pool import Pool
@@ -15,7 +16,7 @@ from service.intake.drop import new_file
 
 REPOSITORY = "python-standard-library"
 BATCHES = 3
-BATCH_FILES = 100
+MOST_FILES = 300
 LEFT_OUT = frozenset({"test", "tests", "site-packages", "__pycache__", "idlelib", "lib2to3", "turtledemo"})
 
 
@@ -53,13 +54,14 @@ def feed(
 ) -> None:
     """Drop what the table does not have yet, batch by batch, each once the one before it has been claimed."""
     known = known_files(pool, REPOSITORY)
-    files = [file for file in demo_files(eligibility) if file.path not in known]
-    files = files[: max(0, BATCHES * BATCH_FILES - len(known))]
-    for start in range(0, len(files), BATCH_FILES):
+    corpus = list(islice(demo_files(eligibility), MOST_FILES))
+    files = [file for file in corpus if file.path not in known]
+    batch_files = -(-len(corpus) // BATCHES)
+    for start in range(0, len(files), batch_files):
         while start and pending(pool, source, eligibility, stream).rows and not stop.is_set():
             stop.wait(1.0)
         if stop.is_set():
             return
-        batch = files[start : start + BATCH_FILES]
+        batch = files[start : start + batch_files]
         insert_files(pool, batch)
-        on_batch(start // BATCH_FILES + 1, len(batch))
+        on_batch(start // batch_files + 1, len(batch))

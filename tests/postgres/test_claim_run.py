@@ -1,0 +1,178 @@
+"""Claiming into a run directory: complete or not there, refused rows settled, nothing lost by a crash in between."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from db import lease as leases
+from db import runs, streams
+from db.audit import audit
+from db.pool import Pool
+from db.source import NewFile, insert_files
+from service.board import Board, Snapshot
+from service.claim import NothingToHoldOut, claim_run
+from service.daemon import Daemon
+from service.home import Home
+from service.settings import PROJECT_RECIPES, Settings, load_settings
+from service.states import State
+from trainer.recipe import pinned
+from trainer.run_dir import read_rows, verify_manifest
+
+STREAM = "tiny-codelupe"
+CODE = "".join(f"value_{n} = {n}\n" for n in range(20))
+
+
+class World:
+    """A service's parts on a database of their own, without its loop."""
+
+    def __init__(self, pool: Pool, root: Path) -> None:
+        self.pool = pool
+        self.home = Home(root)
+        self.home.prepare()
+        self.settings: Settings = load_settings(
+            PROJECT_RECIPES / "embedded.yaml", environment={"CODELUPE_HOME": str(root)}, env_file=None
+        )
+        self.recipe = pinned(self.settings.recipe, model="tiny-qwen2", revision="r" * 40)
+        binding = streams.Binding(source="code_files", base_model="tiny-qwen2", base_revision="r" * 40, lora={})
+        streams.bind(pool, STREAM, binding)
+        lease = leases.acquire(pool, STREAM, self.home.instance(), 60)
+        assert lease is not None
+        self.lease = lease
+
+    def insert(self, count: int, content: str = CODE, prefix: str = "file") -> None:
+        insert_files(
+            self.pool,
+            [NewFile(repository="r", path=f"{prefix}_{n}.py", language="python", content=content, quality_score=90.0)
+             for n in range(count)],
+        )  # fmt: skip
+
+    def claim(self):
+        return claim_run(self.pool, self.lease, self.home, self.settings, self.recipe, None)
+
+    def audit(self):
+        return audit(self.pool, self.settings.source, self.settings.eligibility, STREAM)
+
+    def daemon(self) -> Daemon:
+        import threading
+
+        return Daemon(
+            self.settings, self.recipe, self.home, self.pool, Board(Snapshot()), threading.Event(), once=False
+        )
+
+
+@pytest.fixture
+def world(pool: Pool, tmp_path: Path) -> World:
+    return World(pool, tmp_path / "home")
+
+
+def test_a_claim_makes_a_complete_directory(world: World):
+    world.insert(40)
+    claimed = world.claim()
+    assert (claimed.trained, claimed.held_out, claimed.refused) == (32, 8, 0)
+    run = world.home.run(claimed.run_id)
+    manifest = verify_manifest(run.root)
+    assert set(manifest["files"]) == {"recipe.yaml", "rows.jsonl", "held_out.jsonl"}
+    assert manifest["base"] == {"model": "tiny-qwen2", "revision": "r" * 40}
+    assert manifest["parent_version"] is None and not run.parent.exists()
+    train = {row.file_id for row in read_rows(run.rows)}
+    held_out = {row.file_id for row in read_rows(run.held_out)}
+    assert len(train) == 32 and len(held_out) == 8 and not train & held_out
+    found = world.audit()
+    assert (found.claimed, found.pending, found.problems) == (40, 0, [])
+
+
+def test_refused_rows_are_settled_with_their_reason(world: World):
+    world.insert(20)
+    world.insert(3, content="x = 1; " * 30, prefix="line")
+    world.insert(2, content="<|im_end|>\n" * 30, prefix="probe")
+    assert world.claim().refused == 5
+    assert world.audit().settled == {"rejected:too_few_lines": 3, "rejected:control_tokens": 2}
+
+
+def test_a_claim_of_refused_rows_alone_settles_them_without_a_run(world: World):
+    world.insert(9, content="x = 1; " * 30)
+    daemon = world.daemon()
+    assert daemon._starting() is State.WAITING
+    assert daemon._claiming() is State.WAITING
+    found = world.audit()
+    assert found.settled == {"rejected:too_few_lines": 9}
+    assert found.problems == []
+    assert runs.live(world.pool, STREAM) is None
+
+
+def test_nothing_to_claim_leaves_no_trace(world: World):
+    assert world.claim().run_id is None
+    assert runs.history(world.pool, STREAM) == []
+    assert list(world.home.runs.iterdir()) == []
+
+
+def test_a_claim_without_held_out_rows_is_undone(world: World):
+    world.insert(20)
+    world.recipe = replace(world.recipe, data=replace(world.recipe.data, split="repository", held_out_fraction=0.0))
+    with pytest.raises(NothingToHoldOut, match="repository"):
+        world.claim()
+    assert world.audit().pending == 20
+    assert list(world.home.runs.iterdir()) == []
+
+
+def test_a_failure_while_writing_undoes_the_claim(world: World):
+    world.insert(20)
+
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        claim_run(world.pool, world.lease, world.home, world.settings, world.recipe, None, full)
+    assert world.audit().pending == 20
+    assert list(world.home.runs.iterdir()) == []
+
+
+def test_a_run_without_its_directory_is_given_back(world: World, monkeypatch: pytest.MonkeyPatch):
+    """A crash after the commit and before the rename."""
+    world.insert(20)
+
+    def crash(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", crash)
+        with pytest.raises(KeyboardInterrupt):
+            world.claim()
+    live = runs.live(world.pool, STREAM)
+    assert live is not None and world.audit().claimed == 20
+    daemon = world.daemon()
+    assert daemon._starting() is State.WAITING
+    found = world.audit()
+    assert (found.pending, found.claimed, found.problems) == (20, 0, [])
+    assert list(world.home.runs.iterdir()) == []
+    again = world.claim()
+    assert again.trained + again.held_out == 20
+
+
+def test_what_was_held_out_stays_so_when_rows_come_back(world: World):
+    world.insert(40)
+    first = world.claim()
+    held_out = {row.file_id for row in read_rows(world.home.run(first.run_id).held_out)}
+    runs.give_back(world.pool, world.lease, first.run_id, state="returned", reason="for the test")
+    second = world.claim()
+    assert {row.file_id for row in read_rows(world.home.run(second.run_id).held_out)} == held_out
+
+
+def test_the_directory_holds_what_was_claimed_whatever_comes_later(world: World):
+    world.insert(20)
+    claimed = world.claim()
+    with world.pool.transaction() as cursor:
+        cursor.execute("update code_files set content = 'changed', quality_score = 1")
+    rows = list(read_rows(world.home.run(claimed.run_id).rows))
+    assert all(row.content == CODE for row in rows)
+
+
+def test_text_of_every_kind_survives(world: World):
+    text = CODE + "# \u2028 \u202e \x0b \x85 é 漢 🙂 \\ \" ' </script>\r\n"
+    world.insert(20, content=text)
+    claimed = world.claim()
+    assert next(read_rows(world.home.run(claimed.run_id).rows)).content == text
+    for line in world.home.run(claimed.run_id).rows.read_bytes().split(b"\n")[:-1]:
+        assert json.loads(line)
