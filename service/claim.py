@@ -13,7 +13,6 @@ from db.adapters import Adapter
 from db.lease import Lease
 from db.pool import Pool
 from db.source import Claim, SourceRow, claim
-
 from service.home import Home
 from service.intake.filters import refusal
 from service.publish import Beat

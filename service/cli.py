@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from db.errors import DatabaseError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,6 +19,7 @@ from db import audit as audit_table
 from db import embedded, source, streams
 from db import lease as leases
 from db import runs as run_table
+from db.errors import DatabaseError
 from service.database import database
 from service.errors import PreconditionError, ServiceError, UsageError
 from service.home import Home, running_service, stop_service

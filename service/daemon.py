@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from db import adapters, runs, source, streams
 from db.errors import DatabaseError, LeaseLost, ParentMoved, Unavailable
 from db.lease import Lease
 from db.pool import Pool
-
-from db import adapters, runs, source, streams
 from service.board import Board
 from service.claim import Claimed, NothingToHoldOut, claim_run
 from service.home import Home

@@ -6,12 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from db import embedded, migrate
 from db.errors import DatabaseError, Misconfigured, Unavailable
 from db.pool import Pool, safe_url
 from db.retry import retried
 from db.source import check_source
-
-from db import embedded, migrate
 from service.errors import PreconditionError
 from service.home import Home, running_service
 from service.settings import Settings

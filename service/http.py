@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import waitress
-from db.errors import DatabaseError
 from flask import Flask, Response, jsonify, request
 from waitress.server import BaseWSGIServer
 from werkzeug.exceptions import HTTPException
 
+from db.errors import DatabaseError
 from service.board import STALE_HEARTBEAT_SECONDS, Board
 from service.errors import PreconditionError
 from service.metrics import json_metrics, prometheus_metrics

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import time
 
+from db import lease as leases
 from db.errors import DatabaseError, LeaseLost
 from db.lease import Lease
 from db.pool import Pool
-
-from db import lease as leases
 from service.logs import event as log
 
 LEASE_SECONDS = 60.0

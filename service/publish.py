@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from db.adapters import Adapter
-
 from service.home import Home
 from trainer.run_dir import (
     CHUNK_BYTES,

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from db.source import Eligibility, Source
 from dotenv import dotenv_values
 
+from db.source import Eligibility, Source
 from service.errors import SettingsError
 from trainer.errors import RecipeError
 from trainer.recipe import Recipe, load_recipe, with_overrides

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from db.source import SourceRow
-
 from trainer.recipe import Data
 
 Role = Literal["train", "held_out"]

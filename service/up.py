@@ -13,10 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from db import adapters, embedded, runs, streams
 from db.errors import DatabaseError, StreamMismatch
 from db.pool import Pool
-
-from db import adapters, embedded, runs, streams
 from service import logs
 from service.board import Board, Snapshot
 from service.daemon import Daemon

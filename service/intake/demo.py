@@ -11,7 +11,6 @@ from pathlib import Path
 
 from db.pool import Pool
 from db.source import Eligibility, NewFile, Source, insert_files, is_empty, known_files, pending
-
 from service.intake.drop import new_file
 
 REPOSITORY = "python-standard-library"

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from db.pool import Pool
 from db.source import NewFile, insert_files, known_files
-
 from trainer.run_dir import content_sha256
 
 LANGUAGES = {

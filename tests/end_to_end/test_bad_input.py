@@ -78,10 +78,9 @@ def test_a_stream_keeps_its_base_and_shape(codelupe: Codelupe, tmp_path: Path):
 
 def bound(codelupe: Codelupe, recipe: Path) -> str:
     """A database in which the recipe's stream is bound, as its first `up` would."""
+    from db import embedded, migrate, streams
     from db.pool import Pool
     from trainer.model.tiny import TINY_REVISION
-
-    from db import embedded, migrate, streams
 
     url = embedded.start(codelupe.home / "postgres")
     pool = Pool(url)

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 from db.source import NewFile
-
 from service.intake.drop import MAX_FILE_BYTES, read_paths
 
 

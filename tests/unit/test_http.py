@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from db.errors import Unavailable
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from db.errors import Unavailable
 from service.board import STALE_HEARTBEAT_SECONDS, Board, Progress, Snapshot
 from service.errors import PreconditionError
 from service.http import Actions, HttpServer, create_app, listen

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from db.adapters import Adapter
 
+from db.adapters import Adapter
 from service.home import Home
 from service.publish import copy_candidate, pointer_target, retire, sync_pointer, tidy_run
 from trainer.run_dir import RunDirectory, RunDirectoryError, json_line, verify_manifest, write_manifest

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from db.source import SourceRow
-
 from service.split import Splitter, split_position
 from trainer.recipe import Data
 
