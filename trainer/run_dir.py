@@ -227,7 +227,7 @@ def read_outcomes(path: Path) -> Iterator[RowOutcome]:
 # --- events ---------------------------------------------------------------------------------------------------
 
 
-def append_event(path: Path, event: str, **fields: Any) -> None:
+def append_event(path: Path, event: str, /, **fields: Any) -> None:
     """Append one event. A number that is not finite is written as its name, so that a line is always JSON."""
     record = {"time": round(time.time(), 3), "event": event} | {
         key: str(value) if isinstance(value, float) and value - value != 0 else value
