@@ -41,6 +41,9 @@ def run_command(root: Path) -> int:
     if not directory.root.is_dir():
         write_stderr(f"{directory.root} is not a folder")
         return UnusableInput.exit_code
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # waiting threads that spin starve whoever shares the cores
     stop = StopRequest()
     try:
         stop.listen()
@@ -89,7 +92,7 @@ def _train_to_exit_code(directory: RunDirectory, stop: StopRequest) -> int:
         return stopped.exit_code
     except TrainerError as error:
         return _failed(events, error.exit_code, str(error))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (the process boundary: nothing above explains it)
         if stop.reason is not None and isinstance(error.__context__, Stopped):
             events.emit("stopping", reason=stop.reason)
             return Stopped.exit_code

@@ -57,8 +57,12 @@ def _trained(rows: TokenRows, seen: Counter[int], *, replay: bool) -> Iterator[R
         if file_id in rows.rejected:
             yield RowOutcome(file_id=file_id, outcome="rejected", reason=rows.rejected[file_id])
         elif seen[file_id]:
-            outcome = "replayed" if replay else "trained"
-            yield RowOutcome(file_id=file_id, outcome=outcome, samples=samples[file_id], tokens=seen[file_id])
+            yield RowOutcome(
+                file_id=file_id,
+                outcome="replayed" if replay else "trained",
+                samples=samples[file_id],
+                tokens=seen[file_id],
+            )
         else:
             yield RowOutcome(file_id=file_id, outcome="unused", samples=samples[file_id])
 

@@ -10,9 +10,9 @@ from typing import Any
 from trainer.check import Checked
 from trainer.fit.progress import Progress
 from trainer.outcomes import Inputs
-from trainer.run_dir import RowOutcome
+from trainer.run_dir import Outcome, RowOutcome
 
-OUTCOMES = ("trained", "unused", "rejected", "held_out", "replayed")
+OUTCOMES: tuple[Outcome, ...] = ("trained", "unused", "rejected", "held_out", "replayed")
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 
 

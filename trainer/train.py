@@ -166,7 +166,12 @@ def write_predictions(tools: Tools, inputs: Inputs, tokenizer: Any, progress: Pr
 
 
 def write_results(
-    directory: RunDirectory, checked: Checked, tools: Tools, inputs: Inputs, tokenizer: Any, progress: Progress
+    directory: RunDirectory,
+    checked: Checked,
+    tools: Tools,
+    inputs: Inputs,
+    tokenizer: Any,
+    progress: Progress,
 ) -> None:
     """Adapter, outcomes, and the report last."""
     began = time.monotonic()

@@ -16,7 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trainer.fit.progress import Progress
-from trainer.run_dir import RunDirectoryError, new_folder, read_json, verify_manifest, write_json, write_manifest
+from trainer.run_dir import (
+    RunDirectoryError,
+    new_folder,
+    read_json,
+    verify_manifest,
+    write_json,
+    write_manifest,
+)
 
 NAME = re.compile(r"step-(\d{6,})")
 
@@ -41,7 +48,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         save_file(checkpoint.adapter, temporary / "adapter.safetensors")
         save_file(tensors, temporary / "optimizer.safetensors")
         save_file(checkpoint.random, temporary / "random.safetensors")
-        write_json(temporary / "state.json", {"progress": checkpoint.progress.as_json(), "optimizer": scalars})
+        write_json(
+            temporary / "state.json", {"progress": checkpoint.progress.as_json(), "optimizer": scalars}
+        )
         write_manifest(temporary)
     keep = {path, checkpoint_path(folder, checkpoint.progress.best_step)}
     for other in list(checkpoints(folder)):

@@ -1,6 +1,6 @@
 """The fit: steps, evaluations, checkpoints, early stopping, and stopping on request.
 
-    step 0 ─ evaluate ─▶ step ─▶ … ─▶ step ─ evaluate, checkpoint ─▶ step ─▶ … ─▶ last step, or early stop
+step 0 ─ evaluate ─▶ step ─▶ … ─▶ step ─ evaluate, checkpoint ─▶ step ─▶ … ─▶ last step, or early stop
 """
 
 from __future__ import annotations
@@ -147,7 +147,9 @@ class Fit:
                 if not is_out_of_memory(error):
                     raise
                 if self.most_rows == 1 or not alone:
-                    raise OutOfMemory(f"step {step}: out of memory with {self.most_rows} sample(s) at a time") from error
+                    raise OutOfMemory(
+                        f"step {step}: out of memory with {self.most_rows} sample(s) at a time"
+                    ) from error
             self.tools.optimizer.zero_grad()
             torch.cuda.empty_cache()
             self.most_rows = max(1, self.most_rows // 2)
@@ -172,7 +174,9 @@ class Fit:
         for what, value in values.items():
             if not math.isfinite(value):
                 self.tools.events.emit("non_finite", step=step, what=what)
-                raise Diverged(f"step {step}: {what} is {value}; the weights of step {step - 1} were left as they are")
+                raise Diverged(
+                    f"step {step}: {what} is {value}; the weights of step {step - 1} were left as they are"
+                )
 
     def _report_step(self, *, epoch: int, tokens: int, rate: float, norm: float, speed: float) -> None:
         progress = self.progress
@@ -206,7 +210,9 @@ class Fit:
     def _evaluate_if_due(self) -> None:
         """Evaluate at the step where it is due, unless a resume finds it done; then keep a checkpoint."""
         limits = self.tools.recipe.evaluation
-        if self.progress.measured or not evaluation_due(self.progress.step, self.steps_total, limits.interval_fraction):
+        if self.progress.measured or not evaluation_due(
+            self.progress.step, self.steps_total, limits.interval_fraction
+        ):
             return
         try:
             if self.progress.step == 0:
@@ -241,7 +247,12 @@ class Fit:
 
     def _report_evaluation(self, which: str, score: Score, **more: bool) -> None:
         self.tools.events.emit(
-            "evaluation", step=self.progress.step, which=which, **score.as_report(), tokens=score.tokens, **more
+            "evaluation",
+            step=self.progress.step,
+            which=which,
+            **score.as_report(),
+            tokens=score.tokens,
+            **more,
         )
         if which == "candidate":
             self.tools.trackers.log(

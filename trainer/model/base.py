@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from httpx import HTTPError
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trainer.errors import UnusableInput
@@ -101,7 +106,9 @@ def load_skeleton(model: str, revision: str) -> Any:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise UnusableInput(f"base.model: {model} is no causal language model that can be loaded ({error})") from error
+        raise UnusableInput(
+            f"base.model: {model} is no causal language model that can be loaded ({error})"
+        ) from error
 
 
 def linear_layers(model: Any) -> dict[str, torch.nn.Linear]:

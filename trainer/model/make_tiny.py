@@ -26,9 +26,7 @@ BATCH_SEQUENCES = 4
 MATRIX_RATE = 0.02
 OTHER_RATE = 4e-3
 
-QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+QWEN_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """Pre-tokenizer of Qwen2.5."""
 
 SPECIAL = (
@@ -119,7 +117,10 @@ def pretrain(model: Qwen2ForCausalLM, stream: torch.Tensor, *, steps: int) -> No
     """Next-token training: Muon for the matrices, AdamW for the rest, at rates that warm up and fall linearly."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    optimizers = [Muon(matrices, MATRIX_RATE), torch.optim.AdamW(rest, OTHER_RATE, (0.9, 0.95), weight_decay=0.0)]
+    optimizers = [
+        Muon(matrices, MATRIX_RATE),
+        torch.optim.AdamW(rest, OTHER_RATE, (0.9, 0.95), weight_decay=0.0),
+    ]
     peaks = [MATRIX_RATE, OTHER_RATE]
     generator = torch.Generator().manual_seed(0)
     model.train()
