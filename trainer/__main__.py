@@ -1,0 +1,117 @@
+"""`python -m trainer run DIR` and `python -m trainer prepare RECIPE.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from trainer.errors import Stopped, TrainerError, UnusableInput
+from trainer.events import Events
+from trainer.recipe import load_recipe
+from trainer.run_dir import RunDirectory, RunDirectoryError, held_lock
+from trainer.stop import StopRequest, write_stderr
+
+LOCK_WAIT_SECONDS = 60.0
+OUT_OF_MEMORY, FAILED = 3, 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train a run directory")
+    run.add_argument("directory", type=Path)
+    prepare = commands.add_parser("prepare", help="resolve a recipe's base and check that the recipe fits it")
+    prepare.add_argument("recipe", type=Path)
+    chosen = parser.parse_args(arguments)
+    match chosen.command:
+        case "run":
+            return run_command(chosen.directory)
+        case _:
+            return prepare_command(chosen.recipe)
+
+
+def run_command(root: Path) -> int:
+    """Train a run directory under its lock. A run that has its report is left as it is."""
+    directory = RunDirectory(root.absolute())
+    if not directory.root.is_dir():
+        write_stderr(f"{directory.root} is not a folder")
+        return UnusableInput.exit_code
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # waiting threads that spin starve whoever shares the cores
+    stop = StopRequest()
+    try:
+        stop.listen()
+        if _rank() != 0:  # rank 0 holds the lock for all
+            return _train_to_exit_code(directory, stop)
+        with held_lock(directory.lock, wait_seconds=LOCK_WAIT_SECONDS):
+            return _train_to_exit_code(directory, stop)
+    except Stopped as stopped:
+        write_stderr(f"stopped: {stopped}")
+        return stopped.exit_code
+    except RunDirectoryError as error:  # another process trains this run; its events are its own
+        write_stderr(f"{error}. Start it again when that one has ended")
+        return Stopped.exit_code
+
+
+def prepare_command(path: Path) -> int:
+    """Print the base that a recipe means as JSON on the last line of stdout."""
+    try:
+        recipe = load_recipe(path)
+        from trainer.model.base import prepare_base
+
+        found = prepare_base(recipe)
+    except TrainerError as error:
+        write_stderr(str(error))
+        return error.exit_code
+    sys.stdout.write(
+        json.dumps({"model": found.model, "revision": found.revision, "parameters": found.parameters}) + "\n"
+    )
+    return 0
+
+
+def _train_to_exit_code(directory: RunDirectory, stop: StopRequest) -> int:
+    """Train, and turn every way to end into an event and an exit code."""
+    if directory.report.exists():
+        return 0
+    events = Events(directory.events, enabled=_rank() == 0)
+    try:
+        stop.check()
+        from trainer.train import train  # seconds of imports, in which a request to stop is heard already
+
+        train(directory, events, stop)
+        return 0
+    except Stopped as stopped:
+        events.emit("stopping", reason=str(stopped))
+        write_stderr(f"stopped: {stopped}")
+        return stopped.exit_code
+    except TrainerError as error:
+        return _failed(events, error.exit_code, str(error))
+    except Exception as error:  # noqa: BLE001  (the process boundary: nothing above explains it)
+        if stop.reason is not None and isinstance(error.__context__, Stopped):
+            events.emit("stopping", reason=stop.reason)
+            return Stopped.exit_code
+        traceback.print_exc()
+        from trainer.fit.memory import is_out_of_memory
+
+        code = OUT_OF_MEMORY if is_out_of_memory(error) else FAILED
+        return _failed(events, code, f"{type(error).__name__}: {error}")
+
+
+def _failed(events: Events, code: int, message: str) -> int:
+    events.emit("failed", code=code, message=message)
+    write_stderr(message)
+    return code
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

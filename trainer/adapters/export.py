@@ -1,0 +1,39 @@
+"""The candidate as a folder that PEFT, vLLM and the next run can load."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from trainer.model.base import source_of
+from trainer.model.lora import adapter_weights
+from trainer.recipe import Recipe, recipe_dict
+from trainer.run_dir import new_folder, sha256_file, write_json, write_manifest
+
+
+def export_adapter(
+    folder: Path, adapted: Any, tokenizer: Any, recipe: Recipe, *, facts: dict[str, Any]
+) -> str:
+    """Write the adapter folder whole; returns the sha256 of its manifest.
+
+    Args:
+        facts: what training_args.json says besides the recipe.
+    """
+    config = copy.copy(adapted.peft_config["default"])
+    config.base_model_name_or_path, config.revision = source_of(recipe.base)
+    config.target_modules = sorted(
+        recipe.lora.targets
+    )  # PEFT holds a set, whose order changes from run to run
+    config.inference_mode = True
+    with new_folder(folder) as temporary:
+        config.save_pretrained(str(temporary))
+        save_file(
+            adapter_weights(adapted), temporary / "adapter_model.safetensors", metadata={"format": "pt"}
+        )
+        tokenizer.save_pretrained(str(temporary))
+        write_json(temporary / "training_args.json", {"recipe": recipe_dict(recipe), **facts})
+        write_manifest(temporary)
+    return sha256_file(folder / "MANIFEST.json")

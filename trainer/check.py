@@ -1,0 +1,86 @@
+"""The first stage: is this run directory what its manifest says, and can it be trained. (no torch)"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import UnusableInput
+from trainer.recipe import Recipe, load_recipe
+from trainer.run_dir import MANIFEST, RunDirectory, RunDirectoryError, sha256_file, verify_manifest
+from trainer.samples.build import check_builders
+
+REQUIRED_FILES = ("recipe.yaml", "rows.jsonl", "held_out.jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A run's inputs, verified."""
+
+    recipe: Recipe
+    run_id: int
+    seed: int
+    parent: Path | None
+    """The adapter folder to go on from."""
+    parent_version: int | None
+
+
+def check_run(directory: RunDirectory) -> Checked:
+    """Verify a run's inputs and its parent against their manifests, and the recipe against the manifest.
+
+    Raises:
+        UnusableInput: anything is missing, changed or contradictory.
+    """
+    try:
+        manifest = verify_manifest(directory.root)
+    except RunDirectoryError as error:
+        raise UnusableInput(f"{error}. Claim the rows again: inputs are never edited in place") from error
+    present = [name for name in (*REQUIRED_FILES, "replay.jsonl") if (directory.root / name).exists()]
+    if unlisted := sorted({*REQUIRED_FILES, *present} - set(manifest["files"])):
+        raise UnusableInput(f"{directory.manifest} does not name {', '.join(unlisted)}")
+    recipe = load_recipe(directory.recipe)
+    check_builders(recipe.data)
+    base = {"model": recipe.base.model, "revision": recipe.base.revision}
+    if recipe.base.revision is None:
+        raise UnusableInput(
+            f"{directory.recipe}: base.revision is not pinned; `python -m trainer prepare` resolves it"
+        )
+    if _fact(manifest, "base", dict, directory) != base:
+        raise UnusableInput(
+            f"{directory.recipe} names the base {base}, and {MANIFEST} names {manifest['base']}"
+        )
+    return Checked(
+        recipe=recipe,
+        run_id=_fact(manifest, "run_id", int, directory),
+        seed=_fact(manifest, "seed", int, directory),
+        parent=_checked_parent(directory, manifest),
+        parent_version=manifest.get("parent_version"),
+    )
+
+
+def _checked_parent(directory: RunDirectory, manifest: dict[str, Any]) -> Path | None:
+    expected = manifest.get("parent_manifest_sha256")
+    if not directory.parent.exists():
+        if expected is not None or directory.parent.is_symlink():
+            raise UnusableInput(f"{directory.parent} is missing, though {MANIFEST} names a parent adapter")
+        return None
+    if expected is None:
+        raise UnusableInput(f"{directory.parent} is there, though {MANIFEST} names no parent adapter")
+    parent = directory.parent.resolve()
+    try:
+        verify_manifest(parent)
+    except RunDirectoryError as error:
+        raise UnusableInput(f"the parent adapter cannot be used: {error}") from error
+    if (found := sha256_file(parent / MANIFEST)) != expected:
+        raise UnusableInput(
+            f"the parent adapter {parent} has manifest {found}, and the run was claimed for {expected}"
+        )
+    return parent
+
+
+def _fact(manifest: dict[str, Any], name: str, kind: type, directory: RunDirectory) -> Any:
+    value = manifest.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UnusableInput(f"{directory.manifest}: {name} is {value!r}")
+    return value

@@ -1,0 +1,93 @@
+"""The held-out loss: of the candidate, and of the frozen base with the adapter turned off."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import reduce
+
+from trainer.data.batches import load_batches, micro_batches
+from trainer.data.encoder import TokenSample
+from trainer.data.tokenize import TokenRows
+from trainer.fit.progress import Score
+from trainer.stop import StopRequest
+
+
+def choose_held_out(rows: TokenRows, *, max_tokens: int, seed: int) -> list[TokenSample]:
+    """The samples that are measured: this run's own rows first, then earlier ones, each in seeded order.
+
+    Whole samples, while they fit into `max_tokens`; at least one if there is any.
+    """
+    order = list(rows.samples)
+    random.Random(seed).shuffle(order)
+    order.sort(key=lambda sample: sample.file_id not in rows.fresh)
+    chosen: list[TokenSample] = []
+    left = max_tokens
+    for sample in order:
+        if sample.tokens <= left or not chosen:
+            chosen.append(sample)
+            left -= sample.tokens
+    return chosen
+
+
+class HeldOut:
+    """Measures a wrapped LossModel on always the same samples."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: Any,
+        samples: Sequence[TokenSample],
+        *,
+        batch_size: int,
+        pad: int,
+        stop: StopRequest,
+    ) -> None:
+        self.accelerator = accelerator
+        self.model = model
+        self.samples = samples
+        self.pad = pad
+        self.stop = stop
+        self.batches = micro_batches(
+            range(len(samples)),
+            samples,
+            batch_size=batch_size,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+
+    def measure(self) -> Score:
+        """Loss and token accuracy over all supervised tokens. The model is left in training mode.
+
+        Raises:
+            Stopped: a request to stop came in the meantime.
+        """
+        self.model.eval()
+        try:
+            return self._measure()
+        finally:
+            self.model.train()
+
+    def measure_base(self) -> Score:
+        """The same with the adapter turned off."""
+        with self.accelerator.unwrap_model(self.model).model.disable_adapter():
+            return self.measure()
+
+    @torch.no_grad()
+    def _measure(self) -> Score:
+        device = self.accelerator.device
+        sums = torch.zeros(3, dtype=torch.float64, device=device)
+        for batch in load_batches(self.samples, self.batches, pad=self.pad, workers=0, pin_memory=False):
+            if (
+                self.accelerator.num_processes == 1
+            ):  # alone, a rank may leave; together, they stop at a step's end
+                self.stop.check()
+            moved = batch.to(device)
+            loss, correct = self.model(moved.ids, moved.mask, moved.labels)
+            sums += torch.stack([loss.double(), correct.double(), moved.supervised.double()])
+        loss_sum, correct_sum, tokens = reduce(sums, "sum").tolist()
+        return Score(loss=loss_sum / tokens, token_accuracy=correct_sum / tokens, tokens=int(tokens))

@@ -1,0 +1,52 @@
+"""What the candidate writes after a few held-out prompts, for people to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from trainer.data.encoder import IGNORED, TokenSample
+from trainer.stop import StopRequest
+from trainer.track.trackers import Prediction
+
+MAX_NEW_TOKENS = 128
+
+
+@torch.no_grad()
+def predict(
+    adapted: Any, tokenizer: Any, samples: Sequence[TokenSample], *, pad: int, stop: StopRequest
+) -> list[tuple[Prediction, int]]:
+    """Greedy answers, each with its number of tokens. The model is left in evaluation mode.
+
+    Raises:
+        Stopped: a request to stop came in the meantime.
+    """
+    adapted.eval()
+    return [_answer(adapted, tokenizer, sample, pad, stop) for sample in samples]
+
+
+def _answer(
+    adapted: Any, tokenizer: Any, sample: TokenSample, pad: int, stop: StopRequest
+) -> tuple[Prediction, int]:
+    stop.check()
+    start = int((sample.labels != IGNORED).nonzero()[0])
+    wanted = sample.labels[sample.labels != IGNORED]
+    prompt = sample.ids[:start].long()[None].to(adapted.device)
+    output = adapted.generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=min(MAX_NEW_TOKENS, len(wanted)),
+        do_sample=False,
+        use_cache=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=pad,
+    )[0, start:]
+    prediction = Prediction(
+        file_id=sample.file_id,
+        prompt=tokenizer.decode(sample.ids[:start].tolist()),
+        expected=tokenizer.decode(wanted.tolist(), skip_special_tokens=True),
+        answer=tokenizer.decode(output.tolist(), skip_special_tokens=True),
+    )
+    return prediction, len(output)

@@ -1,0 +1,157 @@
+"""Checkpoints that appear whole, are verified before they are used, and hold no pickles.
+
+Not covered: optimizer state that is spread over ranks; every rank must hold all of it, as DDP does.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from trainer.fit.progress import Progress
+from trainer.run_dir import (
+    RunDirectoryError,
+    new_folder,
+    read_json,
+    verify_manifest,
+    write_json,
+    write_manifest,
+)
+
+NAME = re.compile(r"step-(\d{6,})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Everything that a resume needs, on the CPU."""
+
+    progress: Progress
+    adapter: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    """As the optimizer's state_dict()."""
+    random: dict[str, torch.Tensor]
+    """Generator states by name and rank: uint8."""
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint below `folder`, then drop all others but the best step's. Returns its path."""
+    path = checkpoint_path(folder, checkpoint.progress.step)
+    tensors, scalars = flatten(checkpoint.optimizer)
+    with new_folder(path) as temporary:
+        save_file(checkpoint.adapter, temporary / "adapter.safetensors")
+        save_file(tensors, temporary / "optimizer.safetensors")
+        save_file(checkpoint.random, temporary / "random.safetensors")
+        write_json(
+            temporary / "state.json", {"progress": checkpoint.progress.as_json(), "optimizer": scalars}
+        )
+        write_manifest(temporary)
+    keep = {path, checkpoint_path(folder, checkpoint.progress.best_step)}
+    for other in list(checkpoints(folder)):
+        if other not in keep:
+            shutil.rmtree(other)
+    return path
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        RunDirectoryError: it does not match its manifest, or cannot be read.
+    """
+    verify_manifest(path)
+    try:
+        state = read_json(path / "state.json")
+        return Checkpoint(
+            progress=Progress.from_json(state["progress"]),
+            adapter=load_file(path / "adapter.safetensors"),
+            optimizer=unflatten(load_file(path / "optimizer.safetensors"), state["optimizer"]),
+            random=load_file(path / "random.safetensors"),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunDirectoryError(f"{path} cannot be read ({error})") from error
+
+
+def newest_checkpoint(folder: Path, on_damaged: Callable[[Path, str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole, and whose best step's checkpoint is whole too; None when there is none."""
+    for path in sorted(checkpoints(folder), key=_step_of, reverse=True):
+        try:
+            checkpoint = load_checkpoint(path)
+            best = checkpoint_path(folder, checkpoint.progress.best_step)
+            if checkpoint.progress.best_step not in (0, checkpoint.progress.step):
+                verify_manifest(best)
+        except RunDirectoryError as error:
+            on_damaged(path, str(error))
+        else:
+            return checkpoint
+    return None
+
+
+def load_adapter(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    """The adapter's weights at a checkpointed step."""
+    path = checkpoint_path(folder, step)
+    verify_manifest(path)
+    return load_file(path / "adapter.safetensors")
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return folder / f"step-{step:06d}"
+
+
+def checkpoints(folder: Path) -> Iterator[Path]:
+    """Checkpoints below a folder, in no order; what is half-written has another name."""
+    if folder.exists():
+        yield from (path for path in folder.iterdir() if NAME.fullmatch(path.name))
+
+
+def _step_of(path: Path) -> int:
+    match = NAME.fullmatch(path.name)
+    assert match
+    return int(match[1])
+
+
+# --- nested state as flat tensors -----------------------------------------------------------------------------
+
+
+def flatten(state: Mapping[Any, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """A nested state as tensors by path, and all that is no tensor as JSON with the tensors' places left open."""
+    tensors: dict[str, torch.Tensor] = {}
+
+    def walk(value: Any, path: str) -> Any:
+        match value:
+            case torch.Tensor():
+                tensors[path] = value.detach().to("cpu", copy=True).contiguous()
+                return {"tensor": path}
+            case Mapping():
+                pairs = [[key, walk(item, f"{path}/{key}")] for key, item in value.items()]
+                return {"pairs": pairs}
+            case list() | tuple():
+                return {"items": [walk(item, f"{path}/{i}") for i, item in enumerate(value)]}
+            case None | bool() | int() | float() | str():
+                return {"value": value}
+            case _:
+                raise TypeError(f"{path}: {type(value).__name__} cannot be kept in a checkpoint")
+
+    return tensors, walk(state, "")
+
+
+def unflatten(tensors: Mapping[str, torch.Tensor], shape: dict[str, Any]) -> Any:
+    """What `flatten` took apart; tuples come back as lists."""
+    match shape:
+        case {"tensor": path}:
+            return tensors[path]
+        case {"pairs": pairs}:
+            return {key: unflatten(tensors, item) for key, item in pairs}
+        case {"items": items}:
+            return [unflatten(tensors, item) for item in items]
+        case {"value": value}:
+            return value
+        case _:
+            raise ValueError(f"no such entry in a checkpoint: {shape!r}")

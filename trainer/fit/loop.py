@@ -1,0 +1,327 @@
+"""The fit: steps, evaluations, checkpoints, early stopping, and stopping on request.
+
+step 0 ─ evaluate ─▶ step ─▶ … ─▶ step ─ evaluate, checkpoint ─▶ step ─▶ … ─▶ last step, or early stop
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, reduce
+from peft import set_peft_model_state_dict
+
+from trainer.data.batches import Batch, Windows, load_batches, micro_batches
+from trainer.errors import Diverged, OutOfMemory, Stopped
+from trainer.evaluate.held_out import HeldOut
+from trainer.events import Events
+from trainer.fit.checkpoint import Checkpoint, load_adapter, newest_checkpoint, save_checkpoint
+from trainer.fit.memory import is_out_of_memory, peak_gpu_bytes
+from trainer.fit.optimizer import set_learning_rate
+from trainer.fit.progress import Progress, Score, evaluation_due
+from trainer.fit.schedule import learning_rate
+from trainer.model.lora import adapter_weights
+from trainer.recipe import Recipe
+from trainer.stop import StopRequest
+from trainer.track.trackers import Trackers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What a fit works with."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    model: Any
+    """A LossModel, wrapped by accelerate."""
+    optimizer: Any
+    windows: Windows
+    held_out: HeldOut
+    pad: int
+    checkpoints: Path
+    events: Events
+    trackers: Trackers
+    stop: StopRequest
+
+    @property
+    def adapted(self) -> Any:
+        """The PEFT model inside."""
+        return self.accelerator.unwrap_model(self.model).model
+
+
+class Fit:
+    """One run's training, from a checkpoint or from the start."""
+
+    def __init__(self, tools: Tools, resume_from: Checkpoint | None) -> None:
+        self.tools = tools
+        self.steps_total = len(tools.windows)
+        self.progress = Progress()
+        if resume_from is not None:
+            self._restore(resume_from)
+        self.batches: Iterator[Batch] = iter(())
+        self.micro_per_step: list[int] = []
+        self.most_rows = tools.recipe.training.batch_size
+        """Samples in a forward pass; halved when memory runs out."""
+
+    def run(self) -> Progress:
+        """Train to the end, and leave the best weights in the model.
+
+        Raises:
+            Stopped, Diverged, OutOfMemory
+        """
+        with self.tools.stop.deferred():
+            self._plan_batches()
+            self.tools.model.train()
+            while True:
+                self._evaluate_if_due()
+                if self.progress.step == self.steps_total or self.progress.stopped_early:
+                    break
+                self._stop_if_asked()
+                self._step()
+            self._take_best()
+        return self.progress
+
+    # --- steps ------------------------------------------------------------------------------------------------
+
+    def _plan_batches(self) -> None:
+        """This rank's micro-batches of all steps to come, as one stream that loader workers can run ahead of."""
+        training, accelerator = self.tools.recipe.training, self.tools.accelerator
+        windows = self.tools.windows
+        planned = [
+            micro_batches(
+                windows[step].members,
+                windows.samples,
+                batch_size=training.batch_size,
+                rank=accelerator.process_index,
+                world=accelerator.num_processes,
+            )
+            for step in range(self.progress.step, self.steps_total)
+        ]
+        self.micro_per_step = [0] * self.progress.step + [len(batches) for batches in planned]
+        self.batches = load_batches(
+            windows.samples,
+            [batch for batches in planned for batch in batches],
+            pad=self.tools.pad,
+            workers=training.dataloader_workers,
+            pin_memory=training.pin_memory and accelerator.device.type == "cuda",
+        )
+
+    def _step(self) -> None:
+        """One optimizer step over one window."""
+        start = time.monotonic()
+        tools, progress = self.tools, self.progress
+        window = tools.windows[progress.step]
+        step = progress.step + 1
+        batches = [next(self.batches) for _ in range(self.micro_per_step[progress.step])]
+        loss = self._gradients(batches, window.supervised, step)
+        limit = tools.recipe.training.max_grad_norm or math.inf
+        norm = float(tools.accelerator.clip_grad_norm_(tools.model.parameters(), limit))
+        self._check_finite(step, loss=loss, grad_norm=norm)
+        rate = learning_rate(step, self.steps_total, tools.recipe.training)
+        set_learning_rate(tools.optimizer, rate)
+        tools.optimizer.step()
+        tools.optimizer.zero_grad()
+        progress.step = step
+        progress.tokens_seen += window.tokens
+        progress.losses.append(loss)
+        speed = window.tokens / max(time.monotonic() - start, 1e-9)
+        self._report_step(epoch=window.epoch, tokens=window.tokens, rate=rate, norm=norm, speed=speed)
+
+    def _gradients(self, batches: Sequence[Batch], supervised: int, step: int) -> float:
+        """Gradients of the window's mean loss; returns that loss.
+
+        When memory runs out, the window is done again with half as many samples at a time: the gradient is the same.
+        """
+        alone = self.tools.accelerator.num_processes == 1
+        while True:
+            try:
+                return self._accumulate(batches, supervised)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.most_rows == 1 or not alone:
+                    raise OutOfMemory(
+                        f"step {step}: out of memory with {self.most_rows} sample(s) at a time"
+                    ) from error
+            self.tools.optimizer.zero_grad()
+            torch.cuda.empty_cache()
+            self.most_rows = max(1, self.most_rows // 2)
+            self.tools.events.emit("out_of_memory", step=step, batch_size=self.most_rows)
+
+    def _accumulate(self, batches: Sequence[Batch], supervised: int) -> float:
+        """Backward through every micro-batch, each with its share of the whole window's tokens on all ranks."""
+        accelerator, model = self.tools.accelerator, self.tools.model
+        pieces = [piece for batch in batches for piece in batch.split(self.most_rows)]
+        total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        for index, piece in enumerate(pieces):
+            batch = piece.to(accelerator.device)
+            context = accelerator.no_sync(model) if index < len(pieces) - 1 else nullcontext()
+            with context:
+                loss, _ = model(batch.ids, batch.mask, batch.labels)
+                # DDP takes the mean over ranks; the window's mean needs their sum
+                accelerator.backward(loss * (accelerator.num_processes / supervised))
+            total += loss.detach().double()
+        return float(reduce(total, "sum")) / supervised
+
+    def _check_finite(self, step: int, **values: float) -> None:
+        for what, value in values.items():
+            if not math.isfinite(value):
+                self.tools.events.emit("non_finite", step=step, what=what)
+                raise Diverged(
+                    f"step {step}: {what} is {value}; the weights of step {step - 1} were left as they are"
+                )
+
+    def _report_step(self, *, epoch: int, tokens: int, rate: float, norm: float, speed: float) -> None:
+        progress = self.progress
+        memory = peak_gpu_bytes(self.tools.accelerator.device)
+        self.tools.events.emit(
+            "step",
+            step=progress.step,
+            steps_total=self.steps_total,
+            epoch=epoch,
+            loss=progress.losses[-1],
+            learning_rate=rate,
+            grad_norm=norm,
+            tokens=tokens,
+            tokens_total=progress.tokens_seen,
+            tokens_per_second=round(speed, 1),
+            gpu_memory_bytes=memory,
+        )
+        self.tools.trackers.log(
+            progress.step,
+            {
+                "train/loss": progress.losses[-1],
+                "train/learning_rate": rate,
+                "train/grad_norm": norm,
+                "train/tokens_per_second": speed,
+                "memory/gpu_bytes": float(memory),
+            },
+        )
+
+    # --- evaluation -------------------------------------------------------------------------------------------
+
+    def _evaluate_if_due(self) -> None:
+        """Evaluate at the step where it is due, unless a resume finds it done; then keep a checkpoint."""
+        limits = self.tools.recipe.evaluation
+        if self.progress.measured or not evaluation_due(
+            self.progress.step, self.steps_total, limits.interval_fraction
+        ):
+            return
+        try:
+            if self.progress.step == 0:
+                self._evaluate_start()
+            else:
+                self._evaluate_candidate()
+        except Stopped:
+            self._stop_if_asked()
+            raise
+
+    def _evaluate_start(self) -> None:
+        """Anchor and current, before the first step. The candidate starts as current."""
+        progress, held_out = self.progress, self.tools.held_out
+        anchor = held_out.measure_base()
+        current = held_out.measure()
+        self._check_finite(0, anchor_loss=anchor.loss, current_loss=current.loss)
+        progress.anchor, progress.current = anchor, current
+        self._report_evaluation("anchor", anchor)
+        self._report_evaluation("current", current)
+        progress.record(current, self.tools.recipe.evaluation)
+        self._report_evaluation("candidate", current, best=True)
+
+    def _evaluate_candidate(self) -> None:
+        progress = self.progress
+        score = self.tools.held_out.measure()
+        self._check_finite(progress.step, eval_loss=score.loss)
+        progress.record(score, self.tools.recipe.evaluation)
+        self._report_evaluation("candidate", score, best=progress.best_step == progress.step)
+        self._save()
+        if progress.stopped_early:
+            self.tools.events.emit("early_stop", step=progress.step, best_step=progress.best_step)
+
+    def _report_evaluation(self, which: str, score: Score, **more: bool) -> None:
+        self.tools.events.emit(
+            "evaluation",
+            step=self.progress.step,
+            which=which,
+            **score.as_report(),
+            tokens=score.tokens,
+            **more,
+        )
+        if which == "candidate":
+            self.tools.trackers.log(
+                self.progress.step,
+                {
+                    "eval/loss": score.loss,
+                    "eval/perplexity": score.perplexity,
+                    "eval/token_accuracy": score.token_accuracy,
+                },
+            )
+
+    # --- checkpoints ------------------------------------------------------------------------------------------
+
+    def _stop_if_asked(self) -> None:
+        """Between two steps: keep a checkpoint and end, if any rank was asked to."""
+        tools = self.tools
+        asked = torch.tensor(float(tools.stop.reason is not None), device=tools.accelerator.device)
+        if float(reduce(asked, "sum")) == 0:
+            return
+        if self.progress.step > 0:
+            self._save()
+        raise Stopped(tools.stop.reason or "another rank was asked to stop")
+
+    def _save(self) -> None:
+        tools = self.tools
+        states = gather_object([_random_state(tools.accelerator)])
+        if tools.accelerator.is_main_process:
+            checkpoint = Checkpoint(
+                progress=self.progress,
+                adapter=adapter_weights(tools.adapted),
+                optimizer=_inner(tools.optimizer).state_dict(),
+                random={name: state for rank in states for name, state in rank.items()},
+            )
+            path = save_checkpoint(tools.checkpoints, checkpoint)
+            tools.events.emit("checkpoint", step=self.progress.step, path=f"{path.parent.name}/{path.name}")
+        tools.accelerator.wait_for_everyone()
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self.progress = checkpoint.progress
+        set_peft_model_state_dict(self.tools.adapted, checkpoint.adapter)
+        _inner(self.tools.optimizer).load_state_dict(checkpoint.optimizer)
+        rank = self.tools.accelerator.process_index
+        torch.set_rng_state(checkpoint.random[f"cpu.{rank}"])
+        if self.tools.accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(checkpoint.random[f"cuda.{rank}"])
+
+    def _take_best(self) -> None:
+        """Put the weights of the best step into the model."""
+        if (best := self.progress.best_step) != self.progress.step:
+            set_peft_model_state_dict(self.tools.adapted, load_adapter(self.tools.checkpoints, best))
+
+
+def find_checkpoint(folder: Path, events: Events) -> Checkpoint | None:
+    """Where to resume, with an event for each checkpoint that had to be passed over."""
+
+    def on_damaged(path: Path, message: str) -> None:
+        events.emit("checkpoint_damaged", path=f"{path.parent.name}/{path.name}", message=message)
+
+    return newest_checkpoint(folder, on_damaged)
+
+
+def _inner(optimizer: Any) -> Any:
+    """The optimizer inside accelerate's wrapper."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def _random_state(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    rank = accelerator.process_index
+    state = {f"cpu.{rank}": torch.get_rng_state()}
+    if accelerator.device.type == "cuda":
+        state[f"cuda.{rank}"] = torch.cuda.get_rng_state()
+    return state

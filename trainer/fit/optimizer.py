@@ -1,0 +1,38 @@
+"""The optimizers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+
+from trainer.recipe import Training
+
+
+def _adamw_8bit(parameters: list[torch.nn.Parameter], training: Training) -> torch.optim.Optimizer:
+    """Paged on a GPU: its state moves to host memory when the card is full."""
+    cls = bnb.optim.PagedAdamW8bit if parameters[0].device.type == "cuda" else bnb.optim.AdamW8bit
+    return cls(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+
+
+def _adamw(parameters: list[torch.nn.Parameter], training: Training) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+
+
+OPTIMIZERS: dict[str, Callable[[list[torch.nn.Parameter], Training], torch.optim.Optimizer]] = {
+    "adamw_8bit": _adamw_8bit,
+    "adamw": _adamw,
+}
+
+
+def make_optimizer(parameters: Iterable[torch.nn.Parameter], training: Training) -> torch.optim.Optimizer:
+    """A fresh optimizer over what is trainable."""
+    return OPTIMIZERS[training.optimizer]([p for p in parameters if p.requires_grad], training)
+
+
+def set_learning_rate(optimizer: Any, rate: float) -> None:
+    """Give every group the same rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

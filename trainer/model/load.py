@@ -1,0 +1,120 @@
+"""The base model in memory: its tokenizer, and its weights frozen, in 4 bits where the recipe says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from trainer.errors import UnusableInput
+from trainer.model.attention import choose_attention
+from trainer.model.base import linear_layers, source_of
+from trainer.recipe import Base
+
+NATIVE_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+
+
+def load_tokenizer(base: Base) -> Any:
+    """The base's own tokenizer."""
+    source, revision = source_of(base)
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UnusableInput(
+            f"base.model: the tokenizer of {base.model} cannot be loaded ({error})"
+        ) from error
+
+
+def compute_dtype(base: Base, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 where the device has it natively, else float32 (emulated bf16 is slower than float32)."""
+    match base.compute_dtype:
+        case "bfloat16":
+            return torch.bfloat16
+        case "float32":
+            return torch.float32
+        case _:
+            native = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else _cpu_has_bf16()
+            return torch.bfloat16 if native else torch.float32
+
+
+def load_base(base: Base, device: torch.device) -> Any:
+    """The base's causal language model on `device`, frozen.
+
+    Raises:
+        UnusableInput: it cannot be loaded, or did not become 4-bit though it should.
+    """
+    dtype = compute_dtype(base, device)
+    source, revision = source_of(base)
+    options: dict[str, Any] = {}
+    if base.quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=base.double_quantization,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision,
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation=choose_attention(base, device),
+            trust_remote_code=False,
+            use_safetensors=True,
+            **options,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UnusableInput(f"base.model: {base.model} cannot be loaded ({error})") from error
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    if base.quantization == "nf4":
+        keep_weights_packed(model)
+        check_quantized(model, dtype)
+    return model
+
+
+def keep_weights_packed(model: Any) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights in place at the first forward pass in eval mode.
+
+    On a CPU with avx512_bf16, version 0.50.2 does so, and every gradient after it is silently wrong.
+    """
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def check_quantized(model: Any, dtype: torch.dtype) -> None:
+    """Raises UnusableInput unless every matrix but embeddings and head is NF4 in the bytes it takes.
+
+    transformers leaves what it does not recognise (a mixture's fused experts, say) in 16 bits without a word.
+    """
+    kept = {
+        id(p) for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()
+    }
+    for name, layer in linear_layers(model).items():
+        if not isinstance(layer, bnb.nn.Linear4bit):
+            raise UnusableInput(f"base.quantization: {name} is {type(layer).__name__}, and was not quantized")
+        state = layer.weight.quant_state
+        packed = layer.weight.numel() * layer.weight.element_size()
+        if state.quant_type != "nf4" or packed * 2 != layer.in_features * layer.out_features:
+            raise UnusableInput(f"base.quantization: {name} is {state.quant_type} in {packed} bytes, not NF4")
+        if layer.compute_dtype != dtype:
+            raise UnusableInput(
+                f"base.compute_dtype: {name} computes in {layer.compute_dtype}, not in {dtype}"
+            )
+    for name, parameter in model.named_parameters():
+        if parameter.ndim >= 2 and id(parameter) not in kept and parameter.dtype != torch.uint8:
+            raise UnusableInput(f"base.quantization: {name} stayed in {parameter.dtype}")
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 itself."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:  # not Linux: unknown, so the safe choice
+        return False
+    return not NATIVE_BF16_FLAGS.isdisjoint(flags)

@@ -1,0 +1,103 @@
+"""The adapter: new on a base, or continued from a parent's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.utils import get_peft_model_state_dict
+
+from trainer.errors import UnusableInput
+from trainer.model.base import check_targets
+from trainer.recipe import Lora
+
+
+def add_adapter(
+    model: Any, lora: Lora, *, parent: Path | None, activation_checkpointing: bool, seed: int
+) -> Any:
+    """Put a trainable fp32 adapter on a frozen base.
+
+    Args:
+        parent: an adapter folder to go on from; it must have the recipe's shape.
+
+    Raises:
+        UnusableInput: a target is not in the architecture, or the parent has another shape.
+    """
+    check_targets(model, lora)
+    torch.manual_seed(seed)
+    if parent is None:
+        adapted = get_peft_model(model, lora_config(lora))
+    else:
+        check_parent(parent, lora)
+        try:
+            adapted = PeftModel.from_pretrained(model, str(parent), is_trainable=True)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise UnusableInput(f"the parent adapter {parent} cannot be loaded ({error})") from error
+        _set_dropout(adapted, lora.dropout)
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            raise UnusableInput(f"lora: {name} is {parameter.dtype}; adapters train in float32")
+    if activation_checkpointing:
+        model.enable_input_require_grads()
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    return adapted
+
+
+def lora_config(lora: Lora) -> LoraConfig:
+    """PEFT's config of a recipe's adapter. Never with rsLoRA: alpha is chosen for alpha / rank."""
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        bias="none",
+        use_rslora=False,
+        task_type="CAUSAL_LM",
+    )
+
+
+def check_parent(parent: Path, lora: Lora) -> None:
+    """Raises UnusableInput unless a parent adapter has the shape that the recipe asks for."""
+    try:
+        config = PeftConfig.from_pretrained(str(parent))
+    except (OSError, ValueError, TypeError) as error:
+        raise UnusableInput(
+            f"the parent adapter {parent} has no readable adapter_config.json ({error})"
+        ) from error
+    if not isinstance(config, LoraConfig):
+        raise UnusableInput(f"the parent adapter {parent} is {config.peft_type}, not LoRA")
+    wanted = {"rank": lora.rank, "alpha": lora.alpha, "targets": sorted(lora.targets), "rsLoRA": False}
+    found = {
+        "rank": config.r,
+        "alpha": config.lora_alpha,
+        "targets": sorted(config.target_modules or []),
+        "rsLoRA": config.use_rslora,
+    }
+    if differing := [
+        f"{key} {found[key]} instead of {wanted[key]}" for key in wanted if found[key] != wanted[key]
+    ]:
+        raise UnusableInput(
+            f"the parent adapter {parent} has {'; '.join(differing)}. Another shape is another stream"
+        )
+
+
+def adapter_weights(adapted: Any) -> dict[str, torch.Tensor]:
+    """The adapter's weights by PEFT's names for a file: copies on the CPU."""
+    state = get_peft_model_state_dict(adapted)
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+
+
+def trainable_parameters(adapted: Any) -> int:
+    """How many numbers the fit changes."""
+    return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+
+
+def _set_dropout(adapted: Any, dropout: float) -> None:
+    """Dropout is no part of an adapter's shape: a continued adapter takes the recipe's."""
+    for config in adapted.peft_config.values():
+        config.lora_dropout = dropout
+    for name, module in adapted.named_modules():
+        if name.endswith("lora_dropout.default") and isinstance(module, torch.nn.Dropout):
+            module.p = dropout

@@ -1,0 +1,82 @@
+"""What became of each row, down to the step whose weights are the result."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from trainer.data.batches import Windows
+from trainer.data.encoder import TokenSample
+from trainer.data.tokenize import TokenRows
+from trainer.run_dir import RowOutcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The three input files, tokenized."""
+
+    rows: TokenRows
+    replay: TokenRows
+    held_out: TokenRows
+    measured: Sequence[TokenSample]
+    """The held-out samples that evaluations measure."""
+
+    @property
+    def training_samples(self) -> list[TokenSample]:
+        """What the fit sees, before shuffling."""
+        return self.rows.samples + self.replay.samples
+
+
+def tokens_seen(windows: Windows, steps: int) -> Counter[int]:
+    """Tokens of each file that the first `steps` steps saw; each epoch counts."""
+    seen: Counter[int] = Counter()
+    for step in range(steps):
+        for index in windows[step].members:
+            sample = windows.samples[index]
+            seen[sample.file_id] += sample.tokens
+    return seen
+
+
+def row_outcomes(inputs: Inputs, windows: Windows, *, best_step: int) -> list[RowOutcome]:
+    """One outcome for each row of the three files, in their order."""
+    seen = tokens_seen(windows, best_step)
+    measured: Counter[int] = Counter()
+    for sample in inputs.measured:
+        measured[sample.file_id] += sample.tokens
+    return [
+        *_trained(inputs.rows, seen, replay=False),
+        *_trained(inputs.replay, seen, replay=True),
+        *_held_out(inputs.held_out, measured),
+    ]
+
+
+def _trained(rows: TokenRows, seen: Counter[int], *, replay: bool) -> Iterator[RowOutcome]:
+    samples = _sample_counts(rows.samples)
+    for file_id in rows.file_ids:
+        if file_id in rows.rejected:
+            yield RowOutcome(file_id=file_id, outcome="rejected", reason=rows.rejected[file_id])
+        elif seen[file_id]:
+            yield RowOutcome(
+                file_id=file_id,
+                outcome="replayed" if replay else "trained",
+                samples=samples[file_id],
+                tokens=seen[file_id],
+            )
+        else:
+            yield RowOutcome(file_id=file_id, outcome="unused", samples=samples[file_id])
+
+
+def _held_out(rows: TokenRows, measured: Counter[int]) -> Iterator[RowOutcome]:
+    samples = _sample_counts(rows.samples)
+    for file_id in rows.file_ids:
+        if file_id in rows.rejected:
+            yield RowOutcome(file_id=file_id, outcome="rejected", reason=rows.rejected[file_id])
+        else:
+            yield RowOutcome(
+                file_id=file_id, outcome="held_out", samples=samples[file_id], tokens=measured[file_id]
+            )
+
+
+def _sample_counts(samples: Iterable[TokenSample]) -> Counter[int]:
+    return Counter(sample.file_id for sample in samples)

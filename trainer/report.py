@@ -1,0 +1,66 @@
+"""report.json: the result of a run in one record."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from trainer.check import Checked
+from trainer.fit.progress import Progress
+from trainer.outcomes import Inputs
+from trainer.run_dir import Outcome, RowOutcome
+
+OUTCOMES: tuple[Outcome, ...] = ("trained", "unused", "rejected", "held_out", "replayed")
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
+
+
+def make_report(
+    checked: Checked,
+    inputs: Inputs,
+    progress: Progress,
+    outcomes: Sequence[RowOutcome],
+    *,
+    steps_total: int,
+    adapter_sha256: str,
+    seconds: dict[str, float],
+    device: str,
+) -> dict[str, Any]:
+    """The report, as docs/run-directory.md has it."""
+    assert progress.anchor and progress.current
+    recipe = checked.recipe
+    counts = Counter(outcome.outcome for outcome in outcomes)
+    return {
+        "format": 1,
+        "run_id": checked.run_id,
+        "stream": recipe.stream,
+        "recipe": recipe.name,
+        "base": {"model": recipe.base.model, "revision": recipe.base.revision},
+        "parent_version": checked.parent_version,
+        "steps": {"total": steps_total, "done": progress.step, "best": progress.best_step},
+        "early_stopped": progress.stopped_early,
+        "held_out": {"samples": len(inputs.measured), "tokens": sum(s.tokens for s in inputs.measured)},
+        "evaluation": {
+            "anchor": progress.anchor.as_report(),
+            "current": progress.current.as_report(),
+            "candidate": progress.score_at(progress.best_step).as_report(),
+            "history": [{"step": step, **score.as_report()} for step, score in progress.history],
+        },
+        "train": {
+            "loss": progress.recent_loss(),
+            "samples": len(inputs.training_samples),
+            "tokens_seen": progress.tokens_seen,
+            "tokens_published": sum(o.tokens for o in outcomes if o.outcome in ("trained", "replayed")),
+        },
+        "rows": {name: counts[name] for name in OUTCOMES},
+        "adapter": {"manifest_sha256": adapter_sha256},
+        "seconds": seconds,
+        "device": device,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    return {package: version(package) for package in PACKAGES}

@@ -1,0 +1,64 @@
+"""Builder `instruction`: the first lines of a file are shown, the assistant writes the rest."""
+
+from __future__ import annotations
+
+import random
+import re
+
+from trainer.recipe import Data
+from trainer.run_dir import Row
+from trainer.samples.sample import Message, Rejected, Sample
+
+SYSTEM = (
+    "You are Qwen, an AI coding assistant created by Alibaba Cloud.\n"
+    "You provide accurate, efficient, and well-documented code."
+)
+
+INSTRUCTIONS = (
+    "Complete the following {language} code:",
+    "Implement the {language} function:",
+    "Write {language} code to solve this:",
+    "Generate {language} code for:",
+    "Create a {language} implementation:",
+    "Develop {language} code that:",
+)
+
+BACKTICKS = re.compile("`{3,}")
+
+
+def build_instruction(row: Row, data: Data, *, seed: int) -> Sample:
+    """One pair from one row; the same row and seed give the same pair.
+
+    The row's lines are what lies between newlines ("\\n" alone: other separators are part of a line), and prompt
+    and answer together hold every one of them.
+
+    Raises:
+        Rejected: `empty` (nothing but blanks), `too_few_lines` (no line would be left for the assistant).
+    """
+    if not row.content.strip():
+        raise Rejected("empty")
+    lines = row.content.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    draw = random.Random(f"{seed}:{row.file_id}")
+    fraction = draw.uniform(data.context_fraction_low, data.context_fraction_high)
+    instruction = draw.choice(INSTRUCTIONS).format(language=row.language)
+    shown = max(data.min_context_lines, round(len(lines) * fraction))
+    if shown >= len(lines) or not "".join(lines[shown:]).strip():
+        raise Rejected("too_few_lines")
+    fence = fence_for(row.content)
+    context, rest = "\n".join(lines[:shown]), "\n".join(lines[shown:])
+    return Sample(
+        file_id=row.file_id,
+        messages=(
+            Message(role="system", text=SYSTEM),
+            Message(role="user", text=f"{instruction}\n\n{fence}{row.language}\n{context}\n{fence}"),
+            Message(role="assistant", text=f"{fence}{row.language}\n{rest}\n{fence}", supervised=True),
+        ),
+    )
+
+
+def fence_for(content: str) -> str:
+    """Three backticks, or one more than the longest run of three or more in the content."""
+    longest = max((len(run) for run in BACKTICKS.findall(content)), default=2)
+    return "`" * (longest + 1)

@@ -1,0 +1,81 @@
+"""Requests to stop: SIGTERM, SIGINT, or the end of a stdin that somebody holds open. (no torch)
+
+A service that starts the trainer keeps the other end of its stdin; when the service dies, however it dies, the pipe
+closes and the training ends too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from trainer.errors import Stopped
+
+
+class StopRequest:
+    """Whether the run was asked to stop, and by what.
+
+    At first a request ends the process at once, by raising Stopped in the main thread: nothing is lost before the
+    first step. Inside `deferred()` it is only noted, and the loop asks at each step's end.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._deferred = 0
+
+    def listen(self) -> None:
+        """Take the signals, and watch stdin where it is a pipe or a socket."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        if _held_open(0):
+            threading.Thread(target=self._watch_stdin, name="stdin", daemon=True).start()
+
+    def request(self, reason: str) -> None:
+        """Note a request; the first one's reason counts."""
+        self.reason = self.reason or reason
+
+    def check(self) -> None:
+        """Raises Stopped if a request came."""
+        if self.reason is not None:
+            raise Stopped(self.reason)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """While this is open, requests are noted and nothing is raised."""
+        self._deferred += 1
+        try:
+            yield
+        finally:
+            self._deferred -= 1
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.request(f"{signal.Signals(number).name} was received")
+        if not self._deferred:
+            self.check()
+
+    def _watch_stdin(self) -> None:
+        while os.read(0, 4096):
+            pass
+        self.request("stdin was closed")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _held_open(descriptor: int) -> bool:
+    """Whether a descriptor is a pipe or a socket: not a terminal, /dev/null, a file, or closed."""
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def write_stderr(message: str) -> None:
+    """One message for whoever reads trainer.log."""
+    sys.stderr.write(message.rstrip("\n") + "\n")
+    sys.stderr.flush()

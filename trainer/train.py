@@ -1,0 +1,255 @@
+"""One run, from its directory to its report: the order of the stages."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import set_seed
+
+from trainer.adapters.export import export_adapter
+from trainer.check import Checked, check_run
+from trainer.data.batches import Windows
+from trainer.data.encoder import ChatEncoder, pad_id
+from trainer.data.tokenize import TokenRows, tokenize_rows
+from trainer.errors import UnusableInput
+from trainer.evaluate.held_out import HeldOut, choose_held_out
+from trainer.evaluate.predictions import predict
+from trainer.events import Events
+from trainer.fit.checkpoint import Checkpoint
+from trainer.fit.loop import Fit, Tools, find_checkpoint
+from trainer.fit.optimizer import make_optimizer
+from trainer.fit.progress import Progress
+from trainer.model.base import resolve
+from trainer.model.load import compute_dtype, load_base, load_tokenizer
+from trainer.model.lora import add_adapter, trainable_parameters
+from trainer.model.step import LossModel, check_head
+from trainer.outcomes import Inputs, row_outcomes
+from trainer.report import make_report, versions
+from trainer.run_dir import RunDirectory, RunDirectoryError, read_json, read_rows, write_json, write_outcomes
+from trainer.stop import StopRequest
+from trainer.track.trackers import open_trackers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What the model stage makes."""
+
+    accelerator: Accelerator
+    model: Any
+    optimizer: Any
+
+
+def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
+    """Train a run whose lock is held, from its inputs to its report.
+
+    Raises:
+        UnusableInput, OutOfMemory, Diverged, Stopped
+    """
+    began = time.monotonic()
+    resume_from = find_checkpoint(directory.checkpoints, events)
+    _emit_started(directory, events, resume_from)
+    with events.stage("check"):
+        checked = check_run(directory)
+        resolve(checked.recipe.base)
+        stop.check()
+    with events.stage("samples"):
+        tokenizer = load_tokenizer(checked.recipe.base)
+        inputs = make_inputs(directory, checked, ChatEncoder(tokenizer))
+        windows = make_windows(inputs, checked)
+        stop.check()
+    with events.stage("model"):
+        loaded = load_model(checked)
+        stop.check()
+    _emit_plan(events, inputs, windows, loaded)
+    trackers = open_trackers(
+        checked.recipe,
+        directory,
+        run_name=f"{checked.recipe.stream}-{checked.run_id:06d}",
+        on_problem=lambda tracker, message: events.emit("tracker", tracker=tracker, message=message),
+    )
+    try:
+        tools = Tools(
+            recipe=checked.recipe,
+            accelerator=loaded.accelerator,
+            model=loaded.model,
+            optimizer=loaded.optimizer,
+            windows=windows,
+            held_out=_held_out(inputs, checked, loaded, pad_id(tokenizer), stop),
+            pad=pad_id(tokenizer),
+            checkpoints=directory.checkpoints,
+            events=events,
+            trackers=trackers,
+            stop=stop,
+        )
+        with events.stage("fit"):
+            progress = Fit(tools, resume_from).run()
+        if loaded.accelerator.is_main_process:
+            with events.stage("export"):
+                write_predictions(tools, inputs, tokenizer, progress)
+                with stop.deferred():
+                    write_results(directory, checked, tools, inputs, tokenizer, progress)
+    finally:
+        trackers.close()
+    events.emit("finished", seconds=round(time.monotonic() - began, 3))
+
+
+def make_inputs(directory: RunDirectory, checked: Checked, encoder: ChatEncoder) -> Inputs:
+    """Tokenize the three files, and choose what evaluations measure.
+
+    Raises:
+        UnusableInput: a row cannot be read, a file_id occurs twice, or no held-out row gives a sample.
+    """
+    data = checked.recipe.data
+    try:
+        rows, replay, held_out = (
+            tokenize_rows(read_rows(path), encoder, data, seed=checked.seed)
+            for path in (directory.rows, directory.replay, directory.held_out)
+        )
+    except RunDirectoryError as error:
+        raise UnusableInput(str(error)) from error
+    _check_distinct([*rows.file_ids, *replay.file_ids, *held_out.file_ids])
+    measured = choose_held_out(held_out, max_tokens=data.max_eval_tokens, seed=checked.seed)
+    if not measured:
+        raise UnusableInput(
+            f"none of the {len(held_out.file_ids)} held-out rows gives a sample, so nothing can be judged "
+            f"({_reasons(held_out)})"
+        )
+    return Inputs(rows=rows, replay=replay, held_out=held_out, measured=measured)
+
+
+def make_windows(inputs: Inputs, checked: Checked) -> Windows:
+    """What each step will see."""
+    training = checked.recipe.training
+    return Windows(
+        inputs.training_samples,
+        size=training.batch_size * training.gradient_accumulation_steps * _world_size(),
+        num_epochs=training.num_epochs,
+        seed=checked.seed,
+    )
+
+
+def load_model(checked: Checked) -> Loaded:
+    """Base, adapter and optimizer, wrapped for as many processes as there are."""
+    recipe = checked.recipe
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_float32_matmul_precision("high" if recipe.training.tf32 else "highest")
+    bf16 = compute_dtype(recipe.base, device) == torch.bfloat16
+    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device.type == "cpu")
+    adapted = add_adapter(
+        load_base(recipe.base, accelerator.device),
+        recipe.lora,
+        parent=checked.parent,
+        activation_checkpointing=recipe.training.activation_checkpointing,
+        seed=checked.seed,
+    )
+    check_head(adapted)
+    optimizer = make_optimizer(adapted.parameters(), recipe.training)
+    model, optimizer = accelerator.prepare(LossModel(adapted), optimizer)
+    set_seed(checked.seed + accelerator.process_index)
+    return Loaded(accelerator=accelerator, model=model, optimizer=optimizer)
+
+
+def write_predictions(tools: Tools, inputs: Inputs, tokenizer: Any, progress: Progress) -> None:
+    """Let the candidate answer a few held-out prompts: the text to the trackers, the count to the events."""
+    chosen = inputs.measured[: tools.recipe.tracking.sample_predictions]
+    answers = predict(tools.adapted, tokenizer, chosen, pad=tools.pad, stop=tools.stop)
+    for prediction, tokens in answers:
+        tools.events.emit("prediction", file_id=prediction.file_id, tokens=tokens)
+    if answers:
+        tools.trackers.predictions(progress.best_step, [prediction for prediction, _ in answers])
+
+
+def write_results(
+    directory: RunDirectory,
+    checked: Checked,
+    tools: Tools,
+    inputs: Inputs,
+    tokenizer: Any,
+    progress: Progress,
+) -> None:
+    """Adapter, outcomes, and the report last."""
+    began = time.monotonic()
+    facts = {
+        "run_id": checked.run_id,
+        "seed": checked.seed,
+        "parent_version": checked.parent_version,
+        "steps": {"total": len(tools.windows), "done": progress.step, "best": progress.best_step},
+        "versions": versions(),
+    }
+    adapter_sha256 = export_adapter(directory.adapter, tools.adapted, tokenizer, checked.recipe, facts=facts)
+    outcomes = row_outcomes(inputs, tools.windows, best_step=progress.best_step)
+    write_outcomes(directory.rows_outcome, outcomes)
+    report = make_report(
+        checked,
+        inputs,
+        progress,
+        outcomes,
+        steps_total=len(tools.windows),
+        adapter_sha256=adapter_sha256,
+        seconds={**tools.events.seconds, "export": round(time.monotonic() - began, 3)},
+        device=device_name(),
+    )
+    write_json(directory.report, report)
+
+
+def device_name() -> str:
+    """What computes, in words."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+def _emit_started(directory: RunDirectory, events: Events, resume_from: Checkpoint | None) -> None:
+    try:
+        run_id = read_json(directory.manifest)["run_id"]
+    except (OSError, ValueError, KeyError, TypeError):  # the check that follows says what is wrong with it
+        run_id = None
+    events.emit(
+        "started",
+        pid=os.getpid(),
+        run_id=run_id,
+        device=device_name(),
+        world_size=_world_size(),
+        resumed_from_step=resume_from.progress.step if resume_from else None,
+    )
+
+
+def _emit_plan(events: Events, inputs: Inputs, windows: Windows, loaded: Loaded) -> None:
+    events.emit(
+        "plan",
+        steps_total=len(windows),
+        samples=len(windows.samples),
+        train_tokens=sum(sample.tokens for sample in windows.samples),
+        held_out_samples=len(inputs.measured),
+        held_out_tokens=sum(sample.tokens for sample in inputs.measured),
+        trainable_parameters=trainable_parameters(loaded.model),
+    )
+
+
+def _held_out(inputs: Inputs, checked: Checked, loaded: Loaded, pad: int, stop: StopRequest) -> HeldOut:
+    return HeldOut(
+        loaded.accelerator,
+        loaded.model,
+        inputs.measured,
+        batch_size=checked.recipe.evaluation.batch_size,
+        pad=pad,
+        stop=stop,
+    )
+
+
+def _check_distinct(file_ids: list[int]) -> None:
+    if twice := [str(file_id) for file_id, times in Counter(file_ids).items() if times > 1]:
+        raise UnusableInput(f"file_id {', '.join(twice[:10])} occurs more than once in the run's rows")
+
+
+def _reasons(rows: TokenRows) -> str:
+    counts = Counter(rows.rejected.values())
+    return ", ".join(f"{reason}: {times}" for reason, times in counts.items()) or "there are none"
+
+
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
