@@ -4,8 +4,7 @@ import socket
 from pathlib import Path
 
 import pytest
-
-from .conftest import Codelupe
+from driver import Codelupe
 
 GOOD = "name: t\nstream: t\nbase: {model: tiny-qwen2}\n"
 

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from .conftest import Codelupe, wait_for
+from driver import Codelupe, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 

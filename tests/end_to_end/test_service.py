@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from driver import ROOT, Codelupe, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
 from trainer.run_dir import read_json, read_lines, verify_manifest
-
-from .conftest import ROOT, Codelupe, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 
