@@ -45,7 +45,7 @@ class Claimed:
     """A run that is ready to be trained, or what a claim came to without one."""
 
     run_id: int | None
-    """None: no row was left for training, and nothing was changed but rows refused at once."""
+    """None: there was no row, and nothing was changed."""
     trained: int = 0
     held_out: int = 0
     earlier_held_out: int = 0
@@ -86,8 +86,9 @@ def claim_run(
         final = home.run(rows.run_id)
         with _temporary(final) as folder:
             claimed = _fill(rows, folder, recipe, beat)
-            if claimed.trained == 0:
+            if claimed.run_id is None:
                 rows.cancel()
+                shutil.rmtree(folder.root)
                 return claimed
             _write_facts(folder, rows.run_id, recipe, home, parent)
     (folder.root).rename(final.root)
@@ -111,7 +112,7 @@ def _temporary(final: RunDirectory) -> Iterator[RunDirectory]:
 def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, beat: Beat) -> Claimed:
     """Stream the claimed rows into the row files."""
     splitter = Splitter(recipe.data)
-    refused = earlier = 0
+    earlier = 0
     with ExitStack() as files:
         writers: dict[Role, _Writer] = {
             "train": _row_writer(files.enter_context(folder.rows.open("w", encoding="utf-8"))),
@@ -122,7 +123,6 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, beat: Beat) -> Clai
             reason = refusal(row.content, min_lines=recipe.data.min_context_lines + 1)
             if reason is not None:
                 rows.reject(row, reason)
-                refused += 1
             elif decided := splitter.add(row):
                 _keep(rows, *decided, writers)
         before = list(rows.earlier_held_out(recipe.training.seed, recipe.data.max_eval_tokens * CHARS_PER_TOKEN))
@@ -147,11 +147,11 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, beat: Beat) -> Clai
             "add files of another repository, or set data.split: file in the recipe"
         )
     return Claimed(
-        run_id=rows.run_id if splitter.trained else None,
+        run_id=rows.run_id if splitter.trained or splitter.held_out or rows.rejected else None,
         trained=splitter.trained,
         held_out=splitter.held_out,
         earlier_held_out=earlier,
-        refused=refused,
+        refused=rows.rejected,
     )
 
 

@@ -160,7 +160,13 @@ class HttpServer:
     def __init__(self, app: Flask, listening: socket.socket) -> None:
         # The defaults stop answering under 600 half-open requests; these limits hold.
         self._server: BaseWSGIServer = waitress.create_server(
-            app, sockets=[listening], threads=4, connection_limit=1000, channel_timeout=10, ident="codelupe"
+            app,
+            sockets=[listening],
+            threads=4,
+            connection_limit=1000,
+            channel_timeout=10,
+            asyncore_use_poll=True,
+            ident="codelupe",
         )
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
 

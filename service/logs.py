@@ -44,6 +44,6 @@ def set_up(log_file: Path) -> None:
         LOG.addHandler(handler)
 
 
-def event(message: str, *, level: int = logging.INFO, **fields: Any) -> None:
+def event(message: str, /, *, level: int = logging.INFO, **fields: Any) -> None:
     """Log one event with its fields."""
     LOG.log(level, message, extra={"fields": fields})

@@ -147,6 +147,7 @@ def test_a_run_without_its_directory_is_given_back(world: World, monkeypatch: py
     found = world.audit()
     assert (found.pending, found.claimed, found.problems) == (20, 0, [])
     assert list(world.home.runs.iterdir()) == []
+    world.lease = daemon.lease
     again = world.claim()
     assert again.trained + again.held_out == 20
 
