@@ -82,14 +82,14 @@ def check_source(pool: Pool, source: Source) -> Source:
     """
     with pool.transaction(read_only=True) as cursor:
         source = resolved(cursor, source)
-        cursor.execute(source.statement("source_readable"))
+        cursor.execute(source.statement("source_readable"), {})
     return source
 
 
 def is_empty(pool: Pool, source: Source) -> bool:
     """Whether the table has no row at all."""
     with pool.transaction(read_only=True) as cursor:
-        cursor.execute(source.statement("source_is_empty"))
+        cursor.execute(source.statement("source_is_empty"), {})
         return cursor.fetchone() == (True,)
 
 

@@ -75,14 +75,18 @@ class Source:
             raise Misconfigured(f"SOURCE_TABLE: {self.table!r} is not a table or schema.table")
         return sql.Identifier(*parts)
 
+    def _escaped(self) -> sql.Identifier:
+        """The table's quoted name for `execute` with parameters, where a percent sign is doubled."""
+        return sql.Identifier(*(part.replace("%", "%%") for part in self.identifier().strings))
+
     def expression(self, ours: str) -> sql.Composable:
         """A column of the table `s`, or a null where the table has none of that name."""
         if self.absent and ours in self.absent:
             return sql.SQL("null::" + OPTIONAL[ours])
-        return sql.Identifier("s", self.column(ours))
+        return sql.Identifier("s", self.column(ours).replace("%", "%%"))
 
     def statement(self, name: str) -> sql.Composed:
-        """A statement of queries.sql with this source's names put in."""
+        """A statement of queries.sql with this source's names put in; execute it with a mapping, if an empty one."""
         values = {ours: self.expression(ours) for ours in (*NEEDED, *OPTIONAL)}
         as_bytes = {
             f"{ours}_bytes": sql.SQL(QUERIES["text_bytes"]).format(value=values[ours])
@@ -90,7 +94,7 @@ class Source:
         }
         ineligible = sql.SQL(QUERIES["ineligible_reason"]).format(**values)
         return sql.SQL(QUERIES[name]).format(
-            table=self.identifier(), ineligible=ineligible, **values, **as_bytes
+            table=self._escaped(), ineligible=ineligible, **values, **as_bytes
         )
 
 
