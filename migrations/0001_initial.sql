@@ -16,18 +16,30 @@ create table if not exists code_files (
 
 create schema if not exists codelupe;
 
--- A lineage of adapters, what it is bound to, and the lease of the one service that may write to it.
+-- A lineage of adapters and what it is bound to. Nothing here changes after the first binding: a long claim runs in one
+-- snapshot, and its foreign keys would fail ("could not serialize access") once a row they point to had been updated.
 create table codelupe.streams (
-    stream             text primary key,
-    source             text not null,
-    base_model         text not null,
-    base_revision      text not null,
-    lora               jsonb not null,
-    created_at         timestamptz not null default now(),
-    train_requested_at timestamptz,
-    holder             text,
-    epoch              bigint not null default 0,
-    expires_at         timestamptz
+    stream        text primary key,
+    source        text not null,
+    base_model    text not null,
+    base_revision text not null,
+    lora          jsonb not null,
+    created_at    timestamptz not null default now()
+);
+
+-- The one service that may write to a stream. The epoch grows with each acquisition.
+create table codelupe.leases (
+    stream     text primary key,
+    holder     text,
+    epoch      bigint not null,
+    expires_at timestamptz,
+    check ((holder is null) = (expires_at is null))
+);
+
+-- Somebody asked for a run before the minimum of new files is there; the next claim clears it.
+create table codelupe.training_requests (
+    stream       text primary key,
+    requested_at timestamptz not null default now()
 );
 
 create table codelupe.runs (

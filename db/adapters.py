@@ -1,0 +1,100 @@
+"""Published adapters: versions, which one is current, and going back to an earlier one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg2 import extensions
+from psycopg2.extras import Json
+
+from db.errors import DatabaseError
+from db.lease import Lease, fence
+from db.pool import Pool
+from db.queries import QUERIES
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewAdapter:
+    """An adapter that is about to be published."""
+
+    folder: str
+    """Where its verified copy lies."""
+    manifest_sha256: str
+    evaluation: Mapping[str, Any]
+    """The figures of its verdict, as plain JSON values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A published adapter."""
+
+    version: int
+    """The id of the run that made it."""
+    stream: str
+    parent_version: int | None
+    folder: str
+    manifest_sha256: str
+    evaluation: dict[str, Any]
+    published_at: datetime
+    is_current: bool
+
+
+def current(pool: Pool, stream: str) -> Adapter | None:
+    """The stream's current adapter; None before the first publication."""
+    return next(iter(_adapters(pool, "adapter_current", stream)), None)
+
+
+def history(pool: Pool, stream: str) -> list[Adapter]:
+    """A stream's adapters, newest first."""
+    return _adapters(pool, "adapter_history", stream)
+
+
+def make_current(pool: Pool, lease: Lease, version: int) -> None:
+    """Make a published version current (again): a rollback.
+
+    Raises:
+        DatabaseError: the stream has no such version.
+    """
+    with pool.transaction() as cursor:
+        fence(cursor, lease)
+        cursor.execute(QUERIES["adapter_retire"], {"stream": lease.stream})
+        cursor.execute(QUERIES["adapter_make_current"], {"stream": lease.stream, "version": version})
+        if cursor.fetchone() is None:
+            raise DatabaseError(
+                f"the stream {lease.stream} has no adapter {version}; `codelupe adapters` lists them"
+            )
+
+
+def insert_current(
+    cursor: extensions.cursor, stream: str, version: int, parent_version: int | None, adapter: NewAdapter
+) -> None:
+    """Add a version and make it current, inside the transaction of its verdict."""
+    cursor.execute(QUERIES["adapter_retire"], {"stream": stream})
+    cursor.execute(
+        QUERIES["adapter_insert"],
+        {
+            "version": version,
+            "stream": stream,
+            "parent_version": parent_version,
+            "folder": adapter.folder,
+            "manifest_sha256": adapter.manifest_sha256,
+            "evaluation": Json(dict(adapter.evaluation)),
+        },
+    )
+
+
+def _adapters(pool: Pool, name: str, stream: str) -> list[Adapter]:
+    with pool.transaction(read_only=True) as cursor:
+        cursor.execute(QUERIES[name], {"stream": stream})
+        return [_adapter(row) for row in cursor.fetchall()]
+
+
+def _adapter(row: Sequence[Any]) -> Adapter:
+    version, stream, parent_version, folder, manifest_sha256, evaluation, published_at, is_current = row
+    return Adapter(
+        version=version, stream=stream, parent_version=parent_version, folder=folder,
+        manifest_sha256=manifest_sha256, evaluation=evaluation, published_at=published_at, is_current=is_current,
+    )  # fmt: skip

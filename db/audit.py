@@ -1,0 +1,106 @@
+"""Prove the books: every row of the source in one class, and the sums down to the trained tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from psycopg2 import extensions
+
+from db.pool import Pool
+from db.queries import QUERIES
+from db.table import Eligibility, Source, resolved
+
+IDS_SHOWN = 10
+
+CHECKS = {
+    "audit_claimed_by_ended_run": "{n} rows are claimed by a run that has ended: files {ids}",
+    "audit_claimed_without_run_row": "{n} rows are claimed and their run does not list them: files {ids}",
+    "audit_trained_twice": "{n} files were trained on in more than one published run: files {ids}",
+    "audit_trained_without_run_row": "{n} files are trained in the ledger and not in a published run: files {ids}",
+    "audit_run_row_without_trained": "{n} files were trained on by a published run and the ledger does not say so: files {ids}",
+    "audit_tokens": "{n} published runs have rows that do not sum to the tokens of their report: runs {ids}",
+    "audit_published_without_adapter": "{n} published runs have no adapter: runs {ids}",
+    "audit_held_out_without_text": "{n} held-out files have no text to measure on: files {ids}",
+    "audit_trained_held_out": "{n} held-out files were trained on: files {ids}",
+}
+"""What a non-empty answer of each query means."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """The state of the books in one snapshot. total = pending + claimed + ineligible + settled - gone."""
+
+    total: int
+    """Rows in the source."""
+    pending: int
+    """Claimable now or later; returned rows are among them."""
+    claimed: int
+    ineligible: dict[str, int]
+    """By reason."""
+    settled: dict[str, int]
+    """By disposition, with the reason where there is one (`rejected:no_gain`)."""
+    gone: int
+    """Ledger rows whose source row was deleted; in none of the counts above."""
+    held_out: int
+    """Texts kept to measure on."""
+    published_runs: int
+    trained_rows: int
+    trained_tokens: int
+    problems: list[str]
+    """One sentence each; empty when the books are right."""
+
+
+def audit(pool: Pool, source: Source, eligibility: Eligibility, stream: str) -> Audit:
+    """Read everything in one snapshot and compare."""
+    with pool.transaction(isolation="repeatable read", read_only=True) as cursor:
+        cursor.execute(QUERIES["audit_timeout"])
+        source = resolved(cursor, source)
+        parameters = {"stream": stream, **vars(eligibility)}
+        total = _count(cursor, source, "audit_total", parameters)
+        cursor.execute(source.statement("audit_classes"), parameters)
+        classes: list[tuple[str, str | None, int]] = cursor.fetchall()
+        cursor.execute(QUERIES["totals_runs"], parameters)
+        runs = {state: count for state, count, _ in cursor.fetchall()}
+        cursor.execute(QUERIES["totals_trained"], parameters)
+        trained = cursor.fetchone()
+        assert trained is not None
+        counted = sum(count for *_, count in classes)
+        problems = list(_problems(cursor, parameters))
+        if counted != total:
+            problems.insert(
+                0, f"the classes hold {counted} rows and the source {total}: an id occurs more than once"
+            )
+        return Audit(
+            total=total,
+            pending=sum(count for name, _, count in classes if name == "pending"),
+            claimed=sum(count for name, _, count in classes if name == "claimed"),
+            ineligible={reason: count for name, reason, count in classes if name == "ineligible" and reason},
+            settled={
+                name if reason is None else f"{name}:{reason}": count
+                for name, reason, count in classes
+                if name not in ("pending", "claimed", "ineligible")
+            },
+            gone=_count(cursor, source, "audit_gone", parameters),
+            held_out=_count(cursor, source, "audit_held_out", parameters),
+            published_runs=runs.get("published", 0),
+            trained_rows=trained[0],
+            trained_tokens=trained[1],
+            problems=problems,
+        )
+
+
+def _problems(cursor: extensions.cursor, parameters: dict[str, object]) -> Iterator[str]:
+    for name, sentence in CHECKS.items():
+        cursor.execute(QUERIES[name], parameters)
+        ids = [row[0] for row in cursor.fetchall()]
+        if ids:
+            shown = ", ".join(str(item) for item in ids[:IDS_SHOWN])
+            yield sentence.format(n=len(ids), ids=shown + (", …" if len(ids) > IDS_SHOWN else ""))
+
+
+def _count(cursor: extensions.cursor, source: Source, name: str, parameters: dict[str, object]) -> int:
+    cursor.execute(source.statement(name), parameters)
+    row = cursor.fetchone()
+    assert row is not None
+    return int(row[0])

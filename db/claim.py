@@ -1,0 +1,242 @@
+"""Claim rows for a run: one snapshot, in which the run, the ledger and the texts agree.
+
+Every row is read from the same REPEATABLE READ snapshot as the ledger, so nothing that a producer does meanwhile
+changes what is trained. The lease is looked at first and locked at the end alone: a claim can last minutes, and the
+renewals must go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from psycopg2 import extensions
+from psycopg2.extras import execute_values
+
+from db.errors import DatabaseError, Misconfigured
+from db.lease import Lease, fence
+from db.pool import Pool
+from db.queries import QUERIES
+from db.table import Eligibility, Source, resolved
+
+BATCH_ROWS = 500
+
+Role = Literal["train", "held_out"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRow:
+    """An eligible row that no run has."""
+
+    file_id: int
+    repository: str | None
+    path: str | None
+    language: str
+    """Lower case; `text` where the table has none."""
+    content: str
+    quality_score: float
+    held_out: bool
+    """The stream decided earlier that this file is never trained on."""
+    attempts: int
+    """How many refused candidates had it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutRow:
+    """A held-out file of an earlier run, as it was claimed then."""
+
+    file_id: int
+    repository: str | None
+    path: str | None
+    language: str
+    content: str
+    sha256: str
+
+
+@contextmanager
+def claim(
+    pool: Pool,
+    lease: Lease,
+    source: Source,
+    eligibility: Eligibility,
+    *,
+    limit: int,
+    parent_version: int | None,
+    seed: int,
+) -> Iterator[Claim]:
+    """Start a run and claim rows for it; committed when the block ends, undone whole when it raises or cancels.
+
+    `source` may come from `check_source` or not; in the latter case its columns are looked up here. For the moment of
+    the commit a second connection of the pool is needed.
+
+    Raises:
+        LeaseLost: at the start, or before the commit.
+        Unavailable: after a lost connection it is unknown whether the commit arrived; `runs.live` tells.
+    """
+    if pool.stats().limit < 2:
+        raise Misconfigured("a claim needs two connections: DB_POOL_MAX_CONN must be at least 2")
+    with pool.transaction(isolation="repeatable read") as cursor:
+        fence(cursor, lease, lock=False)
+        source = resolved(cursor, source)
+        cursor.execute(
+            QUERIES["run_insert"],
+            {"stream": lease.stream, "parent_version": parent_version, "seed": seed, "epoch": lease.epoch},
+        )
+        row = cursor.fetchone()
+        assert row is not None
+        claimed = Claim(
+            cursor=cursor,
+            lease=lease,
+            source=source,
+            eligibility=eligibility,
+            limit=limit,
+            run_id=row[0],
+            began=row[1],
+        )
+        yield claimed
+        if claimed.cancelled:
+            cursor.connection.rollback()
+            return
+        claimed.flush()
+        with pool.transaction() as guard:
+            fence(guard, lease)
+            guard.execute(QUERIES["training_request_clear"], {"stream": lease.stream, "began": claimed.began})
+            cursor.connection.commit()
+
+
+@dataclass(kw_only=True)
+class Claim:
+    """An open claim. Its methods belong to the thread that opened it."""
+
+    cursor: extensions.cursor
+    lease: Lease
+    source: Source
+    eligibility: Eligibility
+    limit: int
+    run_id: int
+    began: datetime
+    """By the database's clock."""
+    cancelled: bool = False
+
+    def __post_init__(self) -> None:
+        self._ledger: list[tuple[Any, ...]] = []
+        self._run_rows: list[tuple[Any, ...]] = []
+        self._held_out: list[tuple[Any, ...]] = []
+
+    def rows(self) -> Iterator[SourceRow]:
+        """Eligible rows that no run has, by id, at most `limit` of them, read as they are used.
+
+        A row whose bytes are not UTF-8 (a SQL_ASCII database holds any) is rejected here, as `not_utf8`.
+
+        Raises:
+            Misconfigured: an id occurs twice; a view has to give each row its own.
+        """
+        last_id: int | None = None
+        parameters = {"stream": self.lease.stream, "limit": self.limit, **vars(self.eligibility)}
+        for record in self._stream("claim_rows", self.source.statement("source_claimable"), parameters):
+            if record[0] == last_id:
+                raise Misconfigured(
+                    f"the source table {self.source.table} has the id {last_id} twice; ids must be unique"
+                )
+            last_id = record[0]
+            row = self._decoded(record)
+            if row is not None:
+                yield row
+
+    def keep(self, row: SourceRow, role: Role, sha256: str) -> None:
+        """Claim a row for this run. `sha256` is that of the content's UTF-8 bytes."""
+        if row.held_out and role == "train":
+            raise ValueError(f"file {row.file_id} was held out earlier and must never be trained on")
+        self._ledger.append((self.lease.stream, row.file_id, self.run_id, "claimed", None, None))
+        self._run_rows.append((self.run_id, row.file_id, role, sha256, None))
+        if role == "held_out":
+            self._held_out.append(
+                (self.lease.stream, row.file_id, self.run_id, row.repository, row.path, row.language, row.content, sha256)
+            )  # fmt: skip
+        self._flush_full()
+
+    def reject(self, row: SourceRow, reason: str) -> None:
+        """Settle a row as not to be trained on, with the run as its witness."""
+        role: Role = "held_out" if row.held_out else "train"
+        self._reject(row.file_id, role, hashlib.sha256(row.content.encode()).hexdigest(), reason)
+
+    def earlier_held_out(self, seed: int, max_chars: int) -> Iterator[HeldOutRow]:
+        """Settled held-out files of earlier runs, in an order that the seed decides, up to `max_chars` together.
+
+        The first one comes whatever its length.
+        """
+        chars = 0
+        parameters = {"stream": self.lease.stream, "seed": seed}
+        for record in self._stream("earlier_held_out", QUERIES["held_out_earlier"], parameters):
+            row = HeldOutRow(
+                file_id=record[0], repository=record[1], path=record[2], language=record[3], content=record[4],
+                sha256=record[5],
+            )  # fmt: skip
+            if chars and chars + len(row.content) > max_chars:
+                return
+            chars += len(row.content)
+            yield row
+
+    def cancel(self) -> None:
+        """Undo everything when the block ends, without an error."""
+        self.cancelled = True
+
+    def flush(self) -> None:
+        """Write what is still in hand."""
+        self._write("ledger_claim", self._ledger)
+        self._write("run_rows_insert", self._run_rows)
+        self._write("held_out_insert", self._held_out)
+
+    def _flush_full(self) -> None:
+        if len(self._ledger) >= BATCH_ROWS:
+            self.flush()
+
+    def _write(self, name: str, records: list[tuple[Any, ...]]) -> None:
+        if not records:
+            return
+        execute_values(self.cursor, QUERIES[name], records, page_size=len(records))
+        if self.cursor.rowcount != len(records):
+            raise DatabaseError(
+                f"run {self.run_id} could claim {self.cursor.rowcount} of {len(records)} rows ({name}): "
+                "another run has the others"
+            )
+        records.clear()
+
+    def _reject(self, file_id: int, role: Role, sha256: str, reason: str) -> None:
+        self._ledger.append((self.lease.stream, file_id, self.run_id, "rejected", reason, self.began))
+        self._run_rows.append((self.run_id, file_id, role, sha256, "rejected"))
+        self._flush_full()
+
+    def _decoded(self, record: Sequence[Any]) -> SourceRow | None:
+        """The row with its texts decoded; None where that fails (it is rejected then)."""
+        file_id, repository, path, language, content, score, held_out, attempts = record
+        try:
+            return SourceRow(
+                file_id=file_id,
+                repository=_text(repository),
+                path=_text(path),
+                language=(_text(language) or "text").strip().lower() or "text",
+                content=bytes(content).decode(),
+                quality_score=score,
+                held_out=held_out,
+                attempts=attempts,
+            )
+        except UnicodeDecodeError:
+            role: Role = "held_out" if held_out else "train"
+            self._reject(file_id, role, hashlib.sha256(content).hexdigest(), "not_utf8")
+            return None
+
+    def _stream(self, name: str, statement: Any, parameters: dict[str, Any]) -> Iterator[Sequence[Any]]:
+        """Records of a server-side cursor: the table never lies in memory whole."""
+        with self.cursor.connection.cursor(name=name) as cursor:
+            cursor.itersize = BATCH_ROWS
+            cursor.execute(statement, parameters)
+            yield from cursor
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else bytes(value).decode()

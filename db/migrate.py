@@ -1,0 +1,70 @@
+"""Applies migrations/ in the order of their names: forward only, one process at a time, all or none."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from psycopg2 import extensions
+
+from db.errors import Misconfigured
+from db.pool import Pool
+from db.queries import QUERIES
+
+FOLDER = Path(__file__).parent.parent / "migrations"
+
+
+def apply(pool: Pool) -> list[str]:
+    """Bring the database up to date; returns the names that were applied now.
+
+    Raises:
+        Misconfigured: an applied migration's file has changed, or the database knows one that this program does not.
+    """
+    with pool.transaction() as cursor:
+        cursor.execute(QUERIES["migrations_lock"])
+        cursor.execute(QUERIES["migrations_table"])
+        names = _outstanding(cursor)
+        for name in names:
+            script = (FOLDER / name).read_text(encoding="utf-8")
+            cursor.execute(script)
+            cursor.execute(QUERIES["migrations_add"], {"name": name, "sha256": _digest(script)})
+    return names
+
+
+def pending(pool: Pool) -> list[str]:
+    """Names that `apply` would apply. Raises as it does, and changes nothing."""
+    with pool.transaction(read_only=True) as cursor:
+        cursor.execute(QUERIES["migrations_known"])
+        known = cursor.fetchone()
+        return _outstanding(cursor) if known == (True,) else sorted(_scripts())
+
+
+def _scripts() -> dict[str, str]:
+    """Digest of every migration by its name."""
+    return {path.name: _digest(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.sql"))}
+
+
+def _digest(script: str) -> str:
+    return hashlib.sha256(script.encode()).hexdigest()
+
+
+def _outstanding(cursor: extensions.cursor) -> list[str]:
+    scripts = _scripts()
+    cursor.execute(QUERIES["migrations_applied"])
+    applied: dict[str, str] = dict(cursor.fetchall())
+    if unknown := sorted(applied.keys() - scripts.keys()):
+        raise Misconfigured(
+            f"the database has migrations that this program does not know ({', '.join(unknown)}): "
+            "it was used by a newer version; update the program"
+        )
+    if changed := sorted(name for name, digest in applied.items() if scripts[name] != digest):
+        raise Misconfigured(
+            f"applied migrations were changed afterwards ({', '.join(changed)}): restore these files, and put the "
+            "change into a new migration"
+        )
+    outstanding = sorted(scripts.keys() - applied.keys())
+    if outstanding and applied and outstanding[0] < max(applied):
+        raise Misconfigured(
+            f"{outstanding[0]} comes before {max(applied)}, which is applied: number it after that"
+        )
+    return outstanding

@@ -1,0 +1,26 @@
+"""Loads queries.sql: each statement under the name of its `-- name:` line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def read_queries(path: Path) -> Mapping[str, str]:
+    """Statements by name, without their comments.
+
+    Raises:
+        ValueError: a name occurs twice.
+    """
+    parts = re.split(r"^-- name: (\w+)\n", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    queries: dict[str, str] = {}
+    for name, text in zip(parts[1::2], parts[2::2], strict=True):
+        if name in queries:
+            raise ValueError(f"{path}: the name {name} occurs twice")
+        lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
+        queries[name] = "\n".join(lines).strip().rstrip(";")
+    return queries
+
+
+QUERIES = read_queries(Path(__file__).with_name("queries.sql"))

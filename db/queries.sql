@@ -1,0 +1,432 @@
+-- Every statement of this folder. {braces} are filled with quoted identifiers or other fragments, %(names)s with values.
+
+-- === migrations ============================================================================================
+
+-- name: migrations_lock
+-- One migrating process at a time; the lock ends with the transaction.
+select pg_advisory_xact_lock(hashtext('codelupe.migrations'));
+
+-- name: migrations_table
+-- Where applied migrations are remembered.
+create schema if not exists codelupe;
+create table if not exists codelupe.migrations (
+    name       text primary key,
+    sha256     text not null,
+    applied_at timestamptz not null default now()
+);
+
+-- name: migrations_known
+-- Whether any migration was ever applied.
+select to_regclass('codelupe.migrations') is not null;
+
+-- name: migrations_applied
+-- Applied migrations with the digest of their files.
+select name, sha256 from codelupe.migrations order by name;
+
+-- name: migrations_add
+-- Remember an applied migration.
+insert into codelupe.migrations (name, sha256) values (%(name)s, %(sha256)s);
+
+-- === lease =================================================================================================
+
+-- name: lease_acquire
+-- Take the lease when it is free, expired or already this holder's; no row when another has it.
+insert into codelupe.leases as held (stream, holder, epoch, expires_at)
+values (%(stream)s, %(holder)s, 1, clock_timestamp() + make_interval(secs => %(ttl)s))
+on conflict (stream) do update
+    set holder = excluded.holder, epoch = held.epoch + 1,
+        expires_at = clock_timestamp() + make_interval(secs => %(ttl)s)
+    where held.holder is null or held.holder = excluded.holder or held.expires_at <= clock_timestamp()
+returning epoch;
+
+-- name: lease_renew
+-- Prolong a lease that is still held; no row when it is lost.
+update codelupe.leases set expires_at = clock_timestamp() + make_interval(secs => %(ttl)s)
+where stream = %(stream)s and holder = %(holder)s and epoch = %(epoch)s and expires_at > clock_timestamp()
+returning epoch;
+
+-- name: lease_release
+-- Give a lease back; a lost one stays its new holder's.
+update codelupe.leases set holder = null, expires_at = null
+where stream = %(stream)s and holder = %(holder)s and epoch = %(epoch)s;
+
+-- name: lease_lock
+-- The lease as it is now, kept from changing hands until the transaction ends.
+select holder, epoch, expires_at > clock_timestamp() from codelupe.leases where stream = %(stream)s for share;
+
+-- name: lease_read
+-- The lease as this transaction sees it, without a lock.
+select holder, epoch, expires_at > clock_timestamp() from codelupe.leases where stream = %(stream)s;
+
+-- name: lease_holder
+-- Who holds the stream, and for how many more seconds.
+select holder, extract(epoch from expires_at - clock_timestamp())::double precision
+from codelupe.leases where stream = %(stream)s and holder is not null and expires_at > clock_timestamp();
+
+-- === streams ===============================================================================================
+
+-- name: stream_create
+-- Bind a stream unless it is bound.
+insert into codelupe.streams (stream, source, base_model, base_revision, lora)
+values (%(stream)s, %(source)s, %(base_model)s, %(base_revision)s, %(lora)s)
+on conflict (stream) do nothing;
+
+-- name: stream_get
+-- What a stream is bound to.
+select source, base_model, base_revision, lora from codelupe.streams where stream = %(stream)s;
+
+-- name: training_request
+-- Ask for a run as soon as possible.
+insert into codelupe.training_requests (stream) values (%(stream)s)
+on conflict (stream) do update set requested_at = now();
+
+-- name: training_requested
+-- Whether a run was asked for since the last claim.
+select exists (select from codelupe.training_requests where stream = %(stream)s);
+
+-- name: training_request_clear
+-- A claim answers the requests made before it began.
+delete from codelupe.training_requests where stream = %(stream)s and requested_at <= %(began)s;
+
+-- === the source table ======================================================================================
+
+-- name: source_columns
+-- Columns and types of a table or view; no row when there is none of that name.
+select a.attname::text, t.typname::text, t.typcategory::text
+from pg_attribute a join pg_type t on t.oid = a.atttypid
+where a.attrelid = to_regclass(%(table)s) and a.attnum > 0 and not a.attisdropped;
+
+-- name: source_similar
+-- Tables and views whose name differs in case alone.
+select quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.relkind in ('r', 'v', 'm', 'p', 'f') and lower(c.relname) = lower(%(name)s) order by 1;
+
+-- name: source_readable
+-- Fails where the user may not read the columns.
+select {id}, {content}, {language}, {quality_score}, {repository}, {path}, {created_at} from {table} s limit 0;
+
+-- name: source_is_empty
+-- Whether the table has no row at all.
+select not exists (select from {table});
+
+-- name: ineligible_reason
+-- Fragment: why a row may not be trained on; null when it may. CASE keeps the order: octet_length reads no toasted text,
+-- and char_length is asked only where bytes leave the answer open (a character takes one to four).
+case when {id} is null then 'no_id'
+     when {content} is null then 'no_content'
+     when {quality_score} is null or {quality_score}::real = 'NaN' then 'no_score'
+     when {quality_score}::real < %(quality_threshold)s::real then 'low_score'
+     when octet_length({content}) > 4 * %(max_chars)s::bigint then 'too_long'
+     when octet_length({content}) < %(min_chars)s then 'too_short'
+     when octet_length({content}) <= %(max_chars)s
+          and octet_length({content}) >= 4 * %(min_chars)s::bigint then null
+     when char_length({content}) < %(min_chars)s then 'too_short'
+     when char_length({content}) > %(max_chars)s then 'too_long'
+end
+
+-- name: text_bytes
+-- Fragment: a text's bytes, in UTF-8 unless the database does not know its own encoding.
+convert_to({value}::text, case getdatabaseencoding() when 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end)
+
+-- name: source_pending
+-- Claimable rows among the last ids, and returned rows whose time has come: their number and the oldest one's age.
+with bound as (
+    select coalesce((select {id} from {table} s order by {id} desc offset %(window_rows)s limit 1), -9223372036854775808) as id
+), candidates as materialized (
+    select {id} as id from {table} s
+    where {id} > (select id from bound)
+      and not exists (select from codelupe.ledger l where l.stream = %(stream)s and l.file_id = {id})
+    union all
+    select l.file_id from codelupe.ledger l
+    where l.stream = %(stream)s and l.disposition = 'returned' and (l.not_before is null or l.not_before <= now())
+)
+select count(*), extract(epoch from now() - min({created_at}))::double precision
+from candidates c join {table} s on {id} = c.id
+where {ineligible} is null;
+
+-- name: source_chunk_end
+-- The last id of the next chunk of a sweep; null when the table has no id above.
+select max(id) from (select {id} as id from {table} s where {id} > %(after)s order by {id} limit %(chunk_rows)s) chunk;
+
+-- name: source_survey
+-- Rows of one chunk that the ledger does not hold, by reason ('' = claimable), with the oldest one's age.
+select coalesce({ineligible}, ''), count(*), extract(epoch from now() - min({created_at}))::double precision
+from {table} s left join codelupe.ledger l on l.stream = %(stream)s and l.file_id = {id}
+where {id} > %(after)s and {id} <= %(until)s
+  and (l.file_id is null or l.disposition = 'returned' and (l.not_before is null or l.not_before <= now()))
+group by 1;
+
+-- name: source_claimable
+-- Eligible rows that no run has, in the order of their ids, with their text as bytes.
+select {id}, {repository_bytes}, {path_bytes}, {language_bytes}, {content_bytes}, {quality_score}::double precision,
+       h.file_id is not null, coalesce(l.attempts, 0)
+from {table} s
+left join codelupe.ledger l on l.stream = %(stream)s and l.file_id = {id}
+left join codelupe.held_out h on h.stream = %(stream)s and h.file_id = {id}
+where (l.file_id is null or l.disposition = 'returned' and (l.not_before is null or l.not_before <= now()))
+  and {ineligible} is null
+order by {id} limit %(limit)s;
+
+-- name: files_insert
+-- New files for the trainer's own source table.
+insert into code_files (repository, path, language, content, quality_score, license, commit_sha, phase, metadata)
+values %s;
+
+-- name: files_known
+-- Paths of a repository with the sha256 of their content, oldest first.
+select path, encode(sha256({content_bytes}), 'hex') from code_files s
+where repository = %(repository)s and path is not null order by id;
+
+-- === claim =================================================================================================
+
+-- name: run_insert
+-- A new run; fails where the stream has a live one.
+insert into codelupe.runs (stream, parent_version, seed, epoch)
+values (%(stream)s, %(parent_version)s, %(seed)s, %(epoch)s) returning run_id, created_at;
+
+-- name: ledger_claim
+-- Take rows that nobody has or that were returned. Counts fewer rows than given where another run has one.
+insert into codelupe.ledger as l (stream, file_id, run_id, disposition, reason, settled_at) values %s
+on conflict (stream, file_id) do update
+    set run_id = excluded.run_id, disposition = excluded.disposition, reason = excluded.reason,
+        not_before = null, claimed_at = now(), settled_at = excluded.settled_at
+    where l.disposition = 'returned';
+
+-- name: run_rows_insert
+-- Which run has which row.
+insert into codelupe.run_rows (run_id, file_id, role, content_sha256, outcome) values %s;
+
+-- name: held_out_insert
+-- Keep the text of held-out files. The decision stays for ever; the text is that of the latest claim.
+insert into codelupe.held_out (stream, file_id, run_id, repository, path, language, content, content_sha256) values %s
+on conflict (stream, file_id) do update
+    set run_id = excluded.run_id, repository = excluded.repository, path = excluded.path,
+        language = excluded.language, content = excluded.content, content_sha256 = excluded.content_sha256;
+
+-- name: held_out_earlier
+-- Settled held-out files of earlier runs, in an order that a seed decides.
+select h.file_id, h.repository, h.path, h.language, h.content, h.content_sha256
+from codelupe.held_out h join codelupe.ledger l using (stream, file_id)
+where h.stream = %(stream)s and l.disposition = 'held_out'
+order by md5(%(seed)s::text || ':' || h.file_id::text), h.file_id;
+
+-- === runs ==================================================================================================
+
+-- name: run_get
+-- One run.
+select run_id, stream, state, parent_version, seed, launches, reason, report, created_at, started_at, ended_at
+from codelupe.runs where run_id = %(run_id)s;
+
+-- name: run_live
+-- The stream's run that has not ended.
+select run_id, stream, state, parent_version, seed, launches, reason, report, created_at, started_at, ended_at
+from codelupe.runs where stream = %(stream)s and ended_at is null;
+
+-- name: run_history
+-- A stream's runs, newest first.
+select run_id, stream, state, parent_version, seed, launches, reason, report, created_at, started_at, ended_at
+from codelupe.runs where stream = %(stream)s order by run_id desc limit %(limit)s;
+
+-- name: run_lock
+-- A run's state, kept from changing until the transaction ends.
+select state, parent_version from codelupe.runs where run_id = %(run_id)s and stream = %(stream)s for update;
+
+-- name: run_move
+-- Put a run into another state.
+update codelupe.runs
+set state = %(state)s, reason = coalesce(%(reason)s, reason), report = coalesce(%(report)s, report),
+    started_at = case when %(state)s = 'training' then coalesce(started_at, now()) else started_at end,
+    ended_at = case when %(ended)s then now() end
+where run_id = %(run_id)s;
+
+-- name: run_launch
+-- Count one start of the trainer.
+update codelupe.runs set launches = launches + 1
+where run_id = %(run_id)s and stream = %(stream)s and ended_at is null returning launches;
+
+-- name: run_heartbeat
+-- The run is being looked after.
+update codelupe.runs set heartbeat_at = clock_timestamp()
+where run_id = %(run_id)s and stream = %(stream)s and ended_at is null returning run_id;
+
+-- name: run_rows_of
+-- A run's rows: role, and the outcome where there is one.
+select file_id, role, outcome from codelupe.run_rows where run_id = %(run_id)s;
+
+-- name: run_rows_settle
+-- Fill in the outcome of rows.
+update codelupe.run_rows r set outcome = v.outcome, tokens = v.tokens
+from (values %s) as v (run_id, file_id, outcome, tokens)
+where r.run_id = v.run_id and r.file_id = v.file_id and r.outcome is null;
+
+-- name: ledger_settle
+-- Settle a run's claimed rows.
+update codelupe.ledger l
+set disposition = v.disposition, reason = v.reason, settled_at = now(), not_before = null
+from (values %s) as v (stream, file_id, run_id, disposition, reason)
+where l.stream = v.stream and l.file_id = v.file_id and l.run_id = v.run_id and l.disposition = 'claimed';
+
+-- name: ledger_attempts
+-- How often each of a run's claimed rows was in a refused candidate.
+select file_id, attempts from codelupe.ledger
+where stream = %(stream)s and run_id = %(run_id)s and disposition = 'claimed';
+
+-- name: ledger_retry
+-- Return rows of a refused candidate: one attempt more, and each time twice as long until the next.
+update codelupe.ledger l
+set disposition = 'returned', reason = null, settled_at = now(), attempts = l.attempts + 1,
+    not_before = now() + make_interval(secs => v.backoff_seconds * power(2, l.attempts))
+from (values %s) as v (stream, file_id, run_id, backoff_seconds)
+where l.stream = v.stream and l.file_id = v.file_id and l.run_id = v.run_id and l.disposition = 'claimed';
+
+-- name: ledger_no_gain
+-- Settle rows whose last attempt was refused.
+update codelupe.ledger l
+set disposition = 'rejected', reason = 'no_gain', settled_at = now(), attempts = l.attempts + 1, not_before = null
+from (values %s) as v (stream, file_id, run_id)
+where l.stream = v.stream and l.file_id = v.file_id and l.run_id = v.run_id and l.disposition = 'claimed';
+
+-- name: ledger_give_back
+-- Return all that a run has, without counting an attempt.
+update codelupe.ledger
+set disposition = 'returned', reason = null, settled_at = now(),
+    not_before = case when %(delay)s > 0 then now() + make_interval(secs => %(delay)s) end
+where stream = %(stream)s and run_id = %(run_id)s and disposition = 'claimed';
+
+-- name: run_rows_give_back
+-- The outcome of rows that were given back.
+update codelupe.run_rows set outcome = 'returned' where run_id = %(run_id)s and outcome is null;
+
+-- name: totals_runs
+-- Runs by state, and the last published one's end.
+select state, count(*), max(ended_at) from codelupe.runs where stream = %(stream)s group by state;
+
+-- name: totals_rows
+-- Ledger rows by disposition and reason, with the highest id.
+select disposition, reason, count(*), max(file_id) from codelupe.ledger
+where stream = %(stream)s group by disposition, reason;
+
+-- name: totals_trained
+-- Rows and tokens that went into published adapters (replayed rows count as tokens, not as rows).
+select count(*) filter (where w.outcome = 'trained'), coalesce(sum(w.tokens), 0)::bigint
+from codelupe.run_rows w join codelupe.runs r using (run_id)
+where r.stream = %(stream)s and r.state = 'published' and w.outcome in ('trained', 'replayed');
+
+-- name: totals_last_run_seconds
+-- How long the last run with a verdict took, from its first launch.
+select extract(epoch from ended_at - started_at)::double precision from codelupe.runs
+where stream = %(stream)s and state in ('published', 'refused') and started_at is not null
+order by run_id desc limit 1;
+
+-- === adapters ==============================================================================================
+
+-- name: adapter_insert
+-- A published adapter; its version is its run's id.
+insert into codelupe.adapters (version, stream, parent_version, folder, manifest_sha256, evaluation, is_current)
+values (%(version)s, %(stream)s, %(parent_version)s, %(folder)s, %(manifest_sha256)s, %(evaluation)s, true);
+
+-- name: adapter_retire
+-- No adapter of the stream is current until another is made so.
+update codelupe.adapters set is_current = false where stream = %(stream)s and is_current;
+
+-- name: adapter_make_current
+-- Make a version current.
+update codelupe.adapters set is_current = true where stream = %(stream)s and version = %(version)s returning version;
+
+-- name: adapter_current
+-- The stream's current adapter.
+select version, stream, parent_version, folder, manifest_sha256, evaluation, published_at, is_current
+from codelupe.adapters where stream = %(stream)s and is_current;
+
+-- name: adapter_history
+-- A stream's adapters, newest first.
+select version, stream, parent_version, folder, manifest_sha256, evaluation, published_at, is_current
+from codelupe.adapters where stream = %(stream)s order by version desc;
+
+-- === audit =================================================================================================
+
+-- name: audit_timeout
+-- A full audit reads everything once.
+set local statement_timeout = '1h';
+
+-- name: audit_total
+-- All rows of the source.
+select count(*) from {table};
+
+-- name: audit_classes
+-- Every row of the source in one class: ineligible (with its reason), pending, or where the ledger has it.
+select case when l.file_id is null or l.disposition = 'returned'
+            then case when {ineligible} is null then 'pending' else 'ineligible' end
+            else l.disposition end,
+       case when l.file_id is null or l.disposition = 'returned' then {ineligible} else l.reason end,
+       count(*)
+from {table} s left join codelupe.ledger l on l.stream = %(stream)s and l.file_id = {id}
+group by 1, 2;
+
+-- name: audit_gone
+-- Ledger rows whose source row was deleted.
+select count(*) from codelupe.ledger l
+where l.stream = %(stream)s and not exists (select from {table} s where {id} = l.file_id);
+
+-- name: audit_claimed_by_ended_run
+-- Claimed rows that no live run will ever settle.
+select l.file_id from codelupe.ledger l join codelupe.runs r using (run_id)
+where l.stream = %(stream)s and l.disposition = 'claimed' and r.ended_at is not null order by 1;
+
+-- name: audit_claimed_without_run_row
+-- Claimed rows that their run does not list.
+select l.file_id from codelupe.ledger l
+left join codelupe.run_rows w on w.run_id = l.run_id and w.file_id = l.file_id
+where l.stream = %(stream)s and l.disposition = 'claimed' and w.file_id is null order by 1;
+
+-- name: audit_trained_twice
+-- Files that were trained on in more than one published run.
+select w.file_id from codelupe.run_rows w join codelupe.runs r using (run_id)
+where r.stream = %(stream)s and r.state = 'published' and w.role = 'train' and w.outcome = 'trained'
+group by w.file_id having count(*) > 1 order by 1;
+
+-- name: audit_trained_without_run_row
+-- Files that the ledger calls trained and their published run does not.
+select l.file_id from codelupe.ledger l
+where l.stream = %(stream)s and l.disposition = 'trained' and not exists (
+    select from codelupe.run_rows w join codelupe.runs r using (run_id)
+    where w.run_id = l.run_id and w.file_id = l.file_id and w.outcome = 'trained' and r.state = 'published')
+order by 1;
+
+-- name: audit_run_row_without_trained
+-- Files that a published run trained on and the ledger does not call trained.
+select w.file_id from codelupe.run_rows w join codelupe.runs r using (run_id)
+left join codelupe.ledger l on l.stream = r.stream and l.file_id = w.file_id
+where r.stream = %(stream)s and r.state = 'published' and w.outcome = 'trained'
+  and l.disposition is distinct from 'trained'
+order by 1;
+
+-- name: audit_tokens
+-- Published runs whose rows do not sum to the tokens that their report claims.
+select r.run_id from codelupe.runs r
+left join codelupe.run_rows w on w.run_id = r.run_id and w.outcome in ('trained', 'replayed')
+where r.stream = %(stream)s and r.state = 'published'
+group by r.run_id, r.report
+having coalesce(sum(w.tokens), 0) is distinct from (r.report -> 'train' ->> 'tokens_published')::numeric
+order by 1;
+
+-- name: audit_published_without_adapter
+-- Published runs without an adapter.
+select r.run_id from codelupe.runs r left join codelupe.adapters a on a.version = r.run_id
+where r.stream = %(stream)s and r.state = 'published' and a.version is null order by 1;
+
+-- name: audit_held_out_without_text
+-- Held-out files whose text was not kept.
+select l.file_id from codelupe.ledger l left join codelupe.held_out h using (stream, file_id)
+where l.stream = %(stream)s and l.disposition = 'held_out' and h.file_id is null order by 1;
+
+-- name: audit_trained_held_out
+-- Held-out files that a published run trained on.
+select distinct h.file_id from codelupe.held_out h
+join codelupe.run_rows w using (file_id) join codelupe.runs r on r.run_id = w.run_id and r.stream = h.stream
+where h.stream = %(stream)s and r.state = 'published' and w.outcome = 'trained' order by 1;
+
+-- name: audit_held_out
+-- How many held-out texts are kept.
+select count(*) from codelupe.held_out where stream = %(stream)s;

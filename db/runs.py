@@ -1,0 +1,434 @@
+"""Runs: from the claim to the verdict. Every write checks the lease; every verdict settles every row of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from psycopg2 import extensions
+from psycopg2.extras import Json, execute_values
+
+from db.adapters import NewAdapter, insert_current
+from db.errors import BadTransition, DatabaseError, ParentMoved, SettlementMismatch
+from db.lease import Lease, fence
+from db.pool import Pool
+from db.queries import QUERIES
+
+State = Literal["claimed", "training", "judging", "published", "refused", "failed", "returned"]
+
+TRANSITIONS: Mapping[str, frozenset[str]] = {
+    "claimed": frozenset({"training", "returned", "failed"}),
+    "training": frozenset({"judging", "returned", "failed"}),
+    "judging": frozenset({"published", "refused", "returned", "failed"}),
+    "published": frozenset(),
+    "refused": frozenset(),
+    "failed": frozenset(),
+    "returned": frozenset(),
+}
+
+OUTCOMES_OF_ROLE = {
+    "train": frozenset({"trained", "unused", "rejected"}),
+    "held_out": frozenset({"held_out", "unused", "rejected"}),
+    "replay": frozenset({"replayed", "unused", "rejected"}),
+}
+"""What can become of a row. A held-out row that was trained on is a mistake, and so is a train row that was held out
+later (its text would not be kept)."""
+
+BATCH_ROWS = 1000
+PROBLEMS_SHOWN = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One claim-to-verdict cycle."""
+
+    run_id: int
+    stream: str
+    state: State
+    parent_version: int | None
+    """The adapter that training continues from; None on a first run."""
+    seed: int
+    launches: int
+    """How often the trainer was started."""
+    reason: str | None
+    """Why it was refused, failed or returned."""
+    report: dict[str, Any] | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class Settled(Protocol):
+    """What became of one row, as the trainer reports it."""
+
+    @property
+    def file_id(self) -> int: ...
+    @property
+    def outcome(self) -> str: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def tokens(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """A stream's sums."""
+
+    runs: dict[str, int]
+    """By state."""
+    rows: dict[str, int]
+    """Ledger rows by disposition."""
+    rejected: dict[str, int]
+    """Rejected rows by reason."""
+    trained_rows: int
+    trained_tokens: int
+    """Of published runs, replayed rows included."""
+    last_trained_id: int | None
+    """The highest id of a trained row; not a watermark."""
+    last_success_at: datetime | None
+    last_run_seconds: float | None
+    """From the first launch to the verdict."""
+
+
+# --- looking --------------------------------------------------------------------------------------------------
+
+
+def get(pool: Pool, run_id: int) -> Run | None:
+    """One run; None where there is none of that number."""
+    return next(iter(_runs(pool, "run_get", {"run_id": run_id})), None)
+
+
+def live(pool: Pool, stream: str) -> Run | None:
+    """The stream's run that has not ended."""
+    return next(iter(_runs(pool, "run_live", {"stream": stream})), None)
+
+
+def history(pool: Pool, stream: str, limit: int = 20) -> list[Run]:
+    """A stream's runs, newest first."""
+    return _runs(pool, "run_history", {"stream": stream, "limit": limit})
+
+
+def totals(pool: Pool, stream: str) -> Totals:
+    """A stream's sums, from one snapshot."""
+    parameters = {"stream": stream}
+    with pool.transaction(isolation="repeatable read", read_only=True) as cursor:
+        cursor.execute(QUERIES["totals_runs"], parameters)
+        runs = cursor.fetchall()
+        cursor.execute(QUERIES["totals_rows"], parameters)
+        rows = cursor.fetchall()
+        cursor.execute(QUERIES["totals_trained"], parameters)
+        trained = cursor.fetchone()
+        cursor.execute(QUERIES["totals_last_run_seconds"], parameters)
+        seconds = cursor.fetchone()
+    assert trained is not None
+    dispositions: dict[str, int] = {}
+    for disposition, _, count, _ in rows:
+        dispositions[disposition] = dispositions.get(disposition, 0) + count
+    return Totals(
+        runs={state: count for state, count, _ in runs},
+        rows=dispositions,
+        rejected={reason: count for disposition, reason, count, _ in rows if disposition == "rejected"},
+        trained_rows=trained[0],
+        trained_tokens=trained[1],
+        last_trained_id=next((last for disposition, _, _, last in rows if disposition == "trained"), None),
+        last_success_at=next((ended for state, _, ended in runs if state == "published"), None),
+        last_run_seconds=seconds[0] if seconds else None,
+    )
+
+
+# --- on the way -----------------------------------------------------------------------------------------------
+
+
+def advance(pool: Pool, lease: Lease, run_id: int, to: Literal["training", "judging"]) -> None:
+    """Put a live run into its next state.
+
+    Raises:
+        BadTransition: it cannot get there from where it is.
+    """
+    with pool.transaction() as cursor:
+        fence(cursor, lease)
+        _move(cursor, lease, run_id, to)
+
+
+def count_launch(pool: Pool, lease: Lease, run_id: int) -> int:
+    """Count one start of the trainer; returns how many there were with it."""
+    return int(_touch(pool, lease, run_id, "run_launch"))
+
+
+def heartbeat(pool: Pool, lease: Lease, run_id: int) -> None:
+    """Note that the run is being looked after."""
+    _touch(pool, lease, run_id, "run_heartbeat")
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------
+
+
+def publish(
+    pool: Pool,
+    lease: Lease,
+    run_id: int,
+    outcomes: Iterable[Settled],
+    adapter: NewAdapter,
+    report: Mapping[str, Any],
+) -> None:
+    """Settle the rows, insert the adapter and make it current, all in one transaction.
+
+    Outcomes of earlier held-out rows, which the run does not list, are passed over.
+
+    Raises:
+        ParentMoved: the run's parent is no longer current.
+        SettlementMismatch: the outcomes are not those of the run's rows.
+        BadTransition: the run is not being judged.
+    """
+    with pool.transaction() as cursor:
+        fence(cursor, lease)
+        parent_version = _move(cursor, lease, run_id, "published", report=report)
+        _check_parent(cursor, lease.stream, run_id, parent_version)
+        plan = _Settlement(run_id=run_id)
+        for outcome, role in _matched(cursor, run_id, outcomes):
+            plan.add_published(outcome, role)
+        plan.write(cursor, lease.stream)
+        insert_current(cursor, lease.stream, run_id, parent_version, adapter)
+
+
+def refuse(
+    pool: Pool,
+    lease: Lease,
+    run_id: int,
+    outcomes: Iterable[Settled],
+    *,
+    reason: str,
+    report: Mapping[str, Any],
+    max_attempts: int,
+    backoff_seconds: float,
+) -> None:
+    """Settle the rows of a candidate that is not published.
+
+    Rows that it was trained on are returned for `backoff_seconds`, doubled with each earlier attempt; the last of
+    `max_attempts` rejects them as `no_gain`.
+
+    Raises:
+        SettlementMismatch: the outcomes are not those of the run's rows.
+        BadTransition: the run is not being judged.
+    """
+    with pool.transaction() as cursor:
+        fence(cursor, lease)
+        _move(cursor, lease, run_id, "refused", reason=reason, report=report)
+        cursor.execute(QUERIES["ledger_attempts"], {"stream": lease.stream, "run_id": run_id})
+        attempts: dict[int, int] = dict(cursor.fetchall())
+        plan = _Settlement(run_id=run_id)
+        for outcome, role in _matched(cursor, run_id, outcomes):
+            last = attempts.get(outcome.file_id, 0) + 1 >= max_attempts
+            plan.add_refused(outcome, role, last_attempt=last)
+        plan.write(cursor, lease.stream, backoff_seconds=backoff_seconds)
+
+
+def give_back(
+    pool: Pool,
+    lease: Lease,
+    run_id: int,
+    *,
+    state: Literal["returned", "failed"],
+    reason: str,
+    delay_seconds: float = 0.0,
+) -> None:
+    """End a run without a verdict: its claimed rows are returned, no attempt counted. Held-out files stay held out.
+
+    Raises:
+        BadTransition: the run has ended.
+    """
+    with pool.transaction() as cursor:
+        fence(cursor, lease)
+        _move(cursor, lease, run_id, state, reason=reason)
+        parameters = {"stream": lease.stream, "run_id": run_id, "delay": delay_seconds}
+        cursor.execute(QUERIES["ledger_give_back"], parameters)
+        cursor.execute(QUERIES["run_rows_give_back"], parameters)
+
+
+@dataclass(kw_only=True)
+class _Settlement:
+    """What a verdict writes: one list for each kind of change."""
+
+    run_id: int
+    run_rows: list[tuple[int, str, int | None]] = field(default_factory=list)
+    """File, outcome, tokens."""
+    settled: list[tuple[int, str, str | None]] = field(default_factory=list)
+    """File, disposition, reason."""
+    retried: list[int] = field(default_factory=list)
+    no_gain: list[int] = field(default_factory=list)
+
+    def add_published(self, outcome: Settled, role: str) -> None:
+        self.run_rows.append((outcome.file_id, outcome.outcome, outcome.tokens))
+        if role != "replay":
+            self.settled.append(_disposition(outcome, role))
+
+    def add_refused(self, outcome: Settled, role: str, *, last_attempt: bool) -> None:
+        found = outcome.outcome
+        if role == "train" and found == "trained":
+            (self.no_gain if last_attempt else self.retried).append(outcome.file_id)
+            found = "rejected" if last_attempt else "returned"
+        elif role != "replay":
+            self.settled.append(_disposition(outcome, role))
+            found = "returned" if self.settled[-1][1] == "returned" else found
+        self.run_rows.append((outcome.file_id, found, outcome.tokens))
+
+    def write(self, cursor: extensions.cursor, stream: str, *, backoff_seconds: float = 0.0) -> None:
+        run_id = self.run_id
+        _update(
+            cursor, "run_rows_settle", "(%s, %s::bigint, %s, %s::bigint)",
+            [(run_id, file_id, outcome, tokens) for file_id, outcome, tokens in self.run_rows],
+        )  # fmt: skip
+        _update(
+            cursor, "ledger_settle", "(%s, %s::bigint, %s::bigint, %s, %s::text)",
+            [(stream, file_id, run_id, disposition, reason) for file_id, disposition, reason in self.settled],
+        )  # fmt: skip
+        _update(
+            cursor, "ledger_retry", "(%s, %s::bigint, %s::bigint, %s::double precision)",
+            [(stream, file_id, run_id, backoff_seconds) for file_id in self.retried],
+        )  # fmt: skip
+        _update(
+            cursor, "ledger_no_gain", "(%s, %s::bigint, %s::bigint)",
+            [(stream, file_id, run_id) for file_id in self.no_gain],
+        )  # fmt: skip
+
+
+def _disposition(outcome: Settled, role: str) -> tuple[int, str, str | None]:
+    """Where a row stands after a verdict (trained rows of a refused candidate apart)."""
+    match outcome.outcome, role:
+        case "rejected", _:
+            return outcome.file_id, "rejected", outcome.reason or "unknown"
+        case _, "held_out":
+            return outcome.file_id, "held_out", None
+        case "trained", _:
+            return outcome.file_id, "trained", None
+        case _:
+            return outcome.file_id, "returned", None
+
+
+# --- parts of a verdict ---------------------------------------------------------------------------------------
+
+
+def _matched(
+    cursor: extensions.cursor, run_id: int, outcomes: Iterable[Settled]
+) -> Iterator[tuple[Settled, str]]:
+    """Each outcome with its row's role; at the end, every open row of the run must have had exactly one.
+
+    Raises:
+        SettlementMismatch: after the last outcome, with all that did not match.
+    """
+    cursor.execute(QUERIES["run_rows_of"], {"run_id": run_id})
+    rows: dict[int, tuple[str, str | None]] = {
+        file_id: (role, done) for file_id, role, done in cursor.fetchall()
+    }
+    missing = {file_id for file_id, (_, done) in rows.items() if done is None}
+    unknown: list[int] = []
+    repeated: list[int] = []
+    impossible: list[str] = []
+    for outcome in outcomes:
+        file_id = outcome.file_id
+        if file_id not in rows:
+            if outcome.outcome != "held_out":
+                unknown.append(file_id)
+        elif file_id not in missing:
+            repeated.append(file_id)
+        else:
+            missing.discard(file_id)
+            role = rows[file_id][0]
+            if outcome.outcome in OUTCOMES_OF_ROLE[role]:
+                yield outcome, role
+            else:
+                impossible.append(f"{file_id} ({role} row, {outcome.outcome})")
+    found: tuple[tuple[str, Sequence[Any]], ...] = (
+        ("without an outcome", sorted(missing)),
+        ("not of this run", unknown),
+        ("settled already or given twice", repeated),
+        ("with an outcome that its role cannot have", impossible),
+    )
+    if problems := [f"{len(ids)} {what}: {_first(ids)}" for what, ids in found if ids]:
+        raise SettlementMismatch(run_id, problems)
+
+
+def _first(ids: Sequence[Any]) -> str:
+    shown = ", ".join(str(item) for item in ids[:PROBLEMS_SHOWN])
+    return shown + (", …" if len(ids) > PROBLEMS_SHOWN else "")
+
+
+def _update(cursor: extensions.cursor, name: str, template: str, records: Sequence[tuple[Any, ...]]) -> None:
+    """Update rows in batches; each must be there to be updated."""
+    for start in range(0, len(records), BATCH_ROWS):
+        batch = records[start : start + BATCH_ROWS]
+        execute_values(cursor, QUERIES[name], batch, template=template, page_size=BATCH_ROWS)
+        if cursor.rowcount != len(batch):
+            raise DatabaseError(
+                f"{len(batch) - cursor.rowcount} of {len(batch)} rows were not in the state that {name} expects; "
+                "nothing was settled (codelupe audit shows what differs)"
+            )
+
+
+def _check_parent(cursor: extensions.cursor, stream: str, run_id: int, parent_version: int | None) -> None:
+    cursor.execute(QUERIES["adapter_current"], {"stream": stream})
+    row = cursor.fetchone()
+    current = None if row is None else row[0]
+    if current != parent_version:
+        raise ParentMoved(
+            f"run {run_id} started from adapter {parent_version}, and {current} is current now: refuse it"
+        )
+
+
+def _move(
+    cursor: extensions.cursor,
+    lease: Lease,
+    run_id: int,
+    to: State,
+    *,
+    reason: str | None = None,
+    report: Mapping[str, Any] | None = None,
+) -> int | None:
+    """The one place where a run's state changes; returns the run's parent version."""
+    cursor.execute(QUERIES["run_lock"], {"run_id": run_id, "stream": lease.stream})
+    row = cursor.fetchone()
+    if row is None:
+        raise BadTransition(f"the stream {lease.stream} has no run {run_id}")
+    state, parent_version = row
+    if to not in TRANSITIONS[state]:
+        raise BadTransition(f"run {run_id} is {state} and cannot become {to}")
+    cursor.execute(
+        QUERIES["run_move"],
+        {
+            "run_id": run_id,
+            "state": to,
+            "reason": reason,
+            "report": None if report is None else Json(dict(report)),
+            "ended": not TRANSITIONS[to],
+        },
+    )
+    return None if parent_version is None else int(parent_version)
+
+
+def _touch(pool: Pool, lease: Lease, run_id: int, name: str) -> Any:
+    with pool.transaction() as cursor:
+        fence(cursor, lease)
+        cursor.execute(QUERIES[name], {"run_id": run_id, "stream": lease.stream})
+        row = cursor.fetchone()
+        if row is None:
+            raise BadTransition(f"run {run_id} of the stream {lease.stream} is not live")
+    return row[0]
+
+
+def _runs(pool: Pool, name: str, parameters: Mapping[str, Any]) -> list[Run]:
+    with pool.transaction(read_only=True) as cursor:
+        cursor.execute(QUERIES[name], dict(parameters))
+        return [_run(row) for row in cursor.fetchall()]
+
+
+def _run(row: Sequence[Any]) -> Run:
+    (
+        run_id, stream, state, parent_version, seed, launches, reason, report, created_at, started_at, ended_at,
+    ) = row  # fmt: skip
+    return Run(
+        run_id=run_id, stream=stream, state=state, parent_version=parent_version, seed=seed, launches=launches,
+        reason=reason, report=report, created_at=created_at, started_at=started_at, ended_at=ended_at,
+    )  # fmt: skip

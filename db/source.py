@@ -1,0 +1,174 @@
+"""The source table: check it, count what waits in it, fill our own, claim from it.
+
+Wherever a `Source` is asked for, one from `check_source` saves a look at the catalogue; any other works too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from psycopg2.extras import Json, execute_values
+
+from db.claim import Claim, HeldOutRow, Role, SourceRow, claim
+from db.pool import Pool
+from db.queries import QUERIES
+from db.table import Eligibility, Source, resolved
+
+__all__ = [
+    "Claim",
+    "Eligibility",
+    "HeldOutRow",
+    "NewFile",
+    "Pending",
+    "Role",
+    "Source",
+    "SourceRow",
+    "Survey",
+    "check_source",
+    "claim",
+    "insert_files",
+    "is_empty",
+    "known_files",
+    "pending",
+    "survey",
+]
+
+INSERT_ROWS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewFile:
+    """A file for `code_files`."""
+
+    repository: str | None
+    path: str | None
+    language: str | None
+    content: str
+    quality_score: float | None
+    license: str | None = None
+    commit_sha: str | None = None
+    phase: str | None = None
+    """A stage of a curriculum."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pending:
+    """What waits among the newest rows, and among the returned ones whose time has come."""
+
+    rows: int
+    oldest_age_seconds: float | None
+    """None where nothing waits, or where the table does not know when its rows came."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What a full sweep found."""
+
+    pending: int
+    ineligible: Mapping[str, int]
+    """Rows by reason: no_score, low_score, too_short, too_long, no_content."""
+    oldest_age_seconds: float | None
+
+
+def check_source(pool: Pool, source: Source) -> Source:
+    """Make sure that the table can be used; returns the source with its optional columns known.
+
+    Raises:
+        Misconfigured: the table or needed columns are missing, have wrong types or may not be read.
+    """
+    with pool.transaction(read_only=True) as cursor:
+        source = resolved(cursor, source)
+        cursor.execute(source.statement("source_readable"), {})
+    return source
+
+
+def is_empty(pool: Pool, source: Source) -> bool:
+    """Whether the table has no row at all."""
+    with pool.transaction(read_only=True) as cursor:
+        cursor.execute(source.statement("source_is_empty"), {})
+        return cursor.fetchone() == (True,)
+
+
+def insert_files(pool: Pool, files: Iterable[NewFile]) -> int:
+    """Add files to `code_files`, a batch a transaction; returns how many.
+
+    Raises:
+        ValueError: a text holds a NUL character or half a surrogate pair, which Postgres cannot store; names the file.
+    """
+    inserted = 0
+    remaining = iter(files)
+    while batch := [_record(file) for file in islice(remaining, INSERT_ROWS)]:
+        with pool.transaction() as cursor:
+            execute_values(cursor, QUERIES["files_insert"], batch, page_size=INSERT_ROWS)
+        inserted += len(batch)
+    return inserted
+
+
+def known_files(pool: Pool, repository: str) -> dict[str, str]:
+    """Paths of a repository in `code_files` with the sha256 of their content, the newest one of each path."""
+    with pool.transaction(read_only=True) as cursor:
+        cursor.execute(Source().statement("files_known"), {"repository": repository})
+        return dict(cursor.fetchall())
+
+
+def pending(
+    pool: Pool, source: Source, eligibility: Eligibility, stream: str, *, window_rows: int = 200_000
+) -> Pending:
+    """Claimable rows among the last `window_rows` ids, and returned ones that are due. Cheap: for each poll."""
+    with pool.transaction(read_only=True) as cursor:
+        source = resolved(cursor, source)
+        parameters = {"stream": stream, "window_rows": window_rows, **vars(eligibility)}
+        cursor.execute(source.statement("source_pending"), parameters)
+        row = cursor.fetchone()
+    assert row is not None
+    return Pending(rows=row[0], oldest_age_seconds=row[1])
+
+
+def survey(
+    pool: Pool, source: Source, eligibility: Eligibility, stream: str, chunk_rows: int = 50_000
+) -> Survey:
+    """Look at every row of the table, a chunk a transaction: claimable ones and ineligible ones by reason."""
+    counts: dict[str, int] = {}
+    oldest: float | None = None
+    after = -(2**63)
+    while True:
+        with pool.transaction(read_only=True) as cursor:
+            source = resolved(cursor, source)
+            chunk = {"after": after, "chunk_rows": chunk_rows}
+            cursor.execute(source.statement("source_chunk_end"), chunk)
+            end = cursor.fetchone()
+            if end is None or end[0] is None:
+                break
+            parameters = {"stream": stream, "after": after, "until": end[0], **vars(eligibility)}
+            cursor.execute(source.statement("source_survey"), parameters)
+            for reason, rows, age in cursor.fetchall():
+                counts[reason] = counts.get(reason, 0) + rows
+                if not reason and age is not None:
+                    oldest = max(oldest or 0.0, age)
+        after = end[0]
+    claimable = counts.pop("", 0)
+    return Survey(pending=claimable, ineligible=counts, oldest_age_seconds=oldest)
+
+
+def _record(file: NewFile) -> tuple[Any, ...]:
+    texts = (file.repository, file.path, file.language, file.content)
+    for text in texts:
+        if text is not None and ("\x00" in text or not _encodes(text)):
+            raise ValueError(
+                f"{file.repository}: {file.path!r} holds a NUL character or half a surrogate pair, which Postgres cannot store"
+            )
+    return (
+        *texts, file.quality_score, file.license, file.commit_sha, file.phase, Json(dict(file.metadata)),
+    )  # fmt: skip
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,172 @@
+"""The source table's own names: which table or view, how its columns are called, and which rows may be trained on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from psycopg2 import extensions, sql
+
+from db.errors import Misconfigured
+from db.queries import QUERIES
+
+NEEDED = ("id", "content", "language", "quality_score")
+OPTIONAL = {"repository": "text", "path": "text", "created_at": "timestamptz"}
+"""Columns that are used where they exist, with the type of the null that stands for them elsewhere."""
+
+_NAME = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^",=]+?))\s*')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A table or view of code files. Names are taken as they are written: case counts, quotes are not needed."""
+
+    table: str = "code_files"
+    """May have a schema before a dot; a part that holds a dot itself is put in double quotes."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """The table's own names of columns, by ours; a column that is not listed has our name."""
+    absent: frozenset[str] | None = None
+    """Optional columns that the table does not have; None until `check_source` has looked."""
+
+    @classmethod
+    def parse(cls, table: str, columns: str) -> Source:
+        """Read SOURCE_TABLE and SOURCE_COLUMNS (`content=body,quality_score=score`).
+
+        Raises:
+            ValueError: with every problem of both.
+        """
+        problems = []
+        if not _parts(table):
+            problems.append(f"SOURCE_TABLE: {table!r} is not a table or schema.table")
+        names: dict[str, str] = {}
+        for pair in _split(columns):
+            match = re.fullmatch(rf"\s*(\w+)\s*={_NAME.pattern}", pair)
+            if match is None:
+                problems.append(f"SOURCE_COLUMNS: {pair.strip()!r} is not of the form ours=theirs")
+                continue
+            ours, quoted, plain = match.groups()
+            if ours not in (*NEEDED, *OPTIONAL):
+                known = ", ".join((*NEEDED, *OPTIONAL))
+                problems.append(f"SOURCE_COLUMNS: {ours!r} is not one of {known}")
+            elif ours in names:
+                problems.append(f"SOURCE_COLUMNS: {ours} is given twice")
+            names[ours] = quoted.replace('""', '"') if quoted else plain
+        if problems:
+            raise ValueError("; ".join(problems))
+        return cls(table=table, columns=names)
+
+    @property
+    def name(self) -> str:
+        """The source in one line: what a stream is bound to."""
+        renamed = ",".join(
+            f"{ours}={theirs}" for ours, theirs in sorted(self.columns.items()) if ours != theirs
+        )
+        return f"{self.table}({renamed})" if renamed else self.table
+
+    def column(self, ours: str) -> str:
+        """The table's own name of a column."""
+        return self.columns.get(ours, ours)
+
+    def identifier(self) -> sql.Identifier:
+        """The table's quoted name."""
+        parts = _parts(self.table)
+        if not parts:
+            raise Misconfigured(f"SOURCE_TABLE: {self.table!r} is not a table or schema.table")
+        return sql.Identifier(*parts)
+
+    def _escaped(self) -> sql.Identifier:
+        """The table's quoted name for `execute` with parameters, where a percent sign is doubled."""
+        return sql.Identifier(*(part.replace("%", "%%") for part in self.identifier().strings))
+
+    def expression(self, ours: str) -> sql.Composable:
+        """A column of the table `s`, or a null where the table has none of that name."""
+        if self.absent and ours in self.absent:
+            return sql.SQL("null::" + OPTIONAL[ours])
+        return sql.Identifier("s", self.column(ours).replace("%", "%%"))
+
+    def statement(self, name: str) -> sql.Composed:
+        """A statement of queries.sql with this source's names put in; execute it with a mapping, if an empty one."""
+        values = {ours: self.expression(ours) for ours in (*NEEDED, *OPTIONAL)}
+        as_bytes = {
+            f"{ours}_bytes": sql.SQL(QUERIES["text_bytes"]).format(value=values[ours])
+            for ours in ("repository", "path", "language", "content")
+        }
+        ineligible = sql.SQL(QUERIES["ineligible_reason"]).format(**values)
+        return sql.SQL(QUERIES[name]).format(
+            table=self._escaped(), ineligible=ineligible, **values, **as_bytes
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eligibility:
+    """Which rows may be trained on."""
+
+    quality_threshold: float
+    """The least quality score; compared in single precision, as the scores are stored."""
+    min_chars: int
+    max_chars: int
+    """Both lengths are allowed."""
+
+
+def resolved(cursor: extensions.cursor, source: Source) -> Source:
+    """The source with its absent columns known; looks at the catalogue unless that was done before.
+
+    Raises:
+        Misconfigured: the table or a needed column is missing or has a wrong type; names all of them.
+    """
+    if source.absent is not None:
+        return source
+    cursor.execute(QUERIES["source_columns"], {"table": source.identifier().as_string(cursor)})
+    found = {name: (type_name, category) for name, type_name, category in cursor.fetchall()}
+    if not found:
+        raise Misconfigured(_missing_table(cursor, source))
+    problems = list(_column_problems(source, found))
+    if problems:
+        listed = ", ".join(sorted(found))
+        raise Misconfigured(
+            f"the source table {source.table} cannot be used: {'; '.join(problems)}. It has the columns {listed}; "
+            "correct SOURCE_COLUMNS (ours=theirs)"
+        )
+    return replace(source, absent=frozenset(ours for ours in OPTIONAL if source.column(ours) not in found))
+
+
+def _column_problems(source: Source, found: Mapping[str, tuple[str, str]]) -> list[str]:
+    problems = []
+    for ours in (*NEEDED, *OPTIONAL):
+        theirs = source.column(ours)
+        if theirs not in found:
+            if ours in NEEDED or ours in source.columns:
+                problems.append(f"the column {theirs} (for {ours}) is missing")
+            continue
+        type_name, category = found[theirs]
+        match ours:
+            case "id" if type_name not in ("int2", "int4", "int8"):
+                problems.append(f"the column {theirs} (for id) must be an integer type, not {type_name}")
+            case "content" if category != "S":
+                problems.append(f"the column {theirs} (for content) must be text, not {type_name}")
+            case "quality_score" if category != "N":
+                problems.append(f"the column {theirs} (for quality_score) must be a number, not {type_name}")
+            case "created_at" if type_name not in ("timestamptz", "timestamp", "date"):
+                problems.append(f"the column {theirs} (for created_at) must be a time, not {type_name}")
+    return problems
+
+
+def _missing_table(cursor: extensions.cursor, source: Source) -> str:
+    cursor.execute(QUERIES["source_similar"], {"name": _parts(source.table)[-1]})
+    similar = ", ".join(row[0] for row in cursor.fetchall())
+    hint = f" (names are case-sensitive; there is {similar})" if similar else ""
+    return f"the source table {source.table} does not exist{hint}; correct SOURCE_TABLE or create it"
+
+
+def _parts(name: str) -> list[str]:
+    """`schema.table` in its parts; empty where it is neither that nor a table."""
+    if not re.fullmatch(r'(?:"(?:[^"]|"")+"|[^".]+)(?:\.(?:"(?:[^"]|"")+"|[^".]+))?', name.strip()):
+        return []
+    pieces = re.findall(r'"((?:[^"]|"")+)"|([^".]+)', name.strip())
+    return [quoted.replace('""', '"') if quoted else plain for quoted, plain in pieces]
+
+
+def _split(columns: str) -> list[str]:
+    """The pairs of a list, split at commas outside double quotes."""
+    return [pair for pair in re.findall(r'(?:"(?:[^"]|"")*"|[^,"])+', columns) if pair.strip()]

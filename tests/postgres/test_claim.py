@@ -1,0 +1,403 @@
+"""Claims: every row once, nothing lost, nothing left behind."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from itertools import pairwise
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2 import sql
+from world import (
+    ADAPTER,
+    ELIGIBLE,
+    STREAM,
+    Outcome,
+    claim_all,
+    digest,
+    execute_outside,
+    fill,
+    in_database,
+    new_file,
+)
+
+from db import migrate, runs
+from db.audit import audit
+from db.errors import DatabaseError, LeaseLost, Misconfigured
+from db.lease import Lease, acquire, renew
+from db.pool import Pool
+from db.source import (
+    NewFile,
+    Source,
+    check_source,
+    claim,
+    insert_files,
+    is_empty,
+    known_files,
+    pending,
+    survey,
+)
+from db.streams import Binding, bind, request_training, training_requested
+
+SOURCE = Source()
+
+
+def test_claims_each_row_once(pool: Pool, lease: Lease, query: Any) -> None:
+    fill(pool, 7)
+    run_id, files = claim_all(pool, lease, held_out=(2,), limit=5)
+    assert files == [1, 2, 3, 4, 5]
+    assert query("select file_id, disposition, run_id from codelupe.ledger order by 1") == [
+        (number, "claimed", run_id) for number in files
+    ]
+    assert query("select file_id, role from codelupe.run_rows where role = 'held_out'") == [(2, "held_out")]
+    assert query("select file_id, language from codelupe.held_out") == [(2, "python")]
+    runs.give_back(pool, lease, run_id, state="returned", reason="test")
+    second, again = claim_all(pool, lease, limit=100)
+    assert second > run_id
+    assert again == [1, 2, 3, 4, 5, 6, 7]
+    assert query("select role from codelupe.run_rows where run_id = %s and file_id = 2", second) == [
+        ("held_out",)
+    ]
+
+
+def test_a_second_claim_while_a_run_is_live_fails(pool: Pool, lease: Lease) -> None:
+    fill(pool, 2)
+    claim_all(pool, lease, limit=1)
+    with pytest.raises(DatabaseError, match="runs_one_live"):
+        claim_all(pool, lease)
+
+
+@pytest.mark.parametrize("how", ["error", "cancel"])
+def test_an_undone_claim_leaves_nothing(pool: Pool, lease: Lease, query: Any, how: str) -> None:
+    fill(pool, 3)
+    request_training(pool, STREAM)
+
+    def attempt() -> None:
+        with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
+            for row in claimed.rows():
+                claimed.keep(row, "held_out", digest(row.content))
+            claimed.flush()
+            if how == "error":
+                raise KeyError("the caller's own")
+            claimed.cancel()
+
+    if how == "error":
+        with pytest.raises(KeyError):
+            attempt()
+    else:
+        attempt()
+    for table in ("runs", "ledger", "run_rows", "held_out"):
+        assert query(f"select count(*) from codelupe.{table}") == [(0,)]
+    assert training_requested(pool, STREAM)
+    assert pool.stats().in_use == 0
+    claim_all(pool, lease)
+    assert not training_requested(pool, STREAM)
+
+
+def test_a_renewal_during_a_claim_neither_waits_nor_breaks_it(pool: Pool, lease: Lease) -> None:
+    fill(pool, 3)
+    with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
+        rows = claimed.rows()
+        first = next(rows)
+        started = time.monotonic()
+        renew(pool, lease, 600)
+        request_training(pool, STREAM)
+        assert time.monotonic() - started < 2
+        claimed.keep(first, "train", digest(first.content))
+        for row in rows:
+            claimed.keep(row, "train", digest(row.content))
+    assert runs.live(pool, STREAM) is not None
+    assert training_requested(pool, STREAM)  # asked for after the claim began: for the next one
+
+
+def test_a_takeover_during_a_claim_undoes_it(pool: Pool, lease: Lease, query: Any) -> None:
+    fill(pool, 3)
+    with pytest.raises(LeaseLost):  # noqa: SIM117
+        with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
+            for row in claimed.rows():
+                claimed.keep(row, "train", digest(row.content))
+            query("update codelupe.leases set expires_at = now() - interval '1 s'")
+            assert acquire(pool, STREAM, "another", 60) is not None
+    assert runs.live(pool, STREAM) is None
+    assert query("select count(*) from codelupe.ledger") == [(0,)]
+
+
+def test_a_claim_reads_one_snapshot(pool: Pool, lease: Lease, query: Any) -> None:
+    fill(pool, 3)
+    with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
+        query("update code_files set content = repeat('y', 100)")
+        query("delete from code_files where id = 2")
+        contents = [row.content for row in claimed.rows()]
+        claimed.cancel()
+    assert contents == [new_file(number).content for number in (1, 2, 3)]
+
+
+def test_a_row_that_was_held_out_is_never_kept_for_training(pool: Pool, lease: Lease) -> None:
+    fill(pool, 2)
+    run_id, _ = claim_all(pool, lease, held_out=(1,))
+    runs.give_back(pool, lease, run_id, state="failed", reason="test")
+    with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
+        row = next(iter(claimed.rows()))
+        assert row.held_out
+        with pytest.raises(ValueError, match="held out"):
+            claimed.keep(row, "train", digest(row.content))
+        claimed.cancel()
+
+
+def test_rejecting_settles_at_once(pool: Pool, lease: Lease, query: Any) -> None:
+    fill(pool, 2)
+    with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
+        for row in claimed.rows():
+            claimed.reject(row, "duplicate")
+    assert (
+        query("select disposition, reason, settled_at is not null from codelupe.ledger")
+        == [("rejected", "duplicate", True)] * 2
+    )
+    assert query("select outcome from codelupe.run_rows") == [("rejected",)] * 2
+    assert pending(pool, SOURCE, ELIGIBLE, STREAM).rows == 0
+
+
+def test_returned_rows_wait_for_their_time(pool: Pool, lease: Lease, query: Any) -> None:
+    fill(pool, 2)
+    run_id, _ = claim_all(pool, lease)
+    runs.give_back(pool, lease, run_id, state="returned", reason="test", delay_seconds=3600)
+    assert pending(pool, SOURCE, ELIGIBLE, STREAM).rows == 0
+    assert survey(pool, SOURCE, ELIGIBLE, STREAM).pending == 0
+    query("update codelupe.ledger set not_before = now() - interval '1 s' where file_id = 2")
+    assert pending(pool, SOURCE, ELIGIBLE, STREAM, window_rows=1).rows == 1
+    assert survey(pool, SOURCE, ELIGIBLE, STREAM).pending == 1
+    assert claim_all(pool, lease)[1] == [2]
+
+
+def test_out_of_order_commits_lose_nothing(database_url: str, pool: Pool, lease: Lease) -> None:
+    """Eight writers take ids first and commit late, while claims go on."""
+    writers, files_each = 8, 60
+    done = threading.Event()
+
+    def write(number: int) -> None:
+        chance = random.Random(number)
+        connection = psycopg2.connect(database_url)
+        for position in range(files_each // 4):
+            with connection, connection.cursor() as cursor:
+                for part in range(4):
+                    cursor.execute(
+                        "insert into code_files (language, content, quality_score) values ('c', %s, 80)",
+                        [f"{number} {position} {part} ".ljust(60, "x")],
+                    )
+                time.sleep(chance.random() * 0.03)
+        connection.close()
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(writers)]
+    for thread in threads:
+        thread.start()
+    threading.Thread(target=lambda: ([thread.join() for thread in threads], done.set())).start()
+    claimed: list[int] = []
+    while True:
+        last = done.is_set()
+        with claim(pool, lease, SOURCE, ELIGIBLE, limit=40, parent_version=None, seed=1) as batch:
+            rows = list(batch.rows())
+            for row in rows:
+                batch.reject(row, "counted")
+        claimed += [row.file_id for row in rows]
+        run = runs.live(pool, STREAM)
+        assert run is not None
+        runs.give_back(pool, lease, run.run_id, state="returned", reason="test")
+        if last and not rows:
+            break
+    assert len(claimed) == len(set(claimed)) == writers * files_each
+    assert any(later < earlier for earlier, later in pairwise(claimed))
+
+
+def test_earlier_held_out_texts_come_in_a_seeded_order(pool: Pool, lease: Lease) -> None:
+    fill(pool, 40)
+    run_id, files = claim_all(pool, lease, held_out=tuple(range(1, 41)))
+    runs.advance(pool, lease, run_id, "training")
+    runs.advance(pool, lease, run_id, "judging")
+    outcomes = [Outcome(file_id=number, outcome="held_out") for number in files]
+    runs.publish(pool, lease, run_id, outcomes, ADAPTER, {"train": {"tokens_published": 0}})
+    with claim(pool, lease, SOURCE, ELIGIBLE, limit=1, parent_version=run_id, seed=1) as claimed:
+        first = [row.file_id for row in claimed.earlier_held_out(7, 10**6)]
+        again = [row.file_id for row in claimed.earlier_held_out(7, 10**6)]
+        other = [row.file_id for row in claimed.earlier_held_out(8, 10**6)]
+        few = list(claimed.earlier_held_out(7, 500))
+        one = list(claimed.earlier_held_out(7, 1))
+        claimed.cancel()
+    assert first == again
+    assert sorted(first) == sorted(other) == list(range(1, 41))
+    assert first != other
+    assert [row.file_id for row in few] == first[: len(few)]
+    assert sum(len(row.content) for row in few) <= 500
+    assert len(one) == 1
+
+
+# --- what may be trained on -----------------------------------------------------------------------------------
+
+
+def test_reasons(pool: Pool, lease: Lease) -> None:
+    cases: dict[str, dict[str, Any]] = {
+        "no_score": {"quality_score": None},
+        "low_score": {"quality_score": 69.9},
+        "too_short": {"content": "é" * 49},
+        "too_long": {"content": "x" * 8001},
+        "fine, four bytes each": {"content": "😀" * 8000},
+        "fine, least": {"content": "é" * 50},
+        "fine, most": {"content": "x" * 8000},
+        "fine, threshold": {"quality_score": 70.0},
+    }
+    insert_files(pool, [new_file(number, **changes) for number, changes in enumerate(cases.values())])
+    insert_files(pool, [new_file(99, quality_score=float("nan"))])
+    insert_files(pool, [new_file(100, content="😀" * 8001)])
+    found = survey(pool, SOURCE, ELIGIBLE, STREAM, chunk_rows=3)
+    assert found.pending == 4
+    assert found.ineligible == {"no_score": 2, "low_score": 1, "too_short": 1, "too_long": 2}
+    assert found.oldest_age_seconds is not None and 0 <= found.oldest_age_seconds < 60
+    assert pending(pool, SOURCE, ELIGIBLE, STREAM).rows == 4
+    assert pending(pool, SOURCE, ELIGIBLE, STREAM, window_rows=3).rows == 1
+    assert claim_all(pool, lease)[1] == [5, 6, 7, 8]
+
+
+def test_a_huge_row_costs_nothing(pool: Pool, lease: Lease, query: Any) -> None:
+    """200 MB of text are 2.3 MB on disk; looking at its length must not unpack it."""
+    fill(pool, 1)
+    query("insert into code_files (content, quality_score) values (repeat('abcdefghij', 20000000), 90)")
+    started = time.monotonic()
+    char_length = query("select char_length(content) from code_files where id = 2")
+    unpacked = time.monotonic() - started
+    assert char_length == [(200_000_000,)]
+    started = time.monotonic()
+    assert survey(pool, SOURCE, ELIGIBLE, STREAM).ineligible == {"too_long": 1}
+    assert pending(pool, SOURCE, ELIGIBLE, STREAM).rows == 1
+    assert claim_all(pool, lease)[1] == [1]
+    assert time.monotonic() - started < unpacked
+
+
+def test_null_language_is_text(pool: Pool, lease: Lease) -> None:
+    insert_files(pool, [new_file(1, language=None), new_file(2, language="  Rust ")])
+    with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
+        assert [row.language for row in claimed.rows()] == ["text", "rust"]
+        claimed.cancel()
+
+
+def test_bytes_that_are_not_utf8_are_rejected(postgres_url: str) -> None:
+    name = "sql_ascii"
+    execute_outside(
+        postgres_url,
+        sql.SQL("create database {} encoding 'SQL_ASCII' template template0").format(sql.Identifier(name)),
+    )
+    pool = Pool(in_database(postgres_url, name))
+    migrate.apply(pool)
+    bind(pool, STREAM, Binding(source="code_files", base_model="m", base_revision="r", lora={}))
+    lease = acquire(pool, STREAM, "tests", 600)
+    assert lease is not None
+    insert_files(pool, [new_file(1, content="naïve 😀 " * 20)])
+    with pool.transaction() as cursor:
+        cursor.execute("set local client_encoding = 'SQL_ASCII'")
+        cursor.execute(
+            "insert into code_files (path, content, quality_score) values "
+            r"('a', E'caf\xe9' || repeat('x', 60), 80), (E'\xe9', repeat('x', 60), 80)"
+        )
+    with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
+        kept = list(claimed.rows())
+        for row in kept:
+            claimed.keep(row, "held_out", digest(row.content))
+    assert [row.content for row in kept] == ["naïve 😀 " * 20]
+    assert known_files(pool, "owner/repo1") == {"src/file1.py": digest("naïve 😀 " * 20)}
+    with pool.transaction() as cursor:
+        cursor.execute("select file_id, disposition, reason from codelupe.ledger order by 1")
+        assert cursor.fetchall() == [
+            (1, "claimed", None),
+            (2, "rejected", "not_utf8"),
+            (3, "rejected", "not_utf8"),
+        ]
+    pool.close()
+
+
+# --- other tables ---------------------------------------------------------------------------------------------
+
+
+def test_a_view_with_odd_names(pool: Pool, lease: Lease, query: Any) -> None:
+    fill(pool, 2)
+    query('create schema "Odd.Schema"')
+    query(
+        'create view "Odd.Schema"."My%""View""" as select id as "ID", content as "The, Body", language as "select",'
+        ' quality_score::numeric as "100%" from code_files'
+    )
+    source = Source.parse(
+        '"Odd.Schema"."My%""View"""', 'id=ID,content="The, Body",language=select,quality_score=100%'
+    )
+    checked = check_source(pool, source)
+    assert checked.absent == {"repository", "path", "created_at"}
+    assert not is_empty(pool, source)
+    for one in (source, checked):
+        assert pending(pool, one, ELIGIBLE, STREAM).rows == 2
+        found = survey(pool, one, ELIGIBLE, STREAM)
+        assert (found.pending, found.oldest_age_seconds) == (2, None)
+    with claim(pool, lease, checked, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
+        rows = list(claimed.rows())
+        claimed.cancel()
+    assert [(row.file_id, row.repository, row.path, row.language) for row in rows] == [
+        (1, None, None, "python"),
+        (2, None, None, "python"),
+    ]
+    assert audit(pool, source, ELIGIBLE, STREAM).pending == 2
+
+
+def test_a_view_that_repeats_an_id(pool: Pool, lease: Lease, query: Any) -> None:
+    fill(pool, 2)
+    query("create view twice as select * from code_files union all select * from code_files")
+    with pytest.raises(Misconfigured, match="id 1 twice"):
+        claim_all(pool, lease, source=Source(table="twice"))
+
+
+def test_check_source_names_what_is_missing(pool: Pool, query: Any) -> None:
+    query("create table files (id uuid, body text, language text, quality_score text)")
+    with pytest.raises(Misconfigured) as caught:
+        check_source(pool, Source.parse("files", "content=bodi"))
+    text = str(caught.value)
+    assert "column bodi (for content) is missing" in text
+    assert "id) must be an integer type, not uuid" in text
+    assert "quality_score) must be a number" in text
+    with pytest.raises(Misconfigured, match=r"there is public\.files"):
+        check_source(pool, Source(table="Files"))
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "problems"),
+    [
+        ("a.b.c", "", ["'a.b.c'"]),
+        ("", "nonsense,colour=c", ["SOURCE_TABLE", "'nonsense'", "'colour'"]),
+        ("t", "id=a,id=b", ["given twice"]),
+    ],
+)
+def test_parse_reports_every_problem(table: str, columns: str, problems: list[str]) -> None:
+    with pytest.raises(ValueError) as caught:
+        Source.parse(table, columns)
+    assert all(problem in str(caught.value) for problem in problems)
+
+
+def test_source_names() -> None:
+    assert Source.parse("code_files", "").name == "code_files"
+    assert (
+        Source.parse("s.t", " quality_score = score , content=body ").name
+        == "s.t(content=body,quality_score=score)"
+    )
+
+
+def test_insert_files(pool: Pool, query: Any) -> None:
+    assert is_empty(pool, SOURCE)
+    odd = NewFile(
+        repository="r", path="a%s.py", language="Python", content="{} %s %% \\ '", quality_score=1.0,
+        license="MIT", phase="two", metadata={"stars": 3},
+    )  # fmt: skip
+    assert insert_files(pool, [odd, *(new_file(number) for number in range(450))]) == 451
+    assert not is_empty(pool, SOURCE)
+    assert known_files(pool, "r") == {"a%s.py": digest("{} %s %% \\ '")}
+    assert query("select license, phase, metadata from code_files where id = 1") == [
+        ("MIT", "two", {"stars": 3})
+    ]
+    for bad in ("nul \x00", "half \ud800"):
+        with pytest.raises(ValueError, match="NUL"):
+            insert_files(pool, [new_file(1, content=bad)])

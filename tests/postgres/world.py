@@ -1,0 +1,78 @@
+"""Short ways to fill a database and to drive a run."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+from psycopg2 import sql
+
+from db.adapters import NewAdapter
+from db.lease import Lease
+from db.pool import Pool
+from db.source import Eligibility, NewFile, Source, claim, insert_files
+
+STREAM = "qwen"
+ELIGIBLE = Eligibility(quality_threshold=70, min_chars=50, max_chars=8000)
+ADAPTER = NewAdapter(folder="v1", manifest_sha256="0" * 64, evaluation={"loss": 1.0})
+
+
+def execute_outside(url: str, statement: sql.Composed) -> None:
+    """Run a statement that cannot be in a transaction."""
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+    connection.close()
+
+
+def in_database(url: str, name: str) -> str:
+    """The same server's URL for another database."""
+    return psycopg2.extensions.make_dsn(url, dbname=name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the trainer would report."""
+
+    file_id: int
+    outcome: str
+    reason: str | None = None
+    tokens: int = 10
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def new_file(number: int, **changes: Any) -> NewFile:
+    values: dict[str, Any] = {
+        "repository": f"owner/repo{number % 3}",
+        "path": f"src/file{number}.py",
+        "language": "Python",
+        "content": f"# {number}\n" + "x = 1\n" * 20,
+        "quality_score": 90.0,
+    }
+    return NewFile(**(values | changes))
+
+
+def fill(pool: Pool, count: int, **changes: Any) -> None:
+    insert_files(pool, (new_file(number, **changes) for number in range(1, count + 1)))
+
+
+def claim_all(
+    pool: Pool, lease: Lease, *, held_out: tuple[int, ...] = (), parent: int | None = None, limit: int = 1000,
+    source: Source | None = None,
+) -> tuple[int, list[int]]:  # fmt: skip
+    """Claim what there is; returns the run and the files it has."""
+    with claim(
+        pool, lease, source or Source(), ELIGIBLE, limit=limit, parent_version=parent, seed=1
+    ) as claimed:
+        files = []
+        for row in claimed.rows():
+            role = "held_out" if row.file_id in held_out or row.held_out else "train"
+            claimed.keep(row, role, digest(row.content))
+            files.append(row.file_id)
+        return claimed.run_id, files
