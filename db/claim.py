@@ -121,6 +121,8 @@ class Claim:
     began: datetime
     """By the database's clock."""
     cancelled: bool = False
+    rejected: int = 0
+    """Rows settled at once, those whose bytes are not UTF-8 included."""
 
     def __post_init__(self) -> None:
         self._ledger: list[tuple[Any, ...]] = []
@@ -207,6 +209,7 @@ class Claim:
         records.clear()
 
     def _reject(self, file_id: int, role: Role, sha256: str, reason: str) -> None:
+        self.rejected += 1
         self._ledger.append((self.lease.stream, file_id, self.run_id, "rejected", reason, self.began))
         self._run_rows.append((self.run_id, file_id, role, sha256, "rejected"))
         self._flush_full()

@@ -54,6 +54,10 @@ where stream = %(stream)s and holder = %(holder)s and epoch = %(epoch)s;
 -- The lease as it is now, kept from changing hands until the transaction ends.
 select holder, epoch, expires_at > clock_timestamp() from codelupe.leases where stream = %(stream)s for share;
 
+-- name: lease_exclusive
+-- Keep every fenced write of the stream waiting until the transaction ends.
+select 1 from codelupe.leases where stream = %(stream)s for update;
+
 -- name: lease_read
 -- The lease as this transaction sees it, without a lock.
 select holder, epoch, expires_at > clock_timestamp() from codelupe.leases where stream = %(stream)s;
