@@ -11,7 +11,6 @@ from psycopg2 import extensions
 from psycopg2.extras import Json
 
 from db.errors import DatabaseError
-from db.lease import Lease, fence
 from db.pool import Pool
 from db.queries import QUERIES
 
@@ -52,20 +51,19 @@ def history(pool: Pool, stream: str) -> list[Adapter]:
     return _adapters(pool, "adapter_history", stream)
 
 
-def make_current(pool: Pool, lease: Lease, version: int) -> None:
-    """Make a published version current (again): a rollback.
+def roll_back(pool: Pool, stream: str, version: int) -> None:
+    """Make an earlier version current: an operator's decision, so it needs no lease. A publication under way waits,
+    and then finds that its parent is no longer current.
 
     Raises:
         DatabaseError: the stream has no such version.
     """
     with pool.transaction() as cursor:
-        fence(cursor, lease)
-        cursor.execute(QUERIES["adapter_retire"], {"stream": lease.stream})
-        cursor.execute(QUERIES["adapter_make_current"], {"stream": lease.stream, "version": version})
+        cursor.execute(QUERIES["lease_exclusive"], {"stream": stream})
+        cursor.execute(QUERIES["adapter_retire"], {"stream": stream})
+        cursor.execute(QUERIES["adapter_make_current"], {"stream": stream, "version": version})
         if cursor.fetchone() is None:
-            raise DatabaseError(
-                f"the stream {lease.stream} has no adapter {version}; `codelupe adapters` lists them"
-            )
+            raise DatabaseError(f"the stream {stream} has no adapter {version}; `codelupe adapters` lists them")
 
 
 def insert_current(
@@ -98,16 +96,3 @@ def _adapter(row: Sequence[Any]) -> Adapter:
         version=version, stream=stream, parent_version=parent_version, folder=folder,
         manifest_sha256=manifest_sha256, evaluation=evaluation, published_at=published_at, is_current=is_current,
     )  # fmt: skip
-def roll_back(pool: Pool, stream: str, version: int) -> None:
-    """Make an earlier version current: an operator's decision, so it needs no lease. A publication under way waits,
-    and then finds that its parent is no longer current.
-
-    Raises:
-        DatabaseError: the stream has no such version.
-    """
-    with pool.transaction() as cursor:
-        cursor.execute(QUERIES["lease_exclusive"], {"stream": stream})
-        cursor.execute(QUERIES["adapter_retire"], {"stream": stream})
-        cursor.execute(QUERIES["adapter_make_current"], {"stream": stream, "version": version})
-        if cursor.fetchone() is None:
-            raise DatabaseError(f"the stream {stream} has no adapter {version}; `codelupe adapters` lists them")

@@ -157,8 +157,17 @@ class Claim:
         self._run_rows.append((self.run_id, row.file_id, role, sha256, None))
         if role == "held_out":
             self._held_out.append(
-                (self.lease.stream, row.file_id, self.run_id, row.repository, row.path, row.language, row.content, sha256)
-            )  # fmt: skip
+                (
+                    self.lease.stream,
+                    row.file_id,
+                    self.run_id,
+                    row.repository,
+                    row.path,
+                    row.language,
+                    row.content,
+                    sha256,
+                )
+            )
         self._flush_full()
 
     def reject(self, row: SourceRow, reason: str) -> None:

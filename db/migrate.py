@@ -64,7 +64,5 @@ def _outstanding(cursor: extensions.cursor) -> list[str]:
         )
     outstanding = sorted(scripts.keys() - applied.keys())
     if outstanding and applied and outstanding[0] < max(applied):
-        raise Misconfigured(
-            f"{outstanding[0]} comes before {max(applied)}, which is applied: number it after that"
-        )
+        raise Misconfigured(f"{outstanding[0]} comes before {max(applied)}, which is applied: number it after that")
     return outstanding

@@ -177,9 +177,7 @@ class Pool:
         with self._free:
             self._waiting += 1
             try:
-                entered = self._free.wait_for(
-                    lambda: self._closed or self._in_use < self._limit, self._wait_seconds
-                )
+                entered = self._free.wait_for(lambda: self._closed or self._in_use < self._limit, self._wait_seconds)
             finally:
                 self._waiting -= 1
             if self._closed:
@@ -233,10 +231,12 @@ class Pool:
 # --- errors ---------------------------------------------------------------------------------------------------
 
 _CONNECT_ADVICE = (
-    (r"password authentication failed|no password supplied", "check POSTGRES_USER and POSTGRES_PASSWORD (or DATABASE_URL)"),
+    (r"password authentication failed|no password supplied",
+     "check POSTGRES_USER and POSTGRES_PASSWORD (or DATABASE_URL)"),
     (r'database ".*" does not exist', "create it, or correct POSTGRES_DB (or DATABASE_URL)"),
     (r'role ".*" does not exist', "create the role, or correct POSTGRES_USER (or DATABASE_URL)"),
-    (r"no pg_hba\.conf entry|authentication failed|permission denied for database", "allow this user and host in the server's pg_hba.conf"),
+    (r"no pg_hba\.conf entry|authentication failed|permission denied for database",
+     "allow this user and host in the server's pg_hba.conf"),
     (r"server does not support SSL|certificate|sslmode", "correct the SSL options of DATABASE_URL"),
     (r"invalid connection option|invalid integer value|invalid port|invalid .* value", "correct DATABASE_URL"),
 )  # fmt: skip

@@ -311,18 +311,14 @@ def _disposition(outcome: Settled, role: str) -> tuple[int, str, str | None]:
 # --- parts of a verdict ---------------------------------------------------------------------------------------
 
 
-def _matched(
-    cursor: extensions.cursor, run_id: int, outcomes: Iterable[Settled]
-) -> Iterator[tuple[Settled, str]]:
+def _matched(cursor: extensions.cursor, run_id: int, outcomes: Iterable[Settled]) -> Iterator[tuple[Settled, str]]:
     """Each outcome with its row's role; at the end, every open row of the run must have had exactly one.
 
     Raises:
         SettlementMismatch: after the last outcome, with all that did not match.
     """
     cursor.execute(QUERIES["run_rows_of"], {"run_id": run_id})
-    rows: dict[int, tuple[str, str | None]] = {
-        file_id: (role, done) for file_id, role, done in cursor.fetchall()
-    }
+    rows: dict[int, tuple[str, str | None]] = {file_id: (role, done) for file_id, role, done in cursor.fetchall()}
     missing = {file_id for file_id, (_, done) in rows.items() if done is None}
     unknown: list[int] = []
     repeated: list[int] = []

@@ -128,9 +128,7 @@ def pending(
     return Pending(rows=row[0], oldest_age_seconds=row[1])
 
 
-def survey(
-    pool: Pool, source: Source, eligibility: Eligibility, stream: str, chunk_rows: int = 50_000
-) -> Survey:
+def survey(pool: Pool, source: Source, eligibility: Eligibility, stream: str, chunk_rows: int = 50_000) -> Survey:
     """Look at every row of the table, a chunk a transaction: claimable ones and ineligible ones by reason."""
     counts: dict[str, int] = {}
     oldest: float | None = None
@@ -159,7 +157,8 @@ def _record(file: NewFile) -> tuple[Any, ...]:
     for text in texts:
         if text is not None and ("\x00" in text or not _encodes(text)):
             raise ValueError(
-                f"{file.repository}: {file.path!r} holds a NUL character or half a surrogate pair, which Postgres cannot store"
+                f"{file.repository}: {file.path!r} holds a NUL character or half a surrogate pair, "
+                "which Postgres cannot store"
             )
     return (
         *texts, file.quality_score, file.license, file.commit_sha, file.phase, Json(dict(file.metadata)),

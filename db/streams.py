@@ -88,10 +88,7 @@ def _differences(bound: Binding, wanted: Binding) -> list[str]:
 
 
 def _flat(binding: Binding) -> dict[str, Any]:
-    shape = {
-        f"lora.{key}": list(value) if isinstance(value, tuple) else value
-        for key, value in binding.lora.items()
-    }
+    shape = {f"lora.{key}": list(value) if isinstance(value, tuple) else value for key, value in binding.lora.items()}
     return {
         "source": binding.source,
         "base.model": binding.base_model,

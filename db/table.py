@@ -59,9 +59,7 @@ class Source:
     @property
     def name(self) -> str:
         """The source in one line: what a stream is bound to."""
-        renamed = ",".join(
-            f"{ours}={theirs}" for ours, theirs in sorted(self.columns.items()) if ours != theirs
-        )
+        renamed = ",".join(f"{ours}={theirs}" for ours, theirs in sorted(self.columns.items()) if ours != theirs)
         return f"{self.table}({renamed})" if renamed else self.table
 
     def column(self, ours: str) -> str:
@@ -93,9 +91,7 @@ class Source:
             for ours in ("repository", "path", "language", "content")
         }
         ineligible = sql.SQL(QUERIES["ineligible_reason"]).format(**values)
-        return sql.SQL(QUERIES[name]).format(
-            table=self._escaped(), ineligible=ineligible, **values, **as_bytes
-        )
+        return sql.SQL(QUERIES[name]).format(table=self._escaped(), ineligible=ineligible, **values, **as_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)

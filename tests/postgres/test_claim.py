@@ -58,9 +58,7 @@ def test_claims_each_row_once(pool: Pool, lease: Lease, query: Any) -> None:
     second, again = claim_all(pool, lease, limit=100)
     assert second > run_id
     assert again == [1, 2, 3, 4, 5, 6, 7]
-    assert query("select role from codelupe.run_rows where run_id = %s and file_id = 2", second) == [
-        ("held_out",)
-    ]
+    assert query("select role from codelupe.run_rows where run_id = %s and file_id = 2", second) == [("held_out",)]
 
 
 def test_a_second_claim_while_a_run_is_live_fails(pool: Pool, lease: Lease) -> None:
@@ -325,9 +323,7 @@ def test_a_view_with_odd_names(pool: Pool, lease: Lease, query: Any) -> None:
         'create view "Odd.Schema"."My%""View""" as select id as "ID", content as "The, Body", language as "select",'
         ' quality_score::numeric as "100%" from code_files'
     )
-    source = Source.parse(
-        '"Odd.Schema"."My%""View"""', 'id=ID,content="The, Body",language=select,quality_score=100%'
-    )
+    source = Source.parse('"Odd.Schema"."My%""View"""', 'id=ID,content="The, Body",language=select,quality_score=100%')
     checked = check_source(pool, source)
     assert checked.absent == {"repository", "path", "created_at"}
     assert not is_empty(pool, source)
@@ -380,10 +376,7 @@ def test_parse_reports_every_problem(table: str, columns: str, problems: list[st
 
 def test_source_names() -> None:
     assert Source.parse("code_files", "").name == "code_files"
-    assert (
-        Source.parse("s.t", " quality_score = score , content=body ").name
-        == "s.t(content=body,quality_score=score)"
-    )
+    assert Source.parse("s.t", " quality_score = score , content=body ").name == "s.t(content=body,quality_score=score)"
 
 
 def test_insert_files(pool: Pool, query: Any) -> None:
@@ -395,9 +388,7 @@ def test_insert_files(pool: Pool, query: Any) -> None:
     assert insert_files(pool, [odd, *(new_file(number) for number in range(450))]) == 451
     assert not is_empty(pool, SOURCE)
     assert known_files(pool, "r") == {"a%s.py": digest("{} %s %% \\ '")}
-    assert query("select license, phase, metadata from code_files where id = 1") == [
-        ("MIT", "two", {"stars": 3})
-    ]
+    assert query("select license, phase, metadata from code_files where id = 1") == [("MIT", "two", {"stars": 3})]
     for bad in ("nul \x00", "half \ud800"):
         with pytest.raises(ValueError, match="NUL"):
             insert_files(pool, [new_file(1, content=bad)])

@@ -66,9 +66,7 @@ def _fenced(pool: Pool, lease: Lease) -> None:
 def test_of_many_that_ask_at_once_one_gets_it(database_url: str) -> None:
     pool = Pool(database_url, max_connections=8)
     got: list[Lease | None] = []
-    threads = [
-        threading.Thread(target=lambda n=n: got.append(acquire(pool, STREAM, f"h{n}", 60))) for n in range(8)
-    ]
+    threads = [threading.Thread(target=lambda n=n: got.append(acquire(pool, STREAM, f"h{n}", 60))) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -79,17 +77,13 @@ def test_of_many_that_ask_at_once_one_gets_it(database_url: str) -> None:
 
 
 def test_a_stream_is_bound_once(pool: Pool) -> None:
-    binding = Binding(
-        source="code_files", base_model="m", base_revision="r1", lora={"rank": 8, "targets": ("q", "v")}
-    )
+    binding = Binding(source="code_files", base_model="m", base_revision="r1", lora={"rank": 8, "targets": ("q", "v")})
     assert get(pool, STREAM) is None
     bind(pool, STREAM, binding)
     bind(pool, STREAM, binding)
     found = get(pool, STREAM)
     assert found is not None and found.base_revision == "r1" and found.lora["targets"] == ["q", "v"]
-    other = Binding(
-        source="code_files", base_model="m2", base_revision="r1", lora={"rank": 16, "targets": ["q"]}
-    )
+    other = Binding(source="code_files", base_model="m2", base_revision="r1", lora={"rank": 16, "targets": ["q"]})
     with pytest.raises(StreamMismatch, match="choose a new stream name in the recipe") as caught:
         bind(pool, STREAM, other)
     assert caught.value.problems == [

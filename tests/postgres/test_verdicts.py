@@ -53,9 +53,7 @@ def run_rows(query: Query, run_id: int) -> dict[int, tuple[str | None, int | Non
 # --- publish --------------------------------------------------------------------------------------------------
 
 
-def test_publish_settles_every_row_and_makes_the_adapter_current(
-    pool: Pool, lease: Lease, query: Query
-) -> None:
+def test_publish_settles_every_row_and_makes_the_adapter_current(pool: Pool, lease: Lease, query: Query) -> None:
     fill(pool, 5)
     run_id, _ = judged(pool, lease, held_out=(4,))
     outcomes = [
@@ -141,7 +139,7 @@ def test_a_moved_parent_publishes_nothing(pool: Pool, lease: Lease, query: Query
     second = published(pool, lease, parent=first)
     fill(pool, 1)
     run_id, files = judged(pool, lease, parent=second)
-    adapters.make_current(pool, lease, first)
+    adapters.roll_back(pool, STREAM, first)
     outcomes = [Outcome(file_id=number, outcome="trained") for number in files]
     with pytest.raises(ParentMoved, match=f"adapter {second}, and {first} is current"):
         runs.publish(pool, lease, run_id, outcomes, ADAPTER, {})
@@ -152,7 +150,7 @@ def test_a_moved_parent_publishes_nothing(pool: Pool, lease: Lease, query: Query
         (first, True),
     ]
     with pytest.raises(DatabaseError, match="no adapter 77"):
-        adapters.make_current(pool, lease, 77)
+        adapters.roll_back(pool, STREAM, 77)
     current = adapters.current(pool, STREAM)
     assert current is not None and current.version == first  # retiring it was undone with the rest
     runs.give_back(pool, lease, run_id, state="returned", reason="its parent moved")
@@ -162,7 +160,8 @@ def test_a_moved_parent_publishes_nothing(pool: Pool, lease: Lease, query: Query
 
 def test_many_rows_settle_fast(pool: Pool, lease: Lease, query: Query) -> None:
     query(
-        "insert into code_files (content, quality_score) select repeat('x', 60) || n, 90 from generate_series(1, 20000) n"
+        "insert into code_files (content, quality_score)"
+        " select repeat('x', 60) || n, 90 from generate_series(1, 20000) n"
     )
     started = time.monotonic()
     run_id = published(pool, lease, limit=20000)
@@ -175,16 +174,12 @@ def test_many_rows_settle_fast(pool: Pool, lease: Lease, query: Query) -> None:
 # --- refuse and give back -------------------------------------------------------------------------------------
 
 
-def test_refused_rows_wait_longer_each_time_and_end_as_no_gain(
-    pool: Pool, lease: Lease, query: Query
-) -> None:
+def test_refused_rows_wait_longer_each_time_and_end_as_no_gain(pool: Pool, lease: Lease, query: Query) -> None:
     fill(pool, 4)
     for attempt, delay in ((1, 100), (2, 200)):
         run_id, files = judged(pool, lease, held_out=(4,))
         outcomes = [
-            Outcome(
-                file_id=n, outcome={2: "unused", 3: "rejected", 4: "held_out"}.get(n, "trained"), reason="bad"
-            )
+            Outcome(file_id=n, outcome={2: "unused", 3: "rejected", 4: "held_out"}.get(n, "trained"), reason="bad")
             for n in files
         ]
         runs.refuse(
@@ -216,10 +211,7 @@ def test_giving_back_counts_no_attempt(pool: Pool, lease: Lease, query: Query) -
     fill(pool, 2)
     run_id, _ = claim_all(pool, lease, held_out=(1,))
     runs.give_back(pool, lease, run_id, state="failed", reason="diverged", delay_seconds=60)
-    assert (
-        query("select disposition, attempts, not_before > now() from codelupe.ledger")
-        == [("returned", 0, True)] * 2
-    )
+    assert query("select disposition, attempts, not_before > now() from codelupe.ledger") == [("returned", 0, True)] * 2
     assert [outcome for outcome, _ in run_rows(query, run_id).values()] == ["returned"] * 2
     assert query("select file_id from codelupe.held_out") == [(1,)]
     assert audit(pool, SOURCE, ELIGIBLE, STREAM).problems == []
@@ -272,11 +264,8 @@ def test_every_write_is_fenced(pool: Pool, lease: Lease, query: Query) -> None:
         lambda: runs.count_launch(pool, lease, run_id),
         lambda: runs.heartbeat(pool, lease, run_id),
         lambda: runs.publish(pool, lease, run_id, done, ADAPTER, {}),
-        lambda: runs.refuse(
-            pool, lease, run_id, done, reason="r", report={}, max_attempts=1, backoff_seconds=1
-        ),
+        lambda: runs.refuse(pool, lease, run_id, done, reason="r", report={}, max_attempts=1, backoff_seconds=1),
         lambda: runs.give_back(pool, lease, run_id, state="returned", reason="r"),
-        lambda: adapters.make_current(pool, lease, 1),
         lambda: claim_all(pool, lease),
     ]
     for write in writes:
@@ -347,7 +336,8 @@ PLANTED = {
         "update codelupe.runs set state = 'failed', ended_at = now() where state = 'claimed'",
     ),
     "their run does not list them: files 5": (
-        "insert into codelupe.ledger (stream, file_id, run_id, disposition) select 'qwen', 5, max(run_id), 'claimed' from codelupe.runs",
+        "insert into codelupe.ledger (stream, file_id, run_id, disposition)"
+        " select 'qwen', 5, max(run_id), 'claimed' from codelupe.runs",
     ),
     "in more than one published run: files 1": (
         "insert into codelupe.runs (stream, state, seed, epoch, ended_at) values ('qwen', 'published', 1, 1, now())",
@@ -357,9 +347,7 @@ PLANTED = {
         "insert into codelupe.ledger (stream, file_id, run_id, disposition, settled_at) "
         "select 'qwen', 5, min(run_id), 'trained', now() from codelupe.runs",
     ),
-    "the ledger does not say so: files 1": (
-        "update codelupe.ledger set disposition = 'returned' where file_id = 1",
-    ),
+    "the ledger does not say so: files 1": ("update codelupe.ledger set disposition = 'returned' where file_id = 1",),
     "do not sum to the tokens of their report: runs": (
         """update codelupe.runs set report = '{"train": {"tokens_published": 21}}' where state = 'published'""",
     ),

@@ -67,9 +67,7 @@ def claim_all(
     source: Source | None = None,
 ) -> tuple[int, list[int]]:  # fmt: skip
     """Claim what there is; returns the run and the files it has."""
-    with claim(
-        pool, lease, source or Source(), ELIGIBLE, limit=limit, parent_version=parent, seed=1
-    ) as claimed:
+    with claim(pool, lease, source or Source(), ELIGIBLE, limit=limit, parent_version=parent, seed=1) as claimed:
         files = []
         for row in claimed.rows():
             role = "held_out" if row.file_id in held_out or row.held_out else "train"

@@ -174,9 +174,7 @@ class Fit:
         for what, value in values.items():
             if not math.isfinite(value):
                 self.tools.events.emit("non_finite", step=step, what=what)
-                raise Diverged(
-                    f"step {step}: {what} is {value}; the weights of step {step - 1} were left as they are"
-                )
+                raise Diverged(f"step {step}: {what} is {value}; the weights of step {step - 1} were left as they are")
 
     def _report_step(self, *, epoch: int, tokens: int, rate: float, norm: float, speed: float) -> None:
         progress = self.progress
@@ -210,9 +208,7 @@ class Fit:
     def _evaluate_if_due(self) -> None:
         """Evaluate at the step where it is due, unless a resume finds it done; then keep a checkpoint."""
         limits = self.tools.recipe.evaluation
-        if self.progress.measured or not evaluation_due(
-            self.progress.step, self.steps_total, limits.interval_fraction
-        ):
+        if self.progress.measured or not evaluation_due(self.progress.step, self.steps_total, limits.interval_fraction):
             return
         try:
             if self.progress.step == 0:

@@ -27,9 +27,7 @@ class LossModel(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Summed loss and count of right predictions.
 
         Args:
@@ -41,9 +39,7 @@ class LossModel(nn.Module):
         return chunked_loss(hidden[supervised], causal.get_output_embeddings(), labels[supervised])
 
 
-def chunked_loss(
-    hidden: torch.Tensor, head: nn.Module, labels: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def chunked_loss(hidden: torch.Tensor, head: nn.Module, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross entropy, summed in float32.
 
     Args:
@@ -65,9 +61,7 @@ def chunked_loss(
     return loss, correct
 
 
-def _chunk_loss(
-    hidden: torch.Tensor, head: nn.Module, labels: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _chunk_loss(hidden: torch.Tensor, head: nn.Module, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     logits = head(hidden.to(head.weight.dtype)).float()  # type: ignore[arg-type]
     with torch.autocast(hidden.device.type, enabled=False):
         loss = F.cross_entropy(logits, labels, reduction="sum")
@@ -86,6 +80,4 @@ def check_head(model: Any) -> None:
     hidden = causal.model(input_ids=ids, use_cache=False).last_hidden_state
     ours = causal.get_output_embeddings()(hidden).float()
     if not torch.allclose(own, ours, rtol=1e-3, atol=1e-3):
-        raise UnusableInput(
-            f"base.model: {type(causal).__name__} changes its logits after the head; not supported"
-        )
+        raise UnusableInput(f"base.model: {type(causal).__name__} changes its logits after the head; not supported")
