@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
+from trainer.__main__ import run_command
+from trainer.data.encoder import ChatEncoder, TokenSample
+from trainer.data.tokenize import tokenize_rows
 from trainer.model.base import resolve
+from trainer.model.load import load_tokenizer
 from trainer.model.tiny_corpus import is_pretraining_file, library_files
 from trainer.recipe import Recipe, dump_recipe, load_recipe, pinned, with_overrides
-from trainer.run_dir import Row, RunDirectory, json_line, sha256_file, write_json, write_text
+from trainer.run_dir import EventTail, Row, RunDirectory, json_line, sha256_file, write_json, write_text
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -78,3 +87,71 @@ def make_run(
     }
     write_json(directory.manifest, facts | dict(manifest or {}))
     return directory
+
+
+def program(index: int, lines: int = 14) -> str:
+    """A short program that looks like others and is like none of them."""
+    body = "".join(f"    total += values[{i}] * {index + i}  # term {i} of {index}\n" for i in range(lines - 3))
+    return f"def combine_{index}(values):\n    total = {index}\n{body}    return total\n"
+
+
+def short_rows(count: int, *, start: int = 1) -> list[Row]:
+    return [make_row(start + i, program(start + i, 8 + (start + i) % 7)) for i in range(count)]
+
+
+def short_recipe(**overrides: Any) -> Recipe:
+    """The embedded recipe with few and small steps."""
+    small = {
+        "data__max_length": 384,
+        "training__batch_size": 2,
+        "training__gradient_accumulation_steps": 2,
+        "evaluation__interval_fraction": 0.5,
+        "evaluation__batch_size": 4,
+        "lora__rank": 4,
+        "lora__alpha": 8,
+        "tracking__sample_predictions": 1,
+        "tracking__tensorboard": False,
+    }
+    return embedded(**(small | overrides))
+
+
+def short_run(root: Path, recipe: Recipe | None = None, **options: Any) -> RunDirectory:
+    """A run of five steps on 20 short programs."""
+    return make_run(root, recipe or short_recipe(), short_rows(20), short_rows(4, start=101), **options)
+
+
+def run(directory: RunDirectory) -> int:
+    """Train in this process; returns the exit code."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return run_command(directory.root)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def events(directory: RunDirectory, name: str | None = None) -> list[dict[str, Any]]:
+    return [event for event in EventTail(directory.events).new() if name in (None, event["event"])]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def same(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@functools.cache
+def tokenizer() -> Any:
+    return load_tokenizer(embedded().base)
+
+
+@functools.cache
+def encoder() -> ChatEncoder:
+    return ChatEncoder(tokenizer())
+
+
+def token_samples(count: int, *, start: int = 1, max_length: int = 384) -> list[TokenSample]:
+    data = short_recipe(data__max_length=max_length).data
+    return tokenize_rows(short_rows(count, start=start), encoder(), data, seed=42).samples

@@ -21,7 +21,7 @@ from trainer.samples.sample import Sample
 IGNORED = -100
 """Label of a position without loss."""
 
-MARK = "\ue000{index}\ue001"
+MARK = " \n\ue000{index}\ue001\n "
 """Stands for message `index` while the template is rendered; private-use characters, so no template holds it."""
 
 
@@ -95,17 +95,14 @@ class ChatEncoder:
     def _frame(self, roles: tuple[str, ...]) -> list[list[int]]:
         """The template's ids before, between and after the messages of these roles."""
         if roles not in self.frames:
-            marks = [MARK.format(index=index) for index in range(len(roles))]
-            pieces = self._render(roles, marks, marks)
-            probe = [f" \n{mark}\n " for mark in marks]
-            if pieces != self._render(roles, probe, probe):
-                raise UnusableInput(f"the chat template of {self.tokenizer.name_or_path} changes the text of a message")
+            pieces = self._render(roles)
             self.frames[roles] = [self.tokenizer.encode(p, add_special_tokens=False) if p else [] for p in pieces]
         return self.frames[roles]
 
-    def _render(self, roles: tuple[str, ...], texts: list[str], marks: list[str]) -> list[str]:
-        """The rendered template, cut at the marks."""
-        messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    def _render(self, roles: tuple[str, ...]) -> list[str]:
+        """The rendered template, cut at the messages: blanks around the marks show whether it leaves text alone."""
+        marks = [MARK.format(index=index) for index in range(len(roles))]
+        messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
         rest = self.tokenizer.apply_chat_template(messages, tokenize=False)
         pieces = []
         for mark in marks:

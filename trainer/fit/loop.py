@@ -174,7 +174,7 @@ class Fit:
         for what, value in values.items():
             if not math.isfinite(value):
                 self.tools.events.emit("non_finite", step=step, what=what)
-                raise Diverged(f"step {step}: {what} is {value}; the weights of step {step - 1} were left as they are")
+                raise Diverged(f"step {step}: {what} is {value}")
 
     def _report_step(self, *, epoch: int, tokens: int, rate: float, norm: float, speed: float) -> None:
         progress = self.progress

@@ -28,12 +28,13 @@ def add_adapter(model: Any, lora: Lora, *, parent: Path | None, activation_check
     if parent is None:
         adapted = get_peft_model(model, lora_config(lora))
     else:
-        check_parent(parent, lora)
+        config = check_parent(parent, lora)
+        config.lora_dropout = lora.dropout  # no part of an adapter's shape: the recipe's counts
+        config.inference_mode = False
         try:
-            adapted = PeftModel.from_pretrained(model, str(parent), is_trainable=True)
+            adapted = PeftModel.from_pretrained(model, str(parent), is_trainable=True, config=config)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise UnusableInput(f"the parent adapter {parent} cannot be loaded ({error})") from error
-        _set_dropout(adapted, lora.dropout)
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             raise UnusableInput(f"lora: {name} is {parameter.dtype}; adapters train in float32")
@@ -56,8 +57,8 @@ def lora_config(lora: Lora) -> LoraConfig:
     )
 
 
-def check_parent(parent: Path, lora: Lora) -> None:
-    """Raises UnusableInput unless a parent adapter has the shape that the recipe asks for."""
+def check_parent(parent: Path, lora: Lora) -> LoraConfig:
+    """A parent adapter's config; raises UnusableInput unless it has the shape that the recipe asks for."""
     try:
         config = PeftConfig.from_pretrained(str(parent))
     except (OSError, ValueError, TypeError) as error:
@@ -71,8 +72,13 @@ def check_parent(parent: Path, lora: Lora) -> None:
         "targets": sorted(config.target_modules or []),
         "rsLoRA": config.use_rslora,
     }
-    if differing := [f"{key} {found[key]} instead of {wanted[key]}" for key in wanted if found[key] != wanted[key]]:
-        raise UnusableInput(f"the parent adapter {parent} has {'; '.join(differing)}. Another shape is another stream")
+    if differing := [
+        f"{key} {found[key]} instead of {wanted[key]}" for key in wanted if found[key] != wanted[key]
+    ]:
+        raise UnusableInput(
+            f"the parent adapter {parent} has {'; '.join(differing)}. Another shape is another stream"
+        )
+    return config
 
 
 def adapter_weights(adapted: Any) -> dict[str, torch.Tensor]:
@@ -84,12 +90,3 @@ def adapter_weights(adapted: Any) -> dict[str, torch.Tensor]:
 def trainable_parameters(adapted: Any) -> int:
     """How many numbers the fit changes."""
     return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-
-
-def _set_dropout(adapted: Any, dropout: float) -> None:
-    """Dropout is no part of an adapter's shape: a continued adapter takes the recipe's."""
-    for config in adapted.peft_config.values():
-        config.lora_dropout = dropout
-    for name, module in adapted.named_modules():
-        if name.endswith("lora_dropout.default") and isinstance(module, torch.nn.Dropout):
-            module.p = dropout

@@ -74,10 +74,12 @@ def check_head(model: Any) -> None:
 
     Families that scale or cap their logits would otherwise be trained on a loss that is not theirs.
     """
+    model.eval()  # dropout would tell the two apart
     causal = model.get_base_model()
     ids = torch.arange(8, device=causal.device)[None]
     own = causal(input_ids=ids, use_cache=False).logits.float()
     hidden = causal.model(input_ids=ids, use_cache=False).last_hidden_state
     ours = causal.get_output_embeddings()(hidden).float()
+    model.train()
     if not torch.allclose(own, ours, rtol=1e-3, atol=1e-3):
         raise UnusableInput(f"base.model: {type(causal).__name__} changes its logits after the head; not supported")

@@ -1,0 +1,106 @@
+"""A fit on short programs without a run directory: for tests that look inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from run_folder import short_recipe, token_samples, tokenizer
+
+from trainer.check import Checked
+from trainer.data.batches import Batch, Windows
+from trainer.data.encoder import pad_id
+from trainer.evaluate.held_out import HeldOut
+from trainer.events import Events
+from trainer.fit.loop import Fit, Tools
+from trainer.model.load import load_base
+from trainer.model.lora import add_adapter
+from trainer.model.step import LossModel
+from trainer.recipe import Recipe
+from trainer.stop import StopRequest
+from trainer.train import Loaded, load_model
+
+
+class NoTrackers:
+    """Trackers that keep what they are told."""
+
+    def __init__(self) -> None:
+        self.logged: list[tuple[int, dict[str, float]]] = []
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self.logged.append((step, values))
+
+    def predictions(self, step: int, predictions: list[Any]) -> None:
+        self.logged.append((step, {}))
+
+    def close(self) -> None:
+        self.logged.append((-1, {}))
+
+
+def checked(recipe: Recipe, *, seed: int = 42, parent: Path | None = None) -> Checked:
+    return Checked(recipe=recipe, run_id=1, seed=seed, parent=parent, parent_version=None)
+
+
+def make_fit(folder: Path, recipe: Recipe | None = None, *, loaded: Loaded | None = None, samples: int = 16) -> Fit:
+    recipe = recipe or short_recipe()
+    loaded = loaded or load_model(checked(recipe))
+    folder.mkdir(exist_ok=True)
+    stop = StopRequest()
+    training = recipe.training
+    pad = pad_id(tokenizer())
+    return Fit(
+        Tools(
+            recipe=recipe,
+            accelerator=loaded.accelerator,
+            model=loaded.model,
+            optimizer=loaded.optimizer,
+            windows=Windows(
+                token_samples(samples),
+                size=training.batch_size * training.gradient_accumulation_steps,
+                num_epochs=training.num_epochs,
+                seed=1,
+            ),
+            held_out=HeldOut(
+                loaded.accelerator, loaded.model, token_samples(4, start=101), batch_size=3, pad=pad, stop=stop
+            ),
+            pad=pad,
+            checkpoints=folder / "checkpoints",
+            events=Events(folder / "events.jsonl"),
+            trackers=NoTrackers(),  # type: ignore[arg-type]
+            stop=stop,
+        ),
+        None,
+    )
+
+
+def loss_model(recipe: Recipe | None = None) -> LossModel:
+    """An adapted base with its loss; the adapter's second half is not zero, so that all of it has gradients."""
+    recipe = recipe or short_recipe(lora__dropout=0.0)
+    adapted = add_adapter(
+        load_base(recipe.base, torch.device("cpu")),
+        recipe.lora,
+        parent=None,
+        activation_checkpointing=recipe.training.activation_checkpointing,
+        seed=0,
+    )
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.02
+    return LossModel(adapted)
+
+
+def gradients(model: torch.nn.Module) -> torch.Tensor:
+    """All gradients in one vector; they are cleared."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.grad is not None for p in trained)
+    vector = torch.cat([p.grad.flatten() for p in trained])
+    model.zero_grad()
+    return vector
+
+
+def backward(model: LossModel, batch: Batch) -> tuple[float, torch.Tensor]:
+    loss, _ = model(batch.ids, batch.mask, batch.labels)
+    loss.backward()
+    return loss.item(), gradients(model)

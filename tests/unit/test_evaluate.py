@@ -1,0 +1,91 @@
+"""The held-out loss, and what is measured."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fitting import make_fit
+from run_folder import encoder, make_row, program, short_recipe, short_rows, token_samples, tokenizer
+
+from trainer.data.batches import collate
+from trainer.data.tokenize import tokenize_rows
+from trainer.errors import Stopped
+from trainer.evaluate.held_out import choose_held_out
+from trainer.evaluate.predictions import predict
+from trainer.stop import StopRequest
+
+DATA = short_recipe().data
+
+
+def held_out_rows(fresh: int, earlier: int):
+    rows = [make_row(i, program(i), fresh=i <= fresh) for i in range(1, fresh + earlier + 1)]
+    return tokenize_rows(rows, encoder(), DATA, seed=1)
+
+
+def test_this_runs_own_rows_come_first_and_the_bound_holds():
+    rows = held_out_rows(4, 20)
+    every = choose_held_out(rows, max_tokens=10**6, seed=1)
+    assert len(every) == 24 and {sample.file_id for sample in every[:4]} == {1, 2, 3, 4}
+    some = choose_held_out(rows, max_tokens=2000, seed=1)
+    assert {1, 2, 3, 4} <= {sample.file_id for sample in some}
+    assert sum(sample.tokens for sample in some) <= 2000 and len(some) < 24
+    assert [s.file_id for s in every] == [s.file_id for s in choose_held_out(rows, max_tokens=10**6, seed=1)]
+    assert [s.file_id for s in every] != [s.file_id for s in choose_held_out(rows, max_tokens=10**6, seed=2)]
+
+
+def test_at_least_one_sample_is_measured():
+    assert len(choose_held_out(held_out_rows(3, 0), max_tokens=1, seed=1)) == 1
+    assert choose_held_out(held_out_rows(0, 0), max_tokens=1, seed=1) == []
+
+
+def test_the_score_is_the_mean_over_all_tokens_not_over_batches(tmp_path):
+    fit = make_fit(tmp_path)
+    with torch.no_grad():
+        for name, parameter in fit.tools.adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.5)
+    found = fit.tools.held_out.measure()
+    fit.tools.model.eval()
+    loss, correct, tokens = 0.0, 0, 0
+    with torch.no_grad():
+        for sample in fit.tools.held_out.samples:
+            batch = collate([sample], pad=4074)
+            logits = fit.tools.adapted(input_ids=batch.ids, attention_mask=batch.mask).logits.float()[0]
+            labels = batch.labels[0]
+            loss += F.cross_entropy(logits, labels, reduction="sum", ignore_index=-100).item()
+            correct += int((logits.argmax(-1) == labels).sum())
+            tokens += int((labels != -100).sum())
+    assert found.tokens == tokens and len(fit.tools.held_out.batches) > 1
+    assert found.loss == pytest.approx(loss / tokens, rel=1e-5)
+    assert found.token_accuracy == correct / tokens
+    anchor = fit.tools.held_out.measure_base()
+    assert anchor.loss != pytest.approx(found.loss, rel=1e-3)
+    assert fit.tools.held_out.measure() == found
+
+
+def test_the_anchor_is_the_base_alone(tmp_path):
+    fit = make_fit(tmp_path)
+    assert fit.tools.held_out.measure_base() == fit.tools.held_out.measure()
+    assert fit.tools.model.training
+
+
+def test_a_request_to_stop_ends_an_evaluation(tmp_path):
+    fit = make_fit(tmp_path)
+    fit.tools.held_out.stop.request("enough")
+    with pytest.raises(Stopped, match="enough"):
+        fit.tools.held_out.measure()
+    assert fit.tools.model.training
+
+
+def test_answers_are_bounded_and_without_control_tokens(tmp_path):
+    fit = make_fit(tmp_path)
+    samples = token_samples(2)
+    answers = predict(fit.tools.adapted, tokenizer(), samples, pad=4074, stop=StopRequest())
+    rows = {row.file_id: row for row in short_rows(2)}
+    for (prediction, tokens), sample in zip(answers, samples, strict=True):
+        assert 0 < tokens <= min(128, sample.supervised)
+        assert prediction.prompt.endswith("<|im_start|>assistant\n")
+        assert prediction.expected.startswith("```python\n") and prediction.expected.endswith("```")
+        assert prediction.expected.split("\n")[-2] in rows[prediction.file_id].content
+        assert "<|im_end|>" not in prediction.answer
