@@ -199,9 +199,7 @@ def test_epochs_count_each_time(uninterrupted):
 
 
 def test_a_run_without_a_single_sample_publishes_what_it_began_with(tmp_path):
-    directory = make_run(
-        tmp_path / "run", short_recipe(), [make_row(1, "a\n")], short_rows(2, start=101)
-    )
+    directory = make_run(tmp_path / "run", short_recipe(), [make_row(1, "a\n")], short_rows(2, start=101))
     assert run(directory) == 0
     report = read_json(directory.report)
     assert report["steps"] == {"total": 0, "done": 0, "best": 0} and report["train"]["loss"] is None
@@ -280,7 +278,7 @@ def test_a_signal_during_an_evaluation_keeps_the_steps(tmp_path, monkeypatch):
 
 def test_dev_null_as_stdin_does_not_stop_a_run(monkeypatch):
     with open(os.devnull) as null:
-        assert not __main__.StopRequest() .reason
+        assert not __main__.StopRequest().reason
         from trainer.stop import _held_open
 
         assert not _held_open(null.fileno())
@@ -455,5 +453,3 @@ def read_lines_after(path):
     from trainer.run_dir import EventTail
 
     return [event["event"] for event in EventTail(path).new()]
-
-

@@ -72,12 +72,8 @@ def check_parent(parent: Path, lora: Lora) -> LoraConfig:
         "targets": sorted(config.target_modules or []),
         "rsLoRA": config.use_rslora,
     }
-    if differing := [
-        f"{key} {found[key]} instead of {wanted[key]}" for key in wanted if found[key] != wanted[key]
-    ]:
-        raise UnusableInput(
-            f"the parent adapter {parent} has {'; '.join(differing)}. Another shape is another stream"
-        )
+    if differing := [f"{key} {found[key]} instead of {wanted[key]}" for key in wanted if found[key] != wanted[key]]:
+        raise UnusableInput(f"the parent adapter {parent} has {'; '.join(differing)}. Another shape is another stream")
     return config
 
 
