@@ -13,6 +13,7 @@ from trainer.errors import Stopped, TrainerError, UnusableInput
 from trainer.events import Events
 from trainer.recipe import load_recipe
 from trainer.run_dir import RunDirectory, RunDirectoryError, held_lock
+from trainer.samples.build import check_builders
 from trainer.stop import StopRequest, write_stderr
 
 LOCK_WAIT_SECONDS = 60.0
@@ -61,6 +62,7 @@ def prepare_command(path: Path) -> int:
     """Print the base that a recipe means as JSON on the last line of stdout."""
     try:
         recipe = load_recipe(path)
+        check_builders(recipe.data)
         from trainer.model.base import prepare_base
 
         found = prepare_base(recipe)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from driver import Codelupe
 
-GOOD = "name: t\nstream: t\nbase: {model: tiny-qwen2}\n"
+GOOD = "name: t\nstream: t\nbase: {model: tiny-qwen2}\nservice: {min_new_files: 5}\n"
 
 
 def check(done, code: int, *parts: str) -> None:
@@ -79,14 +79,13 @@ def bound(codelupe: Codelupe, recipe: Path) -> str:
     """A database in which the recipe's stream is bound, as its first `up` would."""
     from db import embedded, migrate, streams
     from db.pool import Pool
-    from trainer.model.tiny import TINY_REVISION
 
     url = embedded.start(codelupe.home / "postgres")
     pool = Pool(url)
     migrate.apply(pool)
     lora = {"rank": 256, "alpha": 512, "targets": sorted(
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])}  # fmt: skip
-    binding = streams.Binding(source="code_files", base_model="tiny-qwen2", base_revision=TINY_REVISION, lora=lora)
+    binding = streams.Binding(source="code_files", base_model="tiny-qwen2", base_revision="0" * 40, lora=lora)
     streams.bind(pool, "t", binding)
     pool.close()
     return url

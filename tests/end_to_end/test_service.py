@@ -82,7 +82,7 @@ def test_the_readme_snippet_loads_the_adapter_and_generates(running: Codelupe):
         .read_text()
         .partition("<!-- loading -->")[2]
         .partition("```python\n")[2]
-        .partition("```")[0]
+        .partition("\n```\n")[0]
     )
     assert "PeftModel" in snippet
     snippet = snippet.replace("var/models", str(running.home / "models"))

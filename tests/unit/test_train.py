@@ -31,8 +31,7 @@ from trainer.errors import Diverged
 from trainer.events import Events
 from trainer.model.base import TINY_FOLDER
 from trainer.recipe import dump_recipe
-from trainer.run_dir import RunDirectory, held_lock, read_json, read_lines, read_outcomes, verify_manifest
-from trainer.stop import StopRequest
+from trainer.run_dir import RunDirectory, held_lock, read_json, read_outcomes, verify_manifest
 
 LONG = {"training__num_epochs": 4, "evaluation__interval_fraction": 0.2, "evaluation__patience": 50}
 """Twenty steps, five evaluations: time enough to interrupt."""
