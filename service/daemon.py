@@ -211,7 +211,9 @@ class Daemon:
             run=self._run_id,
             promote=self.verdict.promote,
             reason=self.verdict.text(),
-            losses=self.verdict.measured,
+            anchor=self.verdict.measured["anchor"],
+            current=self.verdict.measured["current"],
+            candidate=self.verdict.measured["candidate"],
         )
         if self.verdict.promote:
             self._publish(directory, report, outcomes)
