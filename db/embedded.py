@@ -86,6 +86,13 @@ def start(data_folder: Path) -> str:
         if server is not None and not server.socket.exists():  # its folder was swept away; nobody can connect
             _terminate(server)
             server = None
+        if server is not None and not _ready(server, time.monotonic() + START_SECONDS):
+            if _alive(server.pid):
+                raise EmbeddedDatabaseError(
+                    f"the embedded Postgres (process {server.pid}) runs and does not answer; "
+                    f"see {data_folder / 'postgres.log'}"
+                )
+            server = None  # it was ending when we looked
         if server is None:
             _initialise(data_folder)
             server = _launch(data_folder)
@@ -241,8 +248,9 @@ def _initialise(data_folder: Path) -> None:
 def _launch(data_folder: Path) -> _Server:
     """Start the postmaster in a session of its own (a terminal's Ctrl-C does not reach it) and wait until it answers."""
     pgdata, log = data_folder / "pgdata", data_folder / "postgres.log"
-    _forget_reused_pid(pgdata)
     socket_folder = _socket_folder(data_folder)
+    _forget_reused_pid(pgdata / "postmaster.pid", pgdata)
+    _forget_reused_pid(socket_folder / f".s.PGSQL.{PORT}.lock", pgdata)
     if log.exists() and log.stat().st_size > LARGEST_LOG_BYTES:
         log.replace(log.with_suffix(".log.old"))
     command = [
@@ -261,6 +269,8 @@ def _launch(data_folder: Path) -> _Server:
         server = _Server(pid=int(detached.stdout), socket_folder=socket_folder)
         if _ready(server, deadline):
             return server
+        if _alive(server.pid):
+            _terminate(server)
         words = _tail(log, log_offset)
         # After a kill -9 of the postmaster its children need a moment to notice.
         if "pre-existing shared memory block" in words and time.monotonic() < deadline:
@@ -270,15 +280,12 @@ def _launch(data_folder: Path) -> _Server:
 
 
 def _ready(server: _Server, deadline: float) -> bool:
-    """Wait until the server answers; False when it ended, or when the time is over (it is stopped then)."""
-    while _alive(server.pid):
+    """Wait until the server answers; False when it has ended or the time is over."""
+    while _alive(server.pid) and time.monotonic() < deadline:
         try:
             psycopg2.connect(server.url("postgres"), connect_timeout=5).close()
             return True
         except psycopg2.OperationalError:  # not yet, or recovering
-            if time.monotonic() > deadline:
-                _terminate(server)
-                return False
             time.sleep(0.02)
     return False
 
@@ -300,19 +307,19 @@ def _create_database(server: _Server) -> None:
         connection.close()
 
 
-def _forget_reused_pid(pgdata: Path) -> None:
-    """Remove postmaster.pid where its process lives and is no Postgres of this folder: Postgres would refuse to start.
+def _forget_reused_pid(lock: Path, pgdata: Path) -> None:
+    """Remove a lock file whose number is in use, and not by a Postgres of this folder: it would refuse to start.
 
-    Where the process is gone the file stays: Postgres checks it for survivors itself.
+    That is another program after a reboot, or a killed postmaster that init has not buried yet. Postgres finds
+    survivors without the file, by the shared memory that belongs to the folder.
     """
-    path = pgdata / "postmaster.pid"
     try:
-        pid = abs(int(path.read_text().split("\n", 1)[0]))
+        pid = abs(int(lock.read_text().split("\n", 1)[0]))
     except (FileNotFoundError, ValueError):
         return
-    if _alive(pid) and not _is_postmaster(pid, pgdata):
-        _log.warning("%s names process %d, which is another program now; removed", path, pid)
-        path.unlink()
+    if psutil.pid_exists(pid) and not _is_postmaster(pid, pgdata):
+        _log.warning("%s names process %d, which is no database; removed", lock, pid)
+        lock.unlink()
 
 
 def _socket_folder(data_folder: Path) -> Path:

@@ -144,7 +144,7 @@ class Pool:
                     yield cursor
                 connection.commit()
             except psycopg2.Error as error:
-                translated = self._translated(error, connection)
+                translated = classify(error, connection)
                 self._discard(connection)
                 raise translated from error
             except BaseException:
@@ -205,7 +205,7 @@ class Pool:
             except psycopg2.pool.PoolError as error:
                 raise Unavailable("the connection pool is closed") from error
             except psycopg2.Error as error:
-                raise self._translated(error, None) from error
+                raise classify(error, None, secret=self._password) from error
             assert isinstance(connection, _Connection)
             if connection.answers():
                 return connection
@@ -222,12 +222,6 @@ class Pool:
                 connection.close()
             else:
                 self._connections.putconn(connection, close=True)
-
-    def _translated(self, error: psycopg2.Error, connection: _Connection | None) -> DatabaseError:
-        found = classify(error, connection)
-        if self._password and self._password in str(found):
-            return type(found)(str(found).replace(self._password, "***"))
-        return found
 
 
 # --- errors ---------------------------------------------------------------------------------------------------
@@ -252,7 +246,9 @@ _SQLSTATE_ADVICE = {
 }
 
 
-def classify(error: psycopg2.Error, connection: extensions.connection | None) -> DatabaseError:
+def classify(
+    error: psycopg2.Error, connection: extensions.connection | None, *, secret: str | None = None
+) -> DatabaseError:
     """Turn an error of psycopg2 into ours. `connection` is None when connecting failed.
 
     `pgcode` is None for a shutdown in mid-query, a refused connection or a killed backend, so the connection's state
@@ -260,6 +256,7 @@ def classify(error: psycopg2.Error, connection: extensions.connection | None) ->
     """
     text = " ".join(str(error).split())
     if connection is None:
+        text = text.replace(secret, "***") if secret else text
         for pattern, advice in _CONNECT_ADVICE:
             if re.search(pattern, text):
                 return Misconfigured(f"cannot use the database: {text}; {advice}")
@@ -288,7 +285,8 @@ def _parsed(url: str) -> dict[str, str]:
         parts: dict[str, str] = extensions.parse_dsn(url)
     except psycopg2.Error:
         parts = {}
-    if not parts or "@" in parts.get("host", ""):
+    cut_short = "@" in parts.get("host", "") + (parts.get("dbname", "") if "://" in url else "")
+    if not parts or cut_short or not re.fullmatch(r"[\d,]*", parts.get("port", "")):
         raise Misconfigured(
             "the database URL cannot be read; it should look like postgresql://user:password@host:5432/database, with "
             "special characters of the password percent-encoded (@ is %40, / is %2F)"
