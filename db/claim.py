@@ -1,8 +1,9 @@
 """Claim rows for a run: one snapshot, in which the run, the ledger and the texts agree.
 
-Every row is read from the same REPEATABLE READ snapshot as the ledger, so nothing that a producer does meanwhile
-changes what is trained. The lease is looked at first and locked at the end alone: a claim can last minutes, and the
-renewals must go on.
+Every row is read from the same REPEATABLE READ snapshot as the ledger, so nothing that a producer does
+meanwhile changes what is trained. The lease is looked at first and locked at the end alone: a claim can last
+minutes,
+and the renewals must go on.
 """
 
 from __future__ import annotations
@@ -68,10 +69,10 @@ def claim(
     parent_version: int | None,
     seed: int,
 ) -> Iterator[Claim]:
-    """Start a run and claim rows for it; committed when the block ends, undone whole when it raises or cancels.
+    """Start a run and claim rows for it; committed when the block ends, undone when it raises or cancels.
 
-    `source` may come from `check_source` or not; in the latter case its columns are looked up here. For the moment of
-    the commit a second connection of the pool is needed.
+    `source` may come from `check_source` or not; in the latter case its columns are looked up here. For the
+    moment of the commit a second connection of the pool is needed.
 
     Raises:
         LeaseLost: at the start, or before the commit.
@@ -155,7 +156,10 @@ class Claim:
         self._run_rows.append((self.run_id, row.file_id, role, sha256, None))
         if role == "held_out":
             self._held_out.append(
-                (self.lease.stream, row.file_id, self.run_id, row.repository, row.path, row.language, row.content, sha256)
+                (
+                    self.lease.stream, row.file_id, self.run_id,
+                    row.repository, row.path, row.language, row.content, sha256,
+                )
             )  # fmt: skip
         self._flush_full()
 
@@ -165,7 +169,7 @@ class Claim:
         self._reject(row.file_id, role, hashlib.sha256(row.content.encode()).hexdigest(), reason)
 
     def earlier_held_out(self, seed: int, max_chars: int) -> Iterator[HeldOutRow]:
-        """Settled held-out files of earlier runs, in an order that the seed decides, up to `max_chars` together.
+        """Settled held-out files of earlier runs, in a seeded order, up to `max_chars` together.
 
         The first one comes whatever its length.
         """
@@ -173,8 +177,8 @@ class Claim:
         parameters = {"stream": self.lease.stream, "seed": seed}
         for record in self._stream("earlier_held_out", QUERIES["held_out_earlier"], parameters):
             row = HeldOutRow(
-                file_id=record[0], repository=record[1], path=record[2], language=record[3], content=record[4],
-                sha256=record[5],
+                file_id=record[0], repository=record[1], path=record[2], language=record[3],
+                content=record[4], sha256=record[5],
             )  # fmt: skip
             if chars and chars + len(row.content) > max_chars:
                 return

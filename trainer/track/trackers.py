@@ -1,7 +1,7 @@
 """W&B and TensorBoard behind one small interface, off the critical path.
 
-Each tracker lives in a daemon thread with a bounded queue: it cannot stop, slow or crash a run. What it cannot take is
-dropped, and what goes wrong with it is told once per kind.
+Each tracker lives in a daemon thread with a bounded queue: it cannot stop, slow or crash a run. What it
+cannot take is dropped, and what goes wrong with it is told once per kind.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The process that speaks with W&B for `wandb_tracker`: one JSON command a line in, one JSON answer a line out.
+"""The process that speaks with W&B for `wandb_tracker`: a JSON command a line in, a JSON answer a line out.
 
-A process of its own, because wandb's exit hooks wait for an unreachable server for minutes; this one can be killed.
+A process of its own, because wandb's exit hooks wait for an unreachable server for minutes; this one can be
+killed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def serve(commands: TextIO, answers: TextIO) -> None:
             answer: dict[str, str] = {}
         except Exception as error:  # noqa: BLE001 - whatever wandb raises is told to the other side
             answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers, flush=True)  # noqa: T201
+        print(json.dumps(answer), file=answers, flush=True)
         if action == "finish":
             return
     # The trainer is gone without a word: no one would end this process if wandb hung now.

@@ -66,7 +66,7 @@ class WandbBackend:
                 [sys.executable, "-P", str(PROGRAM)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
                 env=self._environment, cwd=self._root,
-                start_new_session=True,  # a Ctrl-C for the trainer must not keep the last curves from being sent
+                start_new_session=True,  # after a Ctrl-C the last curves are still sent
             )  # fmt: skip
         if self._abandoned:  # while it was being started
             self._process.kill()
@@ -96,7 +96,7 @@ class WandbBackend:
             self._process.wait()
 
     def _ask(self, action: str, **details: Any) -> None:
-        """Send one command and wait for its answer, however long that takes: this is the tracker's own thread."""
+        """Send one command and wait for its answer, however long it takes: this is the tracker's thread."""
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
         process.stdin.write(json.dumps({"action": action, **details}) + "\n")
