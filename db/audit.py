@@ -31,7 +31,7 @@ CHECKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """The state of the books in one snapshot. total = pending + claimed + ineligible + settled - gone."""
+    """The state of the books in one snapshot: total = pending + claimed + ineligible + settled."""
 
     total: int
     """Rows in the source."""

@@ -100,9 +100,11 @@ def claim(
         )
         yield claimed
         if claimed.cancelled:
+            claimed.close()
             cursor.connection.rollback()
             return
         claimed.flush()
+        claimed.close()
         with pool.transaction() as guard:
             fence(guard, lease)
             guard.execute(QUERIES["training_request_clear"], {"stream": lease.stream, "began": claimed.began})
@@ -127,6 +129,7 @@ class Claim:
         self._ledger: list[tuple[Any, ...]] = []
         self._run_rows: list[tuple[Any, ...]] = []
         self._held_out: list[tuple[Any, ...]] = []
+        self._open: list[extensions.cursor] = []
 
     def rows(self) -> Iterator[SourceRow]:
         """Eligible rows that no run has, by id, at most `limit` of them, read as they are used.
@@ -195,6 +198,11 @@ class Claim:
         self._write("run_rows_insert", self._run_rows)
         self._write("held_out_insert", self._held_out)
 
+    def close(self) -> None:
+        """Close the server-side cursors: one left half read would be closed later, in another's transaction."""
+        for cursor in self._open:
+            cursor.close()
+
     def _flush_full(self) -> None:
         if len(self._ledger) >= BATCH_ROWS:
             self.flush()
@@ -237,6 +245,7 @@ class Claim:
     def _stream(self, name: str, statement: Any, parameters: dict[str, Any]) -> Iterator[Sequence[Any]]:
         """Records of a server-side cursor: the table never lies in memory whole."""
         with self.cursor.connection.cursor(name=name) as cursor:
+            self._open.append(cursor)
             cursor.itersize = BATCH_ROWS
             cursor.execute(statement, parameters)
             yield from cursor

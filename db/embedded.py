@@ -81,7 +81,7 @@ def start(data_folder: Path) -> str:
     Raises:
         EmbeddedDatabaseError: it cannot be started; the message ends with the server's own words.
     """
-    data_folder = data_folder.absolute()
+    data_folder = data_folder.resolve()
     with _locked(data_folder):
         server = _running(data_folder)
         if server is not None and not server.socket.exists():  # its folder was swept away; nobody can connect
@@ -103,7 +103,7 @@ def start(data_folder: Path) -> str:
 
 def running_url(data_folder: Path) -> str | None:
     """The URL of the data folder's server, or None where none is running. Starts nothing."""
-    server = _running(data_folder.absolute())
+    server = _running(data_folder.resolve())
     return None if server is None else server.url(DATABASE)
 
 
@@ -113,7 +113,7 @@ def stop(data_folder: Path) -> bool:
     Raises:
         EmbeddedDatabaseError: it belongs to another user, or it does not end.
     """
-    data_folder = data_folder.absolute()
+    data_folder = data_folder.resolve()
     if not data_folder.is_dir():
         return False
     with _locked(data_folder):
@@ -335,7 +335,7 @@ def _socket_folder(data_folder: Path) -> Path:
     folder = data_folder / "socket"
     if len(os.fsencode(folder / f".s.PGSQL.{PORT}")) > LONGEST_SOCKET_PATH_BYTES or "," in str(folder):
         # Postgres reads a comma as the start of the next folder.
-        digest = hashlib.sha256(os.fsencode(data_folder.resolve())).hexdigest()[:12]
+        digest = hashlib.sha256(os.fsencode(data_folder)).hexdigest()[:12]
         folder = Path("/tmp") / f"codelupe-{os.geteuid()}-{digest}"
     folder.mkdir(mode=0o700, exist_ok=True)
     identity = _identity()

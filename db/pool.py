@@ -11,7 +11,7 @@ import select
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
@@ -151,7 +151,7 @@ class Pool:
                 self._discard(connection)
                 raise
             connection.idle_since = time.monotonic()
-            self._connections.putconn(connection)
+            self._put_back(connection, close=False)
 
     def stats(self) -> PoolStats:
         """Counts of this moment."""
@@ -213,15 +213,15 @@ class Pool:
 
     def _discard(self, connection: _Connection) -> None:
         """Roll back, close, and give the slot back, whatever state the connection is in."""
-        try:
+        with suppress(psycopg2.Error):  # a dead connection's transaction is over already
             connection.rollback()  # closing would do, but only some milliseconds later
-        except psycopg2.Error:
-            pass  # the connection is dead, and so is its transaction
-        finally:
-            if self._closed:
-                connection.close()
-            else:
-                self._connections.putconn(connection, close=True)
+        self._put_back(connection, close=True)
+
+    def _put_back(self, connection: _Connection, *, close: bool) -> None:
+        try:
+            self._connections.putconn(connection, close=close)
+        except psycopg2.pool.PoolError:  # the pool was closed meanwhile
+            connection.close()
 
 
 # --- errors

@@ -124,6 +124,19 @@ def test_a_takeover_during_a_claim_undoes_it(pool: Pool, lease: Lease, query: An
     assert query("select count(*) from codelupe.ledger") == [(0,)]
 
 
+def test_a_half_read_claim_leaves_the_connection_usable(pool: Pool, lease: Lease) -> None:
+    fill(pool, 1200)
+    with claim(pool, lease, SOURCE, ELIGIBLE, limit=1200, parent_version=None, seed=1) as claimed:
+        rows = claimed.rows()
+        row = next(rows)
+        claimed.keep(row, "train", digest(row.content))
+    rows.close()
+    for _ in range(5):
+        assert pending(pool, SOURCE, ELIGIBLE, STREAM).rows == 1199
+    run = runs.live(pool, STREAM)
+    assert run is not None
+
+
 def test_a_claim_reads_one_snapshot(pool: Pool, lease: Lease, query: Any) -> None:
     fill(pool, 3)
     with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:

@@ -72,6 +72,15 @@ def test_start_find_stop(fresh: Path) -> None:
     assert answer(embedded.start(fresh)) == "codelupe"
 
 
+def test_one_server_however_the_folder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = embedded.start(folder)
+    link = folder.parent / "link"
+    link.symlink_to(folder)
+    monkeypatch.chdir(folder.parent)
+    assert embedded.start(link) == embedded.start(Path("a b")) == url
+    assert embedded.stop(Path("link"))
+
+
 def test_the_socket_is_private(folder: Path) -> None:
     url = embedded.start(folder)
     socket_folder = Path(psycopg2.extensions.parse_dsn(url)["host"])

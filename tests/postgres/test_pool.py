@@ -96,6 +96,18 @@ def test_closing_wakes_those_who_wait(database_url: str) -> None:
     pool.close()
 
 
+def test_closing_while_a_transaction_is_open(database_url: str) -> None:
+    pool = Pool(database_url)
+    with pytest.raises(Unavailable), pool.transaction() as cursor:
+        cursor.execute("select 1")
+        pool.close()
+        cursor.execute("select 1")
+    pool = Pool(database_url)
+    with pytest.raises(Unavailable), pool.transaction():
+        pool.close()
+    assert pool.stats().in_use == 0
+
+
 def test_a_backend_killed_while_idle_is_replaced_unseen(database_url: str, pool: Pool) -> None:
     first = one(pool)
     assert one(pool) == first  # kept between uses
