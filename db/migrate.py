@@ -18,7 +18,8 @@ def apply(pool: Pool) -> list[str]:
     """Bring the database up to date; returns the names that were applied now.
 
     Raises:
-        Misconfigured: an applied migration's file has changed, or the database knows one that this program does not.
+        Misconfigured: an applied migration's file has changed, or the database knows one that this program
+        does not.
     """
     with pool.transaction() as cursor:
         cursor.execute(QUERIES["migrations_lock"])
@@ -59,8 +60,8 @@ def _outstanding(cursor: extensions.cursor) -> list[str]:
         )
     if changed := sorted(name for name, digest in applied.items() if scripts[name] != digest):
         raise Misconfigured(
-            f"applied migrations were changed afterwards ({', '.join(changed)}): restore these files, and put the "
-            "change into a new migration"
+            f"applied migrations were changed afterwards ({', '.join(changed)}): restore these files, "
+            "and put the change into a new migration"
         )
     outstanding = sorted(scripts.keys() - applied.keys())
     if outstanding and applied and outstanding[0] < max(applied):

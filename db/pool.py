@@ -1,7 +1,7 @@
-"""psycopg2's pool, made to wait, to check and to heal; and `transaction()`, where its errors become db.errors.
+"""psycopg2's pool made to wait, check and heal; `transaction()` is where its errors become db.errors.
 
-psycopg2's own pool raises when it is exhausted, hands out dead connections, and loses a slot for ever when the server
-dies inside a transaction (rolling back on return raises before the slot is given back).
+psycopg2's own pool raises when it is exhausted, hands out dead connections, and loses a slot for ever when
+the server dies inside a transaction (rolling back on return raises before the slot is given back).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import select
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
@@ -55,7 +55,7 @@ class _Connection(extensions.connection):
         self.commit()
 
     def answers(self) -> bool:
-        """Whether an idle connection is still good: nothing unread on its socket, and after a while a round trip."""
+        """Whether an idle connection is good: nothing to read on it, and after a while a round trip."""
         if self.closed:
             return False
         poll = select.poll()  # select.select() fails on descriptors over 1023
@@ -115,7 +115,7 @@ class Pool:
             max_connections,
             dsn=url,
             connection_factory=_Connection,
-            client_encoding="UTF8",  # else psycopg2 takes the database's, and a SQL_ASCII one cannot be written to
+            client_encoding="UTF8",  # psycopg2 takes the database's, which SQL_ASCII spoils
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             keepalives=1,
             keepalives_idle=30,
@@ -144,14 +144,14 @@ class Pool:
                     yield cursor
                 connection.commit()
             except psycopg2.Error as error:
-                translated = self._translated(error, connection)
+                translated = classify(error, connection)
                 self._discard(connection)
                 raise translated from error
             except BaseException:
                 self._discard(connection)
                 raise
             connection.idle_since = time.monotonic()
-            self._connections.putconn(connection)
+            self._put_back(connection, close=False)
 
     def stats(self) -> PoolStats:
         """Counts of this moment."""
@@ -203,7 +203,7 @@ class Pool:
             except psycopg2.pool.PoolError as error:
                 raise Unavailable("the connection pool is closed") from error
             except psycopg2.Error as error:
-                raise self._translated(error, None) from error
+                raise classify(error, None, secret=self._password) from error
             assert isinstance(connection, _Connection)
             if connection.answers():
                 return connection
@@ -211,35 +211,34 @@ class Pool:
 
     def _discard(self, connection: _Connection) -> None:
         """Roll back, close, and give the slot back, whatever state the connection is in."""
-        try:
+        with suppress(psycopg2.Error):  # a dead connection's transaction is over already
             connection.rollback()  # closing would do, but only some milliseconds later
-        except psycopg2.Error:
-            pass  # the connection is dead, and so is its transaction
-        finally:
-            if self._closed:
-                connection.close()
-            else:
-                self._connections.putconn(connection, close=True)
+        self._put_back(connection, close=True)
 
-    def _translated(self, error: psycopg2.Error, connection: _Connection | None) -> DatabaseError:
-        found = classify(error, connection)
-        if self._password and self._password in str(found):
-            return type(found)(str(found).replace(self._password, "***"))
-        return found
+    def _put_back(self, connection: _Connection, *, close: bool) -> None:
+        try:
+            self._connections.putconn(connection, close=close)
+        except psycopg2.pool.PoolError:  # the pool was closed meanwhile
+            connection.close()
 
 
-# --- errors ---------------------------------------------------------------------------------------------------
+# --- errors
+# ---------------------------------------------------------------------------------------------------
 
 _CONNECT_ADVICE = (
-    (r"password authentication failed|no password supplied",
-     "check POSTGRES_USER and POSTGRES_PASSWORD (or DATABASE_URL)"),
+    (
+        r"password authentication failed|no password supplied",
+        "check POSTGRES_USER and POSTGRES_PASSWORD (or DATABASE_URL)",
+    ),
     (r'database ".*" does not exist', "create it, or correct POSTGRES_DB (or DATABASE_URL)"),
     (r'role ".*" does not exist', "create the role, or correct POSTGRES_USER (or DATABASE_URL)"),
-    (r"no pg_hba\.conf entry|authentication failed|permission denied for database",
-     "allow this user and host in the server's pg_hba.conf"),
+    (
+        r"no pg_hba\.conf entry|authentication failed|permission denied for database",
+        "allow this user and host in the server's pg_hba.conf",
+    ),
     (r"server does not support SSL|certificate|sslmode", "correct the SSL options of DATABASE_URL"),
-    (r"invalid connection option|invalid integer value|invalid port|invalid .* value", "correct DATABASE_URL"),
-)  # fmt: skip
+    (r"invalid (connection option|integer value|port|.* value)", "correct DATABASE_URL"),
+)
 
 _SQLSTATE_ADVICE = {
     "28": "check POSTGRES_USER and POSTGRES_PASSWORD (or DATABASE_URL)",
@@ -252,14 +251,19 @@ _SQLSTATE_ADVICE = {
 }
 
 
-def classify(error: psycopg2.Error, connection: extensions.connection | None) -> DatabaseError:
+def classify(
+    error: psycopg2.Error, connection: extensions.connection | None, *, secret: str | None = None
+) -> DatabaseError:
     """Turn an error of psycopg2 into ours. `connection` is None when connecting failed.
 
-    `pgcode` is None for a shutdown in mid-query, a refused connection or a killed backend, so the connection's state
-    and the error's class are asked first. While connecting there never is a code; the server's text has to do.
+    `pgcode` is None for a shutdown in mid-query, a refused connection or a killed backend, so the
+    connection's state and the error's class are asked first. While connecting there never is a code; the
+    server's text has to
+    do.
     """
     text = " ".join(str(error).split())
     if connection is None:
+        text = text.replace(secret, "***") if secret else text
         for pattern, advice in _CONNECT_ADVICE:
             if re.search(pattern, text):
                 return Misconfigured(f"cannot use the database: {text}; {advice}")
@@ -277,27 +281,30 @@ def classify(error: psycopg2.Error, connection: extensions.connection | None) ->
     return DatabaseError(f"{text} (SQLSTATE {code or 'unknown'})")
 
 
-# --- URLs -----------------------------------------------------------------------------------------------------
+# --- URLs
+# -----------------------------------------------------------------------------------------------------
 
 _SECRETS = ("password", "sslpassword")
 
 
 def _parsed(url: str) -> dict[str, str]:
-    """The URL's parts. libpq's own messages about a bad URL repeat pieces of the password, so they are not kept."""
+    """The parts of a URL. libpq's messages about a bad one repeat pieces of its password; not kept."""
     try:
         parts: dict[str, str] = extensions.parse_dsn(url)
     except psycopg2.Error:
         parts = {}
-    if not parts or "@" in parts.get("host", ""):
+    cut_short = "@" in parts.get("host", "") + (parts.get("dbname", "") if "://" in url else "")
+    if not parts or cut_short or not re.fullmatch(r"[\d,]*", parts.get("port", "")):
         raise Misconfigured(
-            "the database URL cannot be read; it should look like postgresql://user:password@host:5432/database, with "
-            "special characters of the password percent-encoded (@ is %40, / is %2F)"
+            "the database URL cannot be read; it should look like "
+            "postgresql://user:password@host:5432/database, with special characters of the password "
+            "percent-encoded (@ is %40, / is %2F)"
         )
     return parts
 
 
 def safe_url(url: str) -> str:
-    """The database URL for people to read: the password hidden, in the form (URL or key=value) that it was given in."""
+    """The database URL for people to read: its password hidden, its form (URL or key=value) kept."""
     try:
         parts = _parsed(url)
     except Misconfigured:

@@ -1,4 +1,4 @@
-"""Runs: from the claim to the verdict. Every write checks the lease; every verdict settles every row of the run."""
+"""Runs, from the claim to the verdict. Every write checks the lease; every verdict settles every row."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ OUTCOMES_OF_ROLE = {
     "held_out": frozenset({"held_out", "unused", "rejected"}),
     "replay": frozenset({"replayed", "unused", "rejected"}),
 }
-"""What can become of a row. A held-out row that was trained on is a mistake, and so is a train row that was held out
-later (its text would not be kept)."""
+"""What can become of a row. Training on a held-out row is a mistake, and so is holding out a train row later:
+its text would not be kept."""
 
 BATCH_ROWS = 1000
 PROBLEMS_SHOWN = 10
@@ -93,7 +93,8 @@ class Totals:
     """From the first launch to the verdict."""
 
 
-# --- looking --------------------------------------------------------------------------------------------------
+# --- looking
+# --------------------------------------------------------------------------------------------------
 
 
 def get(pool: Pool, run_id: int) -> Run | None:
@@ -139,7 +140,8 @@ def totals(pool: Pool, stream: str) -> Totals:
     )
 
 
-# --- on the way -----------------------------------------------------------------------------------------------
+# --- on the way
+# -----------------------------------------------------------------------------------------------
 
 
 def advance(pool: Pool, lease: Lease, run_id: int, to: Literal["training", "judging"]) -> None:
@@ -163,7 +165,8 @@ def heartbeat(pool: Pool, lease: Lease, run_id: int) -> None:
     _touch(pool, lease, run_id, "run_heartbeat")
 
 
-# --- verdicts -------------------------------------------------------------------------------------------------
+# --- verdicts
+# -------------------------------------------------------------------------------------------------
 
 
 def publish(
@@ -207,8 +210,8 @@ def refuse(
 ) -> None:
     """Settle the rows of a candidate that is not published.
 
-    Rows that it was trained on are returned for `backoff_seconds`, doubled with each earlier attempt; the last of
-    `max_attempts` rejects them as `no_gain`.
+    Rows that it was trained on are returned for `backoff_seconds`, doubled with each earlier attempt; the
+    last of `max_attempts` rejects them as `no_gain`.
 
     Raises:
         SettlementMismatch: the outcomes are not those of the run's rows.
@@ -235,7 +238,7 @@ def give_back(
     reason: str,
     delay_seconds: float = 0.0,
 ) -> None:
-    """End a run without a verdict: its claimed rows are returned, no attempt counted. Held-out files stay held out.
+    """End a run without a verdict: its rows are returned, no attempt counted; held-out files stay held out.
 
     Raises:
         BadTransition: the run has ended.
@@ -308,7 +311,8 @@ def _disposition(outcome: Settled, role: str) -> tuple[int, str, str | None]:
             return outcome.file_id, "returned", None
 
 
-# --- parts of a verdict ---------------------------------------------------------------------------------------
+# --- parts of a verdict
+# ---------------------------------------------------------------------------------------
 
 
 def _matched(cursor: extensions.cursor, run_id: int, outcomes: Iterable[Settled]) -> Iterator[tuple[Settled, str]]:
@@ -359,7 +363,7 @@ def _update(cursor: extensions.cursor, name: str, template: str, records: Sequen
         execute_values(cursor, QUERIES[name], batch, template=template, page_size=BATCH_ROWS)
         if cursor.rowcount != len(batch):
             raise DatabaseError(
-                f"{len(batch) - cursor.rowcount} of {len(batch)} rows were not in the state that {name} expects; "
+                f"{len(batch) - cursor.rowcount} of {len(batch)} rows are not as {name} expects; "
                 "nothing was settled (codelupe audit shows what differs)"
             )
 
@@ -422,9 +426,11 @@ def _runs(pool: Pool, name: str, parameters: Mapping[str, Any]) -> list[Run]:
 
 def _run(row: Sequence[Any]) -> Run:
     (
-        run_id, stream, state, parent_version, seed, launches, reason, report, created_at, started_at, ended_at,
+        run_id, stream, state, parent_version, seed, launches, reason, report, created_at, started_at,
+        ended_at,
     ) = row  # fmt: skip
     return Run(
-        run_id=run_id, stream=stream, state=state, parent_version=parent_version, seed=seed, launches=launches,
-        reason=reason, report=report, created_at=created_at, started_at=started_at, ended_at=ended_at,
+        run_id=run_id, stream=stream, state=state, parent_version=parent_version, seed=seed,
+        launches=launches, reason=reason, report=report, created_at=created_at, started_at=started_at,
+        ended_at=ended_at,
     )  # fmt: skip

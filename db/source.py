@@ -97,7 +97,8 @@ def insert_files(pool: Pool, files: Iterable[NewFile]) -> int:
     """Add files to `code_files`, a batch a transaction; returns how many.
 
     Raises:
-        ValueError: a text holds a NUL character or half a surrogate pair, which Postgres cannot store; names the file.
+        ValueError: a text holds a NUL character or half a surrogate pair, which Postgres cannot store; names
+        the file.
     """
     inserted = 0
     remaining = iter(files)
@@ -118,7 +119,7 @@ def known_files(pool: Pool, repository: str) -> dict[str, str]:
 def pending(
     pool: Pool, source: Source, eligibility: Eligibility, stream: str, *, window_rows: int = 200_000
 ) -> Pending:
-    """Claimable rows among the last `window_rows` ids, and returned ones that are due. Cheap: for each poll."""
+    """Claimable rows among the last `window_rows` ids, and due returned ones. Cheap: for each poll."""
     with pool.transaction(read_only=True) as cursor:
         source = resolved(cursor, source)
         parameters = {"stream": stream, "window_rows": window_rows, **vars(eligibility)}

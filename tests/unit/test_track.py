@@ -1,0 +1,269 @@
+"""Trackers take what they can and never touch the run: real TensorBoard and W&B files, hangs and failures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from trainer.recipe import Recipe, Tracking
+from trainer.run_dir import RunDirectory
+from trainer.track import trackers
+from trainer.track.trackers import Prediction, Trackers, Worker, open_trackers
+from trainer.track.wandb_tracker import WandbBackend, wandb_mode
+
+RECIPE = Recipe(name="r", stream="qwen")
+QUIET = Recipe(name="r", stream="qwen", tracking=Tracking(tensorboard=False))
+PREDICTION = Prediction(file_id=7, prompt="def f():", expected="return 1", answer="```\nreturn 2\n```")
+UNREACHABLE = {"WANDB_API_KEY": "k3y" * 13 + "x", "WANDB_BASE_URL": "http://127.0.0.1:9"}
+
+
+@pytest.fixture
+def run_directory(tmp_path: Path) -> RunDirectory:
+    root = tmp_path / "000042"
+    root.mkdir()
+    return RunDirectory(root)
+
+
+class Problems(list[tuple[str, str]]):
+    def __call__(self, name: str, message: str) -> None:
+        self.append((name, message))
+
+
+def test_tensorboard_files_hold_what_was_logged(run_directory: RunDirectory) -> None:
+    problems = Problems()
+    opened = open_trackers(RECIPE, run_directory, run_name="n", on_problem=problems, environment={})
+    for step in range(5):
+        opened.log(step, {"train/loss": 1.0 / (step + 1), "train/learning_rate": 0.5})
+    opened.predictions(5, [PREDICTION])
+    opened.close()
+    opened.log(6, {"train/loss": 0.0})  # closed: dropped
+    assert problems == []
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_directory.root / "tensorboard"))
+    events.Reload()
+    losses = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert losses == [(step, pytest.approx(1.0 / (step + 1))) for step in range(5)]
+    (text,) = events.Tensors("predictions/7/text_summary")
+    assert "    return 2" in text.tensor_proto.string_val[0].decode()
+
+
+def test_nothing_is_opened_without_being_asked(run_directory: RunDirectory) -> None:
+    opened = open_trackers(QUIET, run_directory, run_name="n", on_problem=Problems(), environment={})
+    opened.log(1, {"train/loss": 1.0})
+    opened.close()
+    assert list(run_directory.root.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode"),
+    [
+        ({}, None),
+        ({"WANDB_API_KEY": " "}, None),
+        ({"WANDB_API_KEY": "k"}, "online"),
+        ({"WANDB_API_KEY": "k", "WANDB_MODE": "offline"}, "offline"),
+        ({"WANDB_MODE": "offline"}, "offline"),
+        ({"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, None),
+    ],
+)
+def test_when_wandb_is_on(environment: Mapping[str, str], mode: str | None) -> None:
+    assert wandb_mode(environment) == mode
+
+
+def test_wandb_offline_writes_a_run_file(
+    run_directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trackers, "FINISH_SECONDS", 60.0)
+    problems = Problems()
+    opened = open_trackers(
+        QUIET, run_directory, run_name="n", on_problem=problems, environment={"WANDB_MODE": "offline"}
+    )
+    opened.log(1, {"train/loss": 0.123456})
+    opened.predictions(2, [PREDICTION])
+    opened.close()
+    assert problems == []
+    (run_file,) = run_directory.root.glob("wandb/offline-run-*/run-qwen-000042.wandb")
+    content = run_file.read_bytes()
+    assert b"train/loss" in content and b"0.123456" in content
+    assert b"codelupe-qwen-training" in content
+    (table,) = run_directory.root.glob("wandb/offline-run-*/files/media/table/*.json")
+    assert "return 2" in table.read_text()
+
+
+def test_an_unreachable_wandb_neither_blocks_nor_outlives_the_run(tmp_path: Path) -> None:
+    """In a process of its own, because it is the exit that wandb's hooks would hold up."""
+    (tmp_path / "000001").mkdir()
+    code = f"""
+import time
+from pathlib import Path
+from trainer.recipe import Recipe, Tracking
+from trainer.run_dir import RunDirectory
+from trainer.track import trackers
+trackers.FINISH_SECONDS = 3.0
+opened = trackers.open_trackers(
+    Recipe(name="r", stream="s", tracking=Tracking(tensorboard=False)),
+    RunDirectory(Path({str(tmp_path)!r}) / "000001"),
+    run_name="n",
+    on_problem=lambda name, message: print("problem", name, message),
+    environment={UNREACHABLE!r},
+)
+started = time.monotonic()
+for step in range(3000):
+    opened.log(step, {{"train/loss": 1.0}})
+print("logging took", time.monotonic() - started < 1)
+opened.close()
+print("closing took", time.monotonic() - started < 6)
+"""
+    started = time.monotonic()
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert time.monotonic() - started < 20
+    lines = finished.stdout.splitlines()
+    assert "logging took True" in lines and "closing took True" in lines
+    problems = [line for line in lines if line.startswith("problem")]
+    assert len(problems) == 2
+    assert "cannot keep up" in problems[0] and "did not finish within 3 s" in problems[1]
+    assert UNREACHABLE["WANDB_API_KEY"] not in finished.stdout + finished.stderr
+
+
+def test_a_wandb_process_that_dies_is_told(run_directory: RunDirectory) -> None:
+    backend = WandbBackend(
+        QUIET, run_directory, run_name="n", mode="offline", environment={"WANDB_MODE": "offline"}
+    )
+    backend.open()
+    assert backend._process is not None
+    backend._process.kill()
+    backend._process.wait()
+    with pytest.raises((RuntimeError, BrokenPipeError)):
+        backend.log(1, {"train/loss": 1.0})
+    backend.abandon()
+
+
+# --- trackers that misbehave --------------------------------------------------------------------------------
+
+
+class Recording:
+    """A backend that notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.threads: set[str] = set()
+
+    def _note(self, what: str) -> None:
+        self.seen.append(what)
+        self.threads.add(threading.current_thread().name)
+
+    def open(self) -> None:
+        self._note("open")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._note(f"log {step}")
+
+    def predictions(self, step: int, records: Sequence[Prediction]) -> None:
+        self._note("predictions")
+
+    def close(self) -> None:
+        self._note("close")
+
+    def abandon(self) -> None:
+        self._note("abandon")
+
+
+class Raising(Recording):
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        raise ConnectionError(f"no route for the key s3cret at step {step}")
+
+    def close(self) -> None:
+        raise OSError("disk full")
+
+
+class Hanging(Recording):
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._note("hangs")
+        time.sleep(3600)
+
+
+class NeverOpens(Recording):
+    def open(self) -> None:
+        raise RuntimeError("no")
+
+
+def test_everything_happens_in_order_in_one_other_thread() -> None:
+    backend, problems = Recording(), Problems()
+    opened = Trackers([Worker("one", backend, problems)])
+    for step in range(50):
+        opened.log(step, {"a": 1.0})
+    opened.predictions(50, [PREDICTION])
+    opened.close()
+    assert backend.seen == ["open", *(f"log {step}" for step in range(50)), "predictions", "close"]
+    assert backend.threads == {"tracker-one"}
+    assert problems == []
+
+
+def test_failures_are_told_once_a_kind_without_secrets() -> None:
+    problems = Problems()
+    healthy = Recording()
+    opened = Trackers(
+        [Worker("bad", Raising(), problems, secret="s3cret"), Worker("good", healthy, problems)]
+    )
+    for step in range(20):
+        opened.log(step, {"a": 1.0})
+    opened.close()
+    assert problems == [
+        ("bad", "log failed: ConnectionError: no route for the key *** at step 0"),
+        ("bad", "close failed: OSError: disk full"),
+    ]
+    assert len(healthy.seen) == 22
+
+
+def test_a_tracker_that_hangs_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trackers, "FINISH_SECONDS", 0.5)
+    problems, hanging, healthy = Problems(), Hanging(), Recording()
+    opened = Trackers([Worker("stuck", hanging, problems), Worker("good", healthy, problems)])
+    started = time.monotonic()
+    for step in range(trackers.QUEUE_LENGTH + 500):
+        opened.log(step, {"a": 1.0})
+        if step % 100 == 0:
+            time.sleep(0.01)
+    assert time.monotonic() - started < 2
+    opened.close()
+    assert time.monotonic() - started < 3
+    assert hanging.seen[-1] == "abandon"
+    kinds = [message.split(":")[0].split(" within")[0] for name, message in problems if name == "stuck"]
+    assert kinds == ["cannot keep up", "did not finish"]
+    assert healthy.seen[-1] == "close"
+
+
+def test_a_tracker_that_does_not_open_takes_nothing() -> None:
+    problems, backend = Problems(), NeverOpens()
+    opened = Trackers([Worker("closed", backend, problems)])
+    for step in range(2000):
+        opened.log(step, {"a": 1.0})
+    opened.close()
+    assert ("closed", "open failed: RuntimeError: no") in problems
+    assert backend.seen == []
+
+
+def test_callers_may_change_what_they_gave() -> None:
+    seen: list[Mapping[str, float]] = []
+
+    class Keeping(Recording):
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            time.sleep(0.05)
+            seen.append(values)
+
+    opened = Trackers([Worker("one", Keeping(), Problems())])
+    values = {"a": 1.0}
+    opened.log(1, values)
+    values["a"] = 2.0
+    opened.close()
+    assert seen == [{"a": 1.0}]

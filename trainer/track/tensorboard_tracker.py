@@ -1,0 +1,50 @@
+"""Writes TensorBoard's event files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.track.trackers import Prediction
+
+
+class TensorBoardBackend:
+    """Curves as scalars, sample answers as text."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writer: Any = None
+
+    def open(self) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import: in the tracker's thread alone
+
+        self._writer = SummaryWriter(str(self._folder))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def predictions(self, step: int, records: Sequence[Prediction]) -> None:
+        for record in records:
+            text = "\n\n".join(
+                f"**{title}**\n\n{_as_code(content)}"
+                for title, content in (
+                    ("prompt", record.prompt),
+                    ("expected", record.expected),
+                    ("answer", record.answer),
+                )
+            )
+            self._writer.add_text(f"predictions/{record.file_id}", text, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """Nothing outlives its thread."""
+
+
+def _as_code(content: str) -> str:
+    """Markdown that shows text as it is, whatever fences it holds itself."""
+    return "\n".join(f"    {line}" for line in content.splitlines())

@@ -1,0 +1,163 @@
+"""W&B and TensorBoard behind one small interface, off the critical path.
+
+Each tracker lives in a daemon thread with a bounded queue: it cannot stop, slow or crash a run. What it
+cannot take is dropped, and what goes wrong with it is told once per kind.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from trainer.recipe import Recipe
+from trainer.run_dir import RunDirectory
+from trainer.track.tensorboard_tracker import TensorBoardBackend
+from trainer.track.wandb_tracker import WandbBackend, wandb_mode
+
+QUEUE_LENGTH = 1000
+FINISH_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A held-out prompt and what the candidate answered, for people to read."""
+
+    file_id: int
+    prompt: str
+    expected: str
+    answer: str
+
+
+class Backend(Protocol):
+    """What a tracker does, all of it in its own thread; any of it may raise or hang."""
+
+    def open(self) -> None: ...
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+    def predictions(self, step: int, records: Sequence[Prediction]) -> None: ...
+    def close(self) -> None: ...
+    def abandon(self) -> None:
+        """Called from the run's thread when `close` took too long: let go of what would keep the process."""
+
+
+def open_trackers(
+    recipe: Recipe,
+    run_directory: RunDirectory,
+    *,
+    run_name: str,
+    on_problem: Callable[[str, str], None],
+    environment: Mapping[str, str] = os.environ,
+) -> Trackers:
+    """Start the trackers that the recipe and the environment ask for, without waiting for them.
+
+    Args:
+        on_problem: called with a tracker's name and a message, from any thread, once per kind of problem.
+    """
+    workers: list[Worker] = []
+    if mode := wandb_mode(environment):
+        backend = WandbBackend(recipe, run_directory, run_name=run_name, mode=mode, environment=environment)
+        workers.append(Worker("wandb", backend, on_problem, secret=environment.get("WANDB_API_KEY", "")))
+    if recipe.tracking.tensorboard:
+        workers.append(
+            Worker("tensorboard", TensorBoardBackend(run_directory.root / "tensorboard"), on_problem)
+        )
+    return Trackers(workers)
+
+
+class Trackers:
+    """All trackers of a run. No method raises, and only `close` waits."""
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self._workers = workers
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Curves at a step, by names such as train/loss."""
+        copied = dict(values)
+        for worker in self._workers:
+            worker.submit("log", lambda backend: backend.log(step, copied))
+
+    def predictions(self, step: int, records: list[Prediction]) -> None:
+        """Sample answers at a step."""
+        copied = tuple(records)
+        for worker in self._workers:
+            worker.submit("predictions", lambda backend: backend.predictions(step, copied))
+
+    def close(self) -> None:
+        """Let the trackers finish, for about ten seconds together; then let them go."""
+        deadline = time.monotonic() + FINISH_SECONDS
+        for worker in self._workers:
+            worker.finish()
+        for worker in self._workers:
+            worker.wait(deadline)
+
+
+Task = tuple[str, Callable[[Backend], None]]
+
+
+class Worker:
+    """One tracker's thread and queue."""
+
+    def __init__(
+        self, name: str, backend: Backend, on_problem: Callable[[str, str], None], *, secret: str = ""
+    ) -> None:
+        self._name = name
+        self._backend = backend
+        self._on_problem = on_problem
+        self._secret = secret
+        self._tasks: queue.Queue[Task] = queue.Queue(QUEUE_LENGTH)
+        self._finishing = threading.Event()
+        self._told: set[str] = set()
+        self._abandoned = False
+        self._thread = threading.Thread(target=self._run, name=f"tracker-{name}", daemon=True)
+        self._thread.start()
+
+    def submit(self, kind: str, action: Callable[[Backend], None]) -> None:
+        """Queue an action; dropped when the tracker cannot keep up or is closed."""
+        if self._finishing.is_set():
+            return
+        try:
+            self._tasks.put_nowait((kind, action))
+        except queue.Full:
+            self._tell("full", f"cannot keep up: {QUEUE_LENGTH} entries wait, further ones are dropped")
+
+    def finish(self) -> None:
+        """Take nothing more; the thread ends when its queue is empty."""
+        self._finishing.set()
+
+    def wait(self, deadline: float) -> None:
+        """Wait for the thread's end until `deadline`; then leave it to die with the process."""
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive():
+            self._tell("finish", f"did not finish within {FINISH_SECONDS:.0f} s; what it still had is lost")
+            self._abandoned = True
+            self._attempt("abandon", lambda backend: backend.abandon())
+
+    def _run(self) -> None:
+        if not self._attempt("open", lambda backend: backend.open()):
+            self._finishing.set()
+            return
+        while not (self._finishing.is_set() and self._tasks.empty()):
+            try:
+                kind, action = self._tasks.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            self._attempt(kind, action)
+        self._attempt("close", lambda backend: backend.close())
+
+    def _attempt(self, kind: str, action: Callable[[Backend], None]) -> bool:
+        try:
+            action(self._backend)
+        except Exception as error:  # noqa: BLE001 - a tracker may fail in any way, and the run goes on
+            self._tell(kind, f"{kind} failed: {type(error).__name__}: {error}")
+            return False
+        return True
+
+    def _tell(self, kind: str, message: str) -> None:
+        if kind in self._told or self._abandoned:
+            return
+        self._told.add(kind)
+        self._on_problem(self._name, message.replace(self._secret, "***") if self._secret else message)

@@ -1,0 +1,108 @@
+"""Sends a run to Weights & Biases: online with WANDB_API_KEY, into files with WANDB_MODE=offline."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trainer.recipe import Recipe, recipe_dict
+from trainer.run_dir import RunDirectory
+
+if TYPE_CHECKING:
+    from trainer.track.trackers import Prediction
+
+PROGRAM = Path(__file__).with_name("wandb_process.py")
+
+
+def wandb_mode(environment: Mapping[str, str]) -> Literal["online", "offline"] | None:
+    """How W&B is used; None leaves it alone (no key, or WANDB_MODE=disabled)."""
+    match environment.get("WANDB_MODE", "").strip().lower():
+        case "offline" | "dryrun":
+            return "offline"
+        case "disabled":
+            return None
+        case _:
+            return "online" if environment.get("WANDB_API_KEY", "").strip() else None
+
+
+class WandbBackend:
+    """One W&B run; a resumed training continues it, because its id is that of the run directory."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run_directory: RunDirectory,
+        *,
+        run_name: str,
+        mode: Literal["online", "offline"],
+        environment: Mapping[str, str],
+    ) -> None:
+        self._root = run_directory.root.absolute()
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("WANDB_")},
+            **environment,
+            "PYTHONUNBUFFERED": "1",
+        }
+        self._init = {
+            "project": recipe.tracking.wandb_project,
+            "name": run_name,
+            "id": f"{recipe.stream}-{self._root.name}",
+            "resume": "allow",
+            "dir": str(self._root),
+            "config": recipe_dict(recipe),
+            "mode": mode,
+        }
+        self._process: subprocess.Popen[str] | None = None
+        self._abandoned = False
+
+    def open(self) -> None:
+        with (self._root / "wandb.log").open("a") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(PROGRAM)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
+                env=self._environment, cwd=self._root,
+                start_new_session=True,  # after a Ctrl-C the last curves are still sent
+            )  # fmt: skip
+        if self._abandoned:  # while it was being started
+            self._process.kill()
+        try:
+            self._ask("open", **self._init)
+        except Exception:
+            self.abandon()
+            raise
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._ask("log", step=step, values=dict(values))
+
+    def predictions(self, step: int, records: Sequence[Prediction]) -> None:
+        rows = [[record.file_id, record.prompt, record.expected, record.answer] for record in records]
+        self._ask("predictions", step=step, columns=["file_id", "prompt", "expected", "answer"], rows=rows)
+
+    def close(self) -> None:
+        self._ask("finish")
+        assert self._process is not None
+        self._process.wait()
+
+    def abandon(self) -> None:
+        """Kill the process; wandb's own helper ends with it."""
+        self._abandoned = True
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _ask(self, action: str, **details: Any) -> None:
+        """Send one command and wait for its answer, however long it takes: this is the tracker's thread."""
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps({"action": action, **details}) + "\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the W&B process has ended; see {self._root / 'wandb.log'}")
+        if error := json.loads(answer).get("error"):
+            raise RuntimeError(error)
