@@ -17,10 +17,8 @@ CHECKS = {
     "audit_claimed_by_ended_run": "{n} rows are claimed by a run that has ended: files {ids}",
     "audit_claimed_without_run_row": "{n} rows are claimed and their run does not list them: files {ids}",
     "audit_trained_twice": "{n} files were trained on in more than one published run: files {ids}",
-    "audit_trained_without_run_row": "{n} files are trained in the ledger and not in a published run: "
-    "files {ids}",
-    "audit_run_row_without_trained": "{n} files are trained in a published run, and the ledger disagrees: "
-    "files {ids}",
+    "audit_trained_without_run_row": "{n} files are trained in the ledger and not in a published run: files {ids}",
+    "audit_run_row_without_trained": "{n} files are trained in a published run, and the ledger disagrees: files {ids}",
     "audit_tokens": "{n} published runs have rows that do not sum to the tokens of their report: runs {ids}",
     "audit_published_without_adapter": "{n} published runs have no adapter: runs {ids}",
     "audit_held_out_without_text": "{n} held-out files have no text to measure on: files {ids}",

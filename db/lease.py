@@ -74,6 +74,5 @@ def holder(pool: Pool, stream: str) -> tuple[str, float] | None:
 
 def _lost(lease: Lease) -> str:
     return (
-        f"{lease.holder} no longer holds the stream {lease.stream} (epoch {lease.epoch}): "
-        "it expired or was taken over"
+        f"{lease.holder} no longer holds the stream {lease.stream} (epoch {lease.epoch}): it expired or was taken over"
     )

@@ -195,9 +195,7 @@ def test_an_error_of_the_caller_rolls_back(pool: Pool, query: Query) -> None:
 def test_isolation_and_read_only_do_not_stick(pool: Pool) -> None:
     def shown(**options: Any) -> tuple[str, str]:
         with pool.transaction(**options) as cursor:
-            cursor.execute(
-                "select current_setting('transaction_isolation'), current_setting('transaction_read_only')"
-            )
+            cursor.execute("select current_setting('transaction_isolation'), current_setting('transaction_read_only')")
             row = cursor.fetchone()
         assert row is not None
         return row[0], row[1]

@@ -187,8 +187,7 @@ def test_refused_rows_wait_longer_each_time_and_end_as_no_gain(pool: Pool, lease
             max_attempts=3, backoff_seconds=100,
         )  # fmt: skip
         assert query(
-            "select attempts, extract(epoch from not_before - settled_at)::int "
-            "from codelupe.ledger where file_id = 1"
+            "select attempts, extract(epoch from not_before - settled_at)::int from codelupe.ledger where file_id = 1"
         ) == [(attempt, delay)]
         assert run_rows(query, run_id)[1] == ("returned", 10)
         assert run_rows(query, run_id)[2] == ("returned", 10)
@@ -342,25 +341,20 @@ PLANTED = {
         "select 'qwen', 5, max(run_id), 'claimed' from codelupe.runs",
     ),
     "in more than one published run: files 1": (
-        "insert into codelupe.runs (stream, state, seed, epoch, ended_at) "
-        "values ('qwen', 'published', 1, 1, now())",
-        "insert into codelupe.run_rows "
-        "select max(r.run_id), 1, 'train', '', 'trained', 10 from codelupe.runs r",
+        "insert into codelupe.runs (stream, state, seed, epoch, ended_at) values ('qwen', 'published', 1, 1, now())",
+        "insert into codelupe.run_rows select max(r.run_id), 1, 'train', '', 'trained', 10 from codelupe.runs r",
     ),
     "trained in the ledger and not in a published run: files 5": (
         "insert into codelupe.ledger (stream, file_id, run_id, disposition, settled_at) "
         "select 'qwen', 5, min(run_id), 'trained', now() from codelupe.runs",
     ),
-    "the ledger disagrees: files 1": (
-        "update codelupe.ledger set disposition = 'returned' where file_id = 1",
-    ),
+    "the ledger disagrees: files 1": ("update codelupe.ledger set disposition = 'returned' where file_id = 1",),
     "do not sum to the tokens of their report: runs": (
         """update codelupe.runs set report = '{"train": {"tokens_published": 21}}'
         where state = 'published'""",
     ),
     "have no adapter: runs": (
-        "insert into codelupe.runs (stream, state, seed, epoch, ended_at) "
-        "values ('qwen', 'published', 1, 1, now())",
+        "insert into codelupe.runs (stream, state, seed, epoch, ended_at) values ('qwen', 'published', 1, 1, now())",
     ),
     "no text to measure on: files 3": ("delete from codelupe.held_out",),
     "held-out files were trained on: files 1": (

@@ -77,9 +77,7 @@ def test_when_wandb_is_on(environment: Mapping[str, str], mode: str | None) -> N
     assert wandb_mode(environment) == mode
 
 
-def test_wandb_offline_writes_a_run_file(
-    run_directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wandb_offline_writes_a_run_file(run_directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "FINISH_SECONDS", 60.0)
     problems = Problems()
     opened = open_trackers(
@@ -136,9 +134,7 @@ print("closing took", time.monotonic() - started < 6)
 
 
 def test_a_wandb_process_that_dies_is_told(run_directory: RunDirectory) -> None:
-    backend = WandbBackend(
-        QUIET, run_directory, run_name="n", mode="offline", environment={"WANDB_MODE": "offline"}
-    )
+    backend = WandbBackend(QUIET, run_directory, run_name="n", mode="offline", environment={"WANDB_MODE": "offline"})
     backend.open()
     assert backend._process is not None
     backend._process.kill()
@@ -212,9 +208,7 @@ def test_everything_happens_in_order_in_one_other_thread() -> None:
 def test_failures_are_told_once_a_kind_without_secrets() -> None:
     problems = Problems()
     healthy = Recording()
-    opened = Trackers(
-        [Worker("bad", Raising(), problems, secret="s3cret"), Worker("good", healthy, problems)]
-    )
+    opened = Trackers([Worker("bad", Raising(), problems, secret="s3cret"), Worker("good", healthy, problems)])
     for step in range(20):
         opened.log(step, {"a": 1.0})
     opened.close()

@@ -276,7 +276,7 @@ def test_a_signal_during_an_evaluation_keeps_the_steps(tmp_path, monkeypatch):
 
 
 def test_dev_null_as_stdin_does_not_stop_a_run(monkeypatch):
-    with open(os.devnull) as null:
+    with Path(os.devnull).open() as null:
         assert not __main__.StopRequest().reason
         from trainer.stop import _held_open
 

@@ -62,9 +62,7 @@ def open_trackers(
         backend = WandbBackend(recipe, run_directory, run_name=run_name, mode=mode, environment=environment)
         workers.append(Worker("wandb", backend, on_problem, secret=environment.get("WANDB_API_KEY", "")))
     if recipe.tracking.tensorboard:
-        workers.append(
-            Worker("tensorboard", TensorBoardBackend(run_directory.root / "tensorboard"), on_problem)
-        )
+        workers.append(Worker("tensorboard", TensorBoardBackend(run_directory.root / "tensorboard"), on_problem))
     return Trackers(workers)
 
 
