@@ -201,7 +201,7 @@ class Claim:
         self._write("held_out_insert", self._held_out)
 
     def close(self) -> None:
-        """Close the server-side cursors: one left half read would be closed later, in another's transaction."""
+        """Close the server-side cursors: a half-read one would be closed in a later transaction."""
         for cursor in self._open:
             cursor.close()
 

@@ -16,8 +16,7 @@ create table if not exists code_files (
 
 create schema if not exists codelupe;
 
--- A lineage of adapters and what it is bound to. Nothing here changes after the first binding: a long claim runs in one
--- snapshot, and its foreign keys would fail ("could not serialize access") once a row they point to had been updated.
+-- A lineage of adapters and what it is bound to; nothing here changes after the first binding.
 create table codelupe.streams (
     stream        text primary key,
     source        text not null,

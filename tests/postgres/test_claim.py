@@ -122,17 +122,38 @@ def test_a_takeover_during_a_claim_undoes_it(pool: Pool, lease: Lease, query: An
     assert query("select count(*) from codelupe.ledger") == [(0,)]
 
 
-def test_a_half_read_claim_leaves_the_connection_usable(pool: Pool, lease: Lease) -> None:
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_half_read_claim_leaves_the_connection_usable(
+    database_url: str, lease: Lease, cancelled: bool
+) -> None:
+    pool = Pool(database_url, min_connections=5)
     fill(pool, 1200)
     with claim(pool, lease, SOURCE, ELIGIBLE, limit=1200, parent_version=None, seed=1) as claimed:
         rows = claimed.rows()
         row = next(rows)
         claimed.keep(row, "train", digest(row.content))
+        if cancelled:
+            claimed.cancel()
     rows.close()
-    for _ in range(5):
-        assert pending(pool, SOURCE, ELIGIBLE, STREAM).rows == 1199
-    run = runs.live(pool, STREAM)
-    assert run is not None
+    with pool.transaction() as one, pool.transaction() as two:
+        for cursor in (one, two):
+            cursor.execute("select count(*) from codelupe.ledger")
+            assert cursor.fetchone() == (0 if cancelled else 1,)
+    pool.close()
+
+
+def test_a_settled_row_cannot_be_claimed(pool: Pool, lease: Lease, query: Any) -> None:
+    fill(pool, 1)
+    with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
+        (row,) = claimed.rows()
+        claimed.reject(row, "duplicate")
+        run_id = claimed.run_id
+    runs.give_back(pool, lease, run_id, state="returned", reason="test")
+    with pytest.raises(DatabaseError, match="could claim 0 of 1 rows"):  # noqa: SIM117
+        with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
+            claimed.keep(row, "train", digest(row.content))
+    assert query("select disposition from codelupe.ledger") == [("rejected",)]
 
 
 def test_a_claim_reads_one_snapshot(pool: Pool, lease: Lease, query: Any) -> None:
