@@ -124,9 +124,7 @@ def test_a_takeover_during_a_claim_undoes_it(pool: Pool, lease: Lease, query: An
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("cancelled", [False, True])
-def test_a_half_read_claim_leaves_the_connection_usable(
-    database_url: str, lease: Lease, cancelled: bool
-) -> None:
+def test_a_half_read_claim_leaves_the_connection_usable(database_url: str, lease: Lease, cancelled: bool) -> None:
     pool = Pool(database_url, min_connections=5)
     fill(pool, 1200)
     with claim(pool, lease, SOURCE, ELIGIBLE, limit=1200, parent_version=None, seed=1) as claimed:
