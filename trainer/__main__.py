@@ -41,9 +41,7 @@ def run_command(root: Path) -> int:
     if not directory.root.is_dir():
         write_stderr(f"{directory.root} is not a folder")
         return UnusableInput.exit_code
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # waiting threads that spin starve whoever shares the cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads that spin starve whoever shares the cores
     stop = StopRequest()
     try:
         stop.listen()

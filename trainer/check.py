@@ -43,13 +43,9 @@ def check_run(directory: RunDirectory) -> Checked:
     check_builders(recipe.data)
     base = {"model": recipe.base.model, "revision": recipe.base.revision}
     if recipe.base.revision is None:
-        raise UnusableInput(
-            f"{directory.recipe}: base.revision is not pinned; `python -m trainer prepare` resolves it"
-        )
+        raise UnusableInput(f"{directory.recipe}: base.revision is not pinned; `python -m trainer prepare` resolves it")
     if _fact(manifest, "base", dict, directory) != base:
-        raise UnusableInput(
-            f"{directory.recipe} names the base {base}, and {MANIFEST} names {manifest['base']}"
-        )
+        raise UnusableInput(f"{directory.recipe} names the base {base}, and {MANIFEST} names {manifest['base']}")
     return Checked(
         recipe=recipe,
         run_id=_fact(manifest, "run_id", int, directory),
@@ -73,9 +69,7 @@ def _checked_parent(directory: RunDirectory, manifest: dict[str, Any]) -> Path |
     except RunDirectoryError as error:
         raise UnusableInput(f"the parent adapter cannot be used: {error}") from error
     if (found := sha256_file(parent / MANIFEST)) != expected:
-        raise UnusableInput(
-            f"the parent adapter {parent} has manifest {found}, and the run was claimed for {expected}"
-        )
+        raise UnusableInput(f"the parent adapter {parent} has manifest {found}, and the run was claimed for {expected}")
     return parent
 
 

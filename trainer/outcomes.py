@@ -73,9 +73,7 @@ def _held_out(rows: TokenRows, measured: Counter[int]) -> Iterator[RowOutcome]:
         if file_id in rows.rejected:
             yield RowOutcome(file_id=file_id, outcome="rejected", reason=rows.rejected[file_id])
         else:
-            yield RowOutcome(
-                file_id=file_id, outcome="held_out", samples=samples[file_id], tokens=measured[file_id]
-            )
+            yield RowOutcome(file_id=file_id, outcome="held_out", samples=samples[file_id], tokens=measured[file_id])
 
 
 def _sample_counts(samples: Iterable[TokenSample]) -> Counter[int]:

@@ -91,9 +91,10 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
             progress = Fit(tools, resume_from).run()
         if loaded.accelerator.is_main_process:
             with events.stage("export"):
+                exporting = time.monotonic()
                 write_predictions(tools, inputs, tokenizer, progress)
                 with stop.deferred():
-                    write_results(directory, checked, tools, inputs, tokenizer, progress)
+                    write_results(directory, checked, tools, inputs, tokenizer, progress, began=exporting)
     finally:
         trackers.close()
     events.emit("finished", seconds=round(time.monotonic() - began, 3))
@@ -172,9 +173,10 @@ def write_results(
     inputs: Inputs,
     tokenizer: Any,
     progress: Progress,
+    *,
+    began: float,
 ) -> None:
     """Adapter, outcomes, and the report last."""
-    began = time.monotonic()
     facts = {
         "run_id": checked.run_id,
         "seed": checked.seed,

@@ -87,7 +87,12 @@ def test_no_character_is_lost_whatever_separates_lines(content):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [("", "empty"), (" \n\n\t", "empty"), ("a\nb\nc\nd\ne\n", "too_few_lines"), ("a\nb\nc\nd\ne\n \n", "too_few_lines")],
+    [
+        ("", "empty"),
+        (" \n\n\t", "empty"),
+        ("a\nb\nc\nd\ne\n", "too_few_lines"),
+        ("a\nb\nc\nd\ne\n \n", "too_few_lines"),
+    ],
 )
 def test_a_row_without_a_sample_says_why(content, reason):
     with pytest.raises(Rejected) as rejected:

@@ -14,9 +14,7 @@ from trainer.recipe import Recipe, recipe_dict
 from trainer.run_dir import new_folder, sha256_file, write_json, write_manifest
 
 
-def export_adapter(
-    folder: Path, adapted: Any, tokenizer: Any, recipe: Recipe, *, facts: dict[str, Any]
-) -> str:
+def export_adapter(folder: Path, adapted: Any, tokenizer: Any, recipe: Recipe, *, facts: dict[str, Any]) -> str:
     """Write the adapter folder whole; returns the sha256 of its manifest.
 
     Args:
@@ -24,15 +22,11 @@ def export_adapter(
     """
     config = copy.copy(adapted.peft_config["default"])
     config.base_model_name_or_path, config.revision = source_of(recipe.base)
-    config.target_modules = sorted(
-        recipe.lora.targets
-    )  # PEFT holds a set, whose order changes from run to run
+    config.target_modules = sorted(recipe.lora.targets)  # PEFT holds a set, whose order changes from run to run
     config.inference_mode = True
     with new_folder(folder) as temporary:
         config.save_pretrained(str(temporary))
-        save_file(
-            adapter_weights(adapted), temporary / "adapter_model.safetensors", metadata={"format": "pt"}
-        )
+        save_file(adapter_weights(adapted), temporary / "adapter_model.safetensors", metadata={"format": "pt"})
         tokenizer.save_pretrained(str(temporary))
         write_json(temporary / "training_args.json", {"recipe": recipe_dict(recipe), **facts})
         write_manifest(temporary)

@@ -60,9 +60,7 @@ class ChatEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         if not tokenizer.chat_template:
-            raise UnusableInput(
-                f"{tokenizer.name_or_path} has no chat template, which the sample builder needs"
-            )
+            raise UnusableInput(f"{tokenizer.name_or_path} has no chat template, which the sample builder needs")
         self.tokenizer = tokenizer
         self.plain = _without_added_tokens(tokenizer.backend_tokenizer)
         self.added = frozenset(tokenizer.added_tokens_decoder)
@@ -84,13 +82,9 @@ class ChatEncoder:
         parts = [Part(frame[0], False)]
         for index, message in enumerate(sample.messages):
             content, after = contents[index], frame[index + 1]
-            assert self.added.isdisjoint(content), (
-                f"file {sample.file_id}: a control token inside the content"
-            )
+            assert self.added.isdisjoint(content), f"file {sample.file_id}: a control token inside the content"
             ends = 1 if message.supervised and after[:1] == [self.end_id] else 0
-            assert ends or not message.supervised, (
-                f"the template does not end {message.role} with the end token"
-            )
+            assert ends or not message.supervised, f"the template does not end {message.role} with the end token"
             parts += [
                 Part(content, message.supervised),
                 Part(after[:ends], message.supervised),
@@ -131,9 +125,7 @@ def pad_id(tokenizer: Any) -> int:
     vocabulary = tokenizer.get_vocab()
     found = vocabulary.get("<|endoftext|>", tokenizer.pad_token_id)
     if found is None or found == tokenizer.eos_token_id:
-        raise UnusableInput(
-            f"{tokenizer.name_or_path} has no token to pad with other than the one that ends a turn"
-        )
+        raise UnusableInput(f"{tokenizer.name_or_path} has no token to pad with other than the one that ends a turn")
     return int(found)
 
 

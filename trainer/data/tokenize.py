@@ -58,9 +58,7 @@ def _build(row: Row, data: Data, *, seed: int) -> Sample:
     return builder_of(row, data, seed=seed)(row)
 
 
-def _fitting(
-    row: Row, whole: TokenSample, encoder: ChatEncoder, data: Data, *, seed: int
-) -> list[TokenSample]:
+def _fitting(row: Row, whole: TokenSample, encoder: ChatEncoder, data: Data, *, seed: int) -> list[TokenSample]:
     """The row's one sample if it fits, else those of its halves, and of theirs.
 
     Raises:

@@ -82,9 +82,7 @@ class HeldOut:
         device = self.accelerator.device
         sums = torch.zeros(3, dtype=torch.float64, device=device)
         for batch in load_batches(self.samples, self.batches, pad=self.pad, workers=0, pin_memory=False):
-            if (
-                self.accelerator.num_processes == 1
-            ):  # alone, a rank may leave; together, they stop at a step's end
+            if self.accelerator.num_processes == 1:  # alone, a rank may leave; together, they stop at a step's end
                 self.stop.check()
             moved = batch.to(device)
             loss, correct = self.model(moved.ids, moved.mask, moved.labels)

@@ -27,9 +27,7 @@ def predict(
     return [_answer(adapted, tokenizer, sample, pad, stop) for sample in samples]
 
 
-def _answer(
-    adapted: Any, tokenizer: Any, sample: TokenSample, pad: int, stop: StopRequest
-) -> tuple[Prediction, int]:
+def _answer(adapted: Any, tokenizer: Any, sample: TokenSample, pad: int, stop: StopRequest) -> tuple[Prediction, int]:
     stop.check()
     start = int((sample.labels != IGNORED).nonzero()[0])
     wanted = sample.labels[sample.labels != IGNORED]

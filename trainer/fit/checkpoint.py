@@ -48,9 +48,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         save_file(checkpoint.adapter, temporary / "adapter.safetensors")
         save_file(tensors, temporary / "optimizer.safetensors")
         save_file(checkpoint.random, temporary / "random.safetensors")
-        write_json(
-            temporary / "state.json", {"progress": checkpoint.progress.as_json(), "optimizer": scalars}
-        )
+        write_json(temporary / "state.json", {"progress": checkpoint.progress.as_json(), "optimizer": scalars})
         write_manifest(temporary)
     keep = {path, checkpoint_path(folder, checkpoint.progress.best_step)}
     for other in list(checkpoints(folder)):

@@ -208,9 +208,7 @@ class Fit:
     def _evaluate_if_due(self) -> None:
         """Evaluate at the step where it is due, unless a resume finds it done; then keep a checkpoint."""
         limits = self.tools.recipe.evaluation
-        if self.progress.measured or not evaluation_due(
-            self.progress.step, self.steps_total, limits.interval_fraction
-        ):
+        if self.progress.measured or not evaluation_due(self.progress.step, self.steps_total, limits.interval_fraction):
             return
         try:
             if self.progress.step == 0:

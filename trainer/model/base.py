@@ -50,9 +50,7 @@ def prepare_base(recipe: Recipe) -> ResolvedBase:
     check_targets(skeleton, recipe.lora)
     if recipe.base.quantization == "nf4":
         check_quantizable(skeleton)
-    return ResolvedBase(
-        model=model, revision=revision, parameters=sum(p.numel() for p in skeleton.parameters())
-    )
+    return ResolvedBase(model=model, revision=revision, parameters=sum(p.numel() for p in skeleton.parameters()))
 
 
 def resolve(base: Base) -> tuple[str, str]:
@@ -106,9 +104,7 @@ def load_skeleton(model: str, revision: str) -> Any:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise UnusableInput(
-            f"base.model: {model} is no causal language model that can be loaded ({error})"
-        ) from error
+        raise UnusableInput(f"base.model: {model} is no causal language model that can be loaded ({error})") from error
 
 
 def linear_layers(model: Any) -> dict[str, torch.nn.Linear]:

@@ -23,9 +23,7 @@ def load_tokenizer(base: Base) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise UnusableInput(
-            f"base.model: the tokenizer of {base.model} cannot be loaded ({error})"
-        ) from error
+        raise UnusableInput(f"base.model: the tokenizer of {base.model} cannot be loaded ({error})") from error
 
 
 def compute_dtype(base: Base, device: torch.device) -> torch.dtype:
@@ -92,9 +90,7 @@ def check_quantized(model: Any, dtype: torch.dtype) -> None:
 
     transformers leaves what it does not recognise (a mixture's fused experts, say) in 16 bits without a word.
     """
-    kept = {
-        id(p) for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()
-    }
+    kept = {id(p) for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
     for name, layer in linear_layers(model).items():
         if not isinstance(layer, bnb.nn.Linear4bit):
             raise UnusableInput(f"base.quantization: {name} is {type(layer).__name__}, and was not quantized")
@@ -103,9 +99,7 @@ def check_quantized(model: Any, dtype: torch.dtype) -> None:
         if state.quant_type != "nf4" or packed * 2 != layer.in_features * layer.out_features:
             raise UnusableInput(f"base.quantization: {name} is {state.quant_type} in {packed} bytes, not NF4")
         if layer.compute_dtype != dtype:
-            raise UnusableInput(
-                f"base.compute_dtype: {name} computes in {layer.compute_dtype}, not in {dtype}"
-            )
+            raise UnusableInput(f"base.compute_dtype: {name} computes in {layer.compute_dtype}, not in {dtype}")
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2 and id(parameter) not in kept and parameter.dtype != torch.uint8:
             raise UnusableInput(f"base.quantization: {name} stayed in {parameter.dtype}")

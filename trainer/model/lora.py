@@ -14,9 +14,7 @@ from trainer.model.base import check_targets
 from trainer.recipe import Lora
 
 
-def add_adapter(
-    model: Any, lora: Lora, *, parent: Path | None, activation_checkpointing: bool, seed: int
-) -> Any:
+def add_adapter(model: Any, lora: Lora, *, parent: Path | None, activation_checkpointing: bool, seed: int) -> Any:
     """Put a trainable fp32 adapter on a frozen base.
 
     Args:
@@ -64,9 +62,7 @@ def check_parent(parent: Path, lora: Lora) -> LoraConfig:
     try:
         config = PeftConfig.from_pretrained(str(parent))
     except (OSError, ValueError, TypeError) as error:
-        raise UnusableInput(
-            f"the parent adapter {parent} has no readable adapter_config.json ({error})"
-        ) from error
+        raise UnusableInput(f"the parent adapter {parent} has no readable adapter_config.json ({error})") from error
     if not isinstance(config, LoraConfig):
         raise UnusableInput(f"the parent adapter {parent} is {config.peft_type}, not LoRA")
     wanted = {"rank": lora.rank, "alpha": lora.alpha, "targets": sorted(lora.targets), "rsLoRA": False}
@@ -76,12 +72,8 @@ def check_parent(parent: Path, lora: Lora) -> LoraConfig:
         "targets": sorted(config.target_modules or []),
         "rsLoRA": config.use_rslora,
     }
-    if differing := [
-        f"{key} {found[key]} instead of {wanted[key]}" for key in wanted if found[key] != wanted[key]
-    ]:
-        raise UnusableInput(
-            f"the parent adapter {parent} has {'; '.join(differing)}. Another shape is another stream"
-        )
+    if differing := [f"{key} {found[key]} instead of {wanted[key]}" for key in wanted if found[key] != wanted[key]]:
+        raise UnusableInput(f"the parent adapter {parent} has {'; '.join(differing)}. Another shape is another stream")
     return config
 
 

@@ -27,9 +27,7 @@ BUILDERS: dict[str, Builder] = {
 def check_builders(data: Data) -> None:
     """Raises UnusableInput when a recipe names a builder that is not there."""
     if unknown := [name for name in data.builders if name not in BUILDERS]:
-        raise UnusableInput(
-            f"data.builders: {', '.join(unknown)} is not one of {', '.join(sorted(BUILDERS))}"
-        )
+        raise UnusableInput(f"data.builders: {', '.join(unknown)} is not one of {', '.join(sorted(BUILDERS))}")
 
 
 def builder_of(row: Row, data: Data, *, seed: int) -> Callable[[Row], Sample]:
