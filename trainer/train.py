@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from transformers import set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from trainer.adapters.export import export_adapter
 from trainer.check import Checked, check_run
@@ -52,6 +53,7 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
         UnusableInput, OutOfMemory, Diverged, Stopped
     """
     began = time.monotonic()
+    disable_progress_bar()
     resume_from = find_checkpoint(directory.checkpoints, events)
     _emit_started(directory, events, resume_from)
     with events.stage("check"):
