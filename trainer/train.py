@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from transformers import set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from trainer.adapters.export import export_adapter
 from trainer.check import Checked, check_run
@@ -52,6 +53,7 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
         UnusableInput, OutOfMemory, Diverged, Stopped
     """
     began = time.monotonic()
+    disable_progress_bar()
     resume_from = find_checkpoint(directory.checkpoints, events)
     _emit_started(directory, events, resume_from)
     with events.stage("check"):
@@ -91,9 +93,10 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
             progress = Fit(tools, resume_from).run()
         if loaded.accelerator.is_main_process:
             with events.stage("export"):
+                exporting = time.monotonic()
                 write_predictions(tools, inputs, tokenizer, progress)
                 with stop.deferred():
-                    write_results(directory, checked, tools, inputs, tokenizer, progress)
+                    write_results(directory, checked, tools, inputs, tokenizer, progress, began=exporting)
     finally:
         trackers.close()
     events.emit("finished", seconds=round(time.monotonic() - began, 3))
@@ -172,9 +175,10 @@ def write_results(
     inputs: Inputs,
     tokenizer: Any,
     progress: Progress,
+    *,
+    began: float,
 ) -> None:
     """Adapter, outcomes, and the report last."""
-    began = time.monotonic()
     facts = {
         "run_id": checked.run_id,
         "seed": checked.seed,

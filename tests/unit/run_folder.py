@@ -41,9 +41,7 @@ def make_row(file_id: int, content: str, *, path: str | None = None, fresh: bool
 
 def demo_rows(count: int, *, skip: int = 0) -> list[Row]:
     """Files of the standard library that the tiny base has not seen, of the length that the service takes."""
-    texts = [
-        (path, text) for path, text in library_files() if not is_pretraining_file(path) and 50 <= len(text) <= 8000
-    ]
+    texts = [item for item in library_files() if not is_pretraining_file(item[0]) and 50 <= len(item[1]) <= 4000]
     chosen = texts[skip : skip + count]
     return [make_row(skip + index, text, path=path) for index, (path, text) in enumerate(chosen, 1)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from itertools import pairwise
 
@@ -37,7 +38,7 @@ def test_the_rate_rises_and_falls_and_is_never_zero():
     rates = [learning_rate(step, 100, training) for step in range(1, 101)]
     assert rates[:10] == [pytest.approx(step / 11) for step in range(1, 11)]
     assert rates[10] == 1.0
-    assert all(earlier > later for earlier, later in pairwise(rates[10:]))
+    assert all(earlier > later for earlier, later in itertools.pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(1 / 90)
 
 

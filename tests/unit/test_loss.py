@@ -15,9 +15,9 @@ from trainer.model.step import chunked_loss
 PAD = 4074
 
 
-@pytest.mark.parametrize("chunk", [7, 64, 512])
+@pytest.mark.parametrize("chunk", [7, 64, 100_000])
 def test_chunks_give_the_loss_and_gradient_of_full_logits(chunk, monkeypatch):
-    monkeypatch.setattr(step, "CHUNK_POSITIONS", chunk)
+    monkeypatch.setattr(step, "CHUNK_LOGITS", chunk * 4096)
     model = loss_model()
     batch = collate(token_samples(3), pad=PAD)
     loss, ours = backward(model, batch)
@@ -32,7 +32,7 @@ def test_chunks_give_the_loss_and_gradient_of_full_logits(chunk, monkeypatch):
 
 def test_full_logits_never_exist(monkeypatch):
     """No call of the head sees more positions than a chunk, nor any without loss."""
-    monkeypatch.setattr(step, "CHUNK_POSITIONS", 16)
+    monkeypatch.setattr(step, "CHUNK_LOGITS", 16 * 4096)
     model = loss_model()
     batch = collate(token_samples(3), pad=PAD)
     seen = []

@@ -10,8 +10,8 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-LEFT_OUT = frozenset({"site-packages", "__pycache__", "test", "tests", "idle_test"})
-"""Folders that belong to neither half."""
+LEFT_OUT = frozenset({"site-packages", "__pycache__"})
+"""Folders that are no part of the library."""
 
 
 def is_pretraining_file(path: str) -> bool:
@@ -31,6 +31,6 @@ def library_files() -> Iterator[tuple[str, str]]:
         if LEFT_OUT.isdisjoint(path.parts):
             try:
                 text = file.read_text(encoding="utf-8")
-            except UnicodeDecodeError:  # a few modules declare another encoding; they belong to neither half
+            except UnicodeDecodeError:  # a few modules declare another encoding; left out of both halves
                 continue
             yield path.as_posix(), text

@@ -1,0 +1,92 @@
+"""Recipes: strict keys, every problem at once, and a frozen form that comes back the same."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from run_folder import RECIPES
+
+from trainer.errors import RecipeError
+from trainer.recipe import dump_recipe, load_recipe, parse_recipe, pinned, recipe_dict, with_overrides
+
+LEAST = {"name": "a", "stream": "b"}
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_that_ships_is_read_and_frozen(path):
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), where="frozen") == recipe
+
+
+def test_the_default_recipe_is_the_designs():
+    recipe = load_recipe(RECIPES / "qwen-5090.yaml")
+    assert recipe.base.model == "Qwen/Qwen2.5-Coder-14B-Instruct" and recipe.base.quantization == "nf4"
+    assert (recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout) == (256, 512, 0.05)
+    training = recipe.training
+    assert (training.batch_size, training.gradient_accumulation_steps) == (4, 4)
+    assert (training.learning_rate, training.schedule, training.optimizer) == (2e-5, "linear", "adamw_8bit")
+    assert (recipe.evaluation.patience, recipe.evaluation.threshold) == (3, 0.01)
+
+
+def test_every_problem_is_listed_at_once():
+    bad = {
+        "name": "a",
+        "lora": {"rank": 0, "ranks": 3, "targets": []},
+        "training": {"batch_size": "four", "schedule": "step", "tf32": 1},
+        "evaluation": None,
+    }
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(bad, where="r.yaml")
+    text = str(error.value)
+    for key in (
+        "stream: is missing",
+        "lora.rank: 0 is below",
+        "lora.ranks: unknown key",
+        "lora.targets",
+        "training.batch_size: a whole number",
+        "training.schedule: 'step' is not one of linear, constant, cosine",
+        "training.tf32: true or false",
+        "evaluation: a mapping",
+    ):
+        assert key in text, key
+    assert len(error.value.problems) == 8
+
+
+@pytest.mark.parametrize(
+    ("section", "word"),
+    [
+        ({"data": {"context_fraction_low": 0.5, "context_fraction_high": 0.4}}, "context_fraction_low"),
+        ({"lora": {"targets": ["q_proj", "q_proj"]}}, "occurs twice"),
+        ({"stream": "a/b"}, "names a file"),
+        ({"data": {"held_out_fraction": 0, "min_held_out": 0}}, "nothing would be left to judge by"),
+    ],
+)
+def test_values_that_contradict_each_other(section, word):
+    with pytest.raises(RecipeError, match=word):
+        parse_recipe(LEAST | section, where="r.yaml")
+
+
+def test_numbers_as_yaml_writes_them():
+    recipe = parse_recipe(yaml.safe_load("{name: a, stream: b, training: {learning_rate: 2e-5}}"), where="r")
+    assert recipe.training.learning_rate == 2e-5
+
+
+def test_overrides_and_pins():
+    recipe = parse_recipe(LEAST, where="r")
+    changed = with_overrides(recipe, {"training.batch_size": 7, "name": "c"})
+    assert (changed.training.batch_size, changed.name, recipe.training.batch_size) == (7, "c", 4)
+    with pytest.raises(RecipeError, match=r"training\.batch_size"):
+        with_overrides(recipe, {"training.batch_size": 0})
+    assert pinned(recipe, model="m", revision="r").base.revision == "r"
+    assert recipe_dict(recipe)["lora"]["targets"][0] == "q_proj"
+
+
+def test_a_file_that_is_no_recipe(tmp_path):
+    for text, word in [("[", "expected"), ("- a", "a mapping is expected"), ("", "a mapping is expected")]:
+        path = tmp_path / "r.yaml"
+        path.write_text(text)
+        with pytest.raises(RecipeError, match=word):
+            load_recipe(path)
+    with pytest.raises(RecipeError, match="No such file"):
+        load_recipe(tmp_path / "missing.yaml")
