@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from db.adapters import Adapter
 from db.lease import Lease
 from db.pool import Pool
-from db.source import Claim, SourceRow, claim
+from db.source import Claim, HeldOutRow, SourceRow, claim
 from service.home import Home
 from service.intake.filters import refusal
 from service.publish import Beat
@@ -50,10 +50,6 @@ class Claimed:
     held_out: int = 0
     earlier_held_out: int = 0
     refused: int = 0
-
-
-class _Writer(Protocol):
-    def __call__(self, row: Row) -> None: ...
 
 
 def claim_run(
@@ -112,11 +108,10 @@ def _temporary(final: RunDirectory) -> Iterator[RunDirectory]:
 def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, beat: Beat) -> Claimed:
     """Stream the claimed rows into the row files."""
     splitter = Splitter(recipe.data)
-    earlier = 0
     with ExitStack() as files:
-        writers: dict[Role, _Writer] = {
-            "train": _row_writer(files.enter_context(folder.rows.open("w", encoding="utf-8"))),
-            "held_out": _row_writer(files.enter_context(folder.held_out.open("w", encoding="utf-8"))),
+        writing: dict[Role, TextIO] = {
+            "train": files.enter_context(folder.rows.open("w", encoding="utf-8")),
+            "held_out": files.enter_context(folder.held_out.open("w", encoding="utf-8")),
         }
         for row in rows.rows():
             beat()
@@ -124,24 +119,13 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, beat: Beat) -> Clai
             if reason is not None:
                 rows.reject(row, reason)
             elif decided := splitter.add(row):
-                _keep(rows, *decided, writers)
+                _keep(rows, *decided, writing)
         before = list(rows.earlier_held_out(recipe.training.seed, recipe.data.max_eval_tokens * CHARS_PER_TOKEN))
         for decided in splitter.rest(len(before)):
-            _keep(rows, *decided, writers)
+            _keep(rows, *decided, writing)
         for old in before:
-            writers["held_out"](
-                Row(
-                    file_id=old.file_id,
-                    repository=old.repository,
-                    path=old.path,
-                    language=old.language,
-                    content=old.content,
-                    sha256=old.sha256,
-                    fresh=False,
-                )
-            )
-            earlier += 1
-    if splitter.trained and not splitter.held_out and not earlier:
+            writing["held_out"].write(_line(old, old.sha256, fresh=False))
+    if splitter.trained and not splitter.held_out and not before:
         raise NothingToHoldOut(
             f"none of the {splitter.trained} claimed rows falls into the held-out share (split: {recipe.data.split}); "
             "add files of another repository, or set data.split: file in the recipe"
@@ -150,29 +134,29 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, beat: Beat) -> Clai
         run_id=rows.run_id if splitter.trained or splitter.held_out or rows.rejected else None,
         trained=splitter.trained,
         held_out=splitter.held_out,
-        earlier_held_out=earlier,
+        earlier_held_out=len(before),
         refused=rows.rejected,
     )
 
 
-def _row_writer(file: TextIO) -> _Writer:
-    def write(row: Row) -> None:
-        file.write(json_line(asdict(row)))
-
-    return write
-
-
-def _keep(rows: Claim, row: SourceRow, role: Role, writers: dict[Role, _Writer]) -> None:
+def _keep(rows: Claim, row: SourceRow, role: Role, files: dict[Role, TextIO]) -> None:
     sha256 = content_sha256(row.content)
     rows.keep(row, role, sha256)
-    writers[role](
-        Row(
-            file_id=row.file_id,
-            repository=row.repository,
-            path=row.path,
-            language=row.language,
-            content=row.content,
-            sha256=sha256,
+    files[role].write(_line(row, sha256, fresh=True))
+
+
+def _line(row: SourceRow | HeldOutRow, sha256: str, *, fresh: bool) -> str:
+    return json_line(
+        asdict(
+            Row(
+                file_id=row.file_id,
+                repository=row.repository,
+                path=row.path,
+                language=row.language,
+                content=row.content,
+                sha256=sha256,
+                fresh=fresh,
+            )
         )
     )
 
