@@ -64,6 +64,7 @@ class Daemon:
         self._leadership = Leadership(pool, recipe.stream, home.instance())
         self._surveyed = 0.0
         self._run_id = 0
+        self._polled = 0.0
         self._crashes = 0
         self._pauses = 0
         self._handlers: dict[State, Callable[[], State]] = {
@@ -122,6 +123,7 @@ class Daemon:
         self._derive_pointer()
         self._clean_up()
         self._refresh()
+        self._poll()
         run = runs.live(self.pool, stream)
         if run is None:
             return State.WAITING
@@ -150,8 +152,7 @@ class Daemon:
             return State.STOPPED
         self._leadership.renew()
         self._derive_pointer()
-        found = source.pending(self.pool, self.settings.source, self.settings.eligibility, self.recipe.stream)
-        self.board.update(pending=found)
+        found = self._poll()
         if time.monotonic() - self._surveyed > self.settings.sweep_interval_seconds or not self._surveyed:
             found = self._survey()
         requested = found.rows > 0 and streams.training_requested(self.pool, self.recipe.stream)
@@ -374,6 +375,12 @@ class Daemon:
             progress=None,
         )
 
+    def _poll(self) -> source.Pending:
+        found = source.pending(self.pool, self.settings.source, self.settings.eligibility, self.recipe.stream)
+        self._polled = time.monotonic()
+        self.board.update(pending=found)
+        return found
+
     def _survey(self) -> source.Pending:
         """The full sweep: what the windowed poll could miss, and why rows are ineligible."""
         survey = source.survey(self.pool, self.settings.source, self.settings.eligibility, self.recipe.stream)
@@ -416,6 +423,8 @@ class Daemon:
         try:
             self._leadership.renew()
             runs.heartbeat(self.pool, self.lease, self._run_id)
+            if time.monotonic() - self._polled > self.settings.check_interval_seconds:
+                self._poll()
             self.board.clear("database")
         except Unavailable as error:
             self._leadership.put_off()
