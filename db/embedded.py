@@ -235,7 +235,7 @@ def _initialise(data_folder: Path) -> None:
             "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-instructions",
             f"--username={SUPERUSER}", f"--pgdata={fresh}",
         ],
-        capture_output=True, text=True, check=False, cwd="/", env=_environment(), **identity,
+        capture_output=True, text=True, check=False, cwd="/", env=_environment(), start_new_session=True, **identity,
     )  # fmt: skip
     if finished.returncode:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -141,14 +141,27 @@ def watch_to_end(process: TrainerProcess, stop: threading.Event, each_moment: Ca
     return code
 
 
-def prepare_base(recipe_file: Path, secrets: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run `python -m trainer prepare`: resolve the base and check that the recipe fits it. stderr is the user's."""
-    return subprocess.run(
+def prepare_base(recipe_file: Path, secrets: Mapping[str, str], stop: threading.Event) -> tuple[int, str] | None:
+    """Run `python -m trainer prepare`: resolve the base and check that the recipe fits it. stderr is the user's.
+
+    Returns its exit code and stdout; None when we were told to stop meanwhile.
+    """
+    process = subprocess.Popen(
         [sys.executable, "-m", "trainer", "prepare", str(recipe_file)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
         cwd=PROJECT,
         env=trainer_environment(os.environ, secrets),
-        check=False,
+        start_new_session=True,  # a terminal's Ctrl-C is ours to handle
     )
+    while True:
+        try:
+            out, _ = process.communicate(timeout=WATCH_SECONDS)
+        except subprocess.TimeoutExpired:
+            if stop.is_set():
+                process.kill()
+                process.communicate()
+                return None
+        else:
+            return process.returncode, out

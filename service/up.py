@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from service.intake import demo
 from service.judge import Verdict
 from service.launch import prepare_base
 from service.settings import Settings
-from trainer.recipe import Recipe, dump_recipe, pinned
+from trainer.recipe import TINY_BASE, Recipe, dump_recipe, pinned
 
 Say = Callable[[str], None]
 
@@ -58,9 +58,9 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdic
         with _stage(say, "migrations") as note:
             applied = get_ready(pool, settings)
             note(f"{', '.join(applied)} applied" if applied else "up to date")
-        if stop.is_set():
+        recipe = _prepare(settings, stop, say)
+        if recipe is None or stop.is_set():
             return None
-        recipe = _prepare(settings, say)
         board.update(model=recipe.base.model)
         _bind(pool, settings, recipe)
         _show_addresses(listening.getsockname(), home, settings, say)
@@ -94,7 +94,8 @@ def _stage(say: Say, name: str) -> Iterator[Callable[[str], None]]:
     notes: list[str] = []
     began = time.monotonic()
     yield notes.append
-    say(f"{name:<12} {' '.join(notes)} ({time.monotonic() - began:.1f} s)")
+    if notes:  # none: it was cut short
+        say(f"{name:<12} {' '.join(notes)} ({time.monotonic() - began:.1f} s)")
 
 
 def _first_snapshot(settings: Settings) -> Snapshot:
@@ -122,19 +123,31 @@ def _database_url(settings: Settings, home: Home, stack: ExitStack, say: Say) ->
     return url
 
 
-def _prepare(settings: Settings, say: Say) -> Recipe:
-    """Resolve the base, and pin it in the recipe."""
+def _prepare(settings: Settings, stop: threading.Event, say: Say) -> Recipe | None:
+    """Resolve the base, and pin it in the recipe; None when we were told to stop meanwhile."""
+    recipe = _with_absolute_folder(settings.recipe)
     with _stage(say, "base model") as note, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
-        path.write_text(dump_recipe(settings.recipe), encoding="utf-8")
-        done = prepare_base(path, settings.trainer_secrets)
-        if done.returncode == 2:  # it said why on stderr
-            raise UsageError(f"recipe {settings.recipe.name} and base {settings.recipe.base.model} do not fit")
-        if done.returncode != 0:
-            raise PreconditionError(f"the base model cannot be prepared (code {done.returncode}); see above")
-        facts = json.loads(done.stdout.splitlines()[-1])
+        path.write_text(dump_recipe(recipe), encoding="utf-8")
+        done = prepare_base(path, settings.trainer_secrets, stop)
+        if done is None:
+            return None
+        code, out = done
+        if code == 2:  # it said why on stderr
+            raise UsageError(f"recipe {recipe.name} and base {recipe.base.model} do not fit")
+        if code != 0:
+            raise PreconditionError(f"the base model cannot be prepared (code {code}); see above")
+        facts = json.loads(out.splitlines()[-1])
         note(f"{facts['model']} at {facts['revision'][:12]}, {facts['parameters'] / 1e6:,.1f} M parameters")
-    return pinned(settings.recipe, model=facts["model"], revision=facts["revision"])
+    return pinned(recipe, model=facts["model"], revision=facts["revision"])
+
+
+def _with_absolute_folder(recipe: Recipe) -> Recipe:
+    """A base that is a folder, from here: the trainer's process works in another one."""
+    folder = Path(recipe.base.model).expanduser()
+    if recipe.base.model == TINY_BASE or not folder.is_dir():
+        return recipe
+    return replace(recipe, base=replace(recipe.base, model=str(folder.absolute())))
 
 
 def _bind(pool: Pool, settings: Settings, recipe: Recipe) -> None:
