@@ -11,7 +11,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Codelupe]:
-    service = Codelupe(tmp_path_factory.mktemp("kills"), MAX_DATASET_SIZE="40", MIN_NEW_FILES="30")
+    service = Codelupe(tmp_path_factory.mktemp("kills"), MAX_DATASET_SIZE="30", MIN_NEW_FILES="20")
     service.up("--no-demo")
     yield service
     service.stop()
@@ -21,10 +21,10 @@ def feed(service: Codelupe, folder: Path, name: str) -> None:
     """Enough files for one run."""
     root = folder / name
     root.mkdir()
-    for n in range(36):
-        lines = "".join(f"    {name}_{i} = values[{i}] * {n + i}\n" for i in range(30))
+    for n in range(24):
+        lines = "".join(f"    {name}_{i} = values[{i}] * {n + i}\n" for i in range(20))
         (root / f"file_{n}.py").write_text(f"def {name}_{n}(values):\n{lines}    return {name}_0\n")
-    assert service.json("drop", str(root))["inserted"] == 36
+    assert service.json("drop", str(root))["inserted"] == 24
 
 
 def mid_fit(service: Codelupe) -> None:
@@ -74,7 +74,7 @@ def test_both_are_killed(service: Codelupe, tmp_path: Path):
     service.kill_service()
     service.up("--no-demo")
     found = finished(service, before)
-    assert found["total"] == 108
+    assert found["total"] == 72
 
 
 def test_stop_in_the_middle_is_resumed(service: Codelupe, tmp_path: Path):
