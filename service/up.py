@@ -186,7 +186,7 @@ def _demo_corpus(pool: Pool, settings: Settings, board: Board, stop: threading.E
 
     def feed() -> None:
         try:
-            demo.feed(pool, settings.source, settings.eligibility, settings.recipe.stream, stop, on_batch)
+            demo.feed(pool, settings, stop, on_batch)
         except DatabaseError as error:
             board.trouble("corpus", f"the demonstration corpus was not dropped whole: {error}; start again")
 

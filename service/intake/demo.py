@@ -12,6 +12,7 @@ from pathlib import Path
 from db.pool import Pool
 from db.source import Eligibility, NewFile, Source, insert_files, is_empty, known_files, pending
 from service.intake.drop import new_file
+from service.settings import Settings
 
 REPOSITORY = "python-standard-library"
 BATCHES = 3
@@ -45,19 +46,23 @@ def wanted(pool: Pool, source: Source) -> bool:
 
 def feed(
     pool: Pool,
-    source: Source,
-    eligibility: Eligibility,
-    stream: str,
+    settings: Settings,
     stop: threading.Event,
     on_batch: Callable[[int, int], None],
 ) -> None:
-    """Drop what the table does not have yet, batch by batch, each once the one before it has been claimed."""
+    """Drop what the table does not have yet, batch by batch, each once the one before it has been claimed: once fewer
+    rows are pending than start a run."""
+
+    def is_claimed() -> bool:
+        found = pending(pool, settings.source, settings.eligibility, settings.recipe.stream)
+        return found.rows < settings.min_new_files
+
     known = known_files(pool, REPOSITORY)
-    corpus = list(islice(demo_files(eligibility), MOST_FILES))
+    corpus = list(islice(demo_files(settings.eligibility), MOST_FILES))
     files = [file for file in corpus if file.path not in known]
     batch_files = -(-len(corpus) // BATCHES)
     for start in range(0, len(files), batch_files):
-        while start and pending(pool, source, eligibility, stream).rows and not stop.is_set():
+        while start and not stop.is_set() and not is_claimed():
             stop.wait(1.0)
         if stop.is_set():
             return

@@ -1,6 +1,7 @@
 """Claiming into a run directory: complete or not there, refused rows settled, nothing lost by a crash in between."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from service.board import Board, Snapshot
 from service.claim import NothingToHoldOut, claim_run
 from service.daemon import Daemon
 from service.home import Home
+from service.intake import demo
 from service.settings import PROJECT_RECIPES, Settings, load_settings
 from service.states import State
 from trainer.recipe import pinned
@@ -177,3 +179,30 @@ def test_text_of_every_kind_survives(world: World):
     assert next(read_rows(world.home.run(claimed.run_id).rows)).content == text
     for line in world.home.run(claimed.run_id).rows.read_bytes().split(b"\n")[:-1]:
         assert json.loads(line)
+
+
+def test_the_demonstration_goes_on_when_a_batch_is_claimed_but_for_a_few_rows(world: World):
+    """A batch above MAX_DATASET_SIZE leaves rows that do not start a run by themselves."""
+    import threading
+
+    settings = replace(world.settings, max_dataset_size=38)
+    world.settings = settings
+    stop, batches = threading.Event(), []
+    thread = threading.Thread(target=demo.feed, args=(world.pool, settings, stop, lambda *batch: batches.append(batch)))
+    thread.start()
+    try:
+        for _ in range(100):
+            if batches:
+                break
+            time.sleep(0.05)
+        assert len(batches) == 1 and batches[0][1] > 38
+        claimed = world.claim()
+        assert claimed.trained + claimed.held_out + claimed.refused == 38
+        for _ in range(100):
+            if len(batches) > 1:
+                break
+            time.sleep(0.05)
+        assert len(batches) == 2
+    finally:
+        stop.set()
+        thread.join()
