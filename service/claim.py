@@ -142,9 +142,11 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, beat: Beat) -> Clai
             )
             earlier += 1
     if splitter.trained and not splitter.held_out and not earlier:
+        by_file = recipe.data.split == "file"
+        advice = "more files" if by_file else "files of another repository, or set data.split: file in the recipe"
         raise NothingToHoldOut(
             f"none of the {splitter.trained} claimed rows falls into the held-out share (split: {recipe.data.split}); "
-            "add files of another repository, or set data.split: file in the recipe"
+            f"add {advice}"
         )
     return Claimed(
         run_id=rows.run_id if splitter.trained or splitter.held_out or rows.rejected else None,

@@ -154,7 +154,7 @@ class Daemon:
         self.board.update(pending=found)
         if time.monotonic() - self._surveyed > self.settings.sweep_interval_seconds or not self._surveyed:
             found = self._survey()
-        requested = found.rows > 0 and streams.training_requested(self.pool, self.recipe.stream)
+        requested = found.rows > 0 and streams.training_requested(self.pool, self.recipe.stream) is not None
         if found.rows >= self.settings.min_new_files or requested:
             self._check_disk()
             return State.CLAIMING
@@ -225,9 +225,10 @@ class Daemon:
         """Wait, then start afresh: whatever was wrong is looked at again."""
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** max(0, self._pauses - 1))
         deadline = time.monotonic() + pause
+        asked_before = streams.training_requested(self.pool, self.recipe.stream)
         while time.monotonic() < deadline and not self.stop.is_set():
-            if streams.training_requested(self.pool, self.recipe.stream):
-                break  # a person asked for a run: now is the time
+            if streams.training_requested(self.pool, self.recipe.stream) not in (None, asked_before):
+                break  # a person asked for a run since: now is the time. What was asked before led here
             self._sleep(min(5.0, pause))
         for cause in ("service", "held_out"):
             self.board.clear(cause)

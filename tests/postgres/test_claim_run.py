@@ -13,7 +13,7 @@ from db.pool import Pool
 from db.source import NewFile, insert_files
 from service.board import Board, Snapshot
 from service.claim import NothingToHoldOut, claim_run
-from service.daemon import Daemon
+from service.daemon import Daemon, Pause
 from service.home import Home
 from service.settings import PROJECT_RECIPES, Settings, load_settings
 from service.states import State
@@ -115,6 +115,26 @@ def test_a_claim_without_held_out_rows_is_undone(world: World):
         world.claim()
     assert world.audit().pending == 20
     assert list(world.home.runs.iterdir()) == []
+
+
+def test_a_request_that_cannot_be_met_does_not_end_its_own_pause(world: World, monkeypatch: pytest.MonkeyPatch):
+    """One file leaves nothing to hold out; the request stays, and a later one is heard at once."""
+    world.insert(1)
+    streams.request_training(world.pool, STREAM)
+    daemon = world.daemon()
+    daemon._starting()
+    with pytest.raises(Pause, match="add more files"):
+        daemon._claiming()
+    slept = []
+
+    def sleep(seconds: float, **options: object) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            streams.request_training(world.pool, STREAM)
+
+    monkeypatch.setattr(daemon, "_sleep", sleep)
+    assert daemon._paused() is State.STARTING
+    assert len(slept) == 3
 
 
 def test_a_failure_while_writing_undoes_the_claim(world: World):
