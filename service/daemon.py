@@ -164,7 +164,9 @@ class Daemon:
     def _claiming(self) -> State:
         current = adapters.current(self.pool, self.recipe.stream)
         try:
-            claimed = claim_run(self.pool, self.lease, self.home, self.settings, self.recipe, current, self.board.beat)
+            claimed = claim_run(
+                self.pool, self.lease, self.home, self.settings, self.recipe, current, self._beat_and_renew
+            )
         except NothingToHoldOut as error:
             raise Pause("held_out", str(error)) from error
         if claimed.run_id is None:

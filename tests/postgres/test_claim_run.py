@@ -11,6 +11,7 @@ from db import runs, streams
 from db.audit import audit
 from db.pool import Pool
 from db.source import NewFile, insert_files
+from service import leadership
 from service.board import Board, Snapshot
 from service.claim import NothingToHoldOut, claim_run
 from service.daemon import Daemon, Pause
@@ -135,6 +136,18 @@ def test_a_request_that_cannot_be_met_does_not_end_its_own_pause(world: World, m
     monkeypatch.setattr(daemon, "_sleep", sleep)
     assert daemon._paused() is State.STARTING
     assert len(slept) == 3
+
+
+def test_the_lease_is_renewed_while_a_claim_lasts(world: World, monkeypatch: pytest.MonkeyPatch):
+    world.insert(20)
+    daemon = world.daemon()
+    daemon._starting()
+    monkeypatch.setattr(leadership, "RENEW_SECONDS", 0.0)
+    with world.pool.transaction() as cursor:
+        cursor.execute("update codelupe.leases set expires_at = clock_timestamp() + interval '5 s'")
+    assert daemon._claiming() is State.TRAINING
+    held = leases.holder(world.pool, STREAM)
+    assert held is not None and held[1] > 30
 
 
 def test_a_failure_while_writing_undoes_the_claim(world: World):
