@@ -72,6 +72,7 @@ def claim_run(
 
     Raises:
         NothingToHoldOut: no row could be held out.
+        FileExistsError: the run's number was used in this folder before, with another database.
     """
     parent_version = parent.version if parent else None
     with claim(
@@ -84,6 +85,7 @@ def claim_run(
         seed=recipe.training.seed,
     ) as rows:
         final = home.run(rows.run_id)
+        _check_unused(home, rows.run_id)
         with _temporary(final) as folder:
             claimed = _fill(rows, folder, recipe, beat)
             if claimed.run_id is None:
@@ -94,6 +96,16 @@ def claim_run(
     (folder.root).rename(final.root)
     fsync_folder(home.runs)
     return claimed
+
+
+def _check_unused(home: Home, run_id: int) -> None:
+    """A new run's folders cannot be there yet: those of another database would be taken for its own."""
+    for folder in (home.run(run_id).root, home.adapter(run_id)):
+        if folder.exists():
+            raise FileExistsError(
+                f"{folder} is there, and run {run_id} of this database is only now to be made: {home.root} was used "
+                "with another database. Move its runs and adapters away, or set CODELUPE_HOME to another folder"
+            )
 
 
 @contextmanager

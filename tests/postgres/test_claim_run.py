@@ -150,6 +150,18 @@ def test_the_lease_is_renewed_while_a_claim_lasts(world: World, monkeypatch: pyt
     assert held is not None and held[1] > 30
 
 
+@pytest.mark.parametrize("taken", ["runs/000001", "models/adapters/v000001"])
+def test_folders_of_another_database_are_not_taken_for_a_new_run(world: World, taken: str):
+    world.insert(20)
+    other = world.home.root / taken
+    other.mkdir()
+    (other / "report.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="another database"):
+        world.claim()
+    assert world.audit().pending == 20 and runs.live(world.pool, STREAM) is None
+    assert (other / "report.json").exists()
+
+
 def test_a_failure_while_writing_undoes_the_claim(world: World):
     world.insert(20)
 
