@@ -98,9 +98,8 @@ class Daemon:
                 following = self._pause(pause.cause, str(pause))
             except (DatabaseError, RunDirectoryError, OSError) as error:
                 following = self._pause("service", f"while {self.state}: {error}")
-            if database_failures:
-                database_failures = 0
-                self.board.clear("database")
+            database_failures = 0
+            self.board.clear("database")  # noted here, or while training
             self._enter(following)
         self._enter(State.STOPPED)
         self._leadership.release()

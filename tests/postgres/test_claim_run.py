@@ -9,6 +9,7 @@ import pytest
 from db import lease as leases
 from db import runs, streams
 from db.audit import audit
+from db.errors import Misconfigured
 from db.pool import Pool
 from db.source import NewFile, insert_files
 from service import leadership
@@ -222,3 +223,29 @@ def test_text_of_every_kind_survives(world: World):
     assert next(read_rows(world.home.run(claimed.run_id).rows)).content == text
     for line in world.home.run(claimed.run_id).rows.read_bytes().split(b"\n")[:-1]:
         assert json.loads(line)
+
+
+def test_trouble_that_was_noted_while_training_ends_with_the_next_answer(world: World):
+    daemon = world.daemon()
+    daemon.board.trouble("database", "noted by the trainer's watch, after which no renewal was due")
+
+    def last(state: State = State.WAITING) -> State:
+        daemon.stop.set()
+        return state
+
+    daemon._handlers[State.STARTING] = last
+    daemon.run()
+    assert daemon.board.read().troubles == {}
+
+
+def test_a_database_that_refuses_a_standing_by_service_pauses_it(world: World, monkeypatch: pytest.MonkeyPatch):
+    daemon = world.daemon()
+    daemon.state = State.STANDBY
+
+    def refuse() -> None:
+        daemon.stop.set()
+        raise Misconfigured("password authentication failed")
+
+    monkeypatch.setattr(daemon._leadership, "other_holder", refuse)
+    daemon.run()
+    assert "authentication" in daemon.board.read().troubles["service"]
