@@ -60,7 +60,9 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdic
             note(f"{', '.join(applied)} applied" if applied else "up to date")
         if stop.is_set():
             return None
-        recipe = _prepare(settings, say)
+        recipe = _prepare(settings, say, stop, board)
+        if recipe is None:
+            return None
         board.update(model=recipe.base.model)
         _bind(pool, settings, recipe)
         _show_addresses(listening.getsockname(), home, settings, say)
@@ -122,12 +124,15 @@ def _database_url(settings: Settings, home: Home, stack: ExitStack, say: Say) ->
     return url
 
 
-def _prepare(settings: Settings, say: Say) -> Recipe:
-    """Resolve the base, and pin it in the recipe."""
+def _prepare(settings: Settings, say: Say, stop: threading.Event, board: Board) -> Recipe | None:
+    """Resolve the base, and pin it in the recipe; None when told to stop meanwhile."""
     with _stage(say, "base model") as note, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(dump_recipe(settings.recipe), encoding="utf-8")
-        done = prepare_base(path, settings.trainer_secrets)
+        done = prepare_base(path, settings.trainer_secrets, stop, board.beat)
+        if stop.is_set():
+            note("stopping")
+            return None
         if done.returncode == 2:  # it said why on stderr
             raise UsageError(f"recipe {settings.recipe.name} and base {settings.recipe.base.model} do not fit")
         if done.returncode != 0:
