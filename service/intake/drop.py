@@ -105,8 +105,9 @@ def read_paths(paths: list[Path], *, score: float, repository: str | None) -> It
 
 
 def _read_folder(root: Path, score: float, repository: str | None) -> Iterator[NewFile | Skipped]:
-    commit = _git(root, "rev-parse", "HEAD")
-    for name in _tracked(root) if commit else _walk(root):
+    checkout = _git(root, "rev-parse", "--is-inside-work-tree") == "true"
+    commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD") if checkout else None
+    for name in _tracked(root) if checkout else _walk(root):
         yield new_file(root / name, repository=repository or root.name, name=name, score=score, commit=commit)
 
 

@@ -64,6 +64,15 @@ def test_a_checkout_honours_gitignore_and_brings_its_commit(tmp_path: Path):
     assert len(files["kept.py"].commit_sha or "") == 40
 
 
+def test_a_checkout_without_a_commit_honours_gitignore_too(tmp_path: Path):
+    (tmp_path / ".gitignore").write_text("built.py\n")
+    (tmp_path / "built.py").write_text("x = 1\n")
+    (tmp_path / "kept.py").write_text("x = 2\n")
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    files, _ = read(tmp_path)
+    assert set(files) == {"kept.py"} and files["kept.py"].commit_sha is None
+
+
 def test_json_lines_bring_their_own_facts(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
     lines = [
