@@ -410,11 +410,16 @@ class Daemon:
         self._leadership.renew()
 
     def _renew_or_note(self) -> None:
-        """While training: an unreachable database is noted, and no reason to stop."""
+        """While training: an unreachable database is noted, and no reason to stop. Nor is a lease that ran out
+        meanwhile and that nobody took."""
         if not self._leadership.due():
             return
         try:
-            self._leadership.renew()
+            try:
+                self._leadership.renew()
+            except LeaseLost:
+                if not self._leadership.acquire():
+                    raise
             runs.heartbeat(self.pool, self.lease, self._run_id)
             self.board.clear("database")
         except Unavailable as error:

@@ -9,7 +9,7 @@ import pytest
 from db import lease as leases
 from db import runs, streams
 from db.audit import audit
-from db.errors import Misconfigured
+from db.errors import LeaseLost, Misconfigured
 from db.pool import Pool
 from db.source import NewFile, insert_files
 from service import leadership
@@ -249,3 +249,21 @@ def test_a_database_that_refuses_a_standing_by_service_pauses_it(world: World, m
     monkeypatch.setattr(daemon._leadership, "other_holder", refuse)
     daemon.run()
     assert "authentication" in daemon.board.read().troubles["service"]
+
+
+def test_training_goes_on_with_a_lease_that_ran_out_and_not_with_one_that_was_taken(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    world.insert(20)
+    daemon = world.daemon()
+    daemon._starting()
+    daemon._claiming()
+    monkeypatch.setattr(leadership, "RENEW_SECONDS", 0.0)
+    with world.pool.transaction() as cursor:
+        cursor.execute("update codelupe.leases set expires_at = clock_timestamp() - interval '1 s'")
+    daemon._renew_or_note()
+    assert daemon.lease.epoch > world.lease.epoch
+    with world.pool.transaction() as cursor:
+        cursor.execute("update codelupe.leases set holder = 'another', epoch = epoch + 1")
+    with pytest.raises(LeaseLost):
+        daemon._renew_or_note()
