@@ -138,8 +138,8 @@ class Daemon:
             name, seconds = other
             self.board.trouble("lease", f"stream {self.recipe.stream} is held by another service ({name})")
             self._sleep(min(max(seconds, 1.0), RENEW_SECONDS), renew=False)
-        else:
-            self._sleep(1.0, renew=False)
+            return State.STANDBY
+        self._sleep(1.0, renew=False)
         self.board.clear("lease")
         return State.STARTING
 

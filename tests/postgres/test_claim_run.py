@@ -267,3 +267,17 @@ def test_training_goes_on_with_a_lease_that_ran_out_and_not_with_one_that_was_ta
         cursor.execute("update codelupe.leases set holder = 'another', epoch = epoch + 1")
     with pytest.raises(LeaseLost):
         daemon._renew_or_note()
+
+
+def test_standing_by_lasts_as_long_as_another_has_the_lease(world: World, monkeypatch: pytest.MonkeyPatch):
+    daemon = world.daemon()
+    monkeypatch.setattr(daemon, "_sleep", lambda seconds, **options: None)
+    with world.pool.transaction() as cursor:
+        cursor.execute("update codelupe.leases set holder = 'another'")
+    assert daemon._starting() is State.STANDBY
+    assert daemon._standby() is State.STANDBY
+    assert "another" in daemon.board.read().troubles["lease"]
+    with world.pool.transaction() as cursor:
+        cursor.execute("update codelupe.leases set holder = null, expires_at = null")
+    assert daemon._standby() is State.STARTING
+    assert daemon.board.read().troubles == {}
