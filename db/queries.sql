@@ -85,8 +85,8 @@ insert into codelupe.training_requests (stream) values (%(stream)s)
 on conflict (stream) do update set requested_at = now();
 
 -- name: training_requested
--- Whether a run was asked for since the last claim.
-select exists (select from codelupe.training_requests where stream = %(stream)s);
+-- When a run was last asked for; no row when nobody did since the last claim.
+select requested_at from codelupe.training_requests where stream = %(stream)s;
 
 -- name: training_request_clear
 -- A claim answers the requests made before it began.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from psycopg2 import extensions
@@ -61,11 +62,12 @@ def request_training(pool: Pool, stream: str) -> None:
         cursor.execute(QUERIES["training_request"], {"stream": stream})
 
 
-def training_requested(pool: Pool, stream: str) -> bool:
-    """Whether a run was asked for since the last claim."""
+def training_requested(pool: Pool, stream: str) -> datetime | None:
+    """When a run was last asked for; None when nobody did since the last claim."""
     with pool.transaction(read_only=True) as cursor:
         cursor.execute(QUERIES["training_requested"], {"stream": stream})
-        return cursor.fetchone() == (True,)
+        row = cursor.fetchone()
+    return None if row is None else row[0]
 
 
 def _get(cursor: extensions.cursor, stream: str) -> Binding | None:

@@ -68,6 +68,7 @@ def claim_run(
 
     Raises:
         NothingToHoldOut: no row could be held out.
+        FileExistsError: the run's number was used in this folder before, with another database.
     """
     parent_version = parent.version if parent else None
     with claim(
@@ -80,6 +81,7 @@ def claim_run(
         seed=recipe.training.seed,
     ) as rows:
         final = home.run(rows.run_id)
+        _check_unused(home, rows.run_id)
         with _temporary(final) as folder:
             claimed = _fill(rows, folder, recipe, beat)
             if claimed.run_id is None:
@@ -90,6 +92,16 @@ def claim_run(
     (folder.root).rename(final.root)
     fsync_folder(home.runs)
     return claimed
+
+
+def _check_unused(home: Home, run_id: int) -> None:
+    """A new run's folders cannot be there yet: those of another database would be taken for its own."""
+    for folder in (home.run(run_id).root, home.adapter(run_id)):
+        if folder.exists():
+            raise FileExistsError(
+                f"{folder} is there, and run {run_id} of this database is only now to be made: {home.root} was used "
+                "with another database. Move its runs and adapters away, or set CODELUPE_HOME to another folder"
+            )
 
 
 @contextmanager
@@ -126,9 +138,11 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, beat: Beat) -> Clai
         for old in before:
             writing["held_out"].write(_line(old, old.sha256, fresh=False))
     if splitter.trained and not splitter.held_out and not before:
+        by_file = recipe.data.split == "file"
+        advice = "more files" if by_file else "files of another repository, or set data.split: file in the recipe"
         raise NothingToHoldOut(
             f"none of the {splitter.trained} claimed rows falls into the held-out share (split: {recipe.data.split}); "
-            "add files of another repository, or set data.split: file in the recipe"
+            f"add {advice}"
         )
     return Claimed(
         run_id=rows.run_id if splitter.trained or splitter.held_out or rows.rejected else None,

@@ -232,7 +232,12 @@ def rollback(
         raise UsageError(f"{home.adapter(version)} is not there: retention removed it, or it never was")
     with database(settings) as pool:
         adapter_table.roll_back(pool, stream, version)
-        sync_pointer(home, stream, adapter_table.current(pool, stream))
+        try:
+            sync_pointer(home, stream, adapter_table.current(pool, stream))
+        except OSError as error:
+            raise PreconditionError(
+                f"version {version} is current now, and {home.pointer(stream)} cannot be moved: {error}"
+            ) from error
     out.print(f"{home.pointer(stream)} → version {version}")
 
 

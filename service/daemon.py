@@ -99,9 +99,8 @@ class Daemon:
                 following = self._pause(pause.cause, str(pause))
             except (DatabaseError, RunDirectoryError, OSError) as error:
                 following = self._pause("service", f"while {self.state}: {error}")
-            if database_failures:
-                database_failures = 0
-                self.board.clear("database")
+            database_failures = 0
+            self.board.clear("database")  # noted here, or while training
             self._enter(following)
         self._enter(State.STOPPED)
         self._leadership.release()
@@ -141,8 +140,8 @@ class Daemon:
             name, seconds = other
             self.board.trouble("lease", f"stream {self.recipe.stream} is held by another service ({name})")
             self._sleep(min(max(seconds, 1.0), RENEW_SECONDS), renew=False)
-        else:
-            self._sleep(1.0, renew=False)
+            return State.STANDBY
+        self._sleep(1.0, renew=False)
         self.board.clear("lease")
         return State.STARTING
 
@@ -155,7 +154,7 @@ class Daemon:
         found = self._poll()
         if time.monotonic() - self._surveyed > self.settings.sweep_interval_seconds or not self._surveyed:
             found = self._survey()
-        requested = found.rows > 0 and streams.training_requested(self.pool, self.recipe.stream)
+        requested = found.rows > 0 and streams.training_requested(self.pool, self.recipe.stream) is not None
         if found.rows >= self.settings.min_new_files or requested:
             self._check_disk()
             return State.CLAIMING
@@ -228,9 +227,10 @@ class Daemon:
         """Wait, then start afresh: whatever was wrong is looked at again."""
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** max(0, self._pauses - 1))
         deadline = time.monotonic() + pause
+        asked_before = streams.training_requested(self.pool, self.recipe.stream)
         while time.monotonic() < deadline and not self.stop.is_set():
-            if streams.training_requested(self.pool, self.recipe.stream):
-                break  # a person asked for a run: now is the time
+            if streams.training_requested(self.pool, self.recipe.stream) not in (None, asked_before):
+                break  # a person asked for a run since: now is the time. What was asked before led here
             self._sleep(min(5.0, pause))
         for cause in ("service", "held_out"):
             self.board.clear(cause)
@@ -417,11 +417,16 @@ class Daemon:
         self._leadership.renew()
 
     def _renew_or_note(self) -> None:
-        """While training: an unreachable database is noted, and no reason to stop."""
+        """While training: an unreachable database is noted, and no reason to stop. Nor is a lease that ran out
+        meanwhile and that nobody took."""
         if not self._leadership.due():
             return
         try:
-            self._leadership.renew()
+            try:
+                self._leadership.renew()
+            except LeaseLost:
+                if not self._leadership.acquire():
+                    raise
             runs.heartbeat(self.pool, self.lease, self._run_id)
             if time.monotonic() - self._polled > self.settings.check_interval_seconds:
                 self._poll()

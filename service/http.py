@@ -109,7 +109,7 @@ def create_app(board: Board, actions: Actions, *, token: str | None) -> Flask:
         if token is None:
             return jsonify({"error": "POST is off: set CODELUPE_TOKEN to allow it"}), 403
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), token.encode()):
+        if not hmac.compare_digest(given.encode("latin-1", "replace"), token.encode()):  # WSGI: bytes as latin-1
             return jsonify({"error": "the token does not match; send 'Authorization: Bearer …'"}), 403
         return None
 

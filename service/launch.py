@@ -141,27 +141,30 @@ def watch_to_end(process: TrainerProcess, stop: threading.Event, each_moment: Ca
     return code
 
 
-def prepare_base(recipe_file: Path, secrets: Mapping[str, str], stop: threading.Event) -> tuple[int, str] | None:
+def prepare_base(
+    recipe_file: Path, secrets: Mapping[str, str], stop: threading.Event, each_moment: Callable[[], None]
+) -> subprocess.CompletedProcess[str]:
     """Run `python -m trainer prepare`: resolve the base and check that the recipe fits it. stderr is the user's.
 
-    Returns its exit code and stdout; None when we were told to stop meanwhile.
+    In a session of its own, where a terminal's Ctrl-C does not reach it; killed when we are told to stop.
     """
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "trainer", "prepare", str(recipe_file)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
         cwd=PROJECT,
         env=trainer_environment(os.environ, secrets),
-        start_new_session=True,  # a terminal's Ctrl-C is ours to handle
-    )
-    while True:
-        try:
-            out, _ = process.communicate(timeout=WATCH_SECONDS)
-        except subprocess.TimeoutExpired:
-            if stop.is_set():
+        start_new_session=True,
+    ) as process:
+        while True:
+            try:
+                output, _ = process.communicate(timeout=WATCH_SECONDS)
+                return subprocess.CompletedProcess(process.args, process.returncode, output)
+            except subprocess.TimeoutExpired:
+                each_moment()
+                if stop.is_set():
+                    process.kill()
+            except BaseException:
                 process.kill()
-                process.communicate()
-                return None
-        else:
-            return process.returncode, out
+                raise

@@ -96,7 +96,16 @@ def pointer_target(home: Home, stream: str) -> str | None:
 
 
 def sync_pointer(home: Home, stream: str, current: Adapter | None) -> bool:
-    """Make the pointer name what the database calls current; True when it had to be changed."""
+    """Make the pointer name what the database calls current; True when it had to be changed.
+
+    Raises:
+        OSError: it cannot be moved, or the current adapter's folder is not there.
+    """
+    if current is not None and not home.adapter(current.version).is_dir():
+        raise FileNotFoundError(
+            f"{home.adapter(current.version)} is not there, and the database has it as current: "
+            "bring it back, or `codelupe rollback` to one that is"
+        )
     wanted = None if current is None else os.path.join("adapters", Path(current.folder).name)  # noqa: PTH118
     if pointer_target(home, stream) == wanted:
         return False

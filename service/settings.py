@@ -117,7 +117,7 @@ VARIABLES: dict[str, Variable] = {
     "MAX_CONTENT_CHARS": Variable(whole(1), 8000),
     "MAX_ATTEMPTS": Variable(whole(1, 1000), 3),
     "DB_POOL_MIN_CONN": Variable(whole(0, 1000), 1),
-    "DB_POOL_MAX_CONN": Variable(whole(1, 1000), 5),
+    "DB_POOL_MAX_CONN": Variable(whole(2, 1000), 5),
     "METRICS_HOST": Variable(plain, "127.0.0.1"),
     "METRICS_PORT": Variable(whole(0, 65535), 8090),
     "SOURCE_TABLE": Variable(plain, "code_files"),

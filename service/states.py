@@ -22,7 +22,7 @@ class State(StrEnum):
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.STARTING: frozenset({State.STANDBY, State.WAITING, State.TRAINING, State.JUDGING, State.PAUSED}),
-    State.STANDBY: frozenset({State.STARTING}),
+    State.STANDBY: frozenset({State.STARTING, State.PAUSED}),
     State.WAITING: frozenset({State.CLAIMING, State.PAUSED, State.STANDBY}),
     State.CLAIMING: frozenset({State.TRAINING, State.WAITING, State.PAUSED, State.STANDBY}),
     State.TRAINING: frozenset({State.JUDGING, State.WAITING, State.PAUSED, State.STANDBY}),

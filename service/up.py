@@ -58,8 +58,8 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdic
         with _stage(say, "migrations") as note:
             applied = get_ready(pool, settings)
             note(f"{', '.join(applied)} applied" if applied else "up to date")
-        recipe = _prepare(settings, stop, say)
-        if recipe is None or stop.is_set():
+        recipe = _prepare(settings, say, stop, board)
+        if recipe is None:
             return None
         board.update(model=recipe.base.model)
         _bind(pool, settings, recipe)
@@ -123,21 +123,21 @@ def _database_url(settings: Settings, home: Home, stack: ExitStack, say: Say) ->
     return url
 
 
-def _prepare(settings: Settings, stop: threading.Event, say: Say) -> Recipe | None:
-    """Resolve the base, and pin it in the recipe; None when we were told to stop meanwhile."""
+def _prepare(settings: Settings, say: Say, stop: threading.Event, board: Board) -> Recipe | None:
+    """Resolve the base, and pin it in the recipe; None when told to stop meanwhile."""
     recipe = _with_absolute_folder(settings.recipe)
     with _stage(say, "base model") as note, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(dump_recipe(recipe), encoding="utf-8")
-        done = prepare_base(path, settings.trainer_secrets, stop)
-        if done is None:
+        done = prepare_base(path, settings.trainer_secrets, stop, board.beat)
+        if stop.is_set():
+            note("stopping")
             return None
-        code, out = done
-        if code == 2:  # it said why on stderr
-            raise UsageError(f"recipe {recipe.name} and base {recipe.base.model} do not fit")
-        if code != 0:
-            raise PreconditionError(f"the base model cannot be prepared (code {code}); see above")
-        facts = json.loads(out.splitlines()[-1])
+        if done.returncode == 2:  # it said why on stderr
+            raise UsageError(f"recipe {settings.recipe.name} and base {settings.recipe.base.model} do not fit")
+        if done.returncode != 0:
+            raise PreconditionError(f"the base model cannot be prepared (code {done.returncode}); see above")
+        facts = json.loads(done.stdout.splitlines()[-1])
         note(f"{facts['model']} at {facts['revision'][:12]}, {facts['parameters'] / 1e6:,.1f} M parameters")
     return pinned(recipe, model=facts["model"], revision=facts["revision"])
 

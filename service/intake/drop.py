@@ -29,6 +29,8 @@ LANGUAGES = {
 KEY_FILES = ("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "credentials", "secrets", "htpasswd")
 KEY_ENDINGS = (".pem", ".key", ".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".asc", ".gpg")
 MAX_FILE_BYTES = 2_000_000
+LARGEST_SCORE = 3e38
+"""Scores are stored in single precision."""
 PROGRESS_EVERY = 200
 
 Skipped = str
@@ -103,8 +105,9 @@ def read_paths(paths: list[Path], *, score: float, repository: str | None) -> It
 
 
 def _read_folder(root: Path, score: float, repository: str | None) -> Iterator[NewFile | Skipped]:
-    commit = _git(root, "rev-parse", "HEAD")
-    for name in _tracked(root) if commit else _walk(root):
+    checkout = _git(root, "rev-parse", "--is-inside-work-tree") == "true"
+    commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD") if checkout else None
+    for name in _tracked(root) if checkout else _walk(root):
         yield new_file(root / name, repository=repository or root.name, name=name, score=score, commit=commit)
 
 
@@ -140,17 +143,21 @@ def _read_jsonl(path: Path, score: float, repository: str | None) -> Iterator[Ne
             try:
                 record = json.loads(line)
                 content = record["content"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 yield "JSONL line without a content"
                 continue
-            if not isinstance(content, str) or "\0" in content or not _is_unicode(content):
+            about = [record.get(name) or "" for name in ("repository", "path", "language")]
+            if not all(_is_storable(text) for text in (content, *about)):
                 yield "not text"
                 continue
-            given = record.get("quality_score", score)
+            given = record.get("quality_score")
+            if isinstance(given, int | float) and not abs(given) <= LARGEST_SCORE:
+                yield "quality_score out of range"
+                continue
             yield NewFile(
-                repository=record.get("repository") or repository or path.stem,
-                path=record.get("path") or f"{path.name}:{number}",
-                language=str(record.get("language") or _language(str(record.get("path"))) or "text").lower(),
+                repository=about[0] or _stored(repository or path.stem),
+                path=about[1] or _stored(f"{path.name}:{number}"),
+                language=(about[2] or _language(about[1]) or "text").lower(),
                 content=content,
                 quality_score=float(given) if isinstance(given, int | float) else score,
             )
@@ -183,8 +190,8 @@ def new_file(
     if "\0" in content:
         return "not text"
     return NewFile(
-        repository=repository,
-        path=name.encode("utf-8", "replace").decode(),
+        repository=_stored(repository),
+        path=_stored(name),
         language=language,
         content=content,
         quality_score=100.0 if score is None else score,
@@ -196,7 +203,15 @@ def _language(name: str) -> str | None:
     return LANGUAGES.get(Path(name).suffix.lower())
 
 
-def _is_unicode(text: str) -> bool:
+def _stored(name: str) -> str:
+    """A name of the file system as text; bytes of it that are not UTF-8 become question marks."""
+    return name.encode("utf-8", "replace").decode()
+
+
+def _is_storable(text: object) -> bool:
+    """Whether Postgres can hold it as text: no NUL character, no half of a surrogate pair."""
+    if not isinstance(text, str) or "\0" in text:
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -10,11 +10,13 @@ import pytest
 from db import lease as leases
 from db import runs, streams
 from db.audit import audit
+from db.errors import LeaseLost, Misconfigured
 from db.pool import Pool
 from db.source import NewFile, insert_files
+from service import leadership
 from service.board import Board, Snapshot
 from service.claim import NothingToHoldOut, claim_run
-from service.daemon import Daemon
+from service.daemon import Daemon, Pause
 from service.home import Home
 from service.intake import demo
 from service.settings import PROJECT_RECIPES, Settings, load_settings
@@ -119,6 +121,50 @@ def test_a_claim_without_held_out_rows_is_undone(world: World):
     assert list(world.home.runs.iterdir()) == []
 
 
+def test_a_request_that_cannot_be_met_does_not_end_its_own_pause(world: World, monkeypatch: pytest.MonkeyPatch):
+    """One file leaves nothing to hold out; the request stays, and a later one is heard at once."""
+    world.insert(1)
+    streams.request_training(world.pool, STREAM)
+    daemon = world.daemon()
+    daemon._starting()
+    with pytest.raises(Pause, match="add more files"):
+        daemon._claiming()
+    slept = []
+
+    def sleep(seconds: float, **options: object) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            streams.request_training(world.pool, STREAM)
+
+    monkeypatch.setattr(daemon, "_sleep", sleep)
+    assert daemon._paused() is State.STARTING
+    assert len(slept) == 3
+
+
+def test_the_lease_is_renewed_while_a_claim_lasts(world: World, monkeypatch: pytest.MonkeyPatch):
+    world.insert(20)
+    daemon = world.daemon()
+    daemon._starting()
+    monkeypatch.setattr(leadership, "RENEW_SECONDS", 0.0)
+    with world.pool.transaction() as cursor:
+        cursor.execute("update codelupe.leases set expires_at = clock_timestamp() + interval '5 s'")
+    assert daemon._claiming() is State.TRAINING
+    held = leases.holder(world.pool, STREAM)
+    assert held is not None and held[1] > 30
+
+
+@pytest.mark.parametrize("taken", ["runs/000001", "models/adapters/v000001"])
+def test_folders_of_another_database_are_not_taken_for_a_new_run(world: World, taken: str):
+    world.insert(20)
+    other = world.home.root / taken
+    other.mkdir()
+    (other / "report.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="another database"):
+        world.claim()
+    assert world.audit().pending == 20 and runs.live(world.pool, STREAM) is None
+    assert (other / "report.json").exists()
+
+
 def test_a_failure_while_writing_undoes_the_claim(world: World):
     world.insert(20)
 
@@ -206,3 +252,61 @@ def test_the_demonstration_goes_on_when_a_batch_is_claimed_but_for_a_few_rows(wo
     finally:
         stop.set()
         thread.join()
+
+
+def test_trouble_that_was_noted_while_training_ends_with_the_next_answer(world: World):
+    daemon = world.daemon()
+    daemon.board.trouble("database", "noted by the trainer's watch, after which no renewal was due")
+
+    def last(state: State = State.WAITING) -> State:
+        daemon.stop.set()
+        return state
+
+    daemon._handlers[State.STARTING] = last
+    daemon.run()
+    assert daemon.board.read().troubles == {}
+
+
+def test_a_database_that_refuses_a_standing_by_service_pauses_it(world: World, monkeypatch: pytest.MonkeyPatch):
+    daemon = world.daemon()
+    daemon.state = State.STANDBY
+
+    def refuse() -> None:
+        daemon.stop.set()
+        raise Misconfigured("password authentication failed")
+
+    monkeypatch.setattr(daemon._leadership, "other_holder", refuse)
+    daemon.run()
+    assert "authentication" in daemon.board.read().troubles["service"]
+
+
+def test_training_goes_on_with_a_lease_that_ran_out_and_not_with_one_that_was_taken(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    world.insert(20)
+    daemon = world.daemon()
+    daemon._starting()
+    daemon._claiming()
+    monkeypatch.setattr(leadership, "RENEW_SECONDS", 0.0)
+    with world.pool.transaction() as cursor:
+        cursor.execute("update codelupe.leases set expires_at = clock_timestamp() - interval '1 s'")
+    daemon._renew_or_note()
+    assert daemon.lease.epoch > world.lease.epoch
+    with world.pool.transaction() as cursor:
+        cursor.execute("update codelupe.leases set holder = 'another', epoch = epoch + 1")
+    with pytest.raises(LeaseLost):
+        daemon._renew_or_note()
+
+
+def test_standing_by_lasts_as_long_as_another_has_the_lease(world: World, monkeypatch: pytest.MonkeyPatch):
+    daemon = world.daemon()
+    monkeypatch.setattr(daemon, "_sleep", lambda seconds, **options: None)
+    with world.pool.transaction() as cursor:
+        cursor.execute("update codelupe.leases set holder = 'another'")
+    assert daemon._starting() is State.STANDBY
+    assert daemon._standby() is State.STANDBY
+    assert "another" in daemon.board.read().troubles["lease"]
+    with world.pool.transaction() as cursor:
+        cursor.execute("update codelupe.leases set holder = null, expires_at = null")
+    assert daemon._standby() is State.STARTING
+    assert daemon.board.read().troubles == {}

@@ -1,6 +1,7 @@
 """What `codelupe drop` reads, and what it passes over."""
 
 import json
+import os
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -63,6 +64,15 @@ def test_a_checkout_honours_gitignore_and_brings_its_commit(tmp_path: Path):
     assert len(files["kept.py"].commit_sha or "") == 40
 
 
+def test_a_checkout_without_a_commit_honours_gitignore_too(tmp_path: Path):
+    (tmp_path / ".gitignore").write_text("built.py\n")
+    (tmp_path / "built.py").write_text("x = 1\n")
+    (tmp_path / "kept.py").write_text("x = 2\n")
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    files, _ = read(tmp_path)
+    assert set(files) == {"kept.py"} and files["kept.py"].commit_sha is None
+
+
 def test_json_lines_bring_their_own_facts(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
     lines = [
@@ -79,3 +89,29 @@ def test_json_lines_bring_their_own_facts(tmp_path: Path):
     assert (files["a.rs"].language, files["a.rs"].quality_score) == ("rust", 91.0)
     assert (files["b.py"].language, files["b.py"].quality_score) == ("python", 80.0)
     assert skipped == {"not text": 2, "JSONL line without a content": 3}
+
+
+def test_json_lines_that_a_database_could_not_hold_are_passed_over(tmp_path: Path):
+    path = tmp_path / "odd.jsonl"
+    lines = [
+        '{"content": "x", "repository": 5}',
+        '{"content": "x", "path": "a\\u0000b"}',
+        '{"content": "x", "language": "\\ud800"}',
+        '{"content": "x", "quality_score": 1e300}',
+        '{"content": "x", "quality_score": NaN}',
+        '{"content": "x", "quality_score": 1%s}' % ("0" * 400),
+        "[" * 100_000,
+        '{"content": "x", "repository": null, "path": "", "language": null, "quality_score": "high"}',
+    ]
+    path.write_text("\n".join(lines))
+    files, skipped = read(path)
+    assert {name: (file.repository, file.quality_score) for name, file in files.items()} == {"odd.jsonl:8": ("odd", 80)}
+    assert skipped == {"not text": 3, "quality_score out of range": 3, "JSONL line without a content": 1}
+
+
+def test_a_folder_whose_name_is_not_utf8_can_be_dropped(tmp_path: Path):
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/pro\xe9"))
+    root.mkdir()
+    (root / "a.py").write_text("x = 1\n")
+    files, _ = read(root)
+    assert files["a.py"].repository == "pro?"

@@ -130,6 +130,7 @@ def test_the_json_form_can_be_asked_for(service: Service):
         ("right", "Bearer wrong", 403),
         ("right", "Bearer rightandmore", 403),
         ("right", "Bearer right", 202),
+        ("gehörig", "Bearer " + "gehörig".encode().decode("latin-1"), 202),
     ],
 )
 def test_posts_need_the_token(token: str | None, header: str, expected: int):

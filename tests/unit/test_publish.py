@@ -67,6 +67,8 @@ def test_publishing_again_after_a_crash_replaces_the_folder(home: Home, run: Run
 
 
 def test_the_pointer_follows_the_database(home: Home):
+    for version in (1, 2):
+        home.adapter(version).mkdir()
     assert not sync_pointer(home, "s", None)
     assert sync_pointer(home, "s", adapter(1, True))
     assert not sync_pointer(home, "s", adapter(1, True))
@@ -74,6 +76,17 @@ def test_the_pointer_follows_the_database(home: Home):
     assert pointer_target(home, "s") == "adapters/v000002"
     assert sync_pointer(home, "s", None)
     assert pointer_target(home, "s") is None
+
+
+def test_the_pointer_never_names_a_folder_that_is_not_there(home: Home):
+    home.adapter(1).mkdir()
+    sync_pointer(home, "s", adapter(1, True))
+    with pytest.raises(FileNotFoundError, match="v000002 is not there"):
+        sync_pointer(home, "s", adapter(2, True))
+    assert pointer_target(home, "s") == "adapters/v000001"
+    home.adapter(1).rmdir()
+    with pytest.raises(FileNotFoundError, match="v000001 is not there"):
+        sync_pointer(home, "s", adapter(1, True))
 
 
 def test_retention_keeps_the_newest_and_current(home: Home):

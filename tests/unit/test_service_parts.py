@@ -3,6 +3,8 @@
 import io
 import logging
 import multiprocessing
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from service.errors import PreconditionError
 from service.home import Home, only_service, running_service, stop_service
 from service.intake.demo import demo_files
 from service.intake.filters import refusal
-from service.launch import trainer_environment
+from service.launch import prepare_base, trainer_environment
 from service.logs import LOG, _Lines, event
 from service.settings import Eligibility
 from service.states import TRANSITIONS, State, may_follow
@@ -153,3 +155,15 @@ def test_the_demonstration_corpus_is_real_and_in_range():
     assert len(files) >= 120
     assert all(50 <= len(file.content) <= 8000 and file.language == "python" for file in files)
     assert len({file.path for file in files}) == len(files)
+
+
+def test_a_stop_ends_the_preparation_of_the_base(tmp_path: Path):
+    stop, moments = threading.Event(), []
+
+    def moment() -> None:
+        moments.append(1)
+        stop.set()
+
+    began = time.monotonic()
+    assert prepare_base(tmp_path / "recipe.yaml", {}, stop, moment).returncode < 0
+    assert moments and time.monotonic() - began < 2

@@ -52,6 +52,11 @@ def test_an_unset_variable_of_the_environment_does_not_hide_the_file(tmp_path: P
     assert load(env_file=env_file, MIN_NEW_FILES="").min_new_files == 30
 
 
+def test_a_pool_too_small_for_a_claim_is_refused():
+    with pytest.raises(SettingsError, match="DB_POOL_MAX_CONN"):
+        load(DB_POOL_MAX_CONN="1")
+
+
 def test_every_problem_is_reported_at_once(tmp_path: Path):
     recipe = tmp_path / "bad.yaml"
     recipe.write_text("name: a\nstream: b\nlora: {rank: 0}\nnonsense: 1\n")
