@@ -4,7 +4,6 @@ import io
 import logging
 import multiprocessing
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from service.intake.demo import demo_files
 from service.intake.filters import refusal
 from service.launch import prepare_base, trainer_environment
 from service.logs import LOG, _Lines, event
-from service.settings import Eligibility
+from service.settings import PROJECT_RECIPES, Eligibility
 from service.states import TRANSITIONS, State, may_follow
 from service.watch import HANDLERS, Watcher
 from trainer.run_dir import RunDirectory, append_event
@@ -164,6 +163,6 @@ def test_a_stop_ends_the_preparation_of_the_base(tmp_path: Path):
         moments.append(1)
         stop.set()
 
-    began = time.monotonic()
-    assert prepare_base(tmp_path / "recipe.yaml", {}, stop, moment).returncode < 0
-    assert moments and time.monotonic() - began < 2
+    # A good recipe: its preparation imports torch, which takes longer than one look at the stop.
+    assert prepare_base(PROJECT_RECIPES / "embedded.yaml", {}, stop, moment).returncode < 0
+    assert moments
