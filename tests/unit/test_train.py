@@ -34,8 +34,8 @@ from trainer.model.base import TINY_FOLDER
 from trainer.recipe import dump_recipe
 from trainer.run_dir import RunDirectory, held_lock, read_json, read_outcomes, verify_manifest
 
-LONG = {"training__num_epochs": 4, "evaluation__interval_fraction": 0.2, "evaluation__patience": 50}
-"""Twenty steps, five evaluations: time enough to interrupt."""
+LONG = {"training__num_epochs": 3, "evaluation__interval_fraction": 0.2, "evaluation__patience": 50}
+"""Fifteen steps, five evaluations: time enough to interrupt."""
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +126,7 @@ def test_the_adapter_loads_on_its_base_and_writes(finished):
     verify_manifest(finished.adapter)
     config = read_json(finished.adapter / "adapter_config.json")
     assert config["base_model_name_or_path"] == str(TINY_FOLDER) and config["inference_mode"] is True
+    assert config["target_modules"] == sorted(config["target_modules"])  # a set's order would change from run to run
     base = AutoModelForCausalLM.from_pretrained(config["base_model_name_or_path"])
     model = PeftModel.from_pretrained(base, str(finished.adapter))
     tokenizer = AutoTokenizer.from_pretrained(str(finished.adapter))
@@ -235,7 +236,7 @@ def test_a_killed_run_resumes_from_its_checkpoint(tmp_path, uninterrupted):
     with directory.events.open("a") as file:
         file.write('{"time": 1, "event": "st')
     assert run(directory) == 0
-    assert events(directory, "started")[-1]["resumed_from_step"] in (4, 8, 12, 16)
+    assert events(directory, "started")[-1]["resumed_from_step"] in (3, 6, 9, 12)
     assert same(weights(directory.adapter), weights(uninterrupted.adapter))
     assert read_json(directory.report)["evaluation"] == read_json(uninterrupted.report)["evaluation"]
 
