@@ -31,7 +31,9 @@ from service.up import up as run_service
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 out = Console(soft_wrap=True, highlight=False)
 
-RecipeOption = Annotated[Path, typer.Option("--recipe", help="Recipe file, or the name of one in recipes/.")]
+RecipeOption = Annotated[
+    Path, typer.Option("--recipe", envvar="CODELUPE_RECIPE", help="Recipe file, or the name of one in recipes/.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 DEFAULT_RECIPE = Path("embedded")
 STOP_WAIT_SECONDS = 120.0
@@ -75,11 +77,14 @@ def up(
     once: Annotated[bool, typer.Option("--once", help="End after the first verdict.")] = False,
     port: Annotated[int | None, typer.Option(help="METRICS_PORT")] = None,
     model: Annotated[str | None, typer.Option(help="MODEL: another base than the recipe's.")] = None,
-    demo: Annotated[bool | None, typer.Option(help="Fill an empty table with Python's standard library.")] = None,
+    demo: Annotated[
+        bool | None,
+        typer.Option(help="Fill an empty table with Python's standard library (by default the embedded one only)."),
+    ] = None,
 ) -> None:
     """Run the service: poll, train, judge, publish, for as long as it is left running."""
     settings = _settings(recipe, METRICS_PORT=None if port is None else str(port), MODEL=model)
-    wanted = settings.recipe.service.demo_corpus if demo is None else demo
+    wanted = (settings.recipe.service.demo_corpus and settings.database_url is None) if demo is None else demo
     verdict = run_service(settings, once=once, demo_corpus=wanted, say=lambda line: out.print(f"· {escape(line)}"))
     if once:
         out.print(

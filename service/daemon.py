@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from db import adapters, runs, source, streams
+from db import adapters, embedded, runs, source, streams
 from db.errors import DatabaseError, LeaseLost, ParentMoved, Unavailable
 from db.lease import Lease
 from db.pool import Pool
@@ -90,6 +90,7 @@ class Daemon:
             except Unavailable as error:
                 database_failures += 1
                 self._database_trouble(error)
+                self._revive_database()
                 self._sleep(min(30.0, 2.0**database_failures), renew=False)
                 continue
             except LeaseLost as error:
@@ -402,15 +403,24 @@ class Daemon:
         self.board.clear("disk")
 
     def _pause(self, cause: str, reason: str) -> State:
+        """Rest, and say why; with `once` there is nothing to wait for."""
         self._pauses += 1
         self.board.trouble(cause, reason)
         log("Paused", level=logging.ERROR, cause=cause, reason=reason)
-        return State.PAUSED
+        return State.STOPPED if self.once else State.PAUSED
 
     def _database_trouble(self, error: Unavailable) -> None:
         if "database" not in self.board.read().troubles:
             log("Database unavailable", level=logging.WARNING, reason=str(error))
         self.board.trouble("database", f"the database does not answer ({error}); trying again")
+
+    def _revive_database(self) -> None:
+        """Start our embedded Postgres again if it has died; another one has keepers of its own."""
+        if self.settings.database_url is None:
+            try:
+                embedded.start(self.home.postgres)
+            except DatabaseError as error:
+                log("Embedded database does not start", level=logging.ERROR, reason=str(error))
 
     def _beat_and_renew(self) -> None:
         self.board.beat()

@@ -11,7 +11,8 @@ from db.lease import Lease
 from db.pool import Pool
 from service.logs import event as log
 
-LEASE_SECONDS = 60.0
+LEASE_SECONDS = 180.0
+"""Longer than hashing a 4 GB adapter takes. A restart in the same folder does not wait for it: the lease is its own."""
 RENEW_SECONDS = 10.0
 
 

@@ -111,6 +111,9 @@ class Watcher:
     def _out_of_memory(self, record: dict[str, Any]) -> None:
         self._say("Training ran out of memory and goes on", record, "step", "batch_size", level=logging.WARNING)
 
+    def _unmeasured(self, record: dict[str, Any]) -> None:
+        self._say("Training makes no sense without a held-out sample", record, "rows", "reasons", level=logging.WARNING)
+
     def _tracker(self, record: dict[str, Any]) -> None:
         self._say("Tracker trouble", record, "tracker", "message", level=logging.WARNING)
 
@@ -137,6 +140,7 @@ HANDLERS: dict[str, Callable[[Watcher, dict[str, Any]], None]] = {
     "checkpoint": Watcher._checkpoint,
     "checkpoint_damaged": Watcher._damaged,
     "early_stop": Watcher._early_stop,
+    "unmeasured": Watcher._unmeasured,
     "out_of_memory": Watcher._out_of_memory,
     "non_finite": Watcher._non_finite,
     "tracker": Watcher._tracker,

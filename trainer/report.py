@@ -22,13 +22,12 @@ def make_report(
     progress: Progress,
     outcomes: Sequence[RowOutcome],
     *,
-    steps_total: int,
-    adapter_sha256: str,
+    steps_total: int = 0,
+    adapter_sha256: str | None = None,
     seconds: dict[str, float],
     device: str,
 ) -> dict[str, Any]:
-    """The report, as docs/run-directory.md has it."""
-    assert progress.anchor and progress.current
+    """The report, as docs/run-directory.md has it. Without a fit there is neither evaluation nor adapter."""
     recipe = checked.recipe
     counts = Counter(outcome.outcome for outcome in outcomes)
     return {
@@ -41,12 +40,7 @@ def make_report(
         "steps": {"total": steps_total, "done": progress.step, "best": progress.best_step},
         "early_stopped": progress.stopped_early,
         "held_out": {"samples": len(inputs.measured), "tokens": sum(s.tokens for s in inputs.measured)},
-        "evaluation": {
-            "anchor": progress.anchor.as_report(),
-            "current": progress.current.as_report(),
-            "candidate": progress.score_at(progress.best_step).as_report(),
-            "history": [{"step": step, **score.as_report()} for step, score in progress.history],
-        },
+        "evaluation": _evaluation(progress),
         "train": {
             "loss": progress.recent_loss(),
             "samples": len(inputs.training_samples),
@@ -54,10 +48,21 @@ def make_report(
             "tokens_published": sum(o.tokens for o in outcomes if o.outcome in ("trained", "replayed")),
         },
         "rows": {name: counts[name] for name in OUTCOMES},
-        "adapter": {"manifest_sha256": adapter_sha256},
+        "adapter": {"manifest_sha256": adapter_sha256} if adapter_sha256 else None,
         "seconds": seconds,
         "device": device,
         "versions": versions(),
+    }
+
+
+def _evaluation(progress: Progress) -> dict[str, Any] | None:
+    if progress.anchor is None or progress.current is None:
+        return None
+    return {
+        "anchor": progress.anchor.as_report(),
+        "current": progress.current.as_report(),
+        "candidate": progress.score_at(progress.best_step).as_report(),
+        "history": [{"step": step, **score.as_report()} for step, score in progress.history],
     }
 
 

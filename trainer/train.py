@@ -65,6 +65,9 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
         inputs = make_inputs(directory, checked, ChatEncoder(tokenizer))
         windows = make_windows(inputs, checked)
         stop.check()
+    if not inputs.measured:
+        write_unmeasured(directory, checked, inputs, windows, events)
+        return
     with events.stage("model"):
         loaded = load_model(checked)
         stop.check()
@@ -106,7 +109,7 @@ def make_inputs(directory: RunDirectory, checked: Checked, encoder: ChatEncoder)
     """Tokenize the three files, and choose what evaluations measure.
 
     Raises:
-        UnusableInput: a row cannot be read, a file_id occurs twice, or no held-out row gives a sample.
+        UnusableInput: a row cannot be read, or a file_id occurs twice.
     """
     data = checked.recipe.data
     try:
@@ -118,11 +121,6 @@ def make_inputs(directory: RunDirectory, checked: Checked, encoder: ChatEncoder)
         raise UnusableInput(str(error)) from error
     _check_distinct([*rows.file_ids, *replay.file_ids, *held_out.file_ids])
     measured = choose_held_out(held_out, max_tokens=data.max_eval_tokens, seed=checked.seed)
-    if not measured:
-        raise UnusableInput(
-            f"none of the {len(held_out.file_ids)} held-out rows gives a sample, so nothing can be judged "
-            f"({_reasons(held_out)})"
-        )
     return Inputs(rows=rows, replay=replay, held_out=held_out, measured=measured)
 
 
@@ -200,6 +198,23 @@ def write_results(
         device=device_name(),
     )
     write_json(directory.report, report)
+
+
+def write_unmeasured(
+    directory: RunDirectory, checked: Checked, inputs: Inputs, windows: Windows, events: Events
+) -> None:
+    """No held-out row gives a sample, so a fit could not be judged: report what became of the rows, and fit nothing.
+
+    The held-out rows are rejected with their reasons, and the next claim holds out others.
+    """
+    outcomes = row_outcomes(inputs, windows, best_step=0)
+    write_outcomes(directory.rows_outcome, outcomes)
+    write_json(
+        directory.report,
+        make_report(checked, inputs, Progress(), outcomes, seconds=events.seconds, device=device_name()),
+    )
+    events.emit("unmeasured", rows=len(inputs.held_out.file_ids), reasons=_reasons(inputs.held_out))
+    events.emit("finished", seconds=round(sum(events.seconds.values()), 3))
 
 
 def device_name() -> str:

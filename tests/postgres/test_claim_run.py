@@ -310,3 +310,10 @@ def test_standing_by_lasts_as_long_as_another_has_the_lease(world: World, monkey
         cursor.execute("update codelupe.leases set holder = null, expires_at = null")
     assert daemon._standby() is State.STARTING
     assert daemon.board.read().troubles == {}
+
+
+def test_once_ends_where_the_service_would_rest(world: World):
+    daemon = world.daemon()
+    assert daemon._pause("trainer", "run 1 failed") is State.PAUSED
+    daemon.once = True
+    assert daemon._pause("trainer", "run 1 failed") is State.STOPPED

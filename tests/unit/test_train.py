@@ -27,11 +27,12 @@ from run_folder import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from service.judge import judge
 from trainer import __main__, train
 from trainer.errors import Diverged
 from trainer.events import Events
 from trainer.model.base import TINY_FOLDER
-from trainer.recipe import dump_recipe
+from trainer.recipe import Gate, dump_recipe
 from trainer.run_dir import RunDirectory, held_lock, read_json, read_outcomes, verify_manifest
 
 LONG = {"training__num_epochs": 3, "evaluation__interval_fraction": 0.2, "evaluation__patience": 50}
@@ -363,9 +364,15 @@ def test_a_parent_of_another_shape_is_refused(tmp_path, capsys, finished):
     fails(short_run(tmp_path / "run", short_recipe(lora__rank=8), parent=finished.adapter), capsys, "rank 4")
 
 
-def test_held_out_rows_without_a_sample_are_refused(tmp_path, capsys):
+def test_held_out_rows_without_a_sample_are_rejected_and_nothing_is_fitted(tmp_path):
     directory = make_run(tmp_path / "run", short_recipe(), short_rows(4), [make_row(9, "a\n")])
-    fails(directory, capsys, "none of the 1 held-out rows", "too_few_lines: 1")
+    assert run(directory) == 0
+    outcomes = {o.file_id: (o.outcome, o.reason) for o in read_outcomes(directory.rows_outcome)}
+    assert outcomes == {9: ("rejected", "too_few_lines"), **dict.fromkeys(range(1, 5), ("unused", None))}
+    report = read_json(directory.report)
+    assert report["evaluation"] is None and report["rows"]["trained"] == 0
+    assert not judge(report, Gate(), run_id=1).promote
+    assert events(directory, "unmeasured")[0]["reasons"] == "too_few_lines: 1"
 
 
 def test_a_file_that_occurs_twice_is_refused(tmp_path, capsys):
