@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from db import adapters, embedded, runs, source, streams
+from db import adapters, embedded, runs, streams
 from db.errors import DatabaseError, LeaseLost, ParentMoved, Unavailable
 from db.lease import Lease
 from db.pool import Pool
@@ -19,9 +19,10 @@ from service.judge import Verdict, judge
 from service.launch import TrainerProcess, watch_to_end
 from service.leadership import RENEW_SECONDS, Leadership
 from service.logs import event as log
-from service.publish import copy_candidate, retire, sync_pointer, tidy_run
+from service.publish import copy_candidate, retire, tidy_run
 from service.settings import Settings
 from service.states import State, may_follow
+from service.upkeep import Pause, Upkeep
 from service.watch import Watcher
 from trainer.recipe import Recipe
 from trainer.run_dir import RowOutcome, RunDirectory, RunDirectoryError, read_json, read_outcomes, read_rows
@@ -33,14 +34,6 @@ REFUSED_DELAY_SECONDS = 600.0
 """How long a refused candidate's rows rest the first time; doubled each time."""
 FINAL_CODES = (2, 3, 4)
 """Exit codes of the trainer after which starting the same run again would end the same way."""
-
-
-class Pause(Exception):
-    """The daemon cannot go on now: what is wrong, in words a person can act on."""
-
-    def __init__(self, cause: str, reason: str) -> None:
-        self.cause = cause
-        super().__init__(reason)
 
 
 class Daemon:
@@ -61,10 +54,9 @@ class Daemon:
         self.stop, self.once = stop, once
         self.state = State.STARTING
         self.verdict: Verdict | None = None
+        self.upkeep = Upkeep(settings, home, pool, board)
         self._leadership = Leadership(pool, recipe.stream, home.instance())
-        self._surveyed = 0.0
         self._run_id = 0
-        self._polled = 0.0
         self._crashes = 0
         self._pauses = 0
         self._handlers: dict[State, Callable[[], State]] = {
@@ -120,10 +112,10 @@ class Daemon:
         stream = self.recipe.stream
         if not self._leadership.acquire():
             return State.STANDBY
-        self._derive_pointer()
-        self._clean_up()
-        self._refresh()
-        self._poll()
+        self.upkeep.derive_pointer()
+        self.upkeep.clean_up()
+        self.upkeep.refresh()
+        self.upkeep.poll()
         run = runs.live(self.pool, stream)
         if run is None:
             return State.WAITING
@@ -151,13 +143,13 @@ class Daemon:
         if self.once and self.verdict is not None:
             return State.STOPPED
         self._leadership.renew()
-        self._derive_pointer()
-        found = self._poll()
-        if time.monotonic() - self._surveyed > self.settings.sweep_interval_seconds or not self._surveyed:
-            found = self._survey()
+        self.upkeep.derive_pointer()
+        found = self.upkeep.poll()
+        if self.upkeep.survey_due():
+            found = self.upkeep.survey()
         requested = found.rows > 0 and streams.training_requested(self.pool, self.recipe.stream) is not None
         if found.rows >= self.settings.min_new_files or requested:
-            self._check_disk()
+            self.upkeep.check_disk()
             return State.CLAIMING
         self._sleep(self.settings.check_interval_seconds)
         return State.WAITING
@@ -174,7 +166,7 @@ class Daemon:
             return State.WAITING
         self._run_id, self._crashes = claimed.run_id, 0
         self._log_claim(claimed, current.version if current else None)
-        self._surveyed = 0.0
+        self.upkeep.survey_soon()
         if claimed.trained == 0:
             return self._settle_without_training()
         return State.TRAINING
@@ -330,14 +322,14 @@ class Daemon:
         runs.advance(self.pool, self.lease, self._run_id, "judging")
         self._refuse(held_out, "no row was left for training", None)
         tidy_run(directory)
-        self._refresh()
+        self.upkeep.refresh()
         return State.WAITING
 
     def _after_verdict(self, directory: RunDirectory) -> State:
-        self._derive_pointer()
+        self.upkeep.derive_pointer()
         tidy_run(directory)
         retire(self.home, adapters.history(self.pool, self.recipe.stream), self.settings.keep_adapters)
-        self._refresh()
+        self.upkeep.refresh()
         return State.WAITING
 
     def _run(self) -> runs.Run:
@@ -346,61 +338,6 @@ class Daemon:
         return run
 
     # --- what every state needs ----------------------------------------------------------------------------
-
-    def _derive_pointer(self) -> None:
-        """Make the pointer follow the database; degraded while they differ."""
-        current = adapters.current(self.pool, self.recipe.stream)
-        try:
-            if sync_pointer(self.home, self.recipe.stream, current):
-                log("Pointer", stream=self.recipe.stream, version=current.version if current else None)
-        except OSError as error:
-            self.board.trouble("pointer", f"{self.home.pointer(self.recipe.stream)} cannot be moved: {error}")
-        else:
-            self.board.clear("pointer")
-        self.board.update(current_version=current.version if current else None)
-
-    def _clean_up(self) -> None:
-        """Leftovers of a service that was killed between a verdict and its tidying."""
-        ended = {run.run_id for run in runs.history(self.pool, self.recipe.stream, limit=20) if run.ended_at}
-        for run_id in ended:
-            if self.home.run(run_id).rows.exists():
-                tidy_run(self.home.run(run_id))
-        retire(self.home, adapters.history(self.pool, self.recipe.stream), self.settings.keep_adapters)
-
-    def _refresh(self) -> None:
-        self.board.update(
-            totals=runs.totals(self.pool, self.recipe.stream),
-            database_ready=True,
-            migrations_ready=True,
-            disk_free_bytes=self.home.free_bytes(),
-            progress=None,
-        )
-
-    def _poll(self) -> source.Pending:
-        found = source.pending(self.pool, self.settings.source, self.settings.eligibility, self.recipe.stream)
-        self._polled = time.monotonic()
-        self.board.update(pending=found)
-        return found
-
-    def _survey(self) -> source.Pending:
-        """The full sweep: what the windowed poll could miss, and why rows are ineligible."""
-        survey = source.survey(self.pool, self.settings.source, self.settings.eligibility, self.recipe.stream)
-        self._surveyed = time.monotonic()
-        found = source.Pending(rows=survey.pending, oldest_age_seconds=survey.oldest_age_seconds)
-        self.board.update(survey=survey, pending=found, totals=runs.totals(self.pool, self.recipe.stream))
-        return found
-
-    def _check_disk(self) -> None:
-        """No claim while less than twice what a run needs is free."""
-        free, needed = self.home.free_bytes(), 2 * self.home.run_bytes()
-        self.board.update(disk_free_bytes=free)
-        if free < needed:
-            raise Pause(
-                "disk",
-                f"{free / 1e9:.1f} GB are free below {self.home.root} and a run wants {needed / 1e9:.1f} GB: "
-                "make room (codelupe gc), it goes on by itself",
-            )
-        self.board.clear("disk")
 
     def _pause(self, cause: str, reason: str) -> State:
         """Rest, and say why; with `once` there is nothing to wait for."""
@@ -438,8 +375,8 @@ class Daemon:
                 if not self._leadership.acquire():
                     raise
             runs.heartbeat(self.pool, self.lease, self._run_id)
-            if time.monotonic() - self._polled > self.settings.check_interval_seconds:
-                self._poll()
+            if self.upkeep.poll_due():
+                self.upkeep.poll()
             self.board.clear("database")
         except Unavailable as error:
             self._leadership.put_off()

@@ -74,7 +74,7 @@ def create_app(board: Board, actions: Actions, *, token: str | None) -> Flask:
     def readyz() -> tuple[Response, int]:
         snapshot = board.read()
         checks = {
-            "database": snapshot.database_ready,
+            "database": snapshot.database_ready and "database" not in snapshot.troubles,
             "migrations": snapshot.migrations_ready,
             "disk": "disk" not in snapshot.troubles,
         }

@@ -16,11 +16,12 @@ from db.source import NewFile, insert_files
 from service import leadership
 from service.board import Board, Snapshot
 from service.claim import NothingToHoldOut, claim_run
-from service.daemon import Daemon, Pause
+from service.daemon import Daemon
 from service.home import Home
 from service.intake import demo
 from service.settings import PROJECT_RECIPES, Settings, load_settings
 from service.states import State
+from service.upkeep import Pause
 from trainer.recipe import pinned
 from trainer.run_dir import read_rows, verify_manifest
 

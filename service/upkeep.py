@@ -1,0 +1,104 @@
+"""What the daemon keeps in order between its states: the pointer, leftovers, the counts on the board, the disk."""
+
+from __future__ import annotations
+
+import time
+
+from db import adapters, runs, source
+from db.pool import Pool
+from service.board import Board
+from service.home import Home
+from service.logs import event as log
+from service.publish import retire, sync_pointer, tidy_run
+from service.settings import Settings
+
+
+class Pause(Exception):
+    """The daemon cannot go on now: what is wrong, in words a person can act on."""
+
+    def __init__(self, cause: str, reason: str) -> None:
+        self.cause = cause
+        super().__init__(reason)
+
+
+class Upkeep:
+    """Looks after one stream's folder and its figures."""
+
+    def __init__(self, settings: Settings, home: Home, pool: Pool, board: Board) -> None:
+        self.settings, self.home, self.pool, self.board = settings, home, pool, board
+        self.stream = settings.recipe.stream
+        self._polled = 0.0
+        self._surveyed = 0.0
+
+    def poll_due(self) -> bool:
+        """Whether the last poll is CHECK_INTERVAL ago."""
+        return time.monotonic() - self._polled > self.settings.check_interval_seconds
+
+    def survey_due(self) -> bool:
+        """Whether the last full sweep is SWEEP_INTERVAL ago, or there has been none since the last claim."""
+        return not self._surveyed or time.monotonic() - self._surveyed > self.settings.sweep_interval_seconds
+
+    def survey_soon(self) -> None:
+        """A claim changed the picture: sweep at the next chance."""
+        self._surveyed = 0.0
+
+    def derive_pointer(self) -> None:
+        """Make the pointer follow the database; degraded while they differ."""
+        current = adapters.current(self.pool, self.stream)
+        try:
+            if sync_pointer(self.home, self.stream, current):
+                log("Pointer", stream=self.stream, version=current.version if current else None)
+        except OSError as error:
+            self.board.trouble("pointer", f"{self.home.pointer(self.stream)} cannot be moved: {error}")
+        else:
+            self.board.clear("pointer")
+        self.board.update(current_version=current.version if current else None)
+
+    def clean_up(self) -> None:
+        """Leftovers of a service that was killed between a verdict and its tidying."""
+        ended = {run.run_id for run in runs.history(self.pool, self.stream, limit=20) if run.ended_at}
+        for run_id in ended:
+            if self.home.run(run_id).rows.exists():
+                tidy_run(self.home.run(run_id))
+        retire(self.home, adapters.history(self.pool, self.stream), self.settings.keep_adapters)
+
+    def refresh(self) -> None:
+        """Show the stream's sums; no run is on."""
+        self.board.update(
+            totals=runs.totals(self.pool, self.stream),
+            database_ready=True,
+            migrations_ready=True,
+            disk_free_bytes=self.home.free_bytes(),
+            progress=None,
+        )
+
+    def poll(self) -> source.Pending:
+        """What waits among the newest rows."""
+        found = source.pending(self.pool, self.settings.source, self.settings.eligibility, self.stream)
+        self._polled = time.monotonic()
+        self.board.update(pending=found)
+        return found
+
+    def survey(self) -> source.Pending:
+        """The full sweep: what the windowed poll could miss, and why rows are ineligible."""
+        found = source.survey(self.pool, self.settings.source, self.settings.eligibility, self.stream)
+        self._surveyed = time.monotonic()
+        waiting = source.Pending(rows=found.pending, oldest_age_seconds=found.oldest_age_seconds)
+        self.board.update(survey=found, pending=waiting, totals=runs.totals(self.pool, self.stream))
+        return waiting
+
+    def check_disk(self) -> None:
+        """No claim while less than twice what a run needs is free.
+
+        Raises:
+            Pause: there is less.
+        """
+        free, needed = self.home.free_bytes(), 2 * self.home.run_bytes()
+        self.board.update(disk_free_bytes=free)
+        if free < needed:
+            raise Pause(
+                "disk",
+                f"{free / 1e9:.1f} GB are free below {self.home.root} and a run wants {needed / 1e9:.1f} GB: "
+                "make room (codelupe gc), it goes on by itself",
+            )
+        self.board.clear("disk")
