@@ -15,7 +15,8 @@ import pytest
 from trainer.recipe import Recipe, Tracking
 from trainer.run_dir import RunDirectory
 from trainer.track import trackers
-from trainer.track.trackers import Prediction, Trackers, Worker, open_trackers
+from trainer.track.prediction import Prediction
+from trainer.track.trackers import Trackers, Worker, open_trackers
 from trainer.track.wandb_tracker import WandbBackend, wandb_mode
 
 RECIPE = Recipe(name="r", stream="qwen")

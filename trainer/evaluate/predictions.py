@@ -9,7 +9,7 @@ import torch
 
 from trainer.data.encoder import IGNORED, TokenSample
 from trainer.stop import StopRequest
-from trainer.track.trackers import Prediction
+from trainer.track.prediction import Prediction
 
 MAX_NEW_TOKENS = 128
 

@@ -11,26 +11,16 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from trainer.recipe import Recipe
 from trainer.run_dir import RunDirectory
+from trainer.track.prediction import Prediction
 from trainer.track.tensorboard_tracker import TensorBoardBackend
 from trainer.track.wandb_tracker import WandbBackend, wandb_mode
 
 QUEUE_LENGTH = 1000
 FINISH_SECONDS = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """A held-out prompt and what the candidate answered, for people to read."""
-
-    file_id: int
-    prompt: str
-    expected: str
-    answer: str
 
 
 class Backend(Protocol):

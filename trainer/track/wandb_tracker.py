@@ -8,13 +8,11 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from trainer.recipe import Recipe, recipe_dict
 from trainer.run_dir import RunDirectory
-
-if TYPE_CHECKING:
-    from trainer.track.trackers import Prediction
+from trainer.track.prediction import Prediction
 
 PROGRAM = Path(__file__).with_name("wandb_process.py")
 
