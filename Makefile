@@ -53,7 +53,7 @@ format: dev
 	$(BIN)/ruff format .
 
 test: check
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lock:
 	requirements/lock.sh

@@ -9,6 +9,6 @@ from driver import Codelupe
 @pytest.fixture(scope="module")
 def codelupe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Codelupe]:
     """A folder for one test file; whatever runs there is ended with it."""
-    service = Codelupe(tmp_path_factory.mktemp("home"), MAX_DATASET_SIZE="40")
+    service = Codelupe(tmp_path_factory.mktemp("home"), MAX_DATASET_SIZE="40", SAMPLE_PREDICTIONS="1")
     yield service
     service.stop()
