@@ -11,7 +11,8 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Codelupe]:
-    service = Codelupe(tmp_path_factory.mktemp("kills"), MAX_DATASET_SIZE="30", MIN_NEW_FILES="20", SAMPLE_PREDICTIONS="0")
+    settings = {"MAX_DATASET_SIZE": "30", "MIN_NEW_FILES": "20", "SAMPLE_PREDICTIONS": "0"}
+    service = Codelupe(tmp_path_factory.mktemp("kills"), **settings)
     service.up("--no-demo")
     yield service
     service.stop()
