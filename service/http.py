@@ -33,6 +33,15 @@ class Actions:
 def create_app(board: Board, actions: Actions, *, token: str | None) -> Flask:
     """The Flask application. Without a token every POST is refused."""
     app = Flask("codelupe", static_folder=None)
+    _add_probes(app, board)
+    _add_metrics(app, board)
+    _add_api(app, actions)
+    _add_authorization(app, token)
+    _add_errors(app)
+    return app
+
+
+def _add_probes(app: Flask, board: Board) -> None:
     started = time.time()
 
     @app.get("/")
@@ -81,6 +90,8 @@ def create_app(board: Board, actions: Actions, *, token: str | None) -> Flask:
         ready = all(checks.values())
         return jsonify({"ready": ready, "checks": checks}), 200 if ready else 503
 
+
+def _add_metrics(app: Flask, board: Board) -> None:
     @app.get("/metrics")
     def metrics() -> Response:
         if _wants_prometheus():
@@ -89,6 +100,8 @@ def create_app(board: Board, actions: Actions, *, token: str | None) -> Flask:
             return Response(body, headers={"Content-Type": content_type})
         return jsonify(json_metrics(board.read()))
 
+
+def _add_api(app: Flask, actions: Actions) -> None:
     @app.get("/api/runs")
     def runs() -> Response:
         return jsonify(actions.run_history())
@@ -102,6 +115,8 @@ def create_app(board: Board, actions: Actions, *, token: str | None) -> Flask:
         actions.request_training()
         return jsonify({"accepted": True}), 202
 
+
+def _add_authorization(app: Flask, token: str | None) -> None:
     @app.before_request
     def authorize() -> tuple[Response, int] | None:
         if request.method in ("GET", "HEAD", "OPTIONS"):
@@ -113,6 +128,8 @@ def create_app(board: Board, actions: Actions, *, token: str | None) -> Flask:
             return jsonify({"error": "the token does not match; send 'Authorization: Bearer …'"}), 403
         return None
 
+
+def _add_errors(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> tuple[Response, int]:
         return jsonify({"error": f"{error.name}: {request.method} {request.path}"}), error.code or 500
@@ -120,8 +137,6 @@ def create_app(board: Board, actions: Actions, *, token: str | None) -> Flask:
     @app.errorhandler(DatabaseError)
     def database_error(error: DatabaseError) -> tuple[Response, int]:
         return jsonify({"error": str(error)}), 503
-
-    return app
 
 
 def _wants_prometheus() -> bool:

@@ -9,7 +9,7 @@ from driver import Codelupe
 GOOD = "name: t\nstream: t\nbase: {model: tiny-qwen2}\nservice: {min_new_files: 5}\n"
 
 
-def check(done, code: int, *parts: str) -> None:
+def check_refused(done, code: int, *parts: str) -> None:
     text = done.stdout + done.stderr
     assert done.returncode == code, text
     assert "Traceback" not in text
@@ -19,17 +19,17 @@ def check(done, code: int, *parts: str) -> None:
 
 def test_a_bad_setting(codelupe: Codelupe):
     done = codelupe.run("up", MIN_NEW_FILES="x", METRICS_PORT="99999")
-    check(done, 2, "MIN_NEW_FILES: 'x'", "METRICS_PORT: '99999'")
+    check_refused(done, 2, "MIN_NEW_FILES: 'x'", "METRICS_PORT: '99999'")
 
 
 def test_a_missing_recipe(codelupe: Codelupe):
-    check(codelupe.run("up", "--recipe", "nowhere.yaml"), 2, "nowhere.yaml")
+    check_refused(codelupe.run("up", "--recipe", "nowhere.yaml"), 2, "nowhere.yaml")
 
 
 def test_bad_recipe_keys(codelupe: Codelupe, tmp_path: Path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(GOOD + "lora: {rnak: 3}\ntraining: {num_epochs: 0}\n")
-    check(codelupe.run("up", "--recipe", str(recipe)), 2, "lora.rnak", "training.num_epochs")
+    check_refused(codelupe.run("up", "--recipe", str(recipe)), 2, "lora.rnak", "training.num_epochs")
 
 
 @pytest.mark.parametrize(
@@ -42,16 +42,16 @@ def test_bad_recipe_keys(codelupe: Codelupe, tmp_path: Path):
 def test_a_recipe_that_does_not_fit_its_base(codelupe: Codelupe, tmp_path: Path, lines: str, part: str):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(GOOD + lines)
-    check(codelupe.run("up", "--recipe", str(recipe)), 2, part)
+    check_refused(codelupe.run("up", "--recipe", str(recipe)), 2, part)
 
 
 def test_a_model_that_is_not_there(codelupe: Codelupe, tmp_path: Path):
-    check(codelupe.run("up", "--model", str(tmp_path / "no-such-model")), 2, "no-such-model")
+    check_refused(codelupe.run("up", "--model", str(tmp_path / "no-such-model")), 2, "no-such-model")
 
 
 def test_a_database_that_does_not_answer(codelupe: Codelupe):
     done = codelupe.run("status", DATABASE_URL="postgresql://me:hidden@127.0.0.1:1/x")
-    check(done, 3, "DATABASE_URL")
+    check_refused(done, 3, "DATABASE_URL")
     assert "hidden" not in done.stdout + done.stderr
 
 
@@ -60,11 +60,11 @@ def test_a_port_in_use(codelupe: Codelupe):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        check(codelupe.run("up", METRICS_PORT=port), 3, port, "METRICS_PORT")
+        check_refused(codelupe.run("up", METRICS_PORT=port), 3, port, "METRICS_PORT")
 
 
 def test_dropping_what_is_not_there(codelupe: Codelupe):
-    check(codelupe.run("drop", "/no/such/folder"), 2, "/no/such/folder")
+    check_refused(codelupe.run("drop", "/no/such/folder"), 2, "/no/such/folder")
 
 
 def test_a_stream_keeps_its_base_and_shape(codelupe: Codelupe, tmp_path: Path):
@@ -72,7 +72,7 @@ def test_a_stream_keeps_its_base_and_shape(codelupe: Codelupe, tmp_path: Path):
     (tmp_path / "b.yaml").write_text(GOOD + "lora: {rank: 8}\n")
     url = bound(codelupe, tmp_path / "a.yaml")
     done = codelupe.run("up", "--recipe", str(tmp_path / "b.yaml"), DATABASE_URL=url)
-    check(done, 3, "rank", "stream")
+    check_refused(done, 3, "rank", "stream")
 
 
 def bound(codelupe: Codelupe, recipe: Path) -> str:
