@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 from db import adapters, embedded, runs, streams
@@ -293,12 +294,18 @@ class Daemon:
                 report,
             )
         except ParentMoved as error:
-            self._give_back("returned", str(error))
+            self._not_published("returned", str(error))
             return
         except RunDirectoryError as error:
-            self._give_back("failed", f"the candidate is damaged: {error}")
+            self._not_published("failed", f"the candidate is damaged: {error}")
             return
         log("Saving adapter", run=self._run_id, version=self._run_id, folder=str(published.folder))
+
+    def _not_published(self, state: Literal["returned", "failed"], reason: str) -> None:
+        """The judge was for it, and it cannot be published all the same: the verdict says so too."""
+        assert self.verdict is not None
+        self.verdict = replace(self.verdict, promote=False, reasons=(reason,))
+        self._give_back(state, reason)
 
     def _refuse(self, outcomes: list[RowOutcome], reason: str, report: dict[str, object] | None) -> None:
         runs.refuse(

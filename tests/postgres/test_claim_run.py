@@ -23,7 +23,7 @@ from service.settings import PROJECT_RECIPES, Settings, load_settings
 from service.states import State
 from service.upkeep import Pause
 from trainer.recipe import pinned
-from trainer.run_dir import read_rows, verify_manifest
+from trainer.run_dir import read_rows, verify_manifest, write_json, write_outcomes
 
 STREAM = "tiny-codelupe"
 CODE = "".join(f"value_{n} = {n}\n" for n in range(20))
@@ -318,3 +318,24 @@ def test_once_ends_where_the_service_would_rest(world: World):
     assert daemon._pause("trainer", "run 1 failed") is State.PAUSED
     daemon.once = True
     assert daemon._pause("trainer", "run 1 failed") is State.STOPPED
+
+
+def test_a_damaged_candidate_is_not_called_published(world: World):
+    """The judge reads the report; that the adapter is not there shows itself only at the copy."""
+    world.insert(20)
+    daemon = world.daemon()
+    daemon._starting()
+    assert daemon._claiming() is State.TRAINING
+    run = world.home.run(daemon._run_id)
+    losses = {"anchor": {"loss": 2.0}, "current": {"loss": 2.0}, "candidate": {"loss": 1.0}}
+    write_json(
+        run.report,
+        {"run_id": daemon._run_id, "rows": {"trained": 12}, "held_out": {"samples": 8}, "evaluation": losses},
+    )
+    write_outcomes(run.rows_outcome, [])
+    assert daemon._training() is State.JUDGING
+    assert daemon._judging() is State.WAITING
+    assert daemon.verdict is not None and not daemon.verdict.promote and "damaged" in daemon.verdict.text()
+    found = world.audit()
+    assert (found.pending, found.published_runs, found.problems) == (20, 0, [])
+    assert daemon.home.adapter(daemon._run_id).exists() is False
