@@ -1,5 +1,6 @@
 # make up      the whole service on this machine: no GPU, no Docker, no Postgres needed
 # make test    lint, types, import contracts and every test (what CI runs)
+# make containers   the image and the compose file, on a running Docker engine
 # Each target installs first what it needs, into $(VENV).
 SHELL       := /bin/bash
 PYTHON      ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +11,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 ARGS        ?=
 
-.PHONY: up install dev test check format lock clean
+.PHONY: up install dev test containers check format lock clean
 
 up: install
 	@exec $(BIN)/codelupe up $(ARGS)
@@ -28,7 +29,7 @@ $(VENV)/.venv:
 
 $(VENV)/.torch: $(VENV)/.venv requirements/torch.txt
 	@echo "· torch (some minutes on a slow line)"
-	@$(PIP) install -q --retries 2 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements/torch.txt
+	@$(PIP) install -q --no-deps --retries 2 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements/torch.txt
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.torch requirements/cpu.txt pyproject.toml
@@ -53,7 +54,10 @@ format: dev
 	$(BIN)/ruff format .
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not containers" $(ARGS)
+
+containers: dev
+	DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1 $(BIN)/python -m pytest -v tests/containers $(ARGS)
 
 lock:
 	requirements/lock.sh
