@@ -25,17 +25,19 @@ from service.errors import PreconditionError, ServiceError, UsageError
 from service.home import Home, running_service, stop_service
 from service.intake.drop import Summary, drop_paths
 from service.publish import retire, sync_pointer
-from service.settings import PROJECT_RECIPES, Settings, load_settings
+from service.settings import Settings, chosen_recipe, load_settings
 from service.up import up as run_service
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 out = Console(soft_wrap=True, highlight=False)
 
 RecipeOption = Annotated[
-    Path, typer.Option("--recipe", envvar="CODELUPE_RECIPE", help="Recipe file, or the name of one in recipes/.")
+    Path | None,
+    typer.Option(
+        "--recipe", help="Recipe file, or the name of one in recipes/. Default: CODELUPE_RECIPE, else embedded."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
-DEFAULT_RECIPE = Path("embedded")
 STOP_WAIT_SECONDS = 120.0
 
 
@@ -51,9 +53,10 @@ def main() -> None:
         sys.exit(PreconditionError.exit_code)
 
 
-def _settings(recipe: Path, **flags: str | None) -> Settings:
-    path = recipe if recipe.suffix or recipe.exists() else PROJECT_RECIPES / f"{recipe}.yaml"
-    return load_settings(path, flags={name: value for name, value in flags.items() if value is not None})
+def _settings(recipe: Path | None, **flags: str | None) -> Settings:
+    return load_settings(
+        chosen_recipe(recipe), flags={name: value for name, value in flags.items() if value is not None}
+    )
 
 
 def _json(value: Any) -> None:
@@ -73,7 +76,7 @@ def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
 
 @app.command()
 def up(
-    recipe: RecipeOption = DEFAULT_RECIPE,
+    recipe: RecipeOption = None,
     once: Annotated[bool, typer.Option("--once", help="End after the first verdict.")] = False,
     port: Annotated[int | None, typer.Option(help="METRICS_PORT")] = None,
     model: Annotated[str | None, typer.Option(help="MODEL: another base than the recipe's.")] = None,
@@ -94,7 +97,7 @@ def up(
 
 
 @app.command()
-def stop(recipe: RecipeOption = DEFAULT_RECIPE) -> None:
+def stop(recipe: RecipeOption = None) -> None:
     """End the service of this folder, its trainer and its database; a run in progress is resumed by the next start."""
     home = Home(_settings(recipe).home)
     pid = stop_service(home, wait_seconds=STOP_WAIT_SECONDS)
@@ -110,7 +113,7 @@ def drop(
     score: Annotated[float, typer.Option(help="Quality score of the rows.")] = 100.0,
     repository: Annotated[str | None, typer.Option(help="Repository name; the folder's by default.")] = None,
     train_now: Annotated[bool, typer.Option("--train-now", help="Do not wait for MIN_NEW_FILES.")] = False,
-    recipe: RecipeOption = DEFAULT_RECIPE,
+    recipe: RecipeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Drop files into the database; the service trains on them when there are enough."""
@@ -151,7 +154,7 @@ def _say_dropped(summary: Summary, pending: int, settings: Settings, train_now: 
 
 
 @app.command()
-def status(recipe: RecipeOption = DEFAULT_RECIPE, as_json: JsonOption = False) -> None:
+def status(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
     """Where the stream stands."""
     settings = _settings(recipe)
     home, stream = Home(settings.home), settings.recipe.stream
@@ -184,7 +187,7 @@ def status(recipe: RecipeOption = DEFAULT_RECIPE, as_json: JsonOption = False) -
 
 @app.command()
 def runs(
-    recipe: RecipeOption = DEFAULT_RECIPE,
+    recipe: RecipeOption = None,
     limit: Annotated[int, typer.Option(min=1)] = 20,
     as_json: JsonOption = False,
 ) -> None:
@@ -200,7 +203,7 @@ def runs(
 
 
 @app.command()
-def adapters(recipe: RecipeOption = DEFAULT_RECIPE, as_json: JsonOption = False) -> None:
+def adapters(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
     """Published adapters, newest first."""
     settings = _settings(recipe)
     with database(settings) as pool:
@@ -228,7 +231,7 @@ def _when(moment: datetime | None) -> str:
 @app.command()
 def rollback(
     version: Annotated[int, typer.Argument(help="Version to make current again (see `codelupe adapters`).")],
-    recipe: RecipeOption = DEFAULT_RECIPE,
+    recipe: RecipeOption = None,
 ) -> None:
     """Make an earlier adapter current; the running service follows at its next poll."""
     settings = _settings(recipe)
@@ -247,7 +250,7 @@ def rollback(
 
 
 @app.command()
-def audit(recipe: RecipeOption = DEFAULT_RECIPE, as_json: JsonOption = False) -> None:
+def audit(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
     """Prove that every row is ineligible, pending, claimed or settled, and that the sums reconcile. Exit 1 if not."""
     settings = _settings(recipe)
     with database(settings) as pool:
@@ -274,7 +277,7 @@ def _say_audit(found: audit_table.Audit) -> None:
 
 
 @app.command()
-def gc(recipe: RecipeOption = DEFAULT_RECIPE) -> None:
+def gc(recipe: RecipeOption = None) -> None:
     """Remove adapters beyond KEEP_ADAPTERS and leftovers of interrupted writes."""
     settings = _settings(recipe)
     home = Home(settings.home)

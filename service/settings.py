@@ -99,6 +99,7 @@ class Variable:
 
 
 VARIABLES: dict[str, Variable] = {
+    "CODELUPE_RECIPE": Variable(plain, "embedded"),
     "DATABASE_URL": Variable(postgres_url, secret=True),
     "POSTGRES_HOST": Variable(plain),
     "POSTGRES_PORT": Variable(whole(1, 65535), 5432),
@@ -199,6 +200,16 @@ def read_environment(environment: Mapping[str, str], env_file: Path | None = Non
 
 def _is_set(value: str | None) -> bool:
     return bool(value and value.strip()) and not re.fullmatch(r"your_\w*_here", (value or "").strip())
+
+
+def chosen_recipe(
+    flag: Path | None, *, environment: Mapping[str, str] = os.environ, env_file: Path | None = Path(".env")
+) -> Path:
+    """The recipe's file: the flag's, else CODELUPE_RECIPE's. A name without suffix is one of the project's own."""
+    named = flag or Path(
+        read_environment(environment, env_file).get("CODELUPE_RECIPE", VARIABLES["CODELUPE_RECIPE"].default)
+    )
+    return named if named.suffix or named.exists() else PROJECT_RECIPES / f"{named}.yaml"
 
 
 def load_settings(

@@ -130,7 +130,7 @@ def test_restart_and_down_and_up_lose_nothing(stack):
 def psql(query: str) -> str:
     """A query's answer, asked inside Postgres's container."""
     return docker(
-        "exec", POSTGRES, "psql", "-h", "127.0.0.1", "-U", "coding_user", "-d", "coding_db", "-Atqc", query,
+        "exec", POSTGRES, "psql", "-h", "/var/run/postgresql", "-U", "coding_user", "-d", "coding_db", "-Atqc", query,
         check=True,
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import SettingsError
-from service.settings import OVER_THE_RECIPE, PROJECT_RECIPES, VARIABLES, load_settings
+from service.settings import OVER_THE_RECIPE, PROJECT_RECIPES, VARIABLES, chosen_recipe, load_settings
 
 EMBEDDED = PROJECT_RECIPES / "embedded.yaml"
 DEFAULT = PROJECT_RECIPES / "qwen-5090.yaml"
@@ -100,6 +100,15 @@ def test_variables_go_over_the_recipe():
     assert settings.recipe.training.learning_rate == 1e-4
     assert settings.recipe.base.attention == "sdpa"
     assert settings.recipe.tracking.sample_predictions == 0
+
+
+def test_the_recipe_is_the_flags_or_the_variables(tmp_path: Path):
+    env_file = tmp_path / ".env"
+    env_file.write_text("CODELUPE_RECIPE=qwen-5090\n")
+    assert chosen_recipe(None, environment={}, env_file=None) == EMBEDDED
+    assert chosen_recipe(None, environment={"CODELUPE_RECIPE": ""}, env_file=env_file) == DEFAULT
+    assert chosen_recipe(None, environment={"CODELUPE_RECIPE": "embedded"}, env_file=env_file) == EMBEDDED
+    assert chosen_recipe(Path("my.yaml"), environment={}, env_file=env_file) == Path("my.yaml")
 
 
 def test_postgres_variables_make_a_url_with_everything_quoted(tmp_path: Path):
