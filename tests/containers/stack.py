@@ -77,7 +77,13 @@ class Stack:
     def up(self) -> None:
         """`docker-compose up -d trainer-cpu`, and wait until it is healthy."""
         self.compose("up", "-d", "trainer-cpu")
-        wait_for(lambda: state(TRAINER)["Health"]["Status"] == "healthy", "the trainer to be healthy", 180)
+        self.wait_until_healthy()
+
+    def wait_until_healthy(self) -> None:
+        for container in (POSTGRES, TRAINER):
+            wait_for(
+                lambda name=container: state(name)["Health"]["Status"] == "healthy", f"{container} to be healthy", 180
+            )
 
     def down(self, *arguments: str) -> None:
         self.compose("--profile", "cpu", "--profile", "serve", "down", *arguments)

@@ -115,7 +115,7 @@ def test_restart_and_down_and_up_lose_nothing(stack):
     wait_for(lambda: not stack.json("status")["live_run"], "the run to end", 300)
     before = facts()
     stack.compose("restart")
-    wait_for(lambda: state(TRAINER)["Health"]["Status"] == "healthy", "health after a restart", 180)
+    stack.wait_until_healthy()
     assert facts() == before
     stack.down()
     stack.up()
