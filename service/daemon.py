@@ -33,6 +33,8 @@ MAX_CRASHES = 3
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 3600.0
 REFUSED_DELAY_SECONDS = 600.0
 """How long a refused candidate's rows rest the first time; doubled each time."""
+TOLD_BY_EVENTS = (State.CLAIMING, State.TRAINING, State.JUDGING, State.PAUSED)
+"""States whose own events (Claimed, Training process, Verdict, Paused) say that they were entered."""
 FINAL_CODES = (2, 3, 4)
 """Exit codes of the trainer after which starting the same run again would end the same way."""
 
@@ -101,7 +103,7 @@ class Daemon:
 
     def _enter(self, following: State) -> None:
         assert may_follow(self.state, following), f"{self.state} → {following}"
-        if following is not self.state:
+        if following is not self.state and following not in TOLD_BY_EVENTS:
             log("State", state=str(following), before=str(self.state))
         self.state = following
         self.board.update(state=str(following))

@@ -1,5 +1,6 @@
 """Bad input: one clear message, exit 2 or 3, no traceback."""
 
+import json
 import socket
 from pathlib import Path
 
@@ -61,6 +62,19 @@ def test_a_port_in_use(codelupe: Codelupe):
         taken.listen()
         port = str(taken.getsockname()[1])
         check_refused(codelupe.run("up", METRICS_PORT=port), 3, port, "METRICS_PORT")
+
+
+def test_in_json_the_end_is_said_in_json_too(codelupe: Codelupe, tmp_path: Path):
+    done = codelupe.run("up", "--model", str(tmp_path / "no-such-model"), LOG_FORMAT="json")
+    check_refused(done, 2)
+    stages = [json.loads(line)["message"] for line in done.stdout.splitlines()]
+    assert stages == ["database", "migrations"]
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    assert any("no-such-model" in line.get("said", "") for line in said)  # by the trainer's process
+    assert (said[-1]["message"], said[-1]["exit_code"]) == ("The service has to end", 2)
+    assert (
+        json.loads(codelupe.text(codelupe.home / "logs" / "continuous_training_qwen.log").splitlines()[-1]) == said[-1]
+    )
 
 
 def test_dropping_what_is_not_there(codelupe: Codelupe):

@@ -84,7 +84,7 @@ def test_a_stream_is_bound_once(pool: Pool) -> None:
     found = get(pool, STREAM)
     assert found is not None and found.base_revision == "r1" and found.lora["targets"] == ["q", "v"]
     other = Binding(source="code_files", base_model="m2", base_revision="r1", lora={"rank": 16, "targets": ["q"]})
-    with pytest.raises(StreamMismatch, match="choose a new stream name in the recipe") as caught:
+    with pytest.raises(StreamMismatch, match="choose a new stream name, with CODELUPE_STREAM") as caught:
         bind(pool, STREAM, other)
     assert caught.value.problems == [
         "base.model: the stream has 'm', the recipe 'm2'",
