@@ -26,9 +26,10 @@ from service.database import database
 from service.errors import PreconditionError, ServiceError, UsageError
 from service.home import Home, running_service, stop_service
 from service.intake.drop import Summary, drop_paths
-from service.publish import retire, sync_pointer
+from service.publish import retire, sync_pointer, verify_adapter
 from service.settings import PROJECT_RECIPES, Settings, load_settings
 from service.up import up as run_service
+from trainer.run_dir import RunDirectoryError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 out = Console(soft_wrap=True, highlight=False)
@@ -250,6 +251,12 @@ def rollback(
     if not home.adapter(version).is_dir():
         raise UsageError(f"{home.adapter(version)} is not there: retention removed it, or it never was")
     with database(settings) as pool:
+        for adapter in adapter_table.history(pool, stream):
+            if adapter.version == version:
+                try:
+                    verify_adapter(home, adapter)
+                except RunDirectoryError as error:
+                    raise PreconditionError(str(error)) from error
         adapter_table.roll_back(pool, stream, version)
         try:
             sync_pointer(home, stream, adapter_table.current(pool, stream))

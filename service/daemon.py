@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from dataclasses import replace
 from typing import Literal
 
 from db import adapters, embedded, runs, streams
-from db.errors import DatabaseError, LeaseLost, ParentMoved, Unavailable
+from db.errors import DatabaseError, LeaseLost, ParentMoved, SettlementMismatch, Unavailable
 from db.lease import Lease
 from db.pool import Pool
 from service.board import Board
@@ -121,6 +122,7 @@ class Daemon:
         self.upkeep.poll()
         run = runs.live(self.pool, stream)
         if run is None:
+            self.upkeep.check_current()
             return State.WAITING
         self._run_id, directory = run.run_id, self.home.run(run.run_id)
         if not directory.root.exists():
@@ -158,6 +160,7 @@ class Daemon:
         return State.WAITING
 
     def _claiming(self) -> State:
+        self.upkeep.check_current()
         current = adapters.current(self.pool, self.recipe.stream)
         try:
             claimed = claim_run(
@@ -213,10 +216,13 @@ class Daemon:
             current=self.verdict.measured["current"],
             candidate=self.verdict.measured["candidate"],
         )
-        if self.verdict.promote:
-            self._publish(directory, report, outcomes)
-        else:
-            self._refuse(outcomes, self.verdict.text(), report)
+        try:
+            if self.verdict.promote:
+                self._publish(directory, report, outcomes)
+            else:
+                self._refuse(outcomes, self.verdict.text(), report)
+        except SettlementMismatch as error:  # its directory is that of another run of this number: a restored backup
+            self._not_published("failed", str(error))
         return self._after_verdict(directory)
 
     def _paused(self) -> State:
@@ -224,9 +230,12 @@ class Daemon:
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** max(0, self._pauses - 1))
         deadline = time.monotonic() + pause
         asked_before = streams.training_requested(self.pool, self.recipe.stream)
+        current_before = adapters.current(self.pool, self.recipe.stream)
         while time.monotonic() < deadline and not self.stop.is_set():
             if streams.training_requested(self.pool, self.recipe.stream) not in (None, asked_before):
                 break  # a person asked for a run since: now is the time. What was asked before led here
+            if adapters.current(self.pool, self.recipe.stream) != current_before:
+                break  # a person went back to another version
             self._sleep(min(5.0, pause))
         for cause in ("service", "held_out"):
             self.board.clear(cause)
@@ -308,6 +317,7 @@ class Daemon:
         assert self.verdict is not None
         self.verdict = replace(self.verdict, promote=False, reasons=(reason,))
         self._give_back(state, reason)
+        shutil.rmtree(self.home.adapter(self._run_id), ignore_errors=True)  # a copy that nobody will ever name
 
     def _refuse(self, outcomes: list[RowOutcome], reason: str, report: dict[str, object] | None) -> None:
         runs.refuse(
