@@ -23,6 +23,7 @@ def apply(pool: Pool) -> list[str]:
     """
     with pool.transaction() as cursor:
         cursor.execute(QUERIES["migrations_lock"])
+        cursor.execute(QUERIES["migrations_timeout"])
         cursor.execute(QUERIES["migrations_table"])
         names = _outstanding(cursor)
         for name in names:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,19 @@ def test_a_database_that_does_not_answer(codelupe: Codelupe):
     done = codelupe.run("status", DATABASE_URL="postgresql://me:hidden@127.0.0.1:1/x")
     check_refused(done, 3, "DATABASE_URL")
     assert "hidden" not in done.stdout + done.stderr
+
+
+def test_a_database_of_a_newer_version(codelupe: Codelupe, tmp_path: Path):
+    from db import embedded
+
+    (tmp_path / "a.yaml").write_text(GOOD)
+    url = bound(codelupe, tmp_path / "a.yaml")
+    psql = [embedded.programs() / "psql", url, "--set=ON_ERROR_STOP=1", "-c"]
+    subprocess.run([*psql, "insert into codelupe.migrations values ('9999_later.sql', '0')"], check=True)
+    for command in (("status",), ("up", "--recipe", str(tmp_path / "a.yaml"))):
+        done = codelupe.run(*command, DATABASE_URL=url)
+        check_refused(done, 3, "does not know (9999_later.sql)", "newer version; update the program")
+    subprocess.run([*psql, "delete from codelupe.migrations where name = '9999_later.sql'"], check=True)
 
 
 def test_a_port_in_use(codelupe: Codelupe):
