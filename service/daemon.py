@@ -34,8 +34,8 @@ MAX_CRASHES = 3
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 3600.0
 REFUSED_DELAY_SECONDS = 600.0
 """How long a refused candidate's rows rest the first time; doubled each time."""
-TOLD_BY_EVENTS = (State.CLAIMING, State.TRAINING, State.JUDGING, State.PAUSED)
-"""States whose own events (Claimed, Training process, Verdict, Paused) say that they were entered."""
+TOLD_BY_EVENTS = (State.STANDBY, State.CLAIMING, State.TRAINING, State.JUDGING, State.PAUSED)
+"""States whose own events (Standby, Claimed, Training process, Verdict, Paused) say that they were entered."""
 FINAL_CODES = (2, 3, 4)
 """Exit codes of the trainer after which starting the same run again would end the same way."""
 
@@ -136,6 +136,8 @@ class Daemon:
     def _standby(self) -> State:
         if other := self._leadership.other_holder():
             name, seconds = other
+            if "lease" not in self.board.read().troubles:
+                log("Standby", level=logging.WARNING, stream=self.recipe.stream, held_by=name, for_seconds=seconds)
             self.board.trouble("lease", f"stream {self.recipe.stream} is held by another service ({name})")
             self._sleep(min(max(seconds, 1.0), RENEW_SECONDS), renew=False)
             return State.STANDBY

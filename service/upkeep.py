@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from db import adapters, runs, source
@@ -50,6 +51,8 @@ class Upkeep:
             if sync_pointer(self.home, self.stream, current):
                 log("Pointer", stream=self.stream, version=current.version if current else None)
         except OSError as error:
+            if "pointer" not in self.board.read().troubles:
+                log("Pointer cannot be moved", level=logging.WARNING, stream=self.stream, reason=str(error))
             self.board.trouble("pointer", f"{self.home.pointer(self.stream)} cannot be moved: {error}")
         else:
             self.board.clear("pointer")

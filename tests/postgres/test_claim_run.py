@@ -21,6 +21,7 @@ from service.claim import NothingToHoldOut, claim_run
 from service.daemon import Daemon
 from service.home import Home
 from service.intake import demo
+from service.publish import tidy_run
 from service.settings import PROJECT_RECIPES, Settings, load_settings
 from service.states import State
 from service.upkeep import Pause
@@ -225,6 +226,33 @@ def test_no_claim_on_a_damaged_adapter(world: World, harm: str):
     assert daemon.board.read().troubles == {}
 
 
+GOOD_REPORT = {
+    "run_id": 1,
+    "rows": {"trained": 1},
+    "held_out": {"samples": 1},
+    "evaluation": {"anchor": {"loss": 4.0}, "current": {"loss": 4.0}, "candidate": {"loss": 3.0}},
+    "train": {"tokens_published": 10},
+}
+"""Of run 1, which the judge promotes."""
+
+
+def test_a_directory_that_was_tidied_after_the_dump_is_given_back(world: World):
+    """A restored database has run 1 live, and the copied directory is what its verdict left behind."""
+    world.insert(20)
+    world.claim()
+    daemon = world.daemon()
+    directory = world.home.run(1)
+    write_json(directory.report, GOOD_REPORT)
+    write_outcomes(directory.rows_outcome, [])
+    tidy_run(directory)
+    assert daemon._starting() is State.TRAINING
+    assert daemon._training() is State.JUDGING
+    assert daemon._judging() is State.WAITING
+    run = runs.get(world.pool, 1)
+    assert run is not None and run.state == "failed" and "the candidate is damaged" in str(run.reason)
+    assert world.audit().pending == 20
+
+
 def test_the_directory_of_another_run_of_this_number_is_given_back(world: World):
     """A restored database has run 1 live, and the folder has the run 1 of another history, ready to be judged."""
     world.insert(20)
@@ -232,8 +260,7 @@ def test_the_directory_of_another_run_of_this_number_is_given_back(world: World)
     daemon = world.daemon()
     assert daemon._starting() is State.TRAINING
     directory = world.home.run(1)
-    losses = {name: {"loss": value} for name, value in (("anchor", 4.0), ("current", 4.0), ("candidate", 3.0))}
-    write_json(directory.report, {"evaluation": losses, "train": {"tokens_published": 10}})
+    write_json(directory.report, GOOD_REPORT)
     write_outcomes(directory.rows_outcome, [RowOutcome(file_id=9999, outcome="trained", samples=1, tokens=10)])
     directory.adapter.mkdir()
     (directory.adapter / "adapter_model.safetensors").write_bytes(b"others")

@@ -137,7 +137,9 @@ def test_migrations_refuse_what_they_do_not_know(
     (tmp_path / "0001_initial.sql").write_text(script)
     (tmp_path / "0002_next.sql").write_text("create table codelupe.next (note text default '100%');")
     (tmp_path / "0003_broken.sql").write_text("create table codelupe.broken (;")
-    with pytest.raises(Misconfigured, match="syntax error"):
+    with pytest.raises(
+        Misconfigured, match=r"migration 0003_broken.sql failed, and the database is as it was: .*syntax error"
+    ):
         migrate.apply(pool)
     assert migrate.pending(pool) == ["0002_next.sql", "0003_broken.sql"]  # all or none
     (tmp_path / "0003_broken.sql").unlink()
