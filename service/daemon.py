@@ -223,7 +223,7 @@ class Daemon:
                 self._publish(directory, report, outcomes)
             else:
                 self._refuse(outcomes, self.verdict.text(), report)
-        except SettlementMismatch as error:  # its directory is that of another run of this number: a restored backup
+        except SettlementMismatch as error:  # its directory is another run's of this number, after a restore
             self._not_published("failed", str(error))
         return self._after_verdict(directory)
 
@@ -294,6 +294,10 @@ class Daemon:
         assert self.verdict is not None
         try:
             published = copy_candidate(self.home, directory, self._run_id, report, self._beat_and_renew)
+        except RunDirectoryError as error:
+            self._not_published("failed", f"the candidate is damaged: {error}")
+            return
+        try:
             runs.publish(
                 self.pool,
                 self.lease,
@@ -306,11 +310,9 @@ class Daemon:
                 ),
                 report,
             )
-        except ParentMoved as error:
-            self._not_published("returned", str(error))
-            return
-        except RunDirectoryError as error:
-            self._not_published("failed", f"the candidate is damaged: {error}")
+        except (ParentMoved, SettlementMismatch) as error:
+            self._not_published("returned" if isinstance(error, ParentMoved) else "failed", str(error))
+            shutil.rmtree(published.folder)  # nobody will ever name this copy
             return
         log("Saving adapter", run=self._run_id, version=self._run_id, folder=str(published.folder))
 
@@ -319,7 +321,6 @@ class Daemon:
         assert self.verdict is not None
         self.verdict = replace(self.verdict, promote=False, reasons=(reason,))
         self._give_back(state, reason)
-        shutil.rmtree(self.home.adapter(self._run_id), ignore_errors=True)  # a copy that nobody will ever name
 
     def _refuse(self, outcomes: list[RowOutcome], reason: str, report: dict[str, object] | None) -> None:
         runs.refuse(

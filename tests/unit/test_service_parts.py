@@ -18,9 +18,10 @@ from service.home import Home, only_service, running_service, stop_service
 from service.intake.demo import demo_files
 from service.intake.filters import refusal
 from service.launch import prepare_base, trainer_environment
-from service.logs import FORMATS, LOG, event
-from service.settings import PROJECT_RECIPES, Eligibility
+from service.logs import FORMATS, LOG, event, sayer
+from service.settings import PROJECT_RECIPES, Eligibility, load_settings
 from service.states import TRANSITIONS, State, may_follow
+from service.up import _show_addresses
 from service.watch import HANDLERS, Watcher
 from trainer.run_dir import RunDirectory, append_event
 
@@ -164,6 +165,23 @@ def test_what_others_say_is_json_too(tmp_path: Path):
     assert [strict(line) for line in (tmp_path / "log").read_text().splitlines()] == found
     said = strict(done.stdout)
     assert (said["message"], said["text"], said["health"]) == ("ready", "http://x", "http://x/health")
+
+
+@pytest.mark.parametrize(
+    ("address", "public", "shown"),
+    [
+        (("0.0.0.0", 8090), None, "http://127.0.0.1:8090"),
+        (("::1", 8090, 0, 0), None, "http://[::1]:8090"),
+        (("0.0.0.0", 8090), "https://lupe.example", "https://lupe.example"),
+    ],
+)
+def test_the_address_that_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], address, public: str | None, shown: str
+):
+    environment = {} if public is None else {"PUBLIC_URL": public}
+    settings = load_settings(PROJECT_RECIPES / "embedded.yaml", environment=environment, env_file=None)
+    _show_addresses(address, Home(tmp_path), settings, sayer("text"))
+    assert capsys.readouterr().out.splitlines()[0] == f"· ready        {shown}/health   {shown}/metrics"
 
 
 def test_events_reach_the_board_and_the_log(tmp_path: Path, lines):
