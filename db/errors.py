@@ -30,7 +30,8 @@ class StreamMismatch(DatabaseError):
         self.problems = problems
         listed = "\n".join(f"  - {problem}" for problem in problems)
         super().__init__(
-            f"the stream {stream} cannot continue with this recipe; choose a new stream name in the recipe:\n{listed}"
+            f"the stream {stream} cannot continue with this recipe; choose a new stream name, with CODELUPE_STREAM or "
+            f"as `stream` in the recipe:\n{listed}"
         )
 
 

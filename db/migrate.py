@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import psycopg2
 from psycopg2 import extensions
 
 from db.errors import Misconfigured
-from db.pool import Pool
+from db.pool import Pool, classify
 from db.queries import QUERIES
 
 FOLDER = Path(__file__).parent.parent / "migrations"
@@ -20,14 +21,20 @@ def apply(pool: Pool) -> list[str]:
     Raises:
         Misconfigured: an applied migration's file has changed, or the database knows one that this program
         does not.
+        DatabaseError: a migration failed; it is named.
     """
     with pool.transaction() as cursor:
         cursor.execute(QUERIES["migrations_lock"])
+        cursor.execute(QUERIES["migrations_timeout"])
         cursor.execute(QUERIES["migrations_table"])
         names = _outstanding(cursor)
         for name in names:
             script = (FOLDER / name).read_text(encoding="utf-8")
-            cursor.execute(script)
+            try:
+                cursor.execute(script)
+            except psycopg2.Error as error:
+                found = classify(error, cursor.connection)
+                raise type(found)(f"the migration {name} failed, and the database is as it was: {found}") from error
             cursor.execute(QUERIES["migrations_add"], {"name": name, "sha256": _digest(script)})
     return names
 

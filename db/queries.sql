@@ -6,6 +6,10 @@
 -- One migrating process at a time; the lock ends with the transaction.
 select pg_advisory_xact_lock(hashtext('codelupe.migrations'));
 
+-- name: migrations_timeout
+-- To rewrite a large table takes as long as it takes.
+set local statement_timeout = 0;
+
 -- name: migrations_table
 -- Where applied migrations are remembered.
 create schema if not exists codelupe;

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import TextIO
 
 from db.adapters import Adapter
@@ -15,6 +17,7 @@ from db.pool import Pool
 from db.source import Claim, HeldOutRow, SourceRow, claim
 from service.home import Home
 from service.intake.filters import refusal
+from service.logs import event as log
 from service.publish import Beat
 from service.settings import Settings
 from service.split import Role, Splitter
@@ -64,11 +67,11 @@ def claim_run(
     """Claim up to MAX_DATASET_SIZE rows and write their run directory. `recipe` has its base pinned.
 
     The directory is complete under a temporary name before the commit and gets its own name after it; a crash
-    between the two leaves a run without a directory, which the next start gives back.
+    between the two leaves a run without a directory, which the next start gives back. Folders that have the new
+    run's number already are set aside.
 
     Raises:
         NothingToHoldOut: no row could be held out.
-        FileExistsError: the run's number was used in this folder before, with another database.
     """
     parent_version = parent.version if parent else None
     with claim(
@@ -81,7 +84,7 @@ def claim_run(
         seed=recipe.training.seed,
     ) as rows:
         final = home.run(rows.run_id)
-        _check_unused(home, rows.run_id)
+        _set_aside(home, rows.run_id)
         with _temporary(final) as folder:
             claimed = _fill(rows, folder, recipe, beat)
             if claimed.run_id is None:
@@ -94,13 +97,19 @@ def claim_run(
     return claimed
 
 
-def _check_unused(home: Home, run_id: int) -> None:
-    """A new run's folders cannot be there yet: those of another database would be taken for its own."""
+def _set_aside(home: Home, run_id: int) -> None:
+    """A new run's folders cannot be there yet. Those that are were left by another database, or by runs that came
+    after the backup that this one was restored from: kept under another name, and never taken for the run's own."""
     for folder in (home.run(run_id).root, home.adapter(run_id)):
         if folder.exists():
-            raise FileExistsError(
-                f"{folder} is there, and run {run_id} of this database is only now to be made: {home.root} was used "
-                "with another database. Move its runs and adapters away, or set CODELUPE_HOME to another folder"
+            aside = folder.with_name(f"set-aside-{folder.name}-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
+            folder.rename(aside)
+            fsync_folder(folder.parent)
+            log(
+                "Folder of a run that this database does not know set aside; remove it when nobody misses it",
+                level=logging.WARNING,
+                run=run_id,
+                folder=str(aside),
             )
 
 

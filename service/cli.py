@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from dataclasses import asdict
 from datetime import datetime
@@ -20,13 +21,15 @@ from db import embedded, source, streams
 from db import lease as leases
 from db import runs as run_table
 from db.errors import DatabaseError
+from service import logs
 from service.database import database
 from service.errors import PreconditionError, ServiceError, UsageError
 from service.home import Home, running_service, stop_service
 from service.intake.drop import Summary, drop_paths
-from service.publish import retire, sync_pointer
-from service.settings import Settings, chosen_recipe, load_settings
+from service.publish import retire, sync_pointer, verify_adapter
+from service.settings import PROJECT_RECIPES, Settings, load_settings
 from service.up import up as run_service
+from trainer.run_dir import RunDirectoryError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 out = Console(soft_wrap=True, highlight=False)
@@ -88,11 +91,23 @@ def up(
     """Run the service: poll, train, judge, publish, for as long as it is left running."""
     settings = _settings(recipe, METRICS_PORT=None if port is None else str(port), MODEL=model)
     wanted = (settings.recipe.service.demo_corpus and settings.database_url is None) if demo is None else demo
-    verdict = run_service(settings, once=once, demo_corpus=wanted, say=lambda line: out.print(f"· {escape(line)}"))
+    logs.set_up(settings.log_format)
+    say = logs.sayer(settings.log_format)
+    try:
+        verdict = run_service(settings, once=once, demo_corpus=wanted, say=say)
+    except (ServiceError, DatabaseError) as error:
+        if settings.log_format == "text":  # a message for a person, on lines of its own
+            raise
+        code = error.exit_code if isinstance(error, ServiceError) else PreconditionError.exit_code
+        logs.event("The service has to end", level=logging.ERROR, reason=str(error), exit_code=code)
+        raise typer.Exit(code) from error
     if once:
-        out.print(
-            f"verdict: {'published' if verdict.promote else 'refused'}: {verdict.text()}" if verdict else "no verdict"
-        )
+        outcome = ("published" if verdict.promote else "refused") if verdict else "none"
+        reason = verdict.text() if verdict else "no verdict"
+        if settings.log_format == "text":
+            out.print(f"verdict: {outcome}: {escape(reason)}" if verdict else reason)
+        else:
+            say("verdict", reason, outcome=outcome)
         raise typer.Exit(0 if verdict and verdict.promote else 1)
 
 
@@ -239,6 +254,12 @@ def rollback(
     if not home.adapter(version).is_dir():
         raise UsageError(f"{home.adapter(version)} is not there: retention removed it, or it never was")
     with database(settings) as pool:
+        for adapter in adapter_table.history(pool, stream):
+            if adapter.version == version:
+                try:
+                    verify_adapter(home, adapter)
+                except RunDirectoryError as error:
+                    raise PreconditionError(str(error)) from error
         adapter_table.roll_back(pool, stream, version)
         try:
             sync_pointer(home, stream, adapter_table.current(pool, stream))

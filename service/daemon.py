@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from dataclasses import replace
 from typing import Literal
 
 from db import adapters, embedded, runs, streams
-from db.errors import DatabaseError, LeaseLost, ParentMoved, Unavailable
+from db.errors import DatabaseError, LeaseLost, ParentMoved, SettlementMismatch, Unavailable
 from db.lease import Lease
 from db.pool import Pool
 from service.board import Board
@@ -33,6 +34,8 @@ MAX_CRASHES = 3
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 3600.0
 REFUSED_DELAY_SECONDS = 600.0
 """How long a refused candidate's rows rest the first time; doubled each time."""
+TOLD_BY_EVENTS = (State.STANDBY, State.CLAIMING, State.TRAINING, State.JUDGING, State.PAUSED)
+"""States whose own events (Standby, Claimed, Training process, Verdict, Paused) say that they were entered."""
 FINAL_CODES = (2, 3, 4)
 """Exit codes of the trainer after which starting the same run again would end the same way."""
 
@@ -101,7 +104,7 @@ class Daemon:
 
     def _enter(self, following: State) -> None:
         assert may_follow(self.state, following), f"{self.state} → {following}"
-        if following is not self.state:
+        if following is not self.state and following not in TOLD_BY_EVENTS:
             log("State", state=str(following), before=str(self.state))
         self.state = following
         self.board.update(state=str(following))
@@ -119,6 +122,7 @@ class Daemon:
         self.upkeep.poll()
         run = runs.live(self.pool, stream)
         if run is None:
+            self.upkeep.check_current()
             return State.WAITING
         self._run_id, directory = run.run_id, self.home.run(run.run_id)
         if not directory.root.exists():
@@ -132,6 +136,8 @@ class Daemon:
     def _standby(self) -> State:
         if other := self._leadership.other_holder():
             name, seconds = other
+            if "lease" not in self.board.read().troubles:
+                log("Standby", level=logging.WARNING, stream=self.recipe.stream, held_by=name, for_seconds=seconds)
             self.board.trouble("lease", f"stream {self.recipe.stream} is held by another service ({name})")
             self._sleep(min(max(seconds, 1.0), RENEW_SECONDS), renew=False)
             return State.STANDBY
@@ -156,6 +162,7 @@ class Daemon:
         return State.WAITING
 
     def _claiming(self) -> State:
+        self.upkeep.check_current()
         current = adapters.current(self.pool, self.recipe.stream)
         try:
             claimed = claim_run(
@@ -211,10 +218,13 @@ class Daemon:
             current=self.verdict.measured["current"],
             candidate=self.verdict.measured["candidate"],
         )
-        if self.verdict.promote:
-            self._publish(directory, report, outcomes)
-        else:
-            self._refuse(outcomes, self.verdict.text(), report)
+        try:
+            if self.verdict.promote:
+                self._publish(directory, report, outcomes)
+            else:
+                self._refuse(outcomes, self.verdict.text(), report)
+        except SettlementMismatch as error:  # its directory is another run's of this number, after a restore
+            self._not_published("failed", str(error))
         return self._after_verdict(directory)
 
     def _paused(self) -> State:
@@ -222,9 +232,12 @@ class Daemon:
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** max(0, self._pauses - 1))
         deadline = time.monotonic() + pause
         asked_before = streams.training_requested(self.pool, self.recipe.stream)
+        current_before = adapters.current(self.pool, self.recipe.stream)
         while time.monotonic() < deadline and not self.stop.is_set():
             if streams.training_requested(self.pool, self.recipe.stream) not in (None, asked_before):
                 break  # a person asked for a run since: now is the time. What was asked before led here
+            if adapters.current(self.pool, self.recipe.stream) != current_before:
+                break  # a person went back to another version
             self._sleep(min(5.0, pause))
         for cause in ("service", "held_out"):
             self.board.clear(cause)
@@ -281,6 +294,10 @@ class Daemon:
         assert self.verdict is not None
         try:
             published = copy_candidate(self.home, directory, self._run_id, report, self._beat_and_renew)
+        except RunDirectoryError as error:
+            self._not_published("failed", f"the candidate is damaged: {error}")
+            return
+        try:
             runs.publish(
                 self.pool,
                 self.lease,
@@ -293,11 +310,9 @@ class Daemon:
                 ),
                 report,
             )
-        except ParentMoved as error:
-            self._not_published("returned", str(error))
-            return
-        except RunDirectoryError as error:
-            self._not_published("failed", f"the candidate is damaged: {error}")
+        except (ParentMoved, SettlementMismatch) as error:
+            self._not_published("returned" if isinstance(error, ParentMoved) else "failed", str(error))
+            shutil.rmtree(published.folder)  # nobody will ever name this copy
             return
         log("Saving adapter", run=self._run_id, version=self._run_id, folder=str(published.folder))
 

@@ -70,7 +70,8 @@ PASSED_ON = frozenset(
 def trainer_environment(environment: Mapping[str, str], secrets: Mapping[str, str]) -> dict[str, str]:
     """What the trainer's process may see."""
     passed = {name: value for name, value in environment.items() if name in PASSED_ON}
-    return {**passed, **secrets, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    quiet = {} if sys.stderr.isatty() else {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    return {**passed, **secrets, **quiet, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class TrainerProcess:
@@ -142,9 +143,15 @@ def watch_to_end(process: TrainerProcess, stop: threading.Event, each_moment: Ca
 
 
 def prepare_base(
-    recipe_file: Path, secrets: Mapping[str, str], stop: threading.Event, each_moment: Callable[[], None]
+    recipe_file: Path,
+    secrets: Mapping[str, str],
+    stop: threading.Event,
+    each_moment: Callable[[], None],
+    *,
+    capture_stderr: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m trainer prepare`: resolve the base and check that the recipe fits it. stderr is the user's.
+    """Run `python -m trainer prepare`: resolve the base and check that the recipe fits it. stderr is the user's,
+    unless it is captured.
 
     In a session of its own, where a terminal's Ctrl-C does not reach it; killed when we are told to stop.
     """
@@ -152,6 +159,7 @@ def prepare_base(
         [sys.executable, "-m", "trainer", "prepare", str(recipe_file)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if capture_stderr else None,
         text=True,
         cwd=PROJECT,
         env=trainer_environment(os.environ, secrets),
@@ -159,8 +167,8 @@ def prepare_base(
     ) as process:
         while True:
             try:
-                output, _ = process.communicate(timeout=WATCH_SECONDS)
-                return subprocess.CompletedProcess(process.args, process.returncode, output)
+                output, errors = process.communicate(timeout=WATCH_SECONDS)
+                return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
             except subprocess.TimeoutExpired:
                 each_moment()
                 if stop.is_set():

@@ -1,26 +1,52 @@
-"""Structured log lines: one event a line, `time level message key=value …`, on stderr and in a rotated file."""
+"""What the service says: one event a line, as text or as JSON, on stderr and in a rotated file; stages on stdout."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
+import sys
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 LOG = logging.getLogger("codelupe")
 MAX_LOG_BYTES = 10 * 1024 * 1024
 KEPT_LOG_FILES = 5
 
 
-class _Lines(logging.Formatter):
+class Say(Protocol):
+    """Shows one stage of `up` on stdout."""
+
+    def __call__(self, stage: str, text: str, /, **fields: Any) -> None: ...
+
+
+class _TextLines(logging.Formatter):
+    """`time level message key=value …`"""
+
     def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, Any] = getattr(record, "fields", {})
-        pairs = "".join(f" {key}={_shown(value)}" for key, value in fields.items() if value is not None)
+        pairs = "".join(f" {key}={_shown(value)}" for key, value in _fields(record).items() if value is not None)
         line = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S%z')} {record.levelname} {record.getMessage()}{pairs}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, message, the event's fields as they are, a traceback as `exception`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        exception = {"exception": self.formatException(record.exc_info)} if record.exc_info else {}
+        return json_object(record.created, record.levelname, record.getMessage(), _fields(record), **exception)
+
+
+def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
+    fields: Mapping[str, Any] = getattr(record, "fields", {})
+    return fields
 
 
 def _shown(value: Any) -> str:
@@ -31,19 +57,98 @@ def _shown(value: Any) -> str:
     return json.dumps(text, ensure_ascii=False) if not text or set(text) & set(' "=\n\r\t') else text
 
 
-def set_up(log_file: Path) -> None:
-    """Send the service's log to stderr and to the rotated file."""
-    LOG.setLevel(logging.INFO)
+def json_object(created: float, level: str, message: str, fields: Mapping[str, Any], **more: str) -> str:
+    """One line of strict JSON. `created` is in seconds since 1970.
+
+    A field that is called like one of ours gets a `field_` before its name; NaN and infinity, which are not JSON,
+    become their names.
+    """
+    line: dict[str, Any] = {
+        "time": datetime.fromtimestamp(created, UTC).astimezone().isoformat(timespec="milliseconds"),
+        "level": level,
+        "message": message,
+        **more,
+    }
+    taken = {"time", "level", "message", "exception"}
+    for name, value in fields.items():
+        line[f"field_{name}" if name in taken else name] = _plain(value)
+    return json.dumps(line, allow_nan=False)  # ASCII: a path may hold bytes that are not UTF-8
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold."""
+    match value:
+        case bool() | int() | str() | None:
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case datetime():
+            return value.isoformat()
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item) for item in value]
+    return str(value)
+
+
+# --- the two ways to write ------------------------------------------------------------------------------------
+
+
+def _say_text(stage: str, text: str, /, **fields: Any) -> None:
+    took = f" ({fields['seconds']:.1f} s)" if "seconds" in fields else ""
+    sys.stdout.write(f"· {stage:<12} {text}".rstrip() + f"{took}\n")
+    sys.stdout.flush()
+
+
+def _say_json(stage: str, text: str, /, **fields: Any) -> None:
+    now = datetime.now(UTC).timestamp()
+    sys.stdout.write(json_object(now, "INFO", stage, {"text": text, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+FORMATS: dict[str, tuple[type[logging.Formatter], Say]] = {
+    "text": (_TextLines, _say_text),
+    "json": (_JsonLines, _say_json),
+}
+"""LOG_FORMAT → how an event is written, and how a stage is said."""
+
+
+def set_up(log_format: str, log_file: Path | None = None) -> None:
+    """Send the service's log to stderr and, once it is known, to the rotated file. Warnings of libraries go along."""
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if log_file is not None:
+        handlers.append(
+            RotatingFileHandler(log_file, maxBytes=MAX_LOG_BYTES, backupCount=KEPT_LOG_FILES, encoding="utf-8")
+        )
+    formatter = FORMATS[log_format][0]()
     LOG.propagate = False
-    for handler in list(LOG.handlers):
-        LOG.removeHandler(handler)
-        handler.close()
-    to_file = RotatingFileHandler(log_file, maxBytes=MAX_LOG_BYTES, backupCount=KEPT_LOG_FILES, encoding="utf-8")
-    for handler in (logging.StreamHandler(), to_file):
-        handler.setFormatter(_Lines())
-        LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    for logger in (LOG, logging.getLogger()):
+        for old in [handler for handler in logger.handlers if handler.get_name() == LOG.name]:
+            logger.removeHandler(old)
+            old.close()
+        for handler in handlers:
+            handler.set_name(LOG.name)
+            handler.setFormatter(formatter)
+            logger.addHandler(handler)
+    logging.captureWarnings(True)
+    if log_format == "json":
+        sys.excepthook = _log_uncaught
+        threading.excepthook = lambda thrown: _log_uncaught(
+            thrown.exc_type, thrown.exc_value or thrown.exc_type(), thrown.exc_traceback
+        )
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What nobody caught, as one event; Python's own way would be many lines."""
+    LOG.critical("Uncaught exception", exc_info=(kind, error, trace))
 
 
 def event(message: str, /, *, level: int = logging.INFO, **fields: Any) -> None:
     """Log one event with its fields."""
     LOG.log(level, message, extra={"fields": fields})
+
+
+def sayer(log_format: str) -> Say:
+    """How `up` shows its stages."""
+    return FORMATS[log_format][1]

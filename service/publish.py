@@ -18,10 +18,12 @@ from trainer.run_dir import (
     CHUNK_BYTES,
     MANIFEST,
     RunDirectory,
+    RunDirectoryError,
     fsync_folder,
     new_folder,
     read_json,
     read_rows,
+    sha256_file,
     verify_manifest,
     write_json,
     write_manifest,
@@ -86,6 +88,21 @@ def lineage(run: RunDirectory, version: int, report: dict[str, Any]) -> dict[str
     }
 
 
+def verify_adapter(home: Home, adapter: Adapter) -> None:
+    """Make sure that a published adapter's folder is what was published, byte by byte.
+
+    Raises:
+        RunDirectoryError: it is missing, damaged, or of another history.
+    """
+    folder = home.adapter(adapter.version)
+    verify_manifest(folder)
+    if (found := sha256_file(folder / MANIFEST)) != adapter.manifest_sha256:
+        raise RunDirectoryError(
+            f"{folder} is whole and is not what the database has as version {adapter.version}: its {MANIFEST} has the "
+            f"sha256 {found[:12]}…, and {adapter.manifest_sha256[:12]}… was published"
+        )
+
+
 # --- the pointer ----------------------------------------------------------------------------------------------
 
 
@@ -110,6 +127,8 @@ def sync_pointer(home: Home, stream: str, current: Adapter | None) -> bool:
     if pointer_target(home, stream) == wanted:
         return False
     pointer = home.pointer(stream)
+    if pointer.exists() and not pointer.is_symlink():
+        raise FileExistsError("a folder is there and no symlink (a copy that followed symlinks?); move it away")
     with _publishing(home):
         if wanted is None:
             pointer.unlink()

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from dotenv import dotenv_values
 
 from db.source import Eligibility, Source
 from service.errors import SettingsError
+from service.logs import FORMATS
 from trainer.errors import RecipeError
 from trainer.recipe import Recipe, load_recipe, with_overrides
 
@@ -78,6 +79,30 @@ def postgres_url(text: str) -> str:
     return text
 
 
+def web_address(text: str) -> str:
+    """An http or https address, without the slash at its end."""
+    allowed = "http://host:port or https://host"
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        raise ValueError(allowed) from None
+    if not good or parts.query or parts.fragment or parts.username is not None or re.search(r"\s", text):
+        raise ValueError(allowed)
+    return text.rstrip("/")
+
+
+def one_of(*names: str) -> Parser:
+    """One of a few short names."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in names:
+            raise ValueError(" or ".join(names))
+        return text.lower()
+
+    return parse
+
+
 def folder(text: str) -> Path:
     """A folder, made absolute."""
     return Path(text).expanduser().absolute()
@@ -124,9 +149,12 @@ VARIABLES: dict[str, Variable] = {
     "SOURCE_TABLE": Variable(plain, "code_files"),
     "SOURCE_COLUMNS": Variable(plain, ""),
     "CODELUPE_HOME": Variable(folder, Path("var").absolute()),
+    "PUBLIC_URL": Variable(web_address),
+    "LOG_FORMAT": Variable(one_of(*FORMATS), "text"),
     "CODELUPE_TOKEN": Variable(plain, secret=True),
     "KEEP_ADAPTERS": Variable(whole(1), 10),
     "SAMPLE_PREDICTIONS": Variable(whole(0, 1000)),
+    "CODELUPE_STREAM": Variable(plain),
     "MODEL": Variable(plain),
     "BATCH_SIZE": Variable(whole(1)),
     "GRADIENT_ACCUMULATION_STEPS": Variable(whole(1)),
@@ -138,6 +166,7 @@ VARIABLES: dict[str, Variable] = {
 """Every variable that the service reads; .env.example explains each."""
 
 OVER_THE_RECIPE = {
+    "CODELUPE_STREAM": "stream",
     "MODEL": "base.model",
     "BATCH_SIZE": "training.batch_size",
     "GRADIENT_ACCUMULATION_STEPS": "training.gradient_accumulation_steps",
@@ -183,6 +212,10 @@ class Settings:
     db_pool_max_conn: int
     metrics_host: str
     metrics_port: int
+    public_url: str | None
+    """Where people reach the service, when that is not the address that it listens on."""
+    log_format: str
+    """text or json."""
     home: Path
     token: str | None
     """Without one, every POST is refused."""
@@ -260,6 +293,8 @@ def load_settings(
         db_pool_max_conn=values["DB_POOL_MAX_CONN"],
         metrics_host=values["METRICS_HOST"],
         metrics_port=values["METRICS_PORT"],
+        public_url=values["PUBLIC_URL"],
+        log_format=values["LOG_FORMAT"],
         home=values["CODELUPE_HOME"],
         token=values["CODELUPE_TOKEN"],
         keep_adapters=values["KEEP_ADAPTERS"],

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from db import adapters, embedded, runs, streams
 from db.errors import DatabaseError, StreamMismatch
@@ -26,10 +27,15 @@ from service.http import Actions, HttpServer, create_app, listen
 from service.intake import demo
 from service.judge import Verdict
 from service.launch import prepare_base
+from service.logs import Say
 from service.settings import Settings
 from trainer.recipe import TINY_BASE, Recipe, dump_recipe, pinned
 
-Say = Callable[[str], None]
+
+class Note(Protocol):
+    """Takes what a stage came to."""
+
+    def __call__(self, text: str, /, **fields: Any) -> None: ...
 
 
 def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdict | None:
@@ -45,7 +51,7 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdic
         stack.enter_context(_stop_signals(stop))
         home.prepare()
         stack.enter_context(only_service(home))
-        logs.set_up(home.log_file)
+        logs.set_up(settings.log_format, home.log_file)
         listening = listen(settings.metrics_host, settings.metrics_port)
         stack.callback(listening.close)
         board = Board(_first_snapshot(settings))
@@ -57,7 +63,7 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdic
         stack.callback(server.close)
         with _stage(say, "migrations") as note:
             applied = get_ready(pool, settings)
-            note(f"{', '.join(applied)} applied" if applied else "up to date")
+            note(f"{', '.join(applied)} applied" if applied else "up to date", applied=applied)
         recipe = _prepare(settings, say, stop, board)
         if recipe is None:
             return None
@@ -68,7 +74,7 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdic
         if demo_corpus:
             stack.enter_context(_demo_corpus(pool, settings, board, stop, say))
         daemon.run()
-        say("stopping")
+        say("stopping", "")
         stop.set()
         return daemon.verdict
 
@@ -89,13 +95,17 @@ def _stop_signals(stop: threading.Event) -> Iterator[None]:
 
 
 @contextmanager
-def _stage(say: Say, name: str) -> Iterator[Callable[[str], None]]:
+def _stage(say: Say, name: str) -> Iterator[Note]:
     """One line for one stage, with what was noted and how long it took."""
-    notes: list[str] = []
+    notes: list[tuple[str, dict[str, Any]]] = []
     began = time.monotonic()
-    yield notes.append
-    if notes:  # none: it was cut short
-        say(f"{name:<12} {' '.join(notes)} ({time.monotonic() - began:.1f} s)")
+
+    def note(text: str, /, **fields: Any) -> None:
+        notes.append((text, fields))
+
+    yield note
+    for text, fields in notes:  # none: it was cut short
+        say(name, text, **fields, seconds=round(time.monotonic() - began, 3))
 
 
 def _first_snapshot(settings: Settings) -> Snapshot:
@@ -111,7 +121,7 @@ def _first_snapshot(settings: Settings) -> Snapshot:
 
 def _database_url(settings: Settings, home: Home, stack: ExitStack, say: Say) -> str:
     if settings.database_url is not None:
-        say(f"{'database':<12} {shown_url(settings.database_url)}")
+        say("database", shown_url(settings.database_url))
         return settings.database_url
     with _stage(say, "database") as note:
         try:
@@ -119,7 +129,7 @@ def _database_url(settings: Settings, home: Home, stack: ExitStack, say: Say) ->
         except DatabaseError as error:
             raise PreconditionError(str(error)) from error
         stack.callback(embedded.stop, home.postgres)
-        note(f"embedded PostgreSQL in {home.postgres}")
+        note(f"embedded PostgreSQL in {home.postgres}", folder=str(home.postgres))
     return url
 
 
@@ -129,7 +139,10 @@ def _prepare(settings: Settings, say: Say, stop: threading.Event, board: Board) 
     with _stage(say, "base model") as note, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(dump_recipe(recipe), encoding="utf-8")
-        done = prepare_base(path, settings.trainer_secrets, stop, board.beat)
+        logged = settings.log_format != "text"
+        done = prepare_base(path, settings.trainer_secrets, stop, board.beat, capture_stderr=logged)
+        for line in filter(str.strip, (done.stderr or "").splitlines()):
+            logs.event("Base model", level=logging.WARNING, said=line)
         if stop.is_set():
             note("stopping")
             return None
@@ -138,7 +151,7 @@ def _prepare(settings: Settings, say: Say, stop: threading.Event, board: Board) 
         if done.returncode != 0:
             raise PreconditionError(f"the base model cannot be prepared (code {done.returncode}); see above")
         facts = json.loads(done.stdout.splitlines()[-1])
-        note(f"{facts['model']} at {facts['revision'][:12]}, {facts['parameters'] / 1e6:,.1f} M parameters")
+        note(f"{facts['model']} at {facts['revision'][:12]}, {facts['parameters'] / 1e6:,.1f} M parameters", **facts)
     return pinned(recipe, model=facts["model"], revision=facts["revision"])
 
 
@@ -169,9 +182,11 @@ def _show_addresses(address: tuple[Any, ...], home: Home, settings: Settings, sa
     host, port = address[0], address[1]
     shown = f"[{host}]" if ":" in host else host
     shown = {"0.0.0.0": "127.0.0.1", "[::]": "127.0.0.1"}.get(shown, shown)
-    say(f"{'ready':<12} http://{shown}:{port}/health   http://{shown}:{port}/metrics")
-    say(f"{'adapter':<12} {home.pointer(settings.recipe.stream)} (once published)")
-    say(f"{'log':<12} {home.log_file}")
+    url = settings.public_url or f"http://{shown}:{port}"
+    pointer = home.pointer(settings.recipe.stream)
+    say("ready", f"{url}/health   {url}/metrics", health=f"{url}/health", metrics=f"{url}/metrics")
+    say("adapter", f"{pointer} (once published)", path=str(pointer))
+    say("log", str(home.log_file), path=str(home.log_file))
 
 
 @contextmanager
@@ -182,7 +197,7 @@ def _demo_corpus(pool: Pool, settings: Settings, board: Board, stop: threading.E
         return
 
     def on_batch(number: int, files: int) -> None:
-        say(f"{'corpus':<12} batch {number}: {files} files of Python's standard library")
+        say("corpus", f"batch {number}: {files} files of Python's standard library", batch=number, files=files)
 
     def feed() -> None:
         try:

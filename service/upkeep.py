@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from db import adapters, runs, source
@@ -9,8 +10,9 @@ from db.pool import Pool
 from service.board import Board
 from service.home import Home
 from service.logs import event as log
-from service.publish import retire, sync_pointer, tidy_run
+from service.publish import retire, sync_pointer, tidy_run, verify_adapter
 from service.settings import Settings
+from trainer.run_dir import RunDirectoryError
 
 
 class Pause(Exception):
@@ -49,10 +51,30 @@ class Upkeep:
             if sync_pointer(self.home, self.stream, current):
                 log("Pointer", stream=self.stream, version=current.version if current else None)
         except OSError as error:
+            if "pointer" not in self.board.read().troubles:
+                log("Pointer cannot be moved", level=logging.WARNING, stream=self.stream, reason=str(error))
             self.board.trouble("pointer", f"{self.home.pointer(self.stream)} cannot be moved: {error}")
         else:
             self.board.clear("pointer")
         self.board.update(current_version=current.version if current else None)
+
+    def check_current(self) -> None:
+        """No claim on top of an adapter that is not what was published: every run would fail.
+
+        Raises:
+            Pause: its folder is missing or damaged.
+        """
+        current = adapters.current(self.pool, self.stream)
+        if current is not None:
+            try:
+                verify_adapter(self.home, current)
+            except RunDirectoryError as error:
+                raise Pause(
+                    "adapter",
+                    f"the current adapter cannot be trained on: {error}. Bring its folder back from a backup, or "
+                    "`codelupe rollback` to a version that is whole",
+                ) from error
+        self.board.clear("adapter")
 
     def clean_up(self) -> None:
         """Leftovers of a service that was killed between a verdict and its tidying."""

@@ -12,7 +12,7 @@ from service.board import Board, Progress
 from service.logs import event as log
 from trainer.run_dir import EventTail, RunDirectory
 
-STEP_LOG_SECONDS = 1.0
+STEP_LOG_SECONDS = 5.0
 """Steps are logged at most this often, the first and the last always."""
 
 SPLITS = {"anchor": "anchor", "current": "current", "candidate": "eval"}
@@ -58,7 +58,7 @@ class Watcher:
         self._board.update(progress=self._progress)
 
     def _started(self, record: dict[str, Any]) -> None:
-        self._say("Training started", record, "pid", "device", "world_size", "resumed_from_step")
+        self._say("Training started", record, "device", "world_size", "resumed_from_step")
 
     def _stage(self, record: dict[str, Any]) -> None:
         if record.get("state") == "begin":

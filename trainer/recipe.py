@@ -317,5 +317,7 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield f"lora.targets: a name occurs twice in {', '.join(recipe.lora.targets)}"
     if not all(part.isalnum() for part in recipe.stream.replace("-", "_").split("_") if part) or not recipe.stream:
         yield f"stream: {recipe.stream!r} may hold letters, digits, - and _ only (it names a file)"
+    if recipe.stream == "adapters":
+        yield "stream: 'adapters' is taken: the folder of all adapters has this name, beside the stream's pointer"
     if data.held_out_fraction == 0 and data.min_held_out == 0:
         yield "data.held_out_fraction and data.min_held_out are both 0: nothing would be left to judge by"

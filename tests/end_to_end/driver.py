@@ -17,7 +17,18 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "from service.cli import main; main()"]
-CLEAN = ("DATABASE_URL", "POSTGRES_", "CODELUPE_", "WANDB_", "HF_TOKEN", "METRICS_", "MIN_NEW_FILES", "MODEL")
+CLEAN = (
+    "DATABASE_URL",
+    "POSTGRES_",
+    "CODELUPE_",
+    "WANDB_",
+    "HF_TOKEN",
+    "METRICS_",
+    "MIN_NEW_FILES",
+    "MODEL",
+    "LOG_FORMAT",
+    "PUBLIC_URL",
+)
 
 
 class Codelupe:

@@ -1,6 +1,8 @@
 """Bad input: one clear message, exit 2 or 3, no traceback."""
 
+import json
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -55,12 +57,38 @@ def test_a_database_that_does_not_answer(codelupe: Codelupe):
     assert "hidden" not in done.stdout + done.stderr
 
 
+def test_a_database_of_a_newer_version(codelupe: Codelupe, tmp_path: Path):
+    from db import embedded
+
+    (tmp_path / "a.yaml").write_text(GOOD)
+    url = bound(codelupe, tmp_path / "a.yaml")
+    psql = [embedded.programs() / "psql", url, "--set=ON_ERROR_STOP=1", "-c"]
+    subprocess.run([*psql, "insert into codelupe.migrations values ('9999_later.sql', '0')"], check=True)
+    for command in (("status",), ("up", "--recipe", str(tmp_path / "a.yaml"))):
+        done = codelupe.run(*command, DATABASE_URL=url)
+        check_refused(done, 3, "does not know (9999_later.sql)", "newer version; update the program")
+    subprocess.run([*psql, "delete from codelupe.migrations where name = '9999_later.sql'"], check=True)
+
+
 def test_a_port_in_use(codelupe: Codelupe):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
         check_refused(codelupe.run("up", METRICS_PORT=port), 3, port, "METRICS_PORT")
+
+
+def test_in_json_the_end_is_said_in_json_too(codelupe: Codelupe, tmp_path: Path):
+    done = codelupe.run("up", "--model", str(tmp_path / "no-such-model"), LOG_FORMAT="json")
+    check_refused(done, 2)
+    stages = [json.loads(line)["message"] for line in done.stdout.splitlines()]
+    assert stages == ["database", "migrations"]
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    assert any("no-such-model" in line.get("said", "") for line in said)  # by the trainer's process
+    assert (said[-1]["message"], said[-1]["exit_code"]) == ("The service has to end", 2)
+    assert (
+        json.loads(codelupe.text(codelupe.home / "logs" / "continuous_training_qwen.log").splitlines()[-1]) == said[-1]
+    )
 
 
 def test_dropping_what_is_not_there(codelupe: Codelupe):

@@ -1,6 +1,7 @@
 """Claiming into a run directory: complete or not there, refused rows settled, nothing lost by a crash in between."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from db import lease as leases
 from db import runs, streams
+from db.adapters import NewAdapter
 from db.audit import audit
 from db.errors import LeaseLost, Misconfigured
 from db.pool import Pool
@@ -19,11 +21,20 @@ from service.claim import NothingToHoldOut, claim_run
 from service.daemon import Daemon
 from service.home import Home
 from service.intake import demo
+from service.publish import tidy_run
 from service.settings import PROJECT_RECIPES, Settings, load_settings
 from service.states import State
 from service.upkeep import Pause
 from trainer.recipe import pinned
-from trainer.run_dir import read_rows, verify_manifest, write_json, write_outcomes
+from trainer.run_dir import (
+    RowOutcome,
+    new_folder,
+    read_rows,
+    verify_manifest,
+    write_json,
+    write_manifest,
+    write_outcomes,
+)
 
 STREAM = "tiny-codelupe"
 CODE = "".join(f"value_{n} = {n}\n" for n in range(20))
@@ -155,15 +166,111 @@ def test_the_lease_is_renewed_while_a_claim_lasts(world: World, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("taken", ["runs/000001", "models/adapters/v000001"])
-def test_folders_of_another_database_are_not_taken_for_a_new_run(world: World, taken: str):
+def test_folders_that_have_a_new_runs_number_are_set_aside(world: World, taken: str):
+    """Of another database, or of runs after the backup that this one was restored from."""
     world.insert(20)
     other = world.home.root / taken
     other.mkdir()
     (other / "report.json").write_text("{}")
-    with pytest.raises(FileExistsError, match="another database"):
-        world.claim()
-    assert world.audit().pending == 20 and runs.live(world.pool, STREAM) is None
-    assert (other / "report.json").exists()
+    assert world.claim().run_id == 1
+    [aside] = other.parent.glob(f"set-aside-{other.name}-*")
+    assert (aside / "report.json").exists()
+    verify_manifest(world.home.run(1).root)
+    assert not world.home.run(1).report.exists() and not world.home.adapter(1).exists()
+
+
+def published(world: World, version: int = 1) -> None:
+    """A run's adapter as current, with a folder that holds one file."""
+    assert world.claim().run_id == version
+    with new_folder(world.home.adapter(version)) as folder:
+        (folder / "adapter_model.safetensors").write_bytes(b"weights of version %d" % version)
+        sha256 = write_manifest(folder, version=version)
+    adapter = NewAdapter(folder=f"v{version:06d}", manifest_sha256=sha256, evaluation={})
+    for state in ("training", "judging"):
+        runs.advance(world.pool, world.lease, version, state)
+    outcomes = [
+        RowOutcome(file_id=row.file_id, outcome=outcome)
+        for path, outcome in ((world.home.run(version).rows, "trained"), (world.home.run(version).held_out, "held_out"))
+        for row in read_rows(path)
+        if row.fresh
+    ]
+    runs.publish(world.pool, world.lease, version, outcomes, adapter, {"train": {"tokens_published": 0}})
+
+
+@pytest.mark.parametrize("harm", ["flip", "remove", "swap"])
+def test_no_claim_on_a_damaged_adapter(world: World, harm: str):
+    world.insert(20)
+    published(world)
+    world.insert(20, prefix="later")
+    daemon = world.daemon()
+    assert daemon._starting() is State.WAITING
+    folder = world.home.adapter(1)
+    sound = folder.with_name("sound")
+    shutil.copytree(folder, sound)
+    match harm:
+        case "flip":
+            (folder / "adapter_model.safetensors").write_bytes(b"weights of version 0")
+        case "remove":
+            shutil.rmtree(folder)
+        case _:  # whole, and of another history
+            (folder / "adapter_model.safetensors").write_bytes(b"others")
+            write_manifest(folder, version=1)
+    for state in (daemon._starting, daemon._claiming):
+        with pytest.raises(Pause, match=r"v000001 .*codelupe rollback"):
+            state()
+    assert runs.live(world.pool, STREAM) is None
+    shutil.rmtree(folder, ignore_errors=True)
+    sound.rename(folder)
+    assert daemon._waiting() is State.CLAIMING
+    assert daemon._claiming() is State.TRAINING
+    assert daemon.board.read().troubles == {}
+
+
+GOOD_REPORT = {
+    "run_id": 1,
+    "rows": {"trained": 1},
+    "held_out": {"samples": 1},
+    "evaluation": {"anchor": {"loss": 4.0}, "current": {"loss": 4.0}, "candidate": {"loss": 3.0}},
+    "train": {"tokens_published": 10},
+}
+"""Of run 1, which the judge promotes."""
+
+
+def test_a_directory_that_was_tidied_after_the_dump_is_given_back(world: World):
+    """A restored database has run 1 live, and the copied directory is what its verdict left behind."""
+    world.insert(20)
+    world.claim()
+    daemon = world.daemon()
+    directory = world.home.run(1)
+    write_json(directory.report, GOOD_REPORT)
+    write_outcomes(directory.rows_outcome, [])
+    tidy_run(directory)
+    assert daemon._starting() is State.TRAINING
+    assert daemon._training() is State.JUDGING
+    assert daemon._judging() is State.WAITING
+    run = runs.get(world.pool, 1)
+    assert run is not None and run.state == "failed" and "the candidate is damaged" in str(run.reason)
+    assert world.audit().pending == 20
+
+
+def test_the_directory_of_another_run_of_this_number_is_given_back(world: World):
+    """A restored database has run 1 live, and the folder has the run 1 of another history, ready to be judged."""
+    world.insert(20)
+    world.claim()
+    daemon = world.daemon()
+    assert daemon._starting() is State.TRAINING
+    directory = world.home.run(1)
+    write_json(directory.report, GOOD_REPORT)
+    write_outcomes(directory.rows_outcome, [RowOutcome(file_id=9999, outcome="trained", samples=1, tokens=10)])
+    directory.adapter.mkdir()
+    (directory.adapter / "adapter_model.safetensors").write_bytes(b"others")
+    write_manifest(directory.adapter)
+    assert daemon._training() is State.JUDGING
+    assert daemon._judging() is State.WAITING
+    assert daemon.verdict is not None and not daemon.verdict.promote
+    run = runs.get(world.pool, 1)
+    assert run is not None and run.state == "failed" and "do not match the rows of run 1" in str(run.reason)
+    assert world.audit().pending == 20 and not world.home.adapter(1).exists()
 
 
 def test_a_failure_while_writing_undoes_the_claim(world: World):

@@ -84,7 +84,7 @@ def test_a_stream_is_bound_once(pool: Pool) -> None:
     found = get(pool, STREAM)
     assert found is not None and found.base_revision == "r1" and found.lora["targets"] == ["q", "v"]
     other = Binding(source="code_files", base_model="m2", base_revision="r1", lora={"rank": 16, "targets": ["q"]})
-    with pytest.raises(StreamMismatch, match="choose a new stream name in the recipe") as caught:
+    with pytest.raises(StreamMismatch, match="choose a new stream name, with CODELUPE_STREAM") as caught:
         bind(pool, STREAM, other)
     assert caught.value.problems == [
         "base.model: the stream has 'm', the recipe 'm2'",
@@ -137,7 +137,9 @@ def test_migrations_refuse_what_they_do_not_know(
     (tmp_path / "0001_initial.sql").write_text(script)
     (tmp_path / "0002_next.sql").write_text("create table codelupe.next (note text default '100%');")
     (tmp_path / "0003_broken.sql").write_text("create table codelupe.broken (;")
-    with pytest.raises(Misconfigured, match="syntax error"):
+    with pytest.raises(
+        Misconfigured, match=r"migration 0003_broken.sql failed, and the database is as it was: .*syntax error"
+    ):
         migrate.apply(pool)
     assert migrate.pending(pool) == ["0002_next.sql", "0003_broken.sql"]  # all or none
     (tmp_path / "0003_broken.sql").unlink()

@@ -66,6 +66,14 @@ def test_publishing_again_after_a_crash_replaces_the_folder(home: Home, run: Run
     assert first.manifest_sha256 == second.manifest_sha256
 
 
+def test_a_folder_where_the_pointer_has_to_be_is_not_touched(home: Home):
+    home.adapter(1).mkdir()
+    home.pointer("s").mkdir()
+    with pytest.raises(FileExistsError, match="no symlink"):
+        sync_pointer(home, "s", adapter(1, True))
+    assert home.pointer("s").is_dir()
+
+
 def test_the_pointer_follows_the_database(home: Home):
     for version in (1, 2):
         home.adapter(version).mkdir()

@@ -59,6 +59,7 @@ def test_every_problem_is_listed_at_once():
         ({"data": {"context_fraction_low": 0.5, "context_fraction_high": 0.4}}, "context_fraction_low"),
         ({"lora": {"targets": ["q_proj", "q_proj"]}}, "occurs twice"),
         ({"stream": "a/b"}, "names a file"),
+        ({"stream": "adapters"}, "is taken"),
         ({"data": {"held_out_fraction": 0, "min_held_out": 0}}, "nothing would be left to judge by"),
     ],
 )

@@ -1,9 +1,13 @@
 """The service's small parts: states, filters, home, log lines, the trainer's environment, its events."""
 
 import io
+import json
 import logging
 import multiprocessing
+import subprocess
+import sys
 import threading
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -14,11 +18,14 @@ from service.home import Home, only_service, running_service, stop_service
 from service.intake.demo import demo_files
 from service.intake.filters import refusal
 from service.launch import prepare_base, trainer_environment
-from service.logs import LOG, _Lines, event
-from service.settings import PROJECT_RECIPES, Eligibility
+from service.logs import FORMATS, LOG, event, sayer
+from service.settings import PROJECT_RECIPES, Eligibility, load_settings
 from service.states import TRANSITIONS, State, may_follow
+from service.up import _show_addresses
 from service.watch import HANDLERS, Watcher
 from trainer.run_dir import RunDirectory, append_event
+
+ROOT = PROJECT_RECIPES.parent
 
 
 def test_every_state_has_a_row_and_can_be_left_by_stopping():
@@ -90,11 +97,11 @@ def test_an_unwritable_home_says_so(tmp_path: Path):
         Home(tmp_path / "file" / "home").prepare()
 
 
-@pytest.fixture
-def lines():
+@pytest.fixture(params=["text"])
+def lines(request: pytest.FixtureRequest):
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_Lines())
+    handler.setFormatter(FORMATS[request.param][0]())
     LOG.setLevel(logging.INFO)
     LOG.addHandler(handler)
     yield lambda: stream.getvalue().splitlines()
@@ -105,6 +112,76 @@ def test_a_log_line_stays_one_line(lines):
     event("Verdict", reason='first\nsecond "quoted"', loss=1.23456789, missing=None, run=3)
     assert len(lines()) == 1
     assert lines()[0].endswith('INFO Verdict reason="first\\nsecond \\"quoted\\"" loss=1.23457 run=3')
+
+
+def strict(line: str) -> dict[str, object]:
+    """Parsed as a strict parser would: NaN and Infinity are no JSON."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return dict(json.loads(line, parse_constant=refuse))
+
+
+@pytest.mark.parametrize("lines", ["json"], indirect=True)
+def test_a_json_line_keeps_values_as_they_are(lines):
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        LOG.error("Broken", exc_info=True)
+    event(
+        "Eval", loss=2.5, run=3, best=True, parent=None, nan=float("nan"), nested={"inf": [float("-inf")]},
+        time="now", message="said", where=Path("a\udcff"),
+    )  # fmt: skip
+    broken, found = (strict(line) for line in lines())
+    assert "ValueError: two\nlines" in str(broken["exception"])
+    assert datetime.fromisoformat(str(found.pop("time"))).tzinfo is not None
+    assert found == {
+        "level": "INFO", "message": "Eval", "loss": 2.5, "run": 3, "best": True, "parent": None, "nan": "nan",
+        "nested": {"inf": ["-inf"]}, "field_time": "now", "field_message": "said",
+        "where": "a\udcff",
+    }  # fmt: skip
+
+
+def test_what_others_say_is_json_too(tmp_path: Path):
+    code = (
+        "import logging, threading, warnings\n"
+        "from pathlib import Path\n"
+        "from service.logs import event, sayer, set_up\n"
+        f"set_up('json'); set_up('json', Path({str(tmp_path / 'log')!r}))\n"
+        "event('Ours'); sayer('json')('ready', 'http://x', health='http://x/health')\n"
+        "logging.getLogger('waitress.queue').warning('depth %d', 3); warnings.warn('old\\nway')\n"
+        "thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()\n"
+        "raise SystemError('nobody caught this')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = [strict(line) for line in done.stderr.splitlines()]
+    assert [line["message"] for line in found[:2]] == ["Ours", "depth 3"]
+    assert "old\nway" in str(found[2]["message"])
+    assert ["ZeroDivisionError" in str(found[3]["exception"]), "SystemError" in str(found[4]["exception"])] == [
+        True
+    ] * 2
+    assert len(found) == 5 and done.returncode == 1
+    assert [strict(line) for line in (tmp_path / "log").read_text().splitlines()] == found
+    said = strict(done.stdout)
+    assert (said["message"], said["text"], said["health"]) == ("ready", "http://x", "http://x/health")
+
+
+@pytest.mark.parametrize(
+    ("address", "public", "shown"),
+    [
+        (("0.0.0.0", 8090), None, "http://127.0.0.1:8090"),
+        (("::1", 8090, 0, 0), None, "http://[::1]:8090"),
+        (("0.0.0.0", 8090), "https://lupe.example", "https://lupe.example"),
+    ],
+)
+def test_the_address_that_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], address, public: str | None, shown: str
+):
+    environment = {} if public is None else {"PUBLIC_URL": public}
+    settings = load_settings(PROJECT_RECIPES / "embedded.yaml", environment=environment, env_file=None)
+    _show_addresses(address, Home(tmp_path), settings, sayer("text"))
+    assert capsys.readouterr().out.splitlines()[0] == f"· ready        {shown}/health   {shown}/metrics"
 
 
 def test_events_reach_the_board_and_the_log(tmp_path: Path, lines):

@@ -102,13 +102,33 @@ def test_variables_go_over_the_recipe():
     assert settings.recipe.tracking.sample_predictions == 0
 
 
-def test_the_recipe_is_the_flags_or_the_variables(tmp_path: Path):
-    env_file = tmp_path / ".env"
-    env_file.write_text("CODELUPE_RECIPE=qwen-5090\n")
-    assert chosen_recipe(None, environment={}, env_file=None) == EMBEDDED
-    assert chosen_recipe(None, environment={"CODELUPE_RECIPE": ""}, env_file=env_file) == DEFAULT
-    assert chosen_recipe(None, environment={"CODELUPE_RECIPE": "embedded"}, env_file=env_file) == EMBEDDED
-    assert chosen_recipe(Path("my.yaml"), environment={}, env_file=env_file) == Path("my.yaml")
+def test_a_stream_of_ones_own():
+    assert load(CODELUPE_STREAM="my-stream_2").recipe.stream == "my-stream_2"
+    for bad in ("a/b", "two words", "adapters"):
+        with pytest.raises(SettingsError, match=f"CODELUPE_STREAM: '{bad}'"):
+            load(CODELUPE_STREAM=bad)
+
+
+def test_the_public_address():
+    assert load(PUBLIC_URL="https://train.example:8443/lupe/").public_url == "https://train.example:8443/lupe"
+    for bad in (
+        "train.example",
+        "ftp://x",
+        "http://",
+        "http://x:port",
+        "http://x:0",
+        "http://x?y",
+        "http://u:p@x",
+        "http://[x",
+    ):
+        with pytest.raises(SettingsError, match="PUBLIC_URL"):
+            load(PUBLIC_URL=bad)
+
+
+def test_the_log_format():
+    assert (load().log_format, load(LOG_FORMAT="JSON").log_format) == ("text", "json")
+    with pytest.raises(SettingsError, match="LOG_FORMAT: 'xml' is not allowed; text or json is"):
+        load(LOG_FORMAT="xml")
 
 
 def test_postgres_variables_make_a_url_with_everything_quoted(tmp_path: Path):
