@@ -27,7 +27,7 @@ from service.errors import PreconditionError, ServiceError, UsageError
 from service.home import Home, running_service, stop_service
 from service.intake.drop import Summary, drop_paths
 from service.publish import retire, sync_pointer, verify_adapter
-from service.settings import PROJECT_RECIPES, Settings, load_settings
+from service.settings import Settings, chosen_recipe, load_settings
 from service.up import up as run_service
 from trainer.run_dir import RunDirectoryError
 

@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def engine() -> None:
-    """A Docker engine and compose, with none of our containers on it."""
+    """A Docker engine that answers, and a compose."""
     if (
         shutil.which("docker") is None
         or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
@@ -27,6 +27,11 @@ def engine() -> None:
         pytest.skip("no Docker engine answers")
     if not compose_commands():
         pytest.skip("neither docker-compose nor docker compose is installed")
+
+
+@pytest.fixture(scope="session")
+def free_names(engine: None) -> None:
+    """The compose file's containers have fixed names: somebody's own must not be touched."""
     names = set(docker("ps", "-a", "--format", "{{.Names}}").split())
     if taken := names & {INIT, POSTGRES, TRAINER, "codelupe-qwen-5090"}:
         pytest.skip(f"containers of that name are there already and might hold somebody's data: {sorted(taken)}")
@@ -50,7 +55,9 @@ def compose(request: pytest.FixtureRequest, engine: None) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def stack(compose: list[str], cpu_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(
+    compose: list[str], free_names: None, cpu_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
     """A fresh checkout, whose containers and volumes are removed afterwards."""
     stack = Stack(checkout(tmp_path_factory.mktemp("codelupe")), compose, {"MAX_DATASET_SIZE": "40"})
     yield stack

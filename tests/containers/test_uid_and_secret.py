@@ -11,7 +11,7 @@ FILES = "docker-compose.yml:docker-compose.secrets.yml"
 
 
 @pytest.fixture(scope="module")
-def stack(cpu_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(free_names: None, cpu_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = checkout(tmp_path_factory.mktemp("codelupe"))
     secrets = folder / "secrets"
     secrets.mkdir(mode=0o700)

@@ -1,5 +1,6 @@
 """Settings: order, what counts as unset, and every problem at once."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,15 @@ def test_variables_go_over_the_recipe():
     assert settings.recipe.tracking.sample_predictions == 0
 
 
+def test_the_recipe_is_the_flags_or_the_variables(tmp_path: Path):
+    env_file = tmp_path / ".env"
+    env_file.write_text("CODELUPE_RECIPE=qwen-5090\n")
+    assert chosen_recipe(None, environment={}, env_file=None) == EMBEDDED
+    assert chosen_recipe(None, environment={"CODELUPE_RECIPE": ""}, env_file=env_file) == DEFAULT
+    assert chosen_recipe(None, environment={"CODELUPE_RECIPE": "embedded"}, env_file=env_file) == EMBEDDED
+    assert chosen_recipe(Path("my.yaml"), environment={}, env_file=env_file) == Path("my.yaml")
+
+
 def test_a_stream_of_ones_own():
     assert load(CODELUPE_STREAM="my-stream_2").recipe.stream == "my-stream_2"
     for bad in ("a/b", "two words", "adapters"):
@@ -162,7 +172,9 @@ def documented() -> dict[str, str]:
 
 def test_the_example_file_explains_every_variable():
     explained = documented()
-    assert set(explained) == set(VARIABLES)
+    by_compose = {"COMPOSE_FILE", "COMPOSE_PROFILES"}
+    in_the_compose_file = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
+    assert set(explained) == set(VARIABLES) | in_the_compose_file | by_compose
     for name, comment in explained.items():
         assert "Optional." in comment and "Default:" in comment, name
 
@@ -173,7 +185,7 @@ def test_the_example_file_changes_nothing_by_itself():
 
 def test_the_documented_defaults_are_the_real_ones():
     for name, comment in documented().items():
-        default = VARIABLES[name].default
+        default = VARIABLES[name].default if name in VARIABLES else None
         if name not in OVER_THE_RECIPE and isinstance(default, int | float) and not isinstance(default, bool):
             assert f"{default:g}" in comment.rpartition("Default:")[2], name
 
