@@ -32,7 +32,7 @@ def stacks(free_names: None, cpu_image: str, tmp_path_factory: pytest.TempPathFa
     command = next(iter(compose_commands().values()))
     found = [Stack(checkout(tmp_path_factory.mktemp(name)), command) for name in ("old", "new")]
     yield found
-    for stack in found:
+    for stack in reversed(found):  # they share a network's name
         stack.down("--volumes")
 
 
