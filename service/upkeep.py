@@ -52,7 +52,7 @@ class Upkeep:
             self.board.trouble("pointer", f"{self.home.pointer(self.stream)} cannot be moved: {error}")
         else:
             self.board.clear("pointer")
-        self.board.update(current_version=current.version if current else None)
+        self.board.update(current_version=current.version if current else None, current_known=True)
 
     def clean_up(self) -> None:
         """Leftovers of a service that was killed between a verdict and its tidying."""
