@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from dotenv import dotenv_values
 
@@ -78,6 +78,18 @@ def postgres_url(text: str) -> str:
     return text
 
 
+def http_url(text: str) -> str:
+    """The address of an HTTP server, without a path of its API and without a login in it."""
+    try:
+        address = urlsplit(text)
+        usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
+    except ValueError:
+        usable = False
+    if not usable or re.search(r"[\s@?#]", text):
+        raise ValueError("http://host:port")
+    return text.rstrip("/").removesuffix("/v1")
+
+
 def folder(text: str) -> Path:
     """A folder, made absolute."""
     return Path(text).expanduser().absolute()
@@ -125,6 +137,8 @@ VARIABLES: dict[str, Variable] = {
     "CODELUPE_HOME": Variable(folder, Path("var").absolute()),
     "CODELUPE_TOKEN": Variable(plain, secret=True),
     "KEEP_ADAPTERS": Variable(whole(1), 10),
+    "VLLM_URL": Variable(http_url),
+    "VLLM_API_KEY": Variable(plain, secret=True),
     "SAMPLE_PREDICTIONS": Variable(whole(0, 1000)),
     "MODEL": Variable(plain),
     "BATCH_SIZE": Variable(whole(1)),
@@ -186,6 +200,9 @@ class Settings:
     token: str | None
     """Without one, every POST is refused."""
     keep_adapters: int
+    vllm_url: str | None
+    """The vLLM server that is told which adapter is current; None: there is none."""
+    vllm_api_key: str | None
     trainer_secrets: Mapping[str, str]
     """What the trainer's process may know: the trackers' and the Hub's keys."""
 
@@ -252,6 +269,8 @@ def load_settings(
         home=values["CODELUPE_HOME"],
         token=values["CODELUPE_TOKEN"],
         keep_adapters=values["KEEP_ADAPTERS"],
+        vllm_url=values["VLLM_URL"],
+        vllm_api_key=values["VLLM_API_KEY"],
         trainer_secrets={name: given[name] for name in ("HF_TOKEN", "WANDB_API_KEY") if name in given},
     )
 
