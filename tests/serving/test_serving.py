@@ -12,41 +12,22 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from flask import Response, jsonify
+from following import Followed, wait_until
 from vllm_stand_in import KEY, StandIn, error
 
 from service import vllm as protocol
 from service.board import Board, Snapshot
 from service.home import Home
 from service.logs import LOG, _Lines
-from service.serving import ALIAS, Follower, serving, version_name
+from service.serving import ALIAS, serving, version_name
 from service.vllm import Vllm, VllmRefused, VllmUnavailable
 
 Publish = Callable[..., None]
 
 
-class Followed:
-    """A follower that looks when told, and has forgotten its delays unless asked to keep them."""
-
-    def __init__(self, url: str, home: Home, key: str | None = KEY) -> None:
-        self.board = Board(Snapshot(state="waiting"))
-        self.follower = Follower(Vllm(url, key), home, self.board)
-
-    def look(self, current: int | None, *, patient: bool = False) -> str | None:
-        """One look; returns the trouble."""
-        self.board.update(current_version=current, current_known=True)
-        if not patient:
-            self.follower._retry_at = 0.0
-        self.follower.look(self.board.read())
-        return self.board.read().troubles.get("serving")
-
-    @property
-    def served(self) -> int | None:
-        return self.board.read().served_version
-
-
 @pytest.fixture
 def followed(vllm: StandIn, home: Home) -> Followed:
-    return Followed(vllm.url, home)
+    return Followed(vllm.url, home, KEY)
 
 
 def served_by(vllm: StandIn, home: Home, version: int) -> bool:
@@ -173,7 +154,7 @@ def test_a_service_killed_between_load_and_test_tests_before_it_moves_the_alias(
     publish(1), publish(2, float("nan"))
     followed.look(1)
     vllm.loaded[version_name(2)] = str(home.adapter(2))
-    assert Followed(vllm.url, home).look(2) is not None
+    assert Followed(vllm.url, home, KEY).look(2) is not None
     assert served_by(vllm, home, 1)
 
 
@@ -213,7 +194,7 @@ def test_a_folder_that_the_server_does_not_see_says_what_to_do(vllm, followed):
 
 
 def test_a_wrong_key_says_so_and_shows_none(vllm, home, lines):
-    followed = Followed(vllm.url, home, key="wrong-secret")
+    followed = Followed(vllm.url, home, "wrong-secret")
     trouble = followed.look(1)
     assert trouble is not None and "VLLM_API_KEY" in trouble
     assert "wrong-secret" not in trouble + "".join(lines())
@@ -233,7 +214,7 @@ def test_without_the_switch_the_trouble_names_it(home, publish):
     vllm.runtime_loading = False
     vllm.start()
     try:
-        trouble = Followed(vllm.url, home).look(1)
+        trouble = Followed(vllm.url, home, KEY).look(1)
     finally:
         vllm.stop()
     assert trouble is not None and "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1" in trouble
@@ -243,7 +224,7 @@ def test_a_refused_connection_is_not_an_error_of_ours(home):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    trouble = Followed(url, home).look(1)
+    trouble = Followed(url, home, None).look(1)
     assert trouble is not None and "cannot be reached" in trouble
 
 
@@ -322,13 +303,6 @@ def test_the_service_stops_while_a_load_hangs(vllm, home, publish):
     with serving(vllm.url, KEY, home, board):
         wait_until(lambda: ("load", version_name(1)) in vllm.calls)
     assert vllm.loaded == {}
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_troubles_of_many_threads_do_not_undo_each_other():
