@@ -16,13 +16,16 @@ from service.board import Board, Snapshot
 from service.home import Home
 from service.logs import event as log
 from service.states import State
-from service.vllm import Vllm, VllmError
+from service.vllm import Vllm, VllmError, VllmUnavailable
 
 ALIAS = "codelupe:latest"
 """The model name that editors use."""
 PREFIX = "codelupe-v"
 LOOK_SECONDS = 3.0
-FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 5.0, 300.0
+FIRST_DELAY_SECONDS = 5.0
+LONGEST_DELAY_SECONDS = 300.0
+LONGEST_ABSENCE_SECONDS = 15.0
+"""The longest wait for a server that does not answer: asking costs nothing, and editors wait for it."""
 CAUSE = "serving"
 
 
@@ -84,13 +87,14 @@ class Follower:
         try:
             reconcile(self._server, self._home, wanted)
         except VllmError as error:
-            self._failed(wanted, str(error))
+            absent = isinstance(error, VllmUnavailable)
+            self._failed(wanted, str(error), LONGEST_ABSENCE_SECONDS if absent else LONGEST_DELAY_SECONDS)
         else:
             self._failures, self._retry_at, self._reason, self._good = 0, 0.0, None, wanted
             self._board.clear(CAUSE)
 
-    def _failed(self, wanted: int | None, reason: str) -> None:
-        self._retry_at = time.monotonic() + min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0**self._failures)
+    def _failed(self, wanted: int | None, reason: str, longest_seconds: float) -> None:
+        self._retry_at = time.monotonic() + min(longest_seconds, FIRST_DELAY_SECONDS * 2.0 ** min(self._failures, 10))
         self._failures += 1
         what = f"version {wanted} is not served" if wanted is not None else "the adapters are not unloaded"
         self._board.trouble(CAUSE, f"{what}: {reason}")

@@ -19,7 +19,7 @@ from service import vllm as protocol
 from service.board import Board, Snapshot
 from service.home import Home
 from service.logs import LOG, _Lines
-from service.serving import ALIAS, serving, version_name
+from service.serving import ALIAS, reconcile, serving, version_name
 from service.vllm import Vllm, VllmRefused, VllmUnavailable
 
 Publish = Callable[..., None]
@@ -124,19 +124,32 @@ def test_a_failure_waits_longer_each_time_and_a_new_version_does_not(vllm, follo
     assert followed.look(2, patient=True) is None and followed.served == 2
 
 
-def test_the_alias_comes_back_when_the_second_half_of_its_move_fails(vllm, home, followed, publish):
+def test_a_server_that_comes_back_is_not_kept_waiting(vllm, followed, publish):
+    publish(1)
+    vllm.stop()
+    for _ in range(12):
+        followed.look(1)
+    assert followed.follower._retry_at - time.monotonic() <= 15
+    vllm.start()
+
+
+def test_the_move_puts_the_alias_back_by_itself(vllm, home, publish):
     publish(1), publish(2)
-    followed.look(1)
+    server = Vllm(vllm.url, KEY)
+    assert server.adapters() == {}  # the base is none
+    reconcile(server, home, 1)
     asked = []
 
-    def once() -> object:
+    def once() -> Response | None:
         asked.append(1)
         return vllm.broken() if len(asked) == 1 else None
 
     vllm.faults["load", ALIAS] = once
-    assert followed.look(2) is not None
-    assert vllm.loaded[ALIAS] == str(home.adapter(1)) and followed.served == 1
-    assert followed.look(2) is None and served_by(vllm, home, 2)
+    with pytest.raises(VllmRefused):
+        reconcile(server, home, 2)
+    assert vllm.loaded[ALIAS] == str(home.adapter(1))
+    reconcile(server, home, 2)
+    assert served_by(vllm, home, 2)
 
 
 def test_a_kill_between_unload_and_load_of_the_alias_is_mended(vllm, home, followed, publish):
