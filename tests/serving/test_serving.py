@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from flask import Response, jsonify
@@ -22,7 +26,7 @@ from service.logs import LOG, _Lines
 from service.serving import ALIAS, reconcile, serving, version_name
 from service.vllm import Vllm, VllmRefused, VllmUnavailable
 
-Publish = Callable[..., None]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -307,6 +311,25 @@ def test_the_thread_follows_and_never_beats_for_the_loop(vllm, home, publish):
         wait_until(lambda: board.read().served_version == 2)
     assert board.read().heartbeat == heartbeat
     assert served_by(vllm, home, 2)  # the end of the service is not the end of serving
+
+
+@pytest.mark.slow
+def test_the_service_starts_it(vllm, tmp_path):
+    """Without a published adapter, what an earlier life of the folder left in vLLM goes."""
+    vllm.loaded |= {ALIAS: "/earlier", version_name(9): "/earlier"}
+    environment = {
+        "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "CODELUPE_HOME": str(tmp_path / "home"),
+        "METRICS_PORT": "0", "VLLM_URL": vllm.url, "VLLM_API_KEY": KEY,
+    }  # fmt: skip
+    command = [sys.executable, "-c", "from service.cli import main; main()", "up", "--no-demo"]
+    with (tmp_path / "out").open("w") as out:
+        service = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=out, stderr=out)
+    try:
+        wait_until(lambda: not vllm.loaded, seconds=120)
+    finally:
+        service.terminate()
+        service.wait(60)
+    assert KEY not in (tmp_path / "out").read_text()
 
 
 def test_the_service_stops_while_a_load_hangs(vllm, home, publish):
