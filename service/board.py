@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -53,6 +53,10 @@ class Snapshot:
     survey: Survey | None = None
     totals: Totals | None = None
     current_version: int | None = None
+    current_known: bool = False
+    """Whether `current_version` has been read from the database yet: until then its None means nothing."""
+    served_version: int | None = None
+    """The version that the vLLM server answers with; None when there is none, or it cannot be asked."""
     progress: Progress | None = None
     losses: Mapping[str, float] = field(default_factory=dict)
     """Last known loss by split: train, eval, anchor, current (nats a token)."""
@@ -88,7 +92,7 @@ def _doing(snapshot: Snapshot) -> str:
 
 
 class Board:
-    """The current snapshot, replaced whole so that a reader never sees half of a change."""
+    """The current snapshot, replaced whole so that a reader never sees half of a change. Any thread may write."""
 
     def __init__(self, first: Snapshot) -> None:
         self._snapshot = first
@@ -99,11 +103,17 @@ class Board:
         return self._snapshot
 
     def update(self, **changes: Any) -> None:
-        """Replace some fields; each call is also a heartbeat."""
-        with self._lock:
-            if changes.get("state", self._snapshot.state) != self._snapshot.state:
-                changes["state_since"] = time.time()
-            self._snapshot = replace(self._snapshot, heartbeat=time.monotonic(), **changes)
+        """Replace some fields, from the loop: each call is also its heartbeat."""
+
+        def change(now: Snapshot) -> Snapshot:
+            since = now.state_since if changes.get("state", now.state) == now.state else time.time()
+            return replace(now, **{"state_since": since, "heartbeat": time.monotonic(), **changes})
+
+        self._change(change)
+
+    def note(self, **changes: Any) -> None:
+        """Replace some fields, from another thread: that one is alive says nothing of the loop."""
+        self._change(lambda now: replace(now, **changes))
 
     def beat(self) -> None:
         """The loop is alive."""
@@ -111,9 +121,13 @@ class Board:
 
     def trouble(self, cause: str, reason: str) -> None:
         """Something is wrong until `clear(cause)`."""
-        self.update(troubles={**self._snapshot.troubles, cause: reason})
+        self._change(lambda now: replace(now, troubles={**now.troubles, cause: reason}))
 
     def clear(self, cause: str) -> None:
         """That is right again."""
-        if cause in self._snapshot.troubles:
-            self.update(troubles={k: v for k, v in self._snapshot.troubles.items() if k != cause})
+        self._change(lambda now: replace(now, troubles={k: v for k, v in now.troubles.items() if k != cause}))
+
+    def _change(self, change: Callable[[Snapshot], Snapshot]) -> None:
+        """Read and write under one lock: two writers never undo each other's change."""
+        with self._lock:
+            self._snapshot = change(self._snapshot)

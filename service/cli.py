@@ -22,6 +22,7 @@ from db import lease as leases
 from db import runs as run_table
 from db.errors import DatabaseError
 from service import logs
+from service.connect import DEFAULT_URL, EDITORS, Connection, configuration
 from service.database import database
 from service.errors import PreconditionError, ServiceError, UsageError
 from service.home import Home, running_service, stop_service
@@ -268,6 +269,22 @@ def rollback(
                 f"version {version} is current now, and {home.pointer(stream)} cannot be moved: {error}"
             ) from error
     out.print(f"{home.pointer(stream)} → version {version}")
+
+
+@app.command()
+def connect(
+    editor: Annotated[str, typer.Argument(help=f"One of {', '.join(EDITORS)}.")],
+    url: Annotated[str, typer.Option(help="The served API, as the editor reaches it.")] = DEFAULT_URL,
+    show_key: Annotated[bool, typer.Option("--show-key", help="Write VLLM_API_KEY out instead of its place.")] = False,
+    recipe: RecipeOption = None,
+) -> None:
+    """Print an editor's configuration for the served model; where it belongs is said on stderr."""
+    key = _settings(recipe).vllm_api_key if show_key else None
+    if show_key and key is None:
+        raise PreconditionError("there is no key to show: VLLM_API_KEY is not set")
+    found = configuration(editor, Connection(url=url.rstrip("/"), key=key))
+    print(found.text, end="")
+    print(f"→ {found.advice}", file=sys.stderr)
 
 
 @app.command()

@@ -68,6 +68,7 @@ def _add_probes(app: Flask, board: Board) -> None:
             "stream": snapshot.stream,
             "model": snapshot.model,
             "current_version": snapshot.current_version,
+            "served_version": snapshot.served_version,
             "run": snapshot.progress.run_id if snapshot.progress else None,
             "uptime_seconds": round(time.time() - started, 1),
         }

@@ -172,6 +172,12 @@ METRICS: tuple[Definition, ...] = (
         read=lambda s: _one(s.current_version),
     ),
     Definition(
+        name="served_version",
+        kind="gauge",
+        help="Version that the vLLM server answers with; absent when there is none, or it cannot be asked.",
+        read=lambda s: _one(s.served_version),
+    ),
+    Definition(
         name="disk_free_bytes",
         kind="gauge",
         help="Space left on the disk of CODELUPE_HOME.",

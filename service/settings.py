@@ -103,6 +103,11 @@ def one_of(*names: str) -> Parser:
     return parse
 
 
+def server_address(text: str) -> str:
+    """The address of a server of an OpenAI-like API, without the API's own path."""
+    return web_address(text).removesuffix("/v1")
+
+
 def folder(text: str) -> Path:
     """A folder, made absolute."""
     return Path(text).expanduser().absolute()
@@ -153,6 +158,8 @@ VARIABLES: dict[str, Variable] = {
     "LOG_FORMAT": Variable(one_of(*FORMATS), "text"),
     "CODELUPE_TOKEN": Variable(plain, secret=True),
     "KEEP_ADAPTERS": Variable(whole(1), 10),
+    "VLLM_URL": Variable(server_address),
+    "VLLM_API_KEY": Variable(plain, secret=True),
     "SAMPLE_PREDICTIONS": Variable(whole(0, 1000)),
     "CODELUPE_STREAM": Variable(plain),
     "MODEL": Variable(plain),
@@ -220,6 +227,9 @@ class Settings:
     token: str | None
     """Without one, every POST is refused."""
     keep_adapters: int
+    vllm_url: str | None
+    """The vLLM server that is told which adapter is current; None: there is none."""
+    vllm_api_key: str | None
     trainer_secrets: Mapping[str, str]
     """What the trainer's process may know: the trackers' and the Hub's keys."""
 
@@ -298,6 +308,8 @@ def load_settings(
         home=values["CODELUPE_HOME"],
         token=values["CODELUPE_TOKEN"],
         keep_adapters=values["KEEP_ADAPTERS"],
+        vllm_url=values["VLLM_URL"],
+        vllm_api_key=values["VLLM_API_KEY"],
         trainer_secrets={name: given[name] for name in ("HF_TOKEN", "WANDB_API_KEY") if name in given},
     )
 

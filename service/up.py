@@ -28,6 +28,7 @@ from service.intake import demo
 from service.judge import Verdict
 from service.launch import prepare_base
 from service.logs import Say
+from service.serving import serving
 from service.settings import Settings
 from trainer.recipe import TINY_BASE, Recipe, dump_recipe, pinned
 
@@ -70,6 +71,8 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdic
         board.update(model=recipe.base.model)
         _bind(pool, settings, recipe)
         _show_addresses(listening.getsockname(), home, settings, say)
+        if settings.vllm_url is not None:
+            stack.enter_context(serving(settings.vllm_url, settings.vllm_api_key, home, board))
         daemon = Daemon(settings, recipe, home, pool, board, stop, once)
         if demo_corpus:
             stack.enter_context(_demo_corpus(pool, settings, board, stop, say))

@@ -56,7 +56,7 @@ class Upkeep:
             self.board.trouble("pointer", f"{self.home.pointer(self.stream)} cannot be moved: {error}")
         else:
             self.board.clear("pointer")
-        self.board.update(current_version=current.version if current else None)
+        self.board.update(current_version=current.version if current else None, current_known=True)
 
     def check_current(self) -> None:
         """No claim on top of an adapter that is not what was published: every run would fail.

@@ -69,6 +69,14 @@ def test_health_is_one_status_with_a_reason(service: Service):
     assert json.loads(service.call("/health")[2])["status"] == "healthy"
 
 
+def test_the_served_version_is_shown_where_there_is_one(service: Service):
+    assert json.loads(service.call("/health")[2])["served_version"] is None
+    assert "\ncodelupe_served_version" not in service.call("/metrics?format=prometheus")[2]
+    service.board.note(served_version=3)
+    assert json.loads(service.call("/health")[2])["served_version"] == 3
+    assert "\ncodelupe_served_version 3.0\n" in service.call("/metrics?format=prometheus")[2]
+
+
 def test_a_stale_heartbeat_is_unhealthy_and_not_alive(service: Service):
     assert service.call("/livez")[0] == 200
     old = time.monotonic() - STALE_HEARTBEAT_SECONDS - 1

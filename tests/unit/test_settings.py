@@ -158,6 +158,22 @@ def test_a_password_file_that_cannot_be_read_is_a_problem():
         load(POSTGRES_HOST="h", POSTGRES_PASSWORD_FILE="/nowhere/secret")
 
 
+@pytest.mark.parametrize(
+    "given", ["http://vllm:8000", "http://vllm:8000/", "http://vllm:8000/v1", "http://vllm:8000/v1/"]
+)
+def test_the_vllm_address_is_taken_with_and_without_its_version(given: str):
+    assert load(VLLM_URL=given).vllm_url == "http://vllm:8000"
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["vllm:8000", "ftp://vllm", "http://", "http://vllm:port", "http://vllm:70000", "http://me:key@vllm", "a b"],
+)
+def test_an_address_that_cannot_be_called_is_a_problem(given: str):
+    with pytest.raises(SettingsError, match=r"VLLM_URL: .* is not allowed; http://host:port or https://host is"):
+        load(VLLM_URL=given)
+
+
 def documented() -> dict[str, str]:
     """Variable → the comment above it in .env.example."""
     found, comment = {}, ""

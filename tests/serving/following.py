@@ -1,0 +1,39 @@
+"""What the tests of the follower share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from service.board import Board, Snapshot
+from service.home import Home
+from service.serving import Follower
+from service.vllm import Vllm
+
+
+class Followed:
+    """A follower that looks when told, and has forgotten its delays unless asked to keep them."""
+
+    def __init__(self, url: str, home: Home, key: str | None) -> None:
+        self.board = Board(Snapshot(state="waiting"))
+        self.follower = Follower(Vllm(url, key), home, self.board)
+
+    def look(self, current: int | None, *, patient: bool = False) -> str | None:
+        """One look; returns the trouble."""
+        self.board.update(current_version=current, current_known=True)
+        if not patient:
+            self.follower._retry_at = 0.0
+        self.follower.look(self.board.read())
+        return self.board.read().troubles.get("serving")
+
+    @property
+    def served(self) -> int | None:
+        return self.board.read().served_version
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
+    """Poll until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s"
+        time.sleep(0.02)

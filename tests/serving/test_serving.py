@@ -1,0 +1,361 @@
+"""What vLLM serves follows `current`, whatever fails on the way."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from flask import Response, jsonify
+from following import Followed, wait_until
+from vllm_stand_in import KEY, StandIn, error
+
+from service import vllm as protocol
+from service.board import Board, Snapshot
+from service.home import Home
+from service.logs import LOG, _TextLines
+from service.serving import ALIAS, reconcile, serving, version_name
+from service.vllm import Vllm, VllmRefused, VllmUnavailable
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def followed(vllm: StandIn, home: Home) -> Followed:
+    return Followed(vllm.url, home, KEY)
+
+
+def served_by(vllm: StandIn, home: Home, version: int) -> bool:
+    folder = str(home.adapter(version))
+    return vllm.loaded == {version_name(version): folder, ALIAS: folder}
+
+
+@pytest.fixture
+def lines() -> Iterator[Callable[[], list[str]]]:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_TextLines())
+    LOG.setLevel(logging.INFO)
+    LOG.addHandler(handler)
+    yield lambda: stream.getvalue().splitlines()
+    LOG.removeHandler(handler)
+
+
+def test_a_publish_and_a_rollback_move_the_alias_after_a_test(vllm, home, followed, publish, lines):
+    publish(1), publish(2)
+    assert followed.look(1) is None and served_by(vllm, home, 1) and followed.served == 1
+    vllm.calls.clear()
+    assert followed.look(2) is None and served_by(vllm, home, 2) and followed.served == 2
+    new, old = version_name(2), version_name(1)
+    assert [call for call in vllm.calls if call[0] != "models"] == [
+        ("load", new), ("complete", new), ("unload", ALIAS), ("load", ALIAS), ("unload", old)
+    ]  # fmt: skip
+    assert followed.look(1) is None and served_by(vllm, home, 1) and followed.served == 1
+    assert [line.partition("INFO ")[2] for line in lines()] == [
+        f"Served version=1 model={ALIAS}", f"Served version=2 before=1 model={ALIAS}",
+        f"Served version=1 before=2 model={ALIAS}",
+    ]  # fmt: skip
+
+
+def test_nothing_is_done_again_while_all_is_well(vllm, followed, publish):
+    publish(1)
+    followed.look(1)
+    vllm.calls.clear()
+    followed.look(1)
+    assert {what for what, _ in vllm.calls} == {"models"}
+
+
+def test_without_a_current_nothing_of_ours_is_served(vllm, followed, publish, home):
+    publish(1)
+    followed.look(1)
+    vllm.loaded["somebody-elses"] = "/elsewhere"
+    assert followed.look(None) is None
+    assert vllm.loaded == {"somebody-elses": "/elsewhere"} and followed.served is None
+
+
+def test_what_is_not_known_yet_and_what_another_service_leads_is_left_alone(vllm, followed, publish):
+    publish(1)
+    followed.look(1)
+    before = dict(vllm.loaded)
+    followed.follower.look(Snapshot(state="starting"))
+    followed.follower.look(Snapshot(state="standby", current_known=True))
+    assert vllm.loaded == before
+
+
+@pytest.mark.parametrize("answers", [float("nan"), float("inf")])
+def test_an_adapter_that_answers_nan_is_taken_back(vllm, home, followed, publish, answers):
+    publish(1), publish(2, answers)
+    followed.look(1)
+    trouble = followed.look(2)
+    assert trouble is not None and "version 2" in trouble and "not finite" in trouble and "rollback" in trouble
+    assert followed.board.read().health()[0] == "degraded"
+    assert served_by(vllm, home, 1) and followed.served == 1
+    assert followed.look(1) is None
+
+
+@pytest.mark.parametrize("what", ["load", "complete"])
+def test_a_server_error_leaves_the_old_one_and_is_tried_again(vllm, home, followed, publish, what):
+    publish(1), publish(2)
+    followed.look(1)
+    vllm.faults[what, version_name(2)] = vllm.broken
+    trouble = followed.look(2)
+    assert trouble is not None and "EngineCore" in trouble
+    assert served_by(vllm, home, 1) and followed.served == 1
+    vllm.faults.clear()
+    assert followed.look(2) is None and served_by(vllm, home, 2)
+
+
+def test_a_failure_waits_longer_each_time_and_a_new_version_does_not(vllm, followed, publish, lines):
+    publish(1, float("nan")), publish(2)
+    waits = []
+    for _ in range(12):
+        followed.look(1)
+        waits.append(round(followed.follower._retry_at - time.monotonic()))
+    assert waits[:4] == [5, 10, 20, 40] and waits == sorted(waits) and waits[-1] == 300
+    assert sum("Not served" in line for line in lines()) == 1  # one event for one trouble
+    vllm.calls.clear()
+    followed.look(1, patient=True)
+    assert {what for what, _ in vllm.calls} == {"models"}
+    assert followed.look(2, patient=True) is None and followed.served == 2
+
+
+def test_a_server_that_comes_back_is_not_kept_waiting(vllm, followed, publish):
+    publish(1)
+    vllm.stop()
+    for _ in range(12):
+        followed.look(1)
+    assert followed.follower._retry_at - time.monotonic() <= 15
+    vllm.start()
+
+
+def test_the_move_puts_the_alias_back_by_itself(vllm, home, publish):
+    publish(1), publish(2)
+    server = Vllm(vllm.url, KEY)
+    assert server.adapters() == {}  # the base is none
+    reconcile(server, home, 1)
+    asked = []
+
+    def once() -> Response | None:
+        asked.append(1)
+        return vllm.broken() if len(asked) == 1 else None
+
+    vllm.faults["load", ALIAS] = once
+    with pytest.raises(VllmRefused):
+        reconcile(server, home, 2)
+    assert vllm.loaded[ALIAS] == str(home.adapter(1))
+    reconcile(server, home, 2)
+    assert served_by(vllm, home, 2)
+
+
+def test_a_kill_between_unload_and_load_of_the_alias_is_mended(vllm, home, followed, publish):
+    publish(1), publish(2)
+    followed.look(1)
+    vllm.faults["load", ALIAS] = vllm.die
+    trouble = followed.look(2)
+    assert trouble is not None and "is vLLM running?" in trouble and followed.served is None
+    vllm.faults.clear()
+    vllm.start()
+    assert followed.look(2) is None and served_by(vllm, home, 2) and followed.served == 2
+
+
+def test_a_service_killed_between_load_and_test_tests_before_it_moves_the_alias(vllm, home, followed, publish):
+    publish(1), publish(2, float("nan"))
+    followed.look(1)
+    vllm.loaded[version_name(2)] = str(home.adapter(2))
+    assert Followed(vllm.url, home, KEY).look(2) is not None
+    assert served_by(vllm, home, 1)
+
+
+def test_a_restart_that_forgets_names_is_made_good(vllm, home, followed, publish):
+    publish(1)
+    followed.look(1)
+    vllm.stop()
+    assert followed.look(1) is not None and followed.served is None
+    vllm.start()
+    assert vllm.loaded == {}
+    assert followed.look(1) is None and served_by(vllm, home, 1) and followed.served == 1
+
+
+def test_a_restart_with_a_current_that_cannot_be_served_brings_the_last_good_one(vllm, home, followed, publish):
+    publish(1), publish(2, float("nan"))
+    followed.look(1), followed.look(2)
+    vllm.stop()
+    followed.look(2)
+    vllm.start()
+    assert followed.look(2, patient=True) is not None
+    assert vllm.loaded == {ALIAS: str(home.adapter(1))} and followed.served == 1
+
+
+def test_a_name_that_holds_another_folder_is_loaded_afresh(vllm, home, followed, publish):
+    publish(1), publish(2)
+    vllm.loaded |= {version_name(2): str(home.adapter(1)), ALIAS: str(home.adapter(1))}
+    assert followed.look(2) is None and served_by(vllm, home, 2)
+
+
+def test_a_folder_that_the_server_does_not_see_says_what_to_do(vllm, followed):
+    trouble = followed.look(7)
+    assert trouble is not None and "same path" in trouble
+    assert vllm.loaded == {}
+
+
+# --- the protocol ---------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_key_says_so_and_shows_none(vllm, home, lines):
+    followed = Followed(vllm.url, home, "wrong-secret")
+    trouble = followed.look(1)
+    assert trouble is not None and "VLLM_API_KEY" in trouble
+    assert "wrong-secret" not in trouble + "".join(lines())
+
+
+def test_a_server_that_repeats_the_key_does_not_get_it_into_a_message(vllm):
+    vllm.faults["models", ""] = lambda: error(500, f"no {KEY} here", "InternalServerError")
+    with pytest.raises(VllmRefused) as caught:
+        Vllm(vllm.url, KEY).adapters()
+    assert "no … here" in str(caught.value) and KEY not in str(caught.value)
+
+
+def test_without_the_switch_the_trouble_names_it(home, publish):
+    publish(1)
+    vllm = StandIn()
+    vllm.stop()
+    vllm.runtime_loading = False
+    vllm.start()
+    try:
+        trouble = Followed(vllm.url, home, KEY).look(1)
+    finally:
+        vllm.stop()
+    assert trouble is not None and "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1" in trouble
+
+
+def test_a_refused_connection_is_not_an_error_of_ours(home):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    trouble = Followed(url, home, None).look(1)
+    assert trouble is not None and "cannot be reached" in trouble
+
+
+def test_a_hanging_call_has_a_deadline(vllm, home, followed, publish, monkeypatch):
+    publish(1), publish(2)
+    followed.look(1)
+    monkeypatch.setattr(protocol, "LOAD_SECONDS", 0.3)
+    vllm.faults["load", version_name(2)] = vllm.hang
+    trouble = followed.look(2)
+    assert trouble is not None and "no answer" in trouble
+    assert followed.served == 1
+
+
+def test_an_answer_that_trickles_has_a_deadline_too(monkeypatch):
+    monkeypatch.setattr(protocol, "CALL_SECONDS", 0.5)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        ended = threading.Event()
+
+        def trickle() -> None:
+            connection, _ = server.accept()
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while not ended.wait(0.1):
+                try:
+                    connection.sendall(b" ")
+                except OSError:
+                    return
+
+        threading.Thread(target=trickle, daemon=True).start()
+        try:
+            with pytest.raises(VllmUnavailable, match="no answer"):
+                Vllm(f"http://127.0.0.1:{server.getsockname()[1]}", None)._call("GET", "/v1/models", seconds=0.5)
+        finally:
+            ended.set()
+
+
+@pytest.mark.parametrize("body", ["<html>", "[]", '{"data": 3}', '{"data": [{"id": 1}]}', '{"data": ["x"]}'])
+def test_an_address_that_is_no_vllm_is_not_believed(vllm, body):
+    vllm.faults["models", ""] = lambda: Response(body)
+    loaded: dict[str, str] | None = None
+    try:
+        loaded = Vllm(vllm.url, KEY).adapters()
+    except VllmRefused as refusal:
+        assert "VLLM_URL" in str(refusal)
+    assert not loaded
+
+
+def test_an_answer_without_log_probabilities_is_no_proof(vllm, followed, publish):
+    publish(1)
+    vllm.faults["complete", version_name(1)] = lambda: jsonify({"choices": [{"text": "x", "logprobs": None}]})
+    trouble = followed.look(1)
+    assert trouble is not None and "log probabilities" in trouble and vllm.loaded == {}
+
+
+# --- the thread -----------------------------------------------------------------------------------------------
+
+
+def test_the_thread_follows_and_never_beats_for_the_loop(vllm, home, publish):
+    publish(1), publish(2)
+    board = Board(Snapshot(state="waiting", current_version=1, current_known=True))
+    heartbeat = board.read().heartbeat
+    with serving(vllm.url, KEY, home, board):
+        wait_until(lambda: board.read().served_version == 1)
+        board.note(current_version=2)
+        wait_until(lambda: board.read().served_version == 2)
+    assert board.read().heartbeat == heartbeat
+    assert served_by(vllm, home, 2)  # the end of the service is not the end of serving
+
+
+@pytest.mark.slow
+def test_the_service_starts_it(vllm, tmp_path):
+    """Without a published adapter, what an earlier life of the folder left in vLLM goes."""
+    vllm.loaded |= {ALIAS: "/earlier", version_name(9): "/earlier"}
+    environment = {
+        "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "CODELUPE_HOME": str(tmp_path / "home"),
+        "METRICS_PORT": "0", "VLLM_URL": vllm.url, "VLLM_API_KEY": KEY,
+    }  # fmt: skip
+    command = [sys.executable, "-c", "from service.cli import main; main()", "up", "--no-demo"]
+    with (tmp_path / "out").open("w") as out:
+        service = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=out, stderr=out)
+    try:
+        wait_until(lambda: not vllm.loaded, seconds=120)
+    finally:
+        service.terminate()
+        service.wait(60)
+    assert KEY not in (tmp_path / "out").read_text()
+
+
+def test_the_service_stops_while_a_load_hangs(vllm, home, publish):
+    publish(1)
+    vllm.faults["load", version_name(1)] = vllm.hang
+    board = Board(Snapshot(state="waiting", current_version=1, current_known=True))
+    with serving(vllm.url, KEY, home, board):
+        wait_until(lambda: ("load", version_name(1)) in vllm.calls)
+    assert vllm.loaded == {}
+
+
+def test_troubles_of_many_threads_do_not_undo_each_other():
+    board = Board(Snapshot())
+
+    def work(name: str) -> None:
+        for _ in range(300):
+            board.trouble(name, name)
+            board.update(state=name)
+            board.clear(name)
+        board.trouble(name, name)
+
+    names = [f"cause {number}" for number in range(8)]
+    threads = [threading.Thread(target=work, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(board.read().troubles) == names
+    assert json.dumps(dict(board.read().troubles))
