@@ -38,7 +38,6 @@ PASSED_ON = frozenset(
         "HF_HUB_OFFLINE",
         "HF_HUB_DISABLE_XET",
         "TRANSFORMERS_OFFLINE",
-        "WANDB_MODE",
         "WANDB_BASE_URL",
         "WANDB_ENTITY",
         "WANDB_DIR",
@@ -69,7 +68,7 @@ PASSED_ON = frozenset(
 
 def trainer_environment(environment: Mapping[str, str], secrets: Mapping[str, str]) -> dict[str, str]:
     """What the trainer's process may see."""
-    passed = {name: value for name, value in environment.items() if name in PASSED_ON}
+    passed = {name: value for name, value in environment.items() if name in PASSED_ON and value}
     quiet = {} if sys.stderr.isatty() else {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     return {**passed, **secrets, **quiet, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
 

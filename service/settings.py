@@ -139,6 +139,7 @@ VARIABLES: dict[str, Variable] = {
     "POSTGRES_PASSWORD_FILE": Variable(plain),
     "HF_TOKEN": Variable(plain, secret=True),
     "WANDB_API_KEY": Variable(plain, secret=True),
+    "WANDB_MODE": Variable(one_of("online", "offline", "disabled", "dryrun")),
     "MIN_NEW_FILES": Variable(whole(1), 1000),
     "MAX_DATASET_SIZE": Variable(whole(1), 100_000),
     "CHECK_INTERVAL": Variable(number(0, above=True), 300.0),
@@ -184,6 +185,9 @@ OVER_THE_RECIPE = {
     "SAMPLE_PREDICTIONS": "tracking.sample_predictions",
 }
 """Variables that replace a value of the recipe."""
+
+FOR_THE_TRAINER = ("HF_TOKEN", "WANDB_API_KEY", "WANDB_MODE")
+"""Variables that the trainer's process gets as they are."""
 
 RECIPE_MAY_SET = (
     "MIN_NEW_FILES",
@@ -310,7 +314,7 @@ def load_settings(
         keep_adapters=values["KEEP_ADAPTERS"],
         vllm_url=values["VLLM_URL"],
         vllm_api_key=values["VLLM_API_KEY"],
-        trainer_secrets={name: given[name] for name in ("HF_TOKEN", "WANDB_API_KEY") if name in given},
+        trainer_secrets={name: given[name] for name in FOR_THE_TRAINER if name in given},
     )
 
 

@@ -56,11 +56,13 @@ def test_the_trainer_sees_an_allow_list(monkeypatch: pytest.MonkeyPatch):
     given = {
         "PATH": "/bin", "DATABASE_URL": "postgresql://u:p@h/d", "POSTGRES_PASSWORD": "p", "CODELUPE_TOKEN": "t",
         "AWS_SECRET_ACCESS_KEY": "k", "HF_HOME": "/cache", "WANDB_API_KEY": "from the environment",
+        "HF_ENDPOINT": "",
     }  # fmt: skip
     seen = trainer_environment(given, {"WANDB_API_KEY": "from the settings"})
     assert seen["PATH"] == "/bin" and seen["HF_HOME"] == "/cache"
     assert seen["WANDB_API_KEY"] == "from the settings"
     assert not {"DATABASE_URL", "POSTGRES_PASSWORD", "CODELUPE_TOKEN", "AWS_SECRET_ACCESS_KEY"} & set(seen)
+    assert "HF_ENDPOINT" not in seen  # docker-compose passes what is unset as empty
 
 
 def hold(root: str, ready, done) -> None:

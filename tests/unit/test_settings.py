@@ -135,6 +135,12 @@ def test_the_public_address():
             load(PUBLIC_URL=bad)
 
 
+def test_the_trackers_mode_reaches_the_trainer():
+    assert load(WANDB_MODE="offline", HF_TOKEN="t").trainer_secrets == {"WANDB_MODE": "offline", "HF_TOKEN": "t"}
+    with pytest.raises(SettingsError, match="WANDB_MODE: 'of' is not allowed"):
+        load(WANDB_MODE="of")
+
+
 def test_the_log_format():
     assert (load().log_format, load(LOG_FORMAT="JSON").log_format) == ("text", "json")
     with pytest.raises(SettingsError, match="LOG_FORMAT: 'xml' is not allowed; text or json is"):
