@@ -35,7 +35,7 @@ def test_a_layer_that_stayed_in_16_bits_is_noticed():
     model = load_base(embedded().base, CPU)
     model.model.layers[1].mlp.up_proj = torch.nn.Linear(192, 512)
     with pytest.raises(UnusableInput, match=r"layers\.1\.mlp\.up_proj is Linear, and was not quantized"):
-        check_quantized(model, torch.float32)
+        check_quantized(model, compute_dtype(embedded().base, CPU))
 
 
 def test_a_fused_parameter_that_stayed_in_16_bits_is_noticed():
