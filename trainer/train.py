@@ -26,7 +26,9 @@ from trainer.fit.checkpoint import Checkpoint
 from trainer.fit.loop import Fit, Tools, find_checkpoint
 from trainer.fit.optimizer import make_optimizer
 from trainer.fit.progress import Progress
+from trainer.model.attention import choose_kernel
 from trainer.model.base import resolve
+from trainer.model.fused_lora import fuse_adapter
 from trainer.model.load import compute_dtype, load_base, load_tokenizer
 from trainer.model.lora import add_adapter, trainable_parameters
 from trainer.model.step import LossModel, check_head
@@ -85,7 +87,7 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
             model=loaded.model,
             optimizer=loaded.optimizer,
             windows=windows,
-            held_out=_held_out(inputs, checked, loaded, pad_id(tokenizer), stop),
+            held_out=_held_out(inputs, checked, loaded, stop),
             pad=pad_id(tokenizer),
             checkpoints=directory.checkpoints,
             events=events,
@@ -150,8 +152,12 @@ def load_model(checked: Checked) -> Loaded:
         seed=checked.seed,
     )
     check_head(adapted)
+    fuse_adapter(adapted)
     optimizer = make_optimizer(adapted.parameters(), recipe.training)
-    model, optimizer = accelerator.prepare(LossModel(adapted), optimizer)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    kernel = choose_kernel(recipe.base, accelerator.device, dtype)
+    loss_model = LossModel(adapted, kernel=kernel, label_smoothing=recipe.training.label_smoothing)
+    model, optimizer = accelerator.prepare(loss_model, optimizer)
     set_seed(checked.seed + accelerator.process_index)
     return Loaded(accelerator=accelerator, model=model, optimizer=optimizer)
 
@@ -249,13 +255,12 @@ def _emit_plan(events: Events, inputs: Inputs, windows: Windows, loaded: Loaded)
     )
 
 
-def _held_out(inputs: Inputs, checked: Checked, loaded: Loaded, pad: int, stop: StopRequest) -> HeldOut:
+def _held_out(inputs: Inputs, checked: Checked, loaded: Loaded, stop: StopRequest) -> HeldOut:
     return HeldOut(
         loaded.accelerator,
         loaded.model,
         inputs.measured,
-        batch_size=checked.recipe.evaluation.batch_size,
-        pad=pad,
+        budget=checked.recipe.evaluation.batch_size * checked.recipe.data.max_length,
         stop=stop,
     )
 

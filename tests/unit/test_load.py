@@ -47,12 +47,12 @@ def test_a_fused_parameter_that_stayed_in_16_bits_is_noticed():
 
 def test_evaluating_in_between_leaves_the_gradients_as_they_were():
     model = loss_model()
-    batch = collate(token_samples(3), pad=4074)
+    batch = collate(token_samples(3))
     model.train()
     loss_before, before = backward(model, batch)
     model.eval()
     with torch.no_grad():
-        model(batch.ids, batch.mask, batch.labels)
+        model(batch)
     model.train()
     loss_after, after = backward(model, batch)
     assert loss_before == loss_after and torch.equal(before, after)
