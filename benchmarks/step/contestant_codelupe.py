@@ -1,0 +1,61 @@
+"""This project's step. The third argument turns parts of it off, for the ablation: all, peft (its layers), padded."""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from world import ACCUMULATION, BATCH, LORA, MAX_LENGTH, RATE, dtype_name, load_model, orders, samples, say, work_folder
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from trainer.data.batches import collate, pack_samples
+from trainer.data.encoder import IGNORED, TokenSample
+from trainer.model.fused_lora import fuse_adapter
+from trainer.model.step import LossModel
+
+KIND = sys.argv[3]
+
+
+def token_samples(name: str) -> list[TokenSample]:
+    found = []
+    for number, sample in enumerate(samples(name)):
+        ids, labels = (torch.tensor(sample[key], dtype=torch.int32) for key in ("input_ids", "labels"))
+        found.append(TokenSample(file_id=number, ids=ids, labels=labels, supervised=int((labels[1:] != IGNORED).sum())))
+    return found
+
+
+adapted = get_peft_model(load_model(), LoraConfig(**LORA))
+if KIND != "peft-layers":
+    fuse_adapter(adapted)
+model = LossModel(adapted).train()
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
+train = token_samples("train")
+window = BATCH * ACCUMULATION
+budget = MAX_LENGTH if KIND == "small-packs" else BATCH * MAX_LENGTH
+autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype_name() == "bfloat16")
+
+
+def step(number: int) -> int:
+    members = [(number * window + place) % len(train) for place in range(window)]
+    counted = sum(train[i].supervised for i in members)
+    for pack in pack_samples(members, train, budget=budget, rank=0, world=1):
+        with autocast:
+            loss, _ = model(collate([train[i] for i in pack]))
+        (loss / counted).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return sum(train[i].tokens for i in members)
+
+
+say(ready=f"CodeLupe, {KIND}")
+done = 0
+for steps in orders():
+    began, tokens = time.perf_counter(), 0
+    for _ in range(steps):
+        tokens += step(done)
+        done += 1
+    say(steps=steps, tokens=tokens, seconds=time.perf_counter() - began)
+adapted.save_pretrained(work_folder() / "results" / ("codelupe" if KIND == "all" else f"codelupe-{KIND}"))
+say(done=True)
