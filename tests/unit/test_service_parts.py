@@ -9,6 +9,7 @@ import sys
 import threading
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -108,6 +109,13 @@ def lines(request: pytest.FixtureRequest):
     LOG.addHandler(handler)
     yield lambda: stream.getvalue().splitlines()
     LOG.removeHandler(handler)
+
+
+def test_the_fuller_disk_counts_where_runs_and_models_are_mounted_apart(tmp_path: Path, monkeypatch):
+    home = Home(tmp_path)
+    free = {home.root: 900, home.runs: 500, home.models: 700}
+    monkeypatch.setattr("service.home.shutil.disk_usage", lambda folder: SimpleNamespace(free=free[folder]))
+    assert home.free_bytes() == 500
 
 
 def test_a_log_line_stays_one_line(lines):
