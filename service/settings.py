@@ -51,7 +51,7 @@ def number(low: float, *, above: bool = False) -> Parser:
     """A finite number, at least (or above) `low`."""
 
     def parse(text: str) -> float:
-        allowed = f"a number {'above' if above else 'of at least'} {low:g}"
+        allowed = f"a number {'above' if above else 'of at least'} {low:g}" if math.isfinite(low) else "a finite number"
         try:
             value = float(text)
         except ValueError:
@@ -256,6 +256,16 @@ def read_environment(environment: Mapping[str, str], env_file: Path | None = Non
 
 def _is_set(value: str | None) -> bool:
     return bool(value and value.strip()) and not re.fullmatch(r"your_\w*_here", (value or "").strip())
+
+
+def chosen_log_format(*, environment: Mapping[str, str] = os.environ, env_file: Path | None = Path(".env")) -> str:
+    """LOG_FORMAT alone, before everything else is known to be right; the default where it is not."""
+    variable = VARIABLES["LOG_FORMAT"]
+    try:
+        chosen: str = variable.parse(read_environment(environment, env_file).get("LOG_FORMAT", variable.default))
+    except ValueError:  # a problem of the settings, and named as such
+        return str(variable.default)
+    return chosen
 
 
 def chosen_recipe(

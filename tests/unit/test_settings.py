@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from service.errors import SettingsError
-from service.settings import OVER_THE_RECIPE, PROJECT_RECIPES, VARIABLES, chosen_recipe, load_settings
+from service.settings import (
+    OVER_THE_RECIPE,
+    PROJECT_RECIPES,
+    VARIABLES,
+    chosen_log_format,
+    chosen_recipe,
+    load_settings,
+)
 
 EMBEDDED = PROJECT_RECIPES / "embedded.yaml"
 DEFAULT = PROJECT_RECIPES / "qwen-5090.yaml"
@@ -145,6 +152,8 @@ def test_the_log_format():
     assert (load().log_format, load(LOG_FORMAT="JSON").log_format) == ("text", "json")
     with pytest.raises(SettingsError, match="LOG_FORMAT: 'xml' is not allowed; text or json is"):
         load(LOG_FORMAT="xml")
+    chosen = {name: chosen_log_format(environment={"LOG_FORMAT": name}, env_file=None) for name in ("JSON", "xml", "")}
+    assert chosen == {"JSON": "json", "xml": "text", "": "text"}
 
 
 def test_postgres_variables_make_a_url_with_everything_quoted(tmp_path: Path):
