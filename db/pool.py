@@ -23,6 +23,7 @@ from psycopg2.pool import ThreadedConnectionPool
 from db.errors import DatabaseError, Misconfigured, Unavailable
 
 CONNECT_TIMEOUT_SECONDS = 10
+TCP_TIMEOUT_MILLISECONDS = 30_000
 STATEMENT_TIMEOUT_SECONDS = 300
 LOCK_TIMEOUT_SECONDS = 30
 IDLE_IN_TRANSACTION_SECONDS = 600
@@ -121,6 +122,7 @@ class Pool:
             keepalives_idle=30,
             keepalives_interval=10,
             keepalives_count=3,
+            tcp_user_timeout=TCP_TIMEOUT_MILLISECONDS,  # what was sent and never arrived: keepalives do not look then
             application_name=application_name,
         )
         self._connections.minconn = min_connections

@@ -28,7 +28,7 @@ from service.errors import PreconditionError, ServiceError, UsageError
 from service.home import Home, running_service, stop_service
 from service.intake.drop import Summary, drop_paths
 from service.publish import retire, sync_pointer, verify_adapter
-from service.settings import Settings, chosen_recipe, load_settings
+from service.settings import Settings, chosen_log_format, chosen_recipe, load_settings
 from service.up import up as run_service
 from trainer.run_dir import RunDirectoryError
 
@@ -90,14 +90,15 @@ def up(
     ] = None,
 ) -> None:
     """Run the service: poll, train, judge, publish, for as long as it is left running."""
-    settings = _settings(recipe, METRICS_PORT=None if port is None else str(port), MODEL=model)
-    wanted = (settings.recipe.service.demo_corpus and settings.database_url is None) if demo is None else demo
-    logs.set_up(settings.log_format)
-    say = logs.sayer(settings.log_format)
+    log_format = chosen_log_format()
+    logs.set_up(log_format)
+    say = logs.sayer(log_format)
     try:
+        settings = _settings(recipe, METRICS_PORT=None if port is None else str(port), MODEL=model)
+        wanted = (settings.recipe.service.demo_corpus and settings.database_url is None) if demo is None else demo
         verdict = run_service(settings, once=once, demo_corpus=wanted, say=say)
     except (ServiceError, DatabaseError) as error:
-        if settings.log_format == "text":  # a message for a person, on lines of its own
+        if log_format == "text":  # a message for a person, on lines of its own
             raise
         code = error.exit_code if isinstance(error, ServiceError) else PreconditionError.exit_code
         logs.event("The service has to end", level=logging.ERROR, reason=str(error), exit_code=code)
@@ -105,7 +106,7 @@ def up(
     if once:
         outcome = ("published" if verdict.promote else "refused") if verdict else "none"
         reason = verdict.text() if verdict else "no verdict"
-        if settings.log_format == "text":
+        if log_format == "text":
             out.print(f"verdict: {outcome}: {escape(reason)}" if verdict else reason)
         else:
             say("verdict", reason, outcome=outcome)

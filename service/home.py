@@ -84,8 +84,8 @@ class Home:
         return path.read_text(encoding="utf-8").strip()
 
     def free_bytes(self) -> int:
-        """Bytes left on the disk that holds the folder."""
-        return shutil.disk_usage(self.root).free
+        """Bytes left where runs and adapters are written; on the fuller disk, where the two are mounted apart."""
+        return min(shutil.disk_usage(folder).free for folder in (self.runs, self.models))
 
     def run_bytes(self) -> int:
         """What a run needs at most on disk, from the newest adapter's size: best and last checkpoint (adapter and

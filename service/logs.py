@@ -25,6 +25,19 @@ class Say(Protocol):
     def __call__(self, stage: str, text: str, /, **fields: Any) -> None: ...
 
 
+class _LogFile(RotatingFileHandler):
+    """A file that cannot be written (a full disk) is told of once; logging's own way is a traceback on stderr at
+    every event."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._told:
+            self._told = True  # first: this event comes here too
+            reason = str(sys.exception())
+            event("Log file not written", level=logging.WARNING, file=self.baseFilename, reason=reason)
+
+
 class _TextLines(logging.Formatter):
     """`time level message key=value …`"""
 
@@ -117,9 +130,7 @@ def set_up(log_format: str, log_file: Path | None = None) -> None:
     """Send the service's log to stderr and, once it is known, to the rotated file. Warnings of libraries go along."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if log_file is not None:
-        handlers.append(
-            RotatingFileHandler(log_file, maxBytes=MAX_LOG_BYTES, backupCount=KEPT_LOG_FILES, encoding="utf-8")
-        )
+        handlers.append(_LogFile(log_file, maxBytes=MAX_LOG_BYTES, backupCount=KEPT_LOG_FILES, encoding="utf-8"))
     formatter = FORMATS[log_format][0]()
     LOG.propagate = False
     LOG.setLevel(logging.INFO)
@@ -134,9 +145,13 @@ def set_up(log_format: str, log_file: Path | None = None) -> None:
     logging.captureWarnings(True)
     if log_format == "json":
         sys.excepthook = _log_uncaught
-        threading.excepthook = lambda thrown: _log_uncaught(
-            thrown.exc_type, thrown.exc_value or thrown.exc_type(), thrown.exc_traceback
-        )
+        threading.excepthook = _log_thrown
+        sys.unraisablehook = _log_thrown
+
+
+def _log_thrown(thrown: threading.ExceptHookArgs | sys.UnraisableHookArgs) -> None:
+    """From a thread, or from where nobody can catch it (a destructor)."""
+    _log_uncaught(thrown.exc_type, thrown.exc_value or thrown.exc_type(), thrown.exc_traceback)
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import httpx
 from dotenv import dotenv_values
 
 from db.source import Eligibility, Source
@@ -50,7 +51,7 @@ def number(low: float, *, above: bool = False) -> Parser:
     """A finite number, at least (or above) `low`."""
 
     def parse(text: str) -> float:
-        allowed = f"a number {'above' if above else 'of at least'} {low:g}"
+        allowed = f"a number {'above' if above else 'of at least'} {low:g}" if math.isfinite(low) else "a finite number"
         try:
             value = float(text)
         except ValueError:
@@ -85,11 +86,19 @@ def web_address(text: str) -> str:
     try:
         parts = urlsplit(text)
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number, a bracket that is not closed
+        httpx.URL(text).host.encode("idna")  # what a connection does with it
+    except (ValueError, httpx.InvalidURL):  # a port that is no number, a bracket that is not closed, a host like a..b
         raise ValueError(allowed) from None
     if not good or parts.query or parts.fragment or parts.username is not None or re.search(r"\s", text):
         raise ValueError(allowed)
     return text.rstrip("/")
+
+
+def key(text: str) -> str:
+    """What goes into a header as it is."""
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("letters, digits and signs of ASCII, without spaces,")
+    return text
 
 
 def one_of(*names: str) -> Parser:
@@ -160,7 +169,7 @@ VARIABLES: dict[str, Variable] = {
     "CODELUPE_TOKEN": Variable(plain, secret=True),
     "KEEP_ADAPTERS": Variable(whole(1), 10),
     "VLLM_URL": Variable(server_address),
-    "VLLM_API_KEY": Variable(plain, secret=True),
+    "VLLM_API_KEY": Variable(key, secret=True),
     "SAMPLE_PREDICTIONS": Variable(whole(0, 1000)),
     "CODELUPE_STREAM": Variable(plain),
     "MODEL": Variable(plain),
@@ -247,6 +256,16 @@ def read_environment(environment: Mapping[str, str], env_file: Path | None = Non
 
 def _is_set(value: str | None) -> bool:
     return bool(value and value.strip()) and not re.fullmatch(r"your_\w*_here", (value or "").strip())
+
+
+def chosen_log_format(*, environment: Mapping[str, str] = os.environ, env_file: Path | None = Path(".env")) -> str:
+    """LOG_FORMAT alone, before everything else is known to be right; the default where it is not."""
+    variable = VARIABLES["LOG_FORMAT"]
+    try:
+        chosen: str = variable.parse(read_environment(environment, env_file).get("LOG_FORMAT", variable.default))
+    except ValueError:  # a problem of the settings, and named as such
+        return str(variable.default)
+    return chosen
 
 
 def chosen_recipe(
@@ -374,6 +393,9 @@ def _database_url(given: Mapping[str, str], values: Mapping[str, Any], problems:
             password = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"POSTGRES_PASSWORD_FILE: {path!r} cannot be read ({error})")
+        else:
+            if not password:
+                problems.append(f"POSTGRES_PASSWORD_FILE: {path!r} is empty")
     login = quote(values["POSTGRES_USER"], safe="") + (f":{quote(password, safe='')}" if password else "")
     host = quote(values["POSTGRES_HOST"], safe="[]:.")
     return f"postgresql://{login}@{host}:{values['POSTGRES_PORT']}/{quote(values['POSTGRES_DB'], safe='')}"

@@ -120,7 +120,7 @@ class Upkeep:
         if free < needed:
             raise Pause(
                 "disk",
-                f"{free / 1e9:.1f} GB are free below {self.home.root} and a run wants {needed / 1e9:.1f} GB: "
-                "make room (codelupe gc), it goes on by itself",
+                f"{free / 1e9:.1f} GB are free for {self.home.runs} and {self.home.models}, "
+                f"and a run wants {needed / 1e9:.1f} GB: make room (codelupe gc), it goes on by itself",
             )
         self.board.clear("disk")

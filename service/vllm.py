@@ -89,7 +89,7 @@ class Vllm:
             raise
         try:
             numbers = [float(value) for value in answer["choices"][0]["logprobs"]["token_logprobs"]]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise VllmRefused(f"{name}: the test completion came without log probabilities") from error
         if not numbers or not all(math.isfinite(value) for value in numbers):
             raise self._not_finite(name)
@@ -120,7 +120,7 @@ class Vllm:
             raise self._refusal(path, response.status_code, text)
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text  # loading and unloading answer in words
 
     def _read(self, response: httpx.Response, deadline: float) -> str:
@@ -153,7 +153,7 @@ class Vllm:
         """The server's own words on one line, short, and without the key."""
         try:
             said = str(json.loads(text)["error"]["message"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, RecursionError, KeyError, TypeError):
             said = text
         said = " ".join(said.split())
         return (said.replace(self._key, "…") if self._key else said)[:SHOWN_CHARS]

@@ -71,3 +71,9 @@ def test_the_password_of_the_override_is_in_no_environment(compose, tmp_path):
     for name in ("postgres", "trainer-cpu", "qwen-5090-trainer"):
         assert found[name]["environment"]["POSTGRES_PASSWORD_FILE"] == "/run/secrets/postgres_password"
         assert not found[name]["environment"]["POSTGRES_PASSWORD"]
+
+
+def test_a_user_with_odd_letters_goes_through_no_shell(compose, tmp_path):
+    found = services(compose, tmp_path, POSTGRES_USER="o'brien; true")["postgres"]
+    assert found["environment"]["PGUSER"] == "o'brien; true"
+    assert found["healthcheck"]["test"][0] == "CMD" and "o'brien" not in str(found["healthcheck"]["test"])

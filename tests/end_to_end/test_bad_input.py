@@ -24,6 +24,12 @@ def test_a_bad_setting(codelupe: Codelupe):
     check_refused(done, 2, "MIN_NEW_FILES: 'x'", "METRICS_PORT: '99999'")
 
 
+def test_a_bad_setting_is_json_where_the_log_is(codelupe: Codelupe):
+    done = codelupe.run("up", MIN_NEW_FILES="x", LOG_FORMAT="json")
+    check_refused(done, 2, "MIN_NEW_FILES: 'x'")
+    assert [json.loads(line)["exit_code"] for line in done.stderr.splitlines()] == [2]
+
+
 def test_a_missing_recipe(codelupe: Codelupe):
     check_refused(codelupe.run("up", "--recipe", "nowhere.yaml"), 2, "nowhere.yaml")
 

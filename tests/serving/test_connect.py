@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-SECRET = 'a "real" \\ key: ü'
+SECRET = 'a"real"\\key:'
 URL = "http://127.0.0.1:8094/v1"
 PARSERS: dict[str, Callable[[str], Any]] = {
     "continue": yaml.safe_load, "zed": json.loads, "tabby": tomllib.loads, "llama-vscode": json.loads,

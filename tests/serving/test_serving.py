@@ -280,7 +280,9 @@ def test_an_answer_that_trickles_has_a_deadline_too(monkeypatch):
             ended.set()
 
 
-@pytest.mark.parametrize("body", ["<html>", "[]", '{"data": 3}', '{"data": [{"id": 1}]}', '{"data": ["x"]}'])
+@pytest.mark.parametrize(
+    "body", ["<html>", "[]", "[" * 200_000, '{"data": 3}', '{"data": [{"id": 1}]}', '{"data": ["x"]}']
+)
 def test_an_address_that_is_no_vllm_is_not_believed(vllm, body):
     vllm.faults["models", ""] = lambda: Response(body)
     loaded: dict[str, str] | None = None
@@ -291,9 +293,10 @@ def test_an_address_that_is_no_vllm_is_not_believed(vllm, body):
     assert not loaded
 
 
-def test_an_answer_without_log_probabilities_is_no_proof(vllm, followed, publish):
+@pytest.mark.parametrize("numbers", [None, {"token_logprobs": [10**400]}])
+def test_an_answer_without_log_probabilities_is_no_proof(vllm, followed, publish, numbers):
     publish(1)
-    vllm.faults["complete", version_name(1)] = lambda: jsonify({"choices": [{"text": "x", "logprobs": None}]})
+    vllm.faults["complete", version_name(1)] = lambda: jsonify({"choices": [{"text": "x", "logprobs": numbers}]})
     trouble = followed.look(1)
     assert trouble is not None and "log probabilities" in trouble and vllm.loaded == {}
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -110,6 +111,13 @@ def lines(request: pytest.FixtureRequest):
     LOG.removeHandler(handler)
 
 
+def test_the_fuller_disk_counts_where_runs_and_models_are_mounted_apart(tmp_path: Path, monkeypatch):
+    home = Home(tmp_path)
+    free = {home.root: 900, home.runs: 500, home.models: 700}
+    monkeypatch.setattr("service.home.shutil.disk_usage", lambda folder: SimpleNamespace(free=free[folder]))
+    assert home.free_bytes() == 500
+
+
 def test_a_log_line_stays_one_line(lines):
     event("Verdict", reason='first\nsecond "quoted"', loss=1.23456789, missing=None, run=3)
     assert len(lines()) == 1
@@ -154,19 +162,32 @@ def test_what_others_say_is_json_too(tmp_path: Path):
         "event('Ours'); sayer('json')('ready', 'http://x', health='http://x/health')\n"
         "logging.getLogger('waitress.queue').warning('depth %d', 3); warnings.warn('old\\nway')\n"
         "thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()\n"
+        "class Broken:\n    def __del__(self): raise BufferError('while it is deleted')\n"
+        "Broken()\n"
         "raise SystemError('nobody caught this')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     found = [strict(line) for line in done.stderr.splitlines()]
     assert [line["message"] for line in found[:2]] == ["Ours", "depth 3"]
     assert "old\nway" in str(found[2]["message"])
-    assert ["ZeroDivisionError" in str(found[3]["exception"]), "SystemError" in str(found[4]["exception"])] == [
-        True
-    ] * 2
-    assert len(found) == 5 and done.returncode == 1
+    for line, error in zip(found[3:], ("ZeroDivisionError", "BufferError", "SystemError"), strict=True):
+        assert error in str(line["exception"])
+    assert done.returncode == 1
     assert [strict(line) for line in (tmp_path / "log").read_text().splitlines()] == found
     said = strict(done.stdout)
     assert (said["message"], said["text"], said["health"]) == ("ready", "http://x", "http://x/health")
+
+
+def test_a_log_file_on_a_full_disk_is_told_of_once():
+    code = (
+        "from pathlib import Path\n"
+        "from service.logs import event, set_up\n"
+        "set_up('json', Path('/dev/full')); event('One'); event('Two')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = [strict(line) for line in done.stderr.splitlines()]
+    assert [line["message"] for line in found] == ["One", "Log file not written", "Two"]
+    assert "No space left" in str(found[1]["reason"])
 
 
 @pytest.mark.parametrize(

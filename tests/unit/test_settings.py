@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from service.errors import SettingsError
-from service.settings import OVER_THE_RECIPE, PROJECT_RECIPES, VARIABLES, chosen_recipe, load_settings
+from service.settings import (
+    OVER_THE_RECIPE,
+    PROJECT_RECIPES,
+    VARIABLES,
+    chosen_log_format,
+    chosen_recipe,
+    load_settings,
+)
 
 EMBEDDED = PROJECT_RECIPES / "embedded.yaml"
 DEFAULT = PROJECT_RECIPES / "qwen-5090.yaml"
@@ -145,6 +152,8 @@ def test_the_log_format():
     assert (load().log_format, load(LOG_FORMAT="JSON").log_format) == ("text", "json")
     with pytest.raises(SettingsError, match="LOG_FORMAT: 'xml' is not allowed; text or json is"):
         load(LOG_FORMAT="xml")
+    chosen = {name: chosen_log_format(environment={"LOG_FORMAT": name}, env_file=None) for name in ("JSON", "xml", "")}
+    assert chosen == {"JSON": "json", "xml": "text", "": "text"}
 
 
 def test_postgres_variables_make_a_url_with_everything_quoted(tmp_path: Path):
@@ -173,11 +182,27 @@ def test_the_vllm_address_is_taken_with_and_without_its_version(given: str):
 
 @pytest.mark.parametrize(
     "given",
-    ["vllm:8000", "ftp://vllm", "http://", "http://vllm:port", "http://vllm:70000", "http://me:key@vllm", "a b"],
+    [
+        *("vllm:8000", "ftp://vllm", "http://", "http://vllm:port", "http://vllm:70000", "http://me:key@vllm", "a b"),
+        *("http://..", "http://a..b", "http://-ü-", "http://xn--a", "http://[v1.a]", f"http://{'a' * 70}"),
+    ],
 )
 def test_an_address_that_cannot_be_called_is_a_problem(given: str):
     with pytest.raises(SettingsError, match=r"VLLM_URL: .* is not allowed; http://host:port or https://host is"):
         load(VLLM_URL=given)
+
+
+@pytest.mark.parametrize("given", ["two words", "two\nlines", "schlüssel", "bell\x07", "\udcff"])
+def test_a_key_that_does_not_fit_into_a_header_is_a_problem_and_is_not_shown(given: str):
+    with pytest.raises(SettingsError, match="VLLM_API_KEY: its value is not allowed") as caught:
+        load(VLLM_API_KEY=given)
+    assert given not in str(caught.value)
+
+
+def test_an_empty_password_file_is_a_problem(tmp_path: Path):
+    (tmp_path / "password").write_text("\n")
+    with pytest.raises(SettingsError, match=r"POSTGRES_PASSWORD_FILE: .* is empty"):
+        load(POSTGRES_HOST="h", POSTGRES_PASSWORD_FILE=str(tmp_path / "password"))
 
 
 def documented() -> dict[str, str]:
