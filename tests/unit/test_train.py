@@ -449,6 +449,14 @@ def test_prepare_explains_what_cannot_be_used(tmp_path, capsys, overrides, word)
     assert word in captured.err and "Traceback" not in captured.err and not captured.out
 
 
+def test_prepare_says_that_the_hub_cannot_be_reached(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(embedded(base__model="nobody/nothing")))
+    assert __main__.main(["prepare", str(path)]) == 2
+    assert "cannot be reached" in capsys.readouterr().err
+
+
 def test_half_a_line_is_not_completed(tmp_path):
     path = tmp_path / "events.jsonl"
     path.write_text('{"event": "st')
