@@ -109,7 +109,7 @@ class Watcher:
         self._say("Training met a value that is not finite", record, "step", "what", level=logging.WARNING)
 
     def _out_of_memory(self, record: dict[str, Any]) -> None:
-        self._say("Training ran out of memory and goes on", record, "step", "batch_size", level=logging.WARNING)
+        self._say("Training ran out of memory and goes on", record, "step", "tokens", level=logging.WARNING)
 
     def _unmeasured(self, record: dict[str, Any]) -> None:
         self._say("Training makes no sense without a held-out sample", record, "rows", "reasons", level=logging.WARNING)

@@ -80,7 +80,7 @@ class Training:
     seed: int = number(42, 0, 2**31 - 1)
     num_epochs: int = number(1, 1, 1000)
     batch_size: int = number(4, 1, 65536)
-    """Samples in one forward pass of one process."""
+    """Samples in one forward pass of one process, at their longest: shorter ones are packed into as many tokens."""
     gradient_accumulation_steps: int = number(4, 1, 65536)
     learning_rate: float = number(2e-5, 1e-9, 1.0)
     schedule: str = choice("linear", "constant", "cosine")
@@ -94,6 +94,8 @@ class Training:
     """What of a layer is made again in the backward pass. `auto`: on a GPU the fastest that fits, on a CPU none."""
     offload_checkpoints: str = choice("auto", "always", "never")
     """Whether what checkpoints keep waits in host memory. `auto`: on a GPU where nothing faster fits."""
+    label_smoothing: float = number(0.0, 0.0, 0.9)
+    """Share of each target that is spread over all words."""
     dataloader_workers: int = number(8, 0, 256)
     pin_memory: bool = True
     tf32: bool = True

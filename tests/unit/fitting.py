@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from run_folder import short_recipe, token_samples, tokenizer
 
 from trainer.check import Checked
 from trainer.data.batches import Batch, Windows
-from trainer.data.encoder import pad_id
+from trainer.data.encoder import IGNORED, TokenSample, pad_id
 from trainer.evaluate.held_out import HeldOut
 from trainer.events import Events
 from trainer.fit.loop import Fit, Tools
+from trainer.model.attention import attending_whole
+from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.load import load_base
 from trainer.model.lora import add_adapter
 from trainer.model.step import LossModel
+from trainer.plan.device import fitted
 from trainer.recipe import Recipe
 from trainer.stop import StopRequest
 from trainer.train import Loaded, load_model
@@ -61,9 +66,7 @@ def make_fit(folder: Path, recipe: Recipe | None = None, *, loaded: Loaded | Non
                 num_epochs=training.num_epochs,
                 seed=1,
             ),
-            held_out=HeldOut(
-                loaded.accelerator, loaded.model, token_samples(4, start=101), batch_size=3, pad=pad, stop=stop
-            ),
+            held_out=HeldOut(loaded.accelerator, loaded.model, token_samples(4, start=101), budget=900, stop=stop),
             pad=pad,
             checkpoints=folder / "checkpoints",
             events=Events(folder / "events.jsonl"),
@@ -76,14 +79,15 @@ def make_fit(folder: Path, recipe: Recipe | None = None, *, loaded: Loaded | Non
 
 def loss_model(recipe: Recipe | None = None) -> LossModel:
     """An adapted base with its loss; the adapter's second half is not zero, so that all of it has gradients."""
-    recipe = recipe or short_recipe(lora__dropout=0.0)
+    recipe, _ = fitted(recipe or short_recipe(lora__dropout=0.0), torch.device("cpu"))
     adapted = add_adapter(
         load_base(recipe.base, torch.device("cpu")),
         recipe.lora,
         parent=None,
-        activation_checkpointing=recipe.training.activation_checkpointing,
         seed=0,
     )
+    training = recipe.training
+    checkpoint_layers(adapted, training.checkpointing, offload=training.offload_checkpoints == "always")
     generator = torch.Generator().manual_seed(0)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
@@ -100,7 +104,18 @@ def gradients(model: torch.nn.Module) -> torch.Tensor:
     return vector
 
 
+def reference(model: LossModel, samples: Sequence[TokenSample]) -> torch.Tensor:
+    """The summed loss by transformers' own way: each sample alone, all logits, ordinary attention."""
+    causal = model.model.get_base_model()
+    total = torch.zeros(())
+    with attending_whole(causal):
+        for sample in samples:
+            logits = causal(input_ids=sample.ids.long()[None], use_cache=False).logits[0, :-1].float()
+            total = total + F.cross_entropy(logits, sample.labels[1:].long(), reduction="sum", ignore_index=IGNORED)
+    return total
+
+
 def backward(model: LossModel, batch: Batch) -> tuple[float, torch.Tensor]:
-    loss, _ = model(batch.ids, batch.mask, batch.labels)
+    loss, _ = model(batch)
     loss.backward()
     return loss.item(), gradients(model)

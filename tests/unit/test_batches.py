@@ -1,18 +1,19 @@
-"""Windows, micro-batches and padding."""
+"""Windows and packs."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from run_folder import token_samples
 
-from trainer.data.batches import Windows, collate, load_batches, micro_batches
+from trainer.data.batches import Windows, collate, load_batches, pack_samples
 from trainer.data.encoder import IGNORED
 
 SAMPLES = token_samples(23)
-PAD = 0
+LONGEST = max(sample.tokens for sample in SAMPLES)
 
 
 def test_each_epoch_sees_every_sample_once_in_another_order():
@@ -36,53 +37,80 @@ def test_a_window_knows_its_tokens():
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [1, 2, 5, 16, 23])
 def test_ranks_share_a_window_and_stay_in_step(world, count):
-    shares = [micro_batches(range(count), SAMPLES, batch_size=2, rank=r, world=world) for r in range(world)]
+    budget = 2 * LONGEST
+    shares = [pack_samples(range(count), SAMPLES, budget=budget, rank=r, world=world) for r in range(world)]
     assert len({len(share) for share in shares}) == 1
-    assert all(len(batch) <= 2 for share in shares for batch in share)
-    assert Counter(i for share in shares for batch in share for i in batch) == Counter(range(count))
-    if world == 1:
-        lengths = [SAMPLES[i].tokens for batch in shares[0] for i in batch]
-        assert lengths == sorted(lengths)
+    assert all(sum(SAMPLES[i].tokens for i in pack) <= budget for share in shares for pack in share)
+    assert Counter(i for share in shares for pack in share for i in pack) == Counter(range(count))
 
 
-def test_padding_is_on_the_right_and_labels_are_shifted():
-    chosen = sorted(SAMPLES[:3], key=lambda s: s.tokens)
-    batch = collate(chosen, pad=PAD)
-    assert batch.ids.shape == batch.mask.shape == batch.labels.shape == (3, chosen[-1].tokens)
-    for row, sample in enumerate(chosen):
-        assert batch.ids[row, : sample.tokens].tolist() == sample.ids.tolist()
-        assert batch.mask[row].sum() == sample.tokens and batch.mask[row, : sample.tokens].all()
-        assert (batch.ids[row, sample.tokens :] == PAD).all()
-        for position in range(sample.tokens - 1):
-            assert batch.labels[row, position] == sample.labels[position + 1]
-        assert (batch.labels[row, sample.tokens - 1 :] == IGNORED).all()
-    assert int(batch.supervised) == sum(s.supervised for s in chosen)
+def test_best_fit_leaves_less_room_than_one_after_the_other():
+    budget = 2 * LONGEST
+    packs = pack_samples(range(23), SAMPLES, budget=budget, rank=0, world=1)
+    in_order, used = 1, 0
+    for sample in SAMPLES:
+        in_order, used = (
+            (in_order + 1, sample.tokens) if used + sample.tokens > budget else (in_order, used + sample.tokens)
+        )
+    total = sum(sample.tokens for sample in SAMPLES)
+    assert -(-total // budget) <= len(packs) <= in_order
+    assert packs == pack_samples(range(23), SAMPLES, budget=budget, rank=0, world=1)
 
 
-def test_an_id_that_is_also_the_padding_is_not_masked():
-    sample = SAMPLES[0]
-    batch = collate([sample], pad=int(sample.ids[3]))
-    assert batch.mask.all()
+def test_a_sample_above_the_budget_gets_a_pack_of_its_own():
+    packs = pack_samples(range(5), SAMPLES, budget=1, rank=0, world=1)
+    assert sorted(packs) == [(0,), (1,), (2,), (3,), (4,)]
+
+
+def test_samples_lie_end_to_end_and_predict_their_own_next_tokens():
+    batch = collate(SAMPLES[:3])
+    assert batch.lengths == tuple(sample.tokens for sample in SAMPLES[:3])
+    assert batch.ids.shape == batch.positions.shape == (1, sum(batch.lengths)) and batch.tokens == sum(batch.lengths)
+    expected = []
+    start = 0
+    for sample in SAMPLES[:3]:
+        assert batch.ids[0, start : start + sample.tokens].tolist() == sample.ids.tolist()
+        assert batch.positions[0, start : start + sample.tokens].tolist() == list(range(sample.tokens))
+        expected += [
+            (start + p - 1, int(sample.labels[p])) for p in range(1, sample.tokens) if sample.labels[p] != IGNORED
+        ]
+        start += sample.tokens
+    assert list(zip(batch.predicting.tolist(), batch.labels.tolist(), strict=True)) == expected
+    assert batch.supervised == sum(s.supervised for s in SAMPLES[:3])
+
+
+def test_a_sample_supervised_from_its_first_token_is_predicted_by_nobody_elses_last():
+    whole = replace(SAMPLES[1], labels=SAMPLES[1].ids)
+    batch = collate([SAMPLES[0], whole])
+    assert SAMPLES[0].tokens - 1 not in batch.predicting.tolist()
 
 
 def test_an_empty_batch_has_no_loss():
-    batch = collate([], pad=PAD)
-    assert int(batch.supervised) == 0 and batch.mask.all()
+    batch = collate([])
+    assert batch.supervised == 0 and batch.tokens == 1
 
 
-def test_splitting_keeps_every_sample():
-    batch = collate(SAMPLES[:5], pad=PAD)
-    pieces = batch.split(2)
-    assert [len(piece.ids) for piece in pieces] == [2, 2, 1]
-    assert torch.equal(torch.cat([piece.labels for piece in pieces]), batch.labels)
+@pytest.mark.parametrize("budget", [1, 300, 700, 10_000])
+def test_splitting_is_collating_less_at_a_time(budget):
+    chosen = SAMPLES[:5]
+    pieces = collate(chosen).split(budget)
+    assert all(len(piece.lengths) == 1 or piece.tokens <= budget for piece in pieces)
+    assert sum(len(piece.lengths) for piece in pieces) == 5
+    taken = 0
+    for piece in pieces:
+        expected = collate(chosen[taken : taken + len(piece.lengths)])
+        taken += len(piece.lengths)
+        for name in ("ids", "positions", "predicting", "labels"):
+            assert torch.equal(getattr(piece, name), getattr(expected, name)), name
+        assert piece.lengths == expected.lengths
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_loader_gives_the_batches_in_order_and_leaves_the_generator_alone(workers):
-    batches = micro_batches(range(9), SAMPLES, batch_size=2, rank=0, world=1)
+def test_the_loader_gives_the_packs_in_order_and_leaves_the_generator_alone(workers):
+    packs = pack_samples(range(9), SAMPLES, budget=2 * LONGEST, rank=0, world=1)
     before = torch.get_rng_state()
-    loaded = list(load_batches(SAMPLES, batches, pad=PAD, workers=workers, pin_memory=False))
+    loaded = list(load_batches(SAMPLES, packs, workers=workers, pin_memory=False))
     assert torch.equal(before, torch.get_rng_state())
-    assert len(loaded) == len(batches)
-    for batch, chosen in zip(loaded, batches, strict=True):
-        assert torch.equal(batch.ids, collate([SAMPLES[i] for i in chosen], pad=PAD).ids)
+    assert len(loaded) == len(packs)
+    for batch, chosen in zip(loaded, packs, strict=True):
+        assert torch.equal(batch.ids, collate([SAMPLES[i] for i in chosen]).ids)

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from fitting import make_fit
 from run_folder import encoder, make_row, program, short_recipe, short_rows, token_samples, tokenizer
 
-from trainer.data.batches import collate
 from trainer.data.tokenize import tokenize_rows
 from trainer.errors import Stopped
 from trainer.evaluate.held_out import choose_held_out
 from trainer.evaluate.predictions import predict
+from trainer.model.attention import attending_whole
 from trainer.stop import StopRequest
 
 DATA = short_recipe().data
@@ -50,13 +50,13 @@ def test_the_score_is_the_mean_over_all_tokens_not_over_batches(tmp_path):
     loss, correct, tokens = 0.0, 0, 0
     with torch.no_grad():
         for sample in fit.tools.held_out.samples:
-            batch = collate([sample], pad=4074)
-            logits = fit.tools.adapted(input_ids=batch.ids, attention_mask=batch.mask).logits.float()[0]
-            labels = batch.labels[0]
+            with attending_whole(fit.tools.adapted.get_base_model()):
+                logits = fit.tools.adapted(input_ids=sample.ids.long()[None]).logits.float()[0, :-1]
+            labels = sample.labels[1:].long()
             loss += F.cross_entropy(logits, labels, reduction="sum", ignore_index=-100).item()
             correct += int((logits.argmax(-1) == labels).sum())
             tokens += int((labels != -100).sum())
-    assert found.tokens == tokens and len(fit.tools.held_out.batches) > 1
+    assert found.tokens == tokens and len(fit.tools.held_out.packs) > 1
     assert found.loss == pytest.approx(loss / tokens, rel=1e-5)
     assert found.token_accuracy == correct / tokens
     anchor = fit.tools.held_out.measure_base()

@@ -10,7 +10,7 @@ import torch
 from fitting import checked, gradients, loss_model, make_fit
 from run_folder import short_recipe
 
-from trainer.data.batches import collate, micro_batches
+from trainer.data.batches import collate, pack_samples
 from trainer.errors import Diverged, OutOfMemory
 from trainer.events import Events
 from trainer.fit.progress import Progress, Score, evaluation_due
@@ -60,13 +60,13 @@ def test_warm_up_takes_a_step_at_least(steps, fraction, warmup):
 # --- accumulation ---------------------------------------------------------------------------------------------
 
 
-def window_gradient(fit, model, rows: int):
-    """The gradient of all 16 samples, `rows` at a time."""
+def window_gradient(fit, model, budget: int):
+    """The gradient of all 16 samples, packed into `budget` tokens."""
     windows = fit.tools.windows
     members = range(16)
-    split = micro_batches(members, windows.samples, batch_size=rows, rank=0, world=1)
-    batches = [collate([windows.samples[i] for i in chosen], pad=fit.tools.pad) for chosen in split]
-    fit.most_rows = 16
+    packs = pack_samples(members, windows.samples, budget=budget, rank=0, world=1)
+    batches = [collate([windows.samples[i] for i in chosen]) for chosen in packs]
+    fit.budget = budget
     loss = fit._gradients(batches, sum(windows.samples[i].supervised for i in members), 1)
     return len(batches), loss, gradients(model)
 
@@ -77,38 +77,38 @@ def test_every_way_to_cut_a_window_gives_the_same_gradient(tmp_path):
     weights = loss_model(recipe).state_dict()
     loaded.model.load_state_dict(weights, strict=False)
     fit = make_fit(tmp_path, recipe, loaded=loaded)
-    cuts = {rows: window_gradient(fit, loaded.model, rows) for rows in (16, 4, 1)}
-    assert [cuts[rows][0] for rows in (16, 4, 1)] == [1, 4, 16]
-    _, loss, gradient = cuts[16]
-    for rows in (4, 1):
-        assert cuts[rows][1] == pytest.approx(loss, rel=1e-5)
-        torch.testing.assert_close(cuts[rows][2], gradient, rtol=1e-3, atol=1e-7)
+    cuts = {budget: window_gradient(fit, loaded.model, budget) for budget in (10_000, 1000, 1)}
+    assert cuts[10_000][0] == 1 < cuts[1000][0] < cuts[1][0] == 16
+    _, loss, gradient = cuts[10_000]
+    for budget in (1000, 1):
+        assert cuts[budget][1] == pytest.approx(loss, rel=1e-5)
+        torch.testing.assert_close(cuts[budget][2], gradient, rtol=1e-3, atol=1e-7)
 
 
 def test_running_out_of_memory_halves_the_batch_and_keeps_the_gradient(tmp_path):
     recipe = short_recipe(lora__dropout=0.0)
     loaded = load_model(checked(recipe))
     fit = make_fit(tmp_path, recipe, loaded=loaded)
-    _, loss, gradient = window_gradient(fit, loaded.model, 4)
+    _, loss, gradient = window_gradient(fit, loaded.model, 1200)
     forward = loaded.model.forward
 
-    def small_only(ids, mask, labels):
-        if len(ids) > 2:
+    def small_only(batch):
+        if batch.tokens > 600:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(ids, mask, labels)
+        return forward(batch)
 
     loaded.model.forward = small_only
-    _, again, found = window_gradient(fit, loaded.model, 4)
+    _, again, found = window_gradient(fit, loaded.model, 1200)
     assert again == pytest.approx(loss, rel=1e-5)
     torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-7)
-    assert fit.most_rows == 2 and "out_of_memory" in names(fit.tools.events)
+    assert fit.budget <= 600 and "out_of_memory" in names(fit.tools.events)
 
-    def never(ids, mask, labels):
+    def never(batch):
         raise MemoryError
 
     loaded.model.forward = never
-    with pytest.raises(OutOfMemory, match=r"1 sample\(s\) at a time"):
-        window_gradient(fit, loaded.model, 4)
+    with pytest.raises(OutOfMemory, match=r"out of memory with \d+ tokens at a time"):
+        window_gradient(fit, loaded.model, 1200)
 
 
 # --- early stopping -------------------------------------------------------------------------------------------

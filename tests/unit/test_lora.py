@@ -36,12 +36,12 @@ def test_a_new_adapter_is_fp32_and_changes_nothing_yet():
     adapted = loaded.model.model
     trained = [p for p in adapted.parameters() if p.requires_grad]
     assert len(trained) == 2 * 7 * 4 and all(p.dtype == torch.float32 for p in trained)
-    batch = collate(token_samples(2), pad=4074)
+    batch = collate(token_samples(2))
     loaded.model.eval()
     with torch.no_grad():
-        with_adapter, _ = loaded.model(batch.ids, batch.mask, batch.labels)
+        with_adapter, _ = loaded.model(batch)
         with adapted.disable_adapter():
-            without, _ = loaded.model(batch.ids, batch.mask, batch.labels)
+            without, _ = loaded.model(batch)
     assert with_adapter.item() == without.item()
 
 
@@ -118,11 +118,11 @@ def test_a_family_that_scales_its_logits_is_refused():
 def test_dropout_acts_in_training_only():
     recipe = short_recipe(lora__dropout=0.5)
     model = loss_model(recipe)
-    batch = collate(token_samples(2), pad=4074)
+    batch = collate(token_samples(2))
     losses = {}
     for mode in (True, False):
         model.train(mode)
-        losses[mode] = {model(batch.ids, batch.mask, batch.labels)[0].item() for _ in range(3)}
+        losses[mode] = {model(batch)[0].item() for _ in range(3)}
     assert len(losses[True]) == 3 and len(losses[False]) == 1
 
 

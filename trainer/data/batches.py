@@ -1,17 +1,21 @@
-"""Which samples each optimizer step sees, in which micro-batches, on which rank.
+"""Which samples each optimizer step sees, in which packs, on which rank.
 
     epoch    all samples, shuffled by seed and epoch
     window   batch_size × accumulation × world of them: one optimizer step
-    micro    the window sorted by length and cut; rank r takes r, r + world, …
+    packs    the window's samples laid end to end, by best fit into a budget of tokens; rank r takes r, r + world, …
 
-The gradient of a window is summed and divided by its supervised tokens, so the order inside a window changes nothing
-but the padding.
+    pack     | sample a          | sample b      | sample c |     no padding; attention stays inside a sample,
+    position | 0 1 2 3 …         | 0 1 2 …       | 0 1 …    |     and positions start again
+
+The gradient of a window is summed and divided by its supervised tokens, so how it is packed changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -21,33 +25,67 @@ from trainer.data.encoder import IGNORED, TokenSample
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Samples side by side, padded on the right."""
+    """One pack: samples end to end."""
 
     ids: torch.Tensor
-    """int64 [samples, longest]"""
-    mask: torch.Tensor
-    """int64 [samples, longest]: 1 on tokens, 0 on padding."""
+    """int64 [1, tokens]"""
+    positions: torch.Tensor
+    """int64 [1, tokens]: from 0 in each sample."""
+    lengths: tuple[int, ...]
+    """Tokens of each sample: plain integers, so that no step waits for the device to tell them."""
+    predicting: torch.Tensor
+    """int64 [supervised]: places of the pack whose next token counts, ascending."""
     labels: torch.Tensor
-    """int64 [samples, longest]: what to predict at each position (shifted already), IGNORED elsewhere."""
+    """int64 [supervised]: those next tokens."""
 
     def pin_memory(self) -> Batch:
         """Copy to page-locked memory; the DataLoader calls this."""
-        return Batch(ids=self.ids.pin_memory(), mask=self.mask.pin_memory(), labels=self.labels.pin_memory())
+        return self._mapped(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        ids, mask, labels = (t.to(device, non_blocking=True) for t in (self.ids, self.mask, self.labels))
-        return Batch(ids=ids, mask=mask, labels=labels)
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        return Batch(
+            ids=change(self.ids),
+            positions=change(self.positions),
+            lengths=self.lengths,
+            predicting=change(self.predicting),
+            labels=change(self.labels),
+        )
 
     @property
-    def supervised(self) -> torch.Tensor:
-        """int64 []: positions with loss."""
-        return (self.labels != IGNORED).sum()
+    def tokens(self) -> int:
+        return sum(self.lengths)
 
-    def split(self, rows: int) -> list[Batch]:
-        """The same samples in batches of at most `rows`."""
-        parts = zip(self.ids.split(rows), self.mask.split(rows), self.labels.split(rows), strict=True)
-        return [Batch(ids=ids, mask=mask, labels=labels) for ids, mask, labels in parts]
+    @property
+    def supervised(self) -> int:
+        """Positions with loss."""
+        return len(self.labels)
+
+    def split(self, budget: int) -> list[Batch]:
+        """The same samples in order, in packs of at most `budget` tokens; a longer sample makes one by itself."""
+        cuts, used = [0], 0
+        starts = [0, *accumulate(self.lengths)]
+        for index, length in enumerate(self.lengths):
+            if used and used + length > budget:
+                cuts.append(index)
+                used = 0
+            used += length
+        return [self._part(starts, *pair) for pair in zip(cuts, [*cuts[1:], len(self.lengths)], strict=True)]
+
+    def _part(self, starts: Sequence[int], first: int, last: int) -> Batch:
+        """Samples first … last − 1. Called before the batch goes to its device."""
+        start, stop = starts[first], starts[last]
+        inside = slice(*torch.searchsorted(self.predicting, torch.tensor([start, stop])).tolist())
+        return Batch(
+            ids=self.ids[:, start:stop],
+            positions=self.positions[:, start:stop],
+            lengths=self.lengths[first:last],
+            predicting=self.predicting[inside] - start,
+            labels=self.labels[inside],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,70 +133,71 @@ class Windows(Sequence[Window]):
         return self._shuffled[1]
 
 
-def micro_batches(
-    members: Sequence[int], samples: Sequence[TokenSample], *, batch_size: int, rank: int, world: int
+def pack_samples(
+    members: Sequence[int], samples: Sequence[TokenSample], *, budget: int, rank: int, world: int
 ) -> list[tuple[int, ...]]:
-    """This rank's share of some samples: batches of at most `batch_size`, of like length, equally many on each rank.
+    """This rank's share of some samples: packs of at most `budget` tokens, equally many on each rank.
 
-    A rank for which nothing is left gets an empty batch, so that the ranks stay in step.
+    Best fit decreasing: the longest sample first, each into the fullest pack that has room for it. A rank for which
+    nothing is left gets an empty pack, so that the ranks stay in step.
     """
-    by_length = sorted(members, key=lambda i: (samples[i].tokens, i))
-    each = -(-len(by_length) // (batch_size * world))
-    count = max(1, each) * world
-    least, more = divmod(len(by_length), count)
-    batches, start = [], 0
-    for index in range(count):
-        stop = start + least + (index < more)
-        batches.append(tuple(by_length[start:stop]))
-        start = stop
-    return batches[rank::world]
+    packs: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (tokens left, number of the pack), ascending
+    for index in sorted(members, key=lambda i: (-samples[i].tokens, i)):
+        tokens = samples[index].tokens
+        place = bisect_left(room, (tokens, 0))
+        left, number = room.pop(place) if place < len(room) else (budget, len(packs))
+        if number == len(packs):
+            packs.append([])
+        packs[number].append(index)
+        insort(room, (max(0, left - tokens), number))
+    count = max(1, -(-len(packs) // world)) * world
+    packs += [[] for _ in range(count - len(packs))]
+    return [tuple(pack) for pack in packs[rank::world]]
 
 
-def collate(chosen: Sequence[TokenSample], *, pad: int) -> Batch:
-    """Pad on the right and shift the labels. Padding is masked by place, never by its id.
+def collate(chosen: Sequence[TokenSample]) -> Batch:
+    """Lay samples end to end. A position predicts the token after it, and the last of a sample nothing.
 
-    No samples at all give one row of padding without loss.
+    No samples at all give one token without loss.
     """
     if not chosen:
-        one = torch.full((1, 1), pad)
-        return Batch(ids=one, mask=torch.ones_like(one), labels=torch.full_like(one, IGNORED))
-    longest = max(sample.tokens for sample in chosen)
-    ids = torch.full((len(chosen), longest), pad)
-    mask = torch.zeros_like(ids)
-    labels = torch.full_like(ids, IGNORED)
-    for row, sample in enumerate(chosen):
-        ids[row, : sample.tokens] = sample.ids
-        mask[row, : sample.tokens] = 1
-        labels[row, : sample.tokens - 1] = sample.labels[1:]
-    return Batch(ids=ids, mask=mask, labels=labels)
+        nothing = torch.zeros(0, dtype=torch.int64)
+        one = torch.zeros((1, 1), dtype=torch.int64)
+        return Batch(ids=one, positions=one, lengths=(1,), predicting=nothing, labels=nothing)
+    lengths = tuple(sample.tokens for sample in chosen)
+    labels = torch.cat([sample.labels for sample in chosen]).long()
+    labels[[start for start in accumulate(lengths[:-1], initial=0)]] = IGNORED  # nothing before it predicts it
+    counted = (labels != IGNORED).nonzero()[:, 0]
+    return Batch(
+        ids=torch.cat([sample.ids for sample in chosen]).long()[None],
+        positions=torch.cat([torch.arange(length) for length in lengths])[None],
+        lengths=lengths,
+        predicting=counted - 1,
+        labels=labels[counted],
+    )
 
 
 class _Collated(Dataset[Batch]):
-    """Batches by number; workers collate them."""
+    """Packs by number; workers lay them out."""
 
-    def __init__(self, samples: Sequence[TokenSample], batches: Sequence[tuple[int, ...]], pad: int) -> None:
+    def __init__(self, samples: Sequence[TokenSample], packs: Sequence[tuple[int, ...]]) -> None:
         self.samples = samples
-        self.batches = batches
-        self.pad = pad
+        self.packs = packs
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.packs)
 
     def __getitem__(self, index: int) -> Batch:
-        return collate([self.samples[i] for i in self.batches[index]], pad=self.pad)
+        return collate([self.samples[i] for i in self.packs[index]])
 
 
 def load_batches(
-    samples: Sequence[TokenSample],
-    batches: Sequence[tuple[int, ...]],
-    *,
-    pad: int,
-    workers: int,
-    pin_memory: bool,
+    samples: Sequence[TokenSample], packs: Sequence[tuple[int, ...]], *, workers: int, pin_memory: bool
 ) -> Iterator[Batch]:
-    """The batches in order, made ahead by `workers` processes (0: made here, when asked for)."""
+    """The packs in order, made ahead by `workers` processes (0: made here, when asked for)."""
     loader = DataLoader(
-        _Collated(samples, batches, pad),
+        _Collated(samples, packs),
         batch_size=None,
         num_workers=workers,
         pin_memory=pin_memory,

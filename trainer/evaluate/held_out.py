@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import reduce
 
-from trainer.data.batches import load_batches, micro_batches
+from trainer.data.batches import load_batches, pack_samples
 from trainer.data.encoder import TokenSample
 from trainer.data.tokenize import TokenRows
 from trainer.fit.progress import Score
@@ -43,19 +43,17 @@ class HeldOut:
         model: Any,
         samples: Sequence[TokenSample],
         *,
-        batch_size: int,
-        pad: int,
+        budget: int,
         stop: StopRequest,
     ) -> None:
         self.accelerator = accelerator
         self.model = model
         self.samples = samples
-        self.pad = pad
         self.stop = stop
-        self.batches = micro_batches(
+        self.packs = pack_samples(
             range(len(samples)),
             samples,
-            batch_size=batch_size,
+            budget=budget,
             rank=accelerator.process_index,
             world=accelerator.num_processes,
         )
@@ -81,11 +79,12 @@ class HeldOut:
     def _measure(self) -> Score:
         device = self.accelerator.device
         sums = torch.zeros(3, dtype=torch.float64, device=device)
-        for batch in load_batches(self.samples, self.batches, pad=self.pad, workers=0, pin_memory=False):
+        for batch in load_batches(self.samples, self.packs, workers=0, pin_memory=False):
             if self.accelerator.num_processes == 1:  # alone, a rank may leave; together, they stop at a step's end
                 self.stop.check()
             moved = batch.to(device)
-            loss, correct = self.model(moved.ids, moved.mask, moved.labels)
-            sums += torch.stack([loss.double(), correct.double(), moved.supervised.double()])
+            loss, correct = self.model(moved)
+            sums[:2] += torch.stack([loss.double(), correct.double()])
+            sums[2] += moved.supervised
         loss_sum, correct_sum, tokens = reduce(sums, "sum").tolist()
         return Score(loss=loss_sum / tokens, token_accuracy=correct_sum / tokens, tokens=int(tokens))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from trainer.data.encoder import IGNORED, TokenSample
+from trainer.model.attention import attending_whole
 from trainer.stop import StopRequest
 from trainer.track.prediction import Prediction
 
@@ -24,7 +25,8 @@ def predict(
         Stopped: a request to stop came in the meantime.
     """
     adapted.eval()
-    return [_answer(adapted, tokenizer, sample, pad, stop) for sample in samples]
+    with attending_whole(adapted.get_base_model()):
+        return [_answer(adapted, tokenizer, sample, pad, stop) for sample in samples]
 
 
 def _answer(adapted: Any, tokenizer: Any, sample: TokenSample, pad: int, stop: StopRequest) -> tuple[Prediction, int]:

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, reduce
 from peft import set_peft_model_state_dict
 
-from trainer.data.batches import Batch, Windows, load_batches, micro_batches
+from trainer.data.batches import Batch, Windows, load_batches, pack_samples
 from trainer.errors import Diverged, OutOfMemory, Stopped
 from trainer.evaluate.held_out import HeldOut
 from trainer.events import Events
@@ -67,8 +67,8 @@ class Fit:
             self._restore(resume_from)
         self.batches: Iterator[Batch] = iter(())
         self.micro_per_step: list[int] = []
-        self.most_rows = tools.recipe.training.batch_size
-        """Samples in a forward pass; halved when memory runs out."""
+        self.budget = pack_budget(tools.recipe)
+        """Tokens in a forward pass; halved when memory runs out."""
 
     def run(self) -> Progress:
         """Train to the end, and leave the best weights in the model.
@@ -91,14 +91,14 @@ class Fit:
     # --- steps ------------------------------------------------------------------------------------------------
 
     def _plan_batches(self) -> None:
-        """This rank's micro-batches of all steps to come, as one stream that loader workers can run ahead of."""
+        """This rank's packs of all steps to come, as one stream that loader workers can run ahead of."""
         training, accelerator = self.tools.recipe.training, self.tools.accelerator
         windows = self.tools.windows
         planned = [
-            micro_batches(
+            pack_samples(
                 windows[step].members,
                 windows.samples,
-                batch_size=training.batch_size,
+                budget=self.budget,
                 rank=accelerator.process_index,
                 world=accelerator.num_processes,
             )
@@ -108,7 +108,6 @@ class Fit:
         self.batches = load_batches(
             windows.samples,
             [batch for batches in planned for batch in batches],
-            pad=self.tools.pad,
             workers=training.dataloader_workers,
             pin_memory=training.pin_memory and accelerator.device.type == "cuda",
         )
@@ -137,34 +136,34 @@ class Fit:
     def _gradients(self, batches: Sequence[Batch], supervised: int, step: int) -> float:
         """Gradients of the window's mean loss; returns that loss.
 
-        When memory runs out, the window is done again with half as many samples at a time: the gradient is the same.
+        When memory runs out, the window is done again with half as many tokens at a time: the gradient is the same.
         """
         alone = self.tools.accelerator.num_processes == 1
+        pieces = [piece for batch in batches for piece in batch.split(self.budget)]
         while True:
             try:
-                return self._accumulate(batches, supervised)
+                return self._accumulate(pieces, supervised)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.most_rows == 1 or not alone:
-                    raise OutOfMemory(
-                        f"step {step}: out of memory with {self.most_rows} sample(s) at a time"
-                    ) from error
+                most = max(piece.tokens for piece in pieces)
+                if not alone or all(len(piece.lengths) == 1 for piece in pieces):
+                    raise OutOfMemory(f"step {step}: out of memory with {most} tokens at a time") from error
             self.tools.optimizer.zero_grad()
             torch.cuda.empty_cache()
-            self.most_rows = max(1, self.most_rows // 2)
-            self.tools.events.emit("out_of_memory", step=step, batch_size=self.most_rows)
+            self.budget = most // 2
+            pieces = [piece for batch in batches for piece in batch.split(self.budget)]
+            self.tools.events.emit("out_of_memory", step=step, tokens=self.budget)
 
-    def _accumulate(self, batches: Sequence[Batch], supervised: int) -> float:
-        """Backward through every micro-batch, each with its share of the whole window's tokens on all ranks."""
+    def _accumulate(self, pieces: Sequence[Batch], supervised: int) -> float:
+        """Backward through every pack, each with its share of the whole window's tokens on all ranks."""
         accelerator, model = self.tools.accelerator, self.tools.model
-        pieces = [piece for batch in batches for piece in batch.split(self.most_rows)]
         total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         for index, piece in enumerate(pieces):
             batch = piece.to(accelerator.device)
             context = accelerator.no_sync(model) if index < len(pieces) - 1 else nullcontext()
             with context:
-                loss, _ = model(batch.ids, batch.mask, batch.labels)
+                loss, _ = model(batch)
                 # DDP takes the mean over ranks; the window's mean needs their sum
                 accelerator.backward(loss * (accelerator.num_processes / supervised))
             total += loss.detach().double()
@@ -299,6 +298,11 @@ class Fit:
         """Put the weights of the best step into the model."""
         if (best := self.progress.best_step) != self.progress.step:
             set_peft_model_state_dict(self.tools.adapted, load_adapter(self.tools.checkpoints, best))
+
+
+def pack_budget(recipe: Recipe) -> int:
+    """Tokens of one forward pass: as many as a padded batch of the recipe's size could hold."""
+    return recipe.training.batch_size * recipe.data.max_length
 
 
 def find_checkpoint(folder: Path, events: Events) -> Checkpoint | None:

@@ -1,29 +1,152 @@
-"""Which attention a base runs on."""
+"""Attention by document: each sample of a pack sees itself alone.
+
+    pack      | a a a a | b b | c c c |      boundaries are plain integers (`Documents`), made once a batch
+    a token attends to earlier ones of its own sample; no mask over the whole pack is ever made
+
+On a GPU one call for all of them (flash-attn's or torch's own varlen kernel); on a CPU one call a document.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface
 
 from trainer.errors import UnusableInput
 from trainer.recipe import Base
 
+NAME = "by_document"
+"""Under which transformers knows it. No mask is built for a name that it has no mask function for."""
 
-def choose_attention(base: Base, device: torch.device) -> str:
-    """transformers' name of the attention to load with. `auto` takes flash-attn where it is installed and can run.
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """Where the samples of a pack begin and end, and how attention over them is computed."""
+
+    lengths: tuple[int, ...]
+    offsets: torch.Tensor | None
+    """int32 [documents + 1] on the device, for kernels that take them; None on a CPU."""
+    attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, Documents], torch.Tensor]
+
+
+def documents(lengths: tuple[int, ...], device: torch.device, kernel: str) -> Documents:
+    """The boundaries of one batch."""
+    offsets = None
+    if device.type != "cpu":
+        offsets = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device, non_blocking=True)
+    return Documents(lengths=lengths, offsets=offsets, attend=KERNELS[kernel])
+
+
+def _each(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, docs: Documents) -> torch.Tensor:
+    """One document after the other. Key heads are repeated: torch's CPU kernel shares out heads among its threads, and
+    with grouped ones it would have as few as there are key heads."""
+    group = q.shape[1] // k.shape[1]
+    if group > 1:
+        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    parts = zip(q.split(docs.lengths), k.split(docs.lengths), v.split(docs.lengths), strict=True)
+    return torch.cat([_one(of_q, of_k, of_v, scale) for of_q, of_k, of_v in parts])
+
+
+def _one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    return out[0].transpose(0, 1)
+
+
+def _torch_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, docs: Documents) -> torch.Tensor:
+    """torch's own kernel; causal is a window of everything before and nothing after."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    assert docs.offsets is not None
+    longest = max(docs.lengths)
+    out = varlen_attn(
+        q, k, v, docs.offsets, docs.offsets, longest, longest,
+        scale=scale, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1],
+    )  # fmt: skip
+    assert isinstance(out, torch.Tensor)
+    return out
+
+
+def _flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, docs: Documents) -> torch.Tensor:
+    from flash_attn import flash_attn_varlen_func
+
+    longest = max(docs.lengths)
+    out: torch.Tensor = flash_attn_varlen_func(
+        q, k, v, docs.offsets, docs.offsets, longest, longest, softmax_scale=scale, causal=True
+    )
+    return out
+
+
+KERNELS = {"each": _each, "torch_varlen": _torch_varlen, "flash_attn": _flash_attn}
+"""How the documents of a pack are attended to. q: [tokens, heads, width]; k, v: [tokens, key heads, width]."""
+
+
+def _by_document(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    documents: Documents,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention interface. query: [1, heads, tokens, width]; answers [1, tokens, heads, width]."""
+    assert attention_mask is None and dropout == 0.0
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return documents.attend(q, k, v, scaling, documents)[None], None
+
+
+AttentionInterface.register(NAME, _by_document)
+
+
+def choose_kernel(base: Base, device: torch.device, dtype: torch.dtype) -> str:
+    """The kernel for a recipe's `base.attention`. `auto` takes flash-attn where it is installed, else torch's own.
 
     Raises:
         UnusableInput: flash attention is asked for and is not there.
     """
-    available = device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
+    on_gpu = device.type == "cuda" and dtype != torch.float32
+    available = on_gpu and importlib.util.find_spec("flash_attn") is not None
     match base.attention:
-        case "auto":
-            return "flash_attention_2" if available and base.compute_dtype != "float32" else "sdpa"
         case "flash_attention_2" if not available:
             raise UnusableInput(
-                "base.attention: flash_attention_2 needs a CUDA device and the package flash-attn; "
+                "base.attention: flash_attention_2 needs a CUDA device, 16-bit compute and the package flash-attn; "
                 "attention: auto uses it where it is installed"
             )
-        case name:
-            return name
+        case "auto" | "flash_attention_2" if available:
+            return "flash_attn"
+        case _:
+            return "torch_varlen" if on_gpu else "each"
+
+
+def attend_by_document(causal: Any) -> None:
+    """Switch a model to packs.
+
+    Raises:
+        UnusableInput: a layer of it attends through a sliding window, which this does not compute.
+    """
+    kinds = set(getattr(causal.config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise UnusableInput(f"base.model: layers of {', '.join(sorted(kinds))}; full attention is supported only")
+    causal.set_attn_implementation(NAME)
+
+
+@contextmanager
+def attending_whole(causal: Any) -> Iterator[None]:
+    """For as long as the block runs, ordinary attention: for generation, which has a cache instead of packs."""
+    before = causal.config._attn_implementation
+    causal.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        causal.set_attn_implementation(before)

@@ -10,7 +10,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from trainer.errors import UnusableInput
-from trainer.model.attention import choose_attention
 from trainer.model.base import linear_layers, source_of
 from trainer.recipe import Base
 
@@ -60,7 +59,7 @@ def load_base(base: Base, device: torch.device) -> Any:
             revision=revision,
             dtype=dtype,
             device_map={"": device},
-            attn_implementation=choose_attention(base, device),
+            attn_implementation="sdpa",  # while it is checked; LossModel puts its own there
             trust_remote_code=False,
             use_safetensors=True,
             **options,

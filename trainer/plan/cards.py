@@ -19,8 +19,8 @@ class Card:
     """Device memory, 10^9 bytes a second."""
 
 
-# Rates and bandwidths: NVIDIA's datasheets and architecture papers, dense (half of the rate "with sparsity"). Memory: what
-# the driver reports, in part taken by ECC; rtx-5090 and h200 as measured (h200: the rate of large matrix products too).
+# Rates and bandwidths: NVIDIA's datasheets and architecture papers, dense (half of the rate "with sparsity"), SXM where
+# there are two. Memory: what the driver reports, in part taken by ECC. h200: rate of large matrix products as measured.
 CARDS = {
     "rtx-5090": Card(vram_gib=31.3, tflops=209, bandwidth_gbs=1792),
     "rtx-4090": Card(vram_gib=23.5, tflops=165, bandwidth_gbs=1008),

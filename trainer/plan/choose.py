@@ -38,8 +38,8 @@ class Plan:
 
     @property
     def allocated_bytes(self) -> int:
-        """What torch.cuda.max_memory_allocated should say: tensors alone."""
-        return sum(line.bytes for line in self.lines if line.counted and line.kind != "card")
+        """What torch.cuda.max_memory_allocated should say: tensors of torch's own alone."""
+        return sum(line.bytes for line in self.lines if line.counted and line.kind not in ("card", "paged"))
 
 
 def possible_plans(model: Model, recipe: Recipe, card: Card) -> list[Plan]:
@@ -68,7 +68,10 @@ def with_choice(recipe: Recipe, plan: Plan) -> Recipe:
         checkpointing=plan.choice.checkpointing,
         offload_checkpoints="always" if plan.choice.offload else "never",
     )
-    return replace(recipe, training=training)
+    evaluation = replace(
+        recipe.evaluation, batch_size=min(recipe.evaluation.batch_size, training.batch_size)
+    )  # what is measured without gradients takes less than that
+    return replace(recipe, training=training, evaluation=evaluation)
 
 
 def changes_that_fit(model: Model, recipe: Recipe, card: Card, vram_bytes: int) -> list[str]:

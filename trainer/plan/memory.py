@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainer.model.base import NF4_BLOCK
+from trainer.model.loss import CHUNK_LOGITS
 from trainer.plan.cards import GIB
 from trainer.plan.model import Matrix, Model
 from trainer.recipe import Base, Lora, Recipe
@@ -26,8 +27,6 @@ LEAST_8BIT_VALUES = 4096
 """Smaller parameters keep their optimizer state in float32 (bitsandbytes' min_8bit_size)."""
 CODE_BYTES = 256 * 4
 """A table of 256 float32 values: one for each matrix's nested scales, two for the whole optimizer."""
-CHUNK_LOGITS = 1 << 26
-"""Logits that the loss makes at once (trainer/model/step.py)."""
 OFFLOAD_BUFFERS = 2
 """Layer inputs on the card while they are kept on the host: one in use, one on its way."""
 CUDA_BYTES = GIB * 6 // 10
@@ -45,7 +44,7 @@ class Line:
     name: str
     bytes: int
     kind: str
-    """`static`, `kept`, `working` or `card`."""
+    """`static`, `paged` (static, but allocated outside torch), `kept`, `working` or `card`."""
     counted: bool = True
     """Whether it is there at the peak: of layer and loss, the smaller one is not."""
 
@@ -98,6 +97,7 @@ def static_lines(model: Model, recipe: Recipe, sizes: Sizes) -> list[Line]:
     """What is there before the first activation. Exact."""
     numels = [numel for matrix in model.matrices if matrix.adapted for numel in adapter_numels(matrix, recipe.lora)]
     adapter = 4 * sum(numels)
+    optimizer = recipe.training.optimizer
     by_name = {
         **weight_bytes(model, recipe.base, sizes),
         "embeddings": model.embeddings * sizes.element,
@@ -105,9 +105,14 @@ def static_lines(model: Model, recipe: Recipe, sizes: Sizes) -> list[Line]:
         "norms, biases, positions": model.others * sizes.element + model.buffer_bytes,
         "adapter (float32)": adapter,
         "gradients (float32)": adapter,
-        f"optimizer ({recipe.training.optimizer})": OPTIMIZER_BYTES[recipe.training.optimizer](numels),
+        f"optimizer ({optimizer})": OPTIMIZER_BYTES[optimizer](numels),
     }
-    return [Line(name=name, bytes=size, kind="static") for name, size in by_name.items() if size]
+    paged = "optimizer (adamw_8bit)"
+    return [
+        Line(name=name, bytes=size, kind="paged" if name == paged else "static")
+        for name, size in by_name.items()
+        if size
+    ]
 
 
 def weight_bytes(model: Model, base: Base, sizes: Sizes) -> dict[str, int]:

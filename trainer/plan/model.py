@@ -11,6 +11,10 @@ from trainer.model.checkpointing import decoder_layers
 from trainer.recipe import Lora
 
 
+class NotPlanned(UnusableInput):
+    """A base whose memory is not worked out here."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
     """One linear layer."""
@@ -62,7 +66,8 @@ def read_model(skeleton: Any, lora: Lora) -> Model:
     """Read a model on the meta device.
 
     Raises:
-        UnusableInput: a LoRA target is not in it, or it is of a kind that cannot be planned yet.
+        UnusableInput: a LoRA target is not in it.
+        NotPlanned: it is of a kind that cannot be planned yet.
     """
     check_targets(skeleton, lora)
     matrices = tuple(
@@ -100,7 +105,7 @@ def _check_planable(skeleton: Any, matrices: tuple[Matrix, ...], layers: int) ->
     """The arithmetic is that of a Llama or a Qwen2: seven matrices a layer, all layers alike."""
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     if layers == 0 or [matrix.name for matrix in matrices] != names * layers:
-        raise UnusableInput(
+        raise NotPlanned(
             f"plan: {type(skeleton).__name__} is not built of layers with {', '.join(names)}, and cannot be planned "
             "yet; name training.checkpointing and training.offload_checkpoints in the recipe instead of auto"
         )

@@ -1,7 +1,7 @@
 """Tokens a second on a card, from the work that a step is.
 
-    seconds of a micro-batch = the larger of   FLOPs / (card's dense rate × EFFICIENCY) + unpacking / bandwidth
-                                               bytes to the host and back / HOST_BANDWIDTH
+seconds of a micro-batch = the larger of   FLOPs / (card's dense rate × EFFICIENCY) + unpacking / bandwidth
+                                           bytes to the host and back / HOST_BANDWIDTH
 """
 
 from __future__ import annotations
