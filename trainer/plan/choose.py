@@ -19,6 +19,8 @@ from trainer.plan.model import Model
 from trainer.plan.speed import flops_per_token, tokens_per_second
 from trainer.recipe import Recipe
 
+SAME_SPEED = 0.99
+"""Plans that reach this share of the fastest one's speed are as fast, as far as the arithmetic can tell."""
 LEAST_LENGTH = 256
 LEAST_RANK = 8
 
@@ -43,15 +45,18 @@ class Plan:
 
 
 def possible_plans(model: Model, recipe: Recipe, card: Card) -> list[Plan]:
-    """Every way that the recipe allows, the fastest first; of equally fast ones, the one that takes less."""
+    """Every way that the recipe allows, the fastest first."""
     sizes = sizes_of(recipe, element=element_bytes(recipe))
     plans = [_plan(model, recipe, samples, choice, sizes, card) for samples, choice in _choices(recipe)]
     return sorted(plans, key=lambda plan: (-round(plan.tokens_per_second, 1), plan.peak_bytes))
 
 
 def fastest_fitting(plans: list[Plan], vram_bytes: int) -> Plan | None:
-    """The first that fits."""
-    return next((plan for plan in plans if plan.peak_bytes <= vram_bytes), None)
+    """The fastest that fits; of those as fast, one that leaves the host's memory alone, and the largest pieces."""
+    fitting = [plan for plan in plans if plan.peak_bytes <= vram_bytes]
+    fastest = max((plan.tokens_per_second for plan in fitting), default=0.0)
+    as_fast = [plan for plan in fitting if plan.tokens_per_second >= SAME_SPEED * fastest]
+    return min(as_fast, key=lambda plan: (plan.choice.offload, plan.accumulation), default=None)
 
 
 def leanest(plans: list[Plan]) -> Plan:

@@ -6,7 +6,7 @@
     the card    CUDA's own memory and what the allocator cannot use     constants, stated below
 
 The activations are those of the fused LoRA layer (trainer/model/fused_lora.py): a layer keeps its input, the product
-with A and, with dropout, a byte mask. Gradients are counted whole: from the second micro-batch of a step they are there.
+with A and, with dropout, a byte mask. Gradients are counted whole: from a step's second micro-batch on they are there.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CODE_BYTES = 256 * 4
 OFFLOAD_BUFFERS = 2
 """Layer inputs on the card while they are kept on the host: one in use, one on its way."""
 CUDA_BYTES = GIB * 6 // 10
-"""CUDA's context, its loaded kernels and cuBLAS's workspace: what `nvidia-smi` shows of a process that holds no tensors,
-0.4 to 0.6 GiB on Ada, Hopper and Blackwell. Outside the figures of torch.cuda.max_memory_allocated."""
+"""CUDA's context, loaded kernels and cuBLAS's workspace: what `nvidia-smi` shows of a process that holds no tensors,
+commonly 0.4 to 0.6 GiB on Ada and later. Outside the figures of torch.cuda.max_memory_allocated."""
 SLACK_FRACTION = 0.04
 """Share of activations and working memory that the allocator holds and cannot hand out, with expandable segments. An
 assumption; `make bench-gpu` is where it is measured."""
@@ -107,12 +107,8 @@ def static_lines(model: Model, recipe: Recipe, sizes: Sizes) -> list[Line]:
         "gradients (float32)": adapter,
         f"optimizer ({optimizer})": OPTIMIZER_BYTES[optimizer](numels),
     }
-    paged = "optimizer (adamw_8bit)"
-    return [
-        Line(name=name, bytes=size, kind="paged" if name == paged else "static")
-        for name, size in by_name.items()
-        if size
-    ]
+    kinds = {"optimizer (adamw_8bit)": "paged"}
+    return [Line(name=name, bytes=size, kind=kinds.get(name, "static")) for name, size in by_name.items() if size]
 
 
 def weight_bytes(model: Model, base: Base, sizes: Sizes) -> dict[str, int]:

@@ -12,8 +12,8 @@ from trainer.plan.model import Model
 from trainer.recipe import Recipe
 
 EFFICIENCY = 0.60
-"""Share of the card's dense rate that the products of a step reach: the goal that the trainer is measured against, not a
-measurement. The best published figure for a consumer card is 0.68."""
+"""Share of the card's dense rate that the products of a step reach: the goal that the trainer is measured against, not
+a measurement. The best published figure for a consumer card is 0.68."""
 HOST_BANDWIDTH = 20e9
 """Bytes a second between host and card, each way: PCIe 4.0 ×16, page-locked, as commonly measured (32e9 nominal)."""
 UNPACKED_BYTES = 4.5
