@@ -97,8 +97,7 @@ class HostKeeper:
     def _pack(self, tensor: torch.Tensor) -> _Kept | torch.Tensor:
         if not tensor.is_floating_point() or tensor.numel() == 0:
             return tensor
-        kept = _Kept(tensor, self._buffer(tensor), self._last)
-        weakref.finalize(kept, self._free.append, kept.buffer)  # also when the backward pass never comes
+        kept = _Kept(tensor, self._buffer(tensor), self._free, self._last)
         self._last = weakref.ref(kept)
         if tensor.device.type != "cuda":
             kept.host.copy_(tensor)
@@ -160,12 +159,19 @@ class HostKeeper:
 
 
 class _Kept:
-    """One tensor in host memory. Autograd's graph holds it, and its buffer is free when the graph lets go."""
+    """One tensor in host memory, for as long as autograd's graph holds it: also when the backward pass never comes."""
 
-    def __init__(self, tensor: torch.Tensor, buffer: torch.Tensor, before: weakref.ref[_Kept] | None) -> None:
+    def __init__(
+        self, tensor: torch.Tensor, buffer: torch.Tensor, free: list[torch.Tensor], before: weakref.ref[_Kept] | None
+    ) -> None:
         self.shape, self.dtype, self.device = tensor.shape, tensor.dtype, tensor.device
-        self.buffer = buffer
+        self.buffer, self.free = buffer, free
         self.host = buffer[: tensor.numel() * tensor.element_size()].view(tensor.dtype).view(tensor.shape)
         self.before = before
         """The one that was kept just before it: the backward pass asks for that one next."""
         self.returning: tuple[torch.Tensor, torch.cuda.Event] | None = None
+
+    def __del__(self) -> None:
+        if self.returning is not None:  # a copy that nobody came for may still be writing into its memory
+            torch.cuda.current_stream(self.device).wait_event(self.returning[1])
+        self.free.append(self.buffer)
