@@ -50,6 +50,7 @@ def run_command(root: Path) -> int:
         write_stderr(f"{directory.root} is not a folder")
         return UnusableInput.exit_code
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads that spin starve whoever shares the cores
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # packs of many lengths leave fewer holes
     stop = StopRequest()
     try:
         stop.listen()

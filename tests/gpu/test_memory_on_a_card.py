@@ -62,7 +62,8 @@ def step(model, batch) -> float:
 def recipe_with(base, policy: str, offload: str):
     return recipe_for(
         base, base__compute_dtype="bfloat16", lora__rank=64, data__max_length=TOKENS, training__batch_size=1,
-        training__gradient_accumulation_steps=1,        training__checkpointing=policy, training__offload_checkpoints=offload,
+        training__gradient_accumulation_steps=1, training__checkpointing=policy,
+        training__offload_checkpoints=offload,
     )  # fmt: skip
 
 
