@@ -8,8 +8,8 @@ sequence at 4,096 tokens:
     full        the layer's input: 10 KiB; the whole layer is made again, 0.64 GFLOP
 
 Why selective keeps attention and not the MLP: with its norm, attention's half holds 76 KiB and the MLP's 163 (it is
-mostly four tensors of 13,824). A byte kept spares about as much in either, 2.4 and 2.8 GFLOP a MB, so the smaller half is
-the one that fits beside more tokens. And what attention's half spares grows with the length (its own products take
+mostly four tensors of 13,824). A byte kept spares about as much in either, 2.4 and 2.8 GFLOP a MB, so the smaller half
+is the one that fits beside more tokens. And what attention's half spares grows with the length (its own products take
 0.04 GFLOP a token at 4,096 and 0.34 at 32,768), at a lower share of a card's rate than the MLP's large products reach.
 Norms cost next to nothing to make again, and would hold a float32 copy of their input.
 """
