@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import tempfile
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -27,9 +28,12 @@ from service.database import database
 from service.errors import PreconditionError, ServiceError, UsageError
 from service.home import Home, running_service, stop_service
 from service.intake.drop import Summary, drop_paths
+from service.launch import plan_memory
 from service.publish import retire, sync_pointer, verify_adapter
 from service.settings import Settings, chosen_log_format, chosen_recipe, load_settings
 from service.up import up as run_service
+from service.up import with_absolute_folder
+from trainer.recipe import dump_recipe
 from trainer.run_dir import RunDirectoryError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -286,6 +290,25 @@ def connect(
     found = configuration(editor, Connection(url=url.rstrip("/"), key=key))
     print(found.text, end="")
     print(f"→ {found.advice}", file=sys.stderr)
+
+
+@app.command()
+def plan(
+    recipe: RecipeOption = None,
+    card: Annotated[str | None, typer.Option(help="A card by short name: rtx-5090, a100-80, h100, …")] = None,
+    vram_gib: Annotated[float | None, typer.Option(min=0.1, help="Memory of the card, in GiB.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict memory and speed from the recipe alone, and choose the fastest way that fits. Exit 3 when none does."""
+    settings = _settings(recipe)
+    arguments = ["--json"] if as_json else []
+    arguments += [] if card is None else ["--card", card]
+    arguments += [] if vram_gib is None else ["--vram-gib", str(vram_gib)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{settings.recipe.name}.yaml"
+        path.write_text(dump_recipe(with_absolute_folder(settings.recipe)), encoding="utf-8")
+        code = plan_memory(path, arguments, settings.trainer_secrets)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trainer.run_dir import RunDirectory
@@ -139,6 +139,14 @@ def watch_to_end(process: TrainerProcess, stop: threading.Event, each_moment: Ca
         process.kill()
         raise
     return code
+
+
+def plan_memory(recipe_file: Path, arguments: Sequence[str], secrets: Mapping[str, str]) -> int:
+    """Run `python -m trainer plan`, which prints for itself; its exit code: 2 unusable recipe, 3 nothing fits."""
+    command = [sys.executable, "-m", "trainer", "plan", str(recipe_file), *arguments]
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, cwd=PROJECT, env=trainer_environment(os.environ, secrets), check=False
+    ).returncode
 
 
 def prepare_base(

@@ -138,7 +138,7 @@ def _database_url(settings: Settings, home: Home, stack: ExitStack, say: Say) ->
 
 def _prepare(settings: Settings, say: Say, stop: threading.Event, board: Board) -> Recipe | None:
     """Resolve the base, and pin it in the recipe; None when told to stop meanwhile."""
-    recipe = _with_absolute_folder(settings.recipe)
+    recipe = with_absolute_folder(settings.recipe)
     with _stage(say, "base model") as note, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(dump_recipe(recipe), encoding="utf-8")
@@ -158,7 +158,7 @@ def _prepare(settings: Settings, say: Say, stop: threading.Event, board: Board) 
     return pinned(recipe, model=facts["model"], revision=facts["revision"])
 
 
-def _with_absolute_folder(recipe: Recipe) -> Recipe:
+def with_absolute_folder(recipe: Recipe) -> Recipe:
     """A base that is a folder, from here: the trainer's process works in another one."""
     folder = Path(recipe.base.model).expanduser()
     if recipe.base.model == TINY_BASE or not folder.is_dir():

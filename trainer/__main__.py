@@ -1,4 +1,4 @@
-"""`python -m trainer run DIR` and `python -m trainer prepare RECIPE.yaml`."""
+"""`python -m trainer run DIR`, `… prepare RECIPE.yaml` and `… plan RECIPE.yaml`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,17 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("directory", type=Path)
     prepare = commands.add_parser("prepare", help="resolve a recipe's base and check that the recipe fits it")
     prepare.add_argument("recipe", type=Path)
+    plan = commands.add_parser("plan", help="predict memory and speed from a recipe, and choose what fits a card")
+    plan.add_argument("recipe", type=Path)
+    plan.add_argument("--card")
+    plan.add_argument("--vram-gib", type=float)
+    plan.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
     match chosen.command:
         case "run":
             return run_command(chosen.directory)
+        case "plan":
+            return plan_command(chosen.recipe, card=chosen.card, vram_gib=chosen.vram_gib, as_json=chosen.json)
         case _:
             return prepare_command(chosen.recipe)
 
@@ -43,6 +50,7 @@ def run_command(root: Path) -> int:
         write_stderr(f"{directory.root} is not a folder")
         return UnusableInput.exit_code
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads that spin starve whoever shares the cores
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # packs of many lengths leave fewer holes
     stop = StopRequest()
     try:
         stop.listen()
@@ -73,6 +81,18 @@ def prepare_command(path: Path) -> int:
         json.dumps({"model": found.model, "revision": found.revision, "parameters": found.parameters}) + "\n"
     )
     return 0
+
+
+def plan_command(path: Path, *, card: str | None, vram_gib: float | None, as_json: bool) -> int:
+    """Print what a recipe's step takes and how it fits; 3 when it does not."""
+    try:
+        recipe = load_recipe(path)
+        from trainer.plan import command
+
+        return command.plan_command(recipe, card=card, vram_gib=vram_gib, as_json=as_json)
+    except TrainerError as error:
+        write_stderr(str(error))
+        return error.exit_code
 
 
 def _train_to_exit_code(directory: RunDirectory, stop: StopRequest) -> int:

@@ -90,9 +90,12 @@ class Training:
     weight_decay: float = number(0.01, 0.0, 10.0)
     max_grad_norm: float = number(1.0, 0.0)
     """Gradients are clipped to this norm; 0 leaves them."""
+    checkpointing: str = choice("auto", "none", "selective", "full")
+    """What of a layer is made again in the backward pass. `auto`: on a GPU the fastest that fits, on a CPU none."""
+    offload_checkpoints: str = choice("auto", "always", "never")
+    """Whether what checkpoints keep waits in host memory. `auto`: on a GPU where nothing faster fits."""
     label_smoothing: float = number(0.0, 0.0, 0.9)
     """Share of each target that is spread over all words."""
-    activation_checkpointing: bool = True
     dataloader_workers: int = number(8, 0, 256)
     pin_memory: bool = True
     tf32: bool = True
@@ -321,5 +324,7 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield f"stream: {recipe.stream!r} may hold letters, digits, - and _ only (it names a file)"
     if recipe.stream == "adapters":
         yield "stream: 'adapters' is taken: the folder of all adapters has this name, beside the stream's pointer"
+    if recipe.training.checkpointing == "none" and recipe.training.offload_checkpoints == "always":
+        yield "training.offload_checkpoints: there are no checkpoints to offload with training.checkpointing: none"
     if data.held_out_fraction == 0 and data.min_held_out == 0:
         yield "data.held_out_fraction and data.min_held_out are both 0: nothing would be left to judge by"

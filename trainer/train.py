@@ -28,11 +28,15 @@ from trainer.fit.optimizer import make_optimizer
 from trainer.fit.progress import Progress
 from trainer.model.attention import choose_kernel
 from trainer.model.base import resolve
+from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.fused_lora import fuse_adapter
 from trainer.model.load import compute_dtype, load_base, load_tokenizer
 from trainer.model.lora import add_adapter, trainable_parameters
 from trainer.model.step import LossModel, check_head
 from trainer.outcomes import Inputs, row_outcomes
+from trainer.plan.choose import Plan
+from trainer.plan.device import fitted
+from trainer.recipe import Recipe
 from trainer.report import make_report, versions
 from trainer.run_dir import RunDirectory, RunDirectoryError, read_json, read_rows, write_json, write_outcomes
 from trainer.stop import StopRequest
@@ -46,6 +50,10 @@ class Loaded:
     accelerator: Accelerator
     model: Any
     optimizer: Any
+    recipe: Recipe
+    """The run's, with every `auto` of its memory decided."""
+    plan: Plan | None
+    """What decided it on a GPU."""
 
 
 def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
@@ -82,12 +90,12 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
     )
     try:
         tools = Tools(
-            recipe=checked.recipe,
+            recipe=loaded.recipe,
             accelerator=loaded.accelerator,
             model=loaded.model,
             optimizer=loaded.optimizer,
             windows=windows,
-            held_out=_held_out(inputs, checked, loaded, stop),
+            held_out=_held_out(inputs, loaded, stop),
             pad=pad_id(tokenizer),
             checkpoints=directory.checkpoints,
             events=events,
@@ -139,27 +147,28 @@ def make_windows(inputs: Inputs, checked: Checked) -> Windows:
 
 def load_model(checked: Checked) -> Loaded:
     """Base, adapter and optimizer, wrapped for as many processes as there are."""
-    recipe = checked.recipe
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_float32_matmul_precision("high" if recipe.training.tf32 else "highest")
-    bf16 = compute_dtype(recipe.base, device) == torch.bfloat16
+    torch.set_float32_matmul_precision("high" if checked.recipe.training.tf32 else "highest")
+    bf16 = compute_dtype(checked.recipe.base, device) == torch.bfloat16
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device.type == "cpu")
+    recipe, plan = fitted(checked.recipe, accelerator.device)
     adapted = add_adapter(
         load_base(recipe.base, accelerator.device),
         recipe.lora,
         parent=checked.parent,
-        activation_checkpointing=recipe.training.activation_checkpointing,
         seed=checked.seed,
     )
     check_head(adapted)
     fuse_adapter(adapted)
-    optimizer = make_optimizer(adapted.parameters(), recipe.training)
+    training = recipe.training
+    checkpoint_layers(adapted, training.checkpointing, offload=training.offload_checkpoints == "always")
+    optimizer = make_optimizer(adapted.parameters(), training)
     dtype = torch.bfloat16 if bf16 else torch.float32
     kernel = choose_kernel(recipe.base, accelerator.device, dtype)
-    loss_model = LossModel(adapted, kernel=kernel, label_smoothing=recipe.training.label_smoothing)
+    loss_model = LossModel(adapted, kernel=kernel, label_smoothing=training.label_smoothing)
     model, optimizer = accelerator.prepare(loss_model, optimizer)
     set_seed(checked.seed + accelerator.process_index)
-    return Loaded(accelerator=accelerator, model=model, optimizer=optimizer)
+    return Loaded(accelerator=accelerator, model=model, optimizer=optimizer, recipe=recipe, plan=plan)
 
 
 def write_predictions(tools: Tools, inputs: Inputs, tokenizer: Any, progress: Progress) -> None:
@@ -252,15 +261,19 @@ def _emit_plan(events: Events, inputs: Inputs, windows: Windows, loaded: Loaded)
         held_out_samples=len(inputs.measured),
         held_out_tokens=sum(sample.tokens for sample in inputs.measured),
         trainable_parameters=trainable_parameters(loaded.model),
+        checkpointing=loaded.recipe.training.checkpointing,
+        offload_checkpoints=loaded.recipe.training.offload_checkpoints,
+        micro_batch_tokens=loaded.recipe.training.batch_size * loaded.recipe.data.max_length,
+        predicted_gpu_bytes=loaded.plan.allocated_bytes if loaded.plan else None,
     )
 
 
-def _held_out(inputs: Inputs, checked: Checked, loaded: Loaded, stop: StopRequest) -> HeldOut:
+def _held_out(inputs: Inputs, loaded: Loaded, stop: StopRequest) -> HeldOut:
     return HeldOut(
         loaded.accelerator,
         loaded.model,
         inputs.measured,
-        budget=checked.recipe.evaluation.batch_size * checked.recipe.data.max_length,
+        budget=loaded.recipe.evaluation.batch_size * loaded.recipe.data.max_length,
         stop=stop,
     )
 

@@ -17,9 +17,11 @@ from trainer.evaluate.held_out import HeldOut
 from trainer.events import Events
 from trainer.fit.loop import Fit, Tools
 from trainer.model.attention import attending_whole
+from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.load import load_base
 from trainer.model.lora import add_adapter
 from trainer.model.step import LossModel
+from trainer.plan.device import fitted
 from trainer.recipe import Recipe
 from trainer.stop import StopRequest
 from trainer.train import Loaded, load_model
@@ -77,14 +79,15 @@ def make_fit(folder: Path, recipe: Recipe | None = None, *, loaded: Loaded | Non
 
 def loss_model(recipe: Recipe | None = None) -> LossModel:
     """An adapted base with its loss; the adapter's second half is not zero, so that all of it has gradients."""
-    recipe = recipe or short_recipe(lora__dropout=0.0)
+    recipe, _ = fitted(recipe or short_recipe(lora__dropout=0.0), torch.device("cpu"))
     adapted = add_adapter(
         load_base(recipe.base, torch.device("cpu")),
         recipe.lora,
         parent=None,
-        activation_checkpointing=recipe.training.activation_checkpointing,
         seed=0,
     )
+    training = recipe.training
+    checkpoint_layers(adapted, training.checkpointing, offload=training.offload_checkpoints == "always")
     generator = torch.Generator().manual_seed(0)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:

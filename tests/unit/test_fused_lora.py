@@ -104,7 +104,7 @@ def test_checkpointed_layers_draw_the_same_masks_again():
     recipe = short_recipe(lora__dropout=0.2)
     plain, saving = (
         loss_model(recipe),
-        loss_model(short_recipe(lora__dropout=0.2, training__activation_checkpointing=True)),
+        loss_model(short_recipe(lora__dropout=0.2, training__checkpointing="full")),
     )
     found = []
     for model in (plain, saving):

@@ -59,6 +59,7 @@ def test_every_problem_is_listed_at_once():
         ({"data": {"context_fraction_low": 0.5, "context_fraction_high": 0.4}}, "context_fraction_low"),
         ({"lora": {"targets": ["q_proj", "q_proj"]}}, "occurs twice"),
         ({"stream": "a/b"}, "names a file"),
+        ({"training": {"checkpointing": "none", "offload_checkpoints": "always"}}, "no checkpoints to offload"),
         ({"stream": "adapters"}, "is taken"),
         ({"data": {"held_out_fraction": 0, "min_held_out": 0}}, "nothing would be left to judge by"),
     ],
@@ -66,6 +67,11 @@ def test_every_problem_is_listed_at_once():
 def test_values_that_contradict_each_other(section, word):
     with pytest.raises(RecipeError, match=word):
         parse_recipe(LEAST | section, where="r.yaml")
+
+
+def test_the_key_of_before_is_named_with_those_of_now():
+    with pytest.raises(RecipeError, match=r"training\.activation_checkpointing: unknown key; .*checkpointing, offload"):
+        parse_recipe(LEAST | {"training": {"activation_checkpointing": True}}, where="r.yaml")
 
 
 def test_numbers_as_yaml_writes_them():

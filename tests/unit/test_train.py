@@ -119,6 +119,8 @@ def test_events_tell_the_run_in_order(finished):
     assert {event["which"] for event in events(finished, "evaluation")} == {"anchor", "current", "candidate"}
     (plan,) = events(finished, "plan")
     assert plan["steps_total"] == 5 and plan["samples"] == 20 and plan["trainable_parameters"] > 0
+    assert (plan["checkpointing"], plan["offload_checkpoints"]) == ("none", "never")  # what auto is on a CPU
+    assert plan["micro_batch_tokens"] == 2 * 384 and plan["predicted_gpu_bytes"] is None
     text = finished.events.read_text()
     assert "total +=" not in text and "combine" not in text
 
@@ -163,6 +165,19 @@ def test_the_same_run_twice_gives_the_same_adapter(tmp_path, finished):
     other = make_run(tmp_path / "b", short_recipe(), rows, held_out, seed=43)
     assert run(other) == 0
     assert not same(weights(other.adapter), weights(finished.adapter))
+
+
+def test_a_run_that_keeps_little_gives_the_same_adapter(tmp_path):
+    adapters = []
+    for index, choice in enumerate(
+        ({}, {"training__checkpointing": "full", "training__offload_checkpoints": "always"})
+    ):
+        directory = short_run(tmp_path / str(index), short_recipe(base__compute_dtype="float32", **choice))
+        assert run(directory) == 0
+        adapters.append(weights(directory.adapter))
+    (plan,) = events(directory, "plan")
+    assert (plan["checkpointing"], plan["offload_checkpoints"]) == ("full", "always")
+    assert all(torch.allclose(adapters[0][name], adapters[1][name], atol=1e-5) for name in adapters[0])
 
 
 def test_a_finished_run_is_left_alone(finished):
@@ -447,6 +462,14 @@ def test_prepare_explains_what_cannot_be_used(tmp_path, capsys, overrides, word)
     assert __main__.main(["prepare", str(path)]) == 2
     captured = capsys.readouterr()
     assert word in captured.err and "Traceback" not in captured.err and not captured.out
+
+
+def test_prepare_says_that_the_hub_cannot_be_reached(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(embedded(base__model="nobody/nothing")))
+    assert __main__.main(["prepare", str(path)]) == 2
+    assert "cannot be reached" in capsys.readouterr().err
 
 
 def test_half_a_line_is_not_completed(tmp_path):

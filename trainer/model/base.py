@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from httpx import HTTPError
+from httpx2 import HTTPError
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,

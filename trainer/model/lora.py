@@ -14,7 +14,7 @@ from trainer.model.base import check_targets
 from trainer.recipe import Lora
 
 
-def add_adapter(model: Any, lora: Lora, *, parent: Path | None, activation_checkpointing: bool, seed: int) -> Any:
+def add_adapter(model: Any, lora: Lora, *, parent: Path | None, seed: int) -> Any:
     """Put a trainable fp32 adapter on a frozen base.
 
     Args:
@@ -38,9 +38,6 @@ def add_adapter(model: Any, lora: Lora, *, parent: Path | None, activation_check
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             raise UnusableInput(f"lora: {name} is {parameter.dtype}; adapters train in float32")
-    if activation_checkpointing:
-        model.enable_input_require_grads()
-        model.activation_checkpointing_enable({"use_reentrant": False})
     return adapted
 
 

@@ -57,6 +57,7 @@ class _SupervisedLoss(torch.autograd.Function):
             correct += right
             if gradient is not None:
                 gradient[part] = logits.to(weight.dtype) @ weight
+            del logits  # or they would stand beside the next chunk's
         if gradient is not None:
             ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(correct)

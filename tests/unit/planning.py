@@ -1,0 +1,106 @@
+"""Models whose bytes are counted: the tiny base, and a wider one made on the spot."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from run_folder import embedded
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from trainer.data.batches import Batch
+from trainer.model.checkpointing import checkpoint_layers
+from trainer.model.fused_lora import fuse_adapter
+from trainer.model.load import load_base
+from trainer.model.lora import add_adapter
+from trainer.model.shapes import architecture
+from trainer.model.step import LossModel
+from trainer.plan.memory import Choice, Sizes
+from trainer.plan.model import Model, read_model
+from trainer.recipe import Recipe
+
+ELEMENT = {"float32": 4, "bfloat16": 2}
+
+
+def make_wide(folder: Path) -> Path:
+    """Wider than it is deep, as real ones are, with a head of its own; weights by chance."""
+    config = Qwen2Config(
+        hidden_size=384, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2, intermediate_size=1024,
+        vocab_size=8192, tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def recipe_for(model: str | Path, **overrides: Any) -> Recipe:
+    recipe = embedded(**overrides)
+    return replace(recipe, base=replace(recipe.base, model=str(model), revision=None))
+
+
+def planned(recipe: Recipe) -> tuple[Model, Sizes]:
+    """What a plan reads of it, for the dtype that the recipe names."""
+    sizes = Sizes(element=ELEMENT[recipe.base.compute_dtype], rank=recipe.lora.rank, dropout=recipe.lora.dropout > 0)
+    return read_model(architecture(recipe.base)[0], recipe.lora), sizes
+
+
+def built(recipe: Recipe, choice: Choice) -> LossModel:
+    """The real thing, in training."""
+    adapted = add_adapter(load_base(recipe.base, torch.device("cpu")), recipe.lora, parent=None, seed=0)
+    fuse_adapter(adapted)
+    checkpoint_layers(adapted, choice.checkpointing, offload=choice.offload)
+    model = LossModel(adapted)
+    model.train()
+    return model
+
+
+def batch_of(tokens: int) -> Batch:
+    """One document, all of it supervised."""
+    ids = torch.randint(0, 4000, (1, tokens))
+    return Batch(
+        ids=ids,
+        positions=torch.arange(tokens)[None],
+        lengths=(tokens,),
+        predicting=torch.arange(tokens),
+        labels=ids[0],
+    )
+
+
+def storages(tensors: Iterable[Any]) -> dict[int, int]:
+    """Bytes by address, each storage once."""
+    found = [tensor.untyped_storage() for tensor in tensors if isinstance(tensor, torch.Tensor)]
+    return {storage.data_ptr(): storage.nbytes() for storage in found}
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made inside the block and still there, and the most there ever were."""
+
+    def __init__(self, known: Iterable[int] = ()) -> None:
+        super().__init__()
+        self.known = set(known)
+        self.sizes: dict[int, tuple[int, int]] = {}
+        self.bytes = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self._see(leaf.untyped_storage())
+        return out
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata in self.sizes or storage.data_ptr() in self.known:
+            return
+        self.sizes[storage._cdata] = (storage.nbytes(), storage.data_ptr())
+        self.bytes += storage.nbytes()
+        self.peak = max(self.peak, self.bytes)
+        weakref.finalize(storage, self._gone, storage._cdata)
+
+    def _gone(self, key: int) -> None:
+        self.bytes -= self.sizes.pop(key, (0, 0))[0]

@@ -1,0 +1,155 @@
+"""Every line of a plan against what the real objects hold, on a CPU."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from planning import Live, batch_of, built, make_wide, planned, recipe_for, storages
+
+from trainer.fit.optimizer import make_optimizer
+from trainer.model import checkpointing, loss
+from trainer.plan import memory
+from trainer.plan.memory import Choice, kept_lines, norm_bytes, peak_bytes, static_lines, working_lines
+
+TOKENS = 768
+WHOLE = Choice(micro_batch_tokens=64, checkpointing="none", offload=False)
+
+
+@pytest.fixture(scope="module", params=["tiny", "wide"])
+def base(request, tmp_path_factory):
+    return "tiny-qwen2" if request.param == "tiny" else make_wide(tmp_path_factory.mktemp("wide"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"base__double_quantization": False, "base__compute_dtype": "bfloat16"},
+        {"base__quantization": "none", "training__optimizer": "adamw", "base__compute_dtype": "bfloat16"},
+        {"lora__rank": 37, "lora__targets": ["q_proj", "down_proj"]},
+    ],
+    ids=["nf4 double", "nf4 single", "16 bit", "two targets"],
+)
+def test_static_lines_are_exact(base, overrides):
+    recipe = recipe_for(base, **({"base__compute_dtype": "float32"} | overrides))
+    model = built(recipe, WHOLE)
+    optimizer = make_optimizer(model.parameters(), recipe.training)
+    model(batch_of(64))[0].backward()
+    optimizer.step()
+    found = {line.name: line.bytes for line in static_lines(planned(recipe)[0], recipe, planned(recipe)[1])}
+    assert found == held(model, optimizer, recipe)
+
+
+def held(model, optimizer, recipe) -> dict[str, int]:
+    """The bytes that the objects hold, by the plan's names."""
+    causal = model.model.get_base_model()
+    linears = [m.base_layer if hasattr(m, "base_layer") else m for m in decoder_linears(causal)]
+    states = [m.quant_state for m in linears if hasattr(m, "quant_state")]
+    constants = [t for s in states for t in (s.absmax, s.code, s.offset, *nested(s))]
+    ends = [causal.get_input_embeddings().weight, causal.get_output_embeddings().weight]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    weights = storages(m.weight for m in linears)
+    known = {*weights, *storages(ends), *storages(trained)}
+    rest = {k: v for k, v in storages([*causal.parameters(), *causal.buffers()]).items() if k not in known}
+    sizes = {
+        "weights (NF4)" if states else "weights": sum(weights.values()),
+        "quantization constants": sum(storages(constants).values()),
+        "embeddings": ends[0].nbytes,
+        "output head": 0 if ends[0] is ends[1] else ends[1].nbytes,
+        "norms, biases, positions": sum(rest.values()),
+        "adapter (float32)": sum(storages(trained).values()),
+        "gradients (float32)": sum(storages(p.grad for p in trained).values()),
+        f"optimizer ({recipe.training.optimizer})": sum(
+            storages(value for state in optimizer.state.values() for value in state.values()).values()
+        ),
+    }
+    return {name: size for name, size in sizes.items() if size}
+
+
+def nested(state):
+    return (state.state2.absmax, state.state2.code) if state.nested else ()
+
+
+def decoder_linears(causal):
+    """Linear layers as the adapter left them: adapted ones whole, none of an adapter's own."""
+    for layer in checkpointing.decoder_layers(causal):
+        for part in (layer.self_attn, layer.mlp):
+            yield from (child for name, child in part.named_children() if name.endswith("_proj"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("policy", ["none", "selective", "full"])
+@pytest.mark.parametrize("overrides", [{}, {"lora__dropout": 0.0}, {"lora__targets": ["v_proj", "up_proj"]}])
+def test_what_is_kept_for_the_backward_pass(base, policy, dtype, overrides, monkeypatch):
+    recipe = recipe_for(base, base__compute_dtype=dtype, **overrides)
+    choice = Choice(micro_batch_tokens=TOKENS, checkpointing=policy, offload=False)
+    model = built(recipe, choice)
+    shape, sizes = planned(recipe)
+    saved, alive = {}, []
+    weights = storages([*model.parameters(), *model.buffers()])
+
+    def see(tensor):
+        alive.append(tensor)  # an address is another tensor's once its own is gone
+        saved.update({k: v for k, v in storages([tensor]).items() if k not in weights})
+        return tensor
+
+    decoder = model.model.get_base_model()
+    decoder.set_attn_implementation("sdpa")  # one call for the pack, as on a card
+    with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor), autocast(dtype):
+        decoder.model(input_ids=batch_of(TOKENS).ids, use_cache=False)
+    lines = {line.name: line.bytes for line in kept_lines(shape, choice, sizes)}
+    if policy == "full":  # the layers' calls hold the positions, not autograd
+        del lines["positions"]
+    predicted = sum(lines.values()) + norm_bytes(shape) * TOKENS  # the last norm stands with the loss
+    assert predicted == pytest.approx(sum(saved.values()), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("policy", "offload"),
+    [("none", False), ("selective", False), ("full", False), ("selective", True), ("full", True)],
+)
+@pytest.mark.parametrize("words", [1 << 17, 1 << 22], ids=["layer at the peak", "loss at the peak"])
+def test_the_peak_of_a_step(base, policy, offload, words, monkeypatch):
+    """Where the loss's chunk is small a layer is the peak, where it is large the loss."""
+    for module in (loss, memory):
+        monkeypatch.setattr(module, "CHUNK_LOGITS", words)
+    monkeypatch.setattr(memory, "OFFLOAD_BUFFERS", 1)  # a CPU copies back when it is asked
+    recipe = recipe_for(base, base__compute_dtype="bfloat16")
+    choice = Choice(micro_batch_tokens=TOKENS, checkpointing=policy, offload=offload)
+    model = built(recipe, choice)
+    model.model.get_base_model().set_attn_implementation("sdpa")
+    batch = batch_of(TOKENS)
+    with Live() as first:
+        step(model, batch)
+    before = {address for _, address in first.sizes.values()}  # gradients, and buffers of the host
+    with Live(before) as second:
+        step(model, batch)
+    shape, sizes = planned(recipe)
+    predicted = peak_bytes(kept_lines(shape, choice, sizes) + working_lines(shape, recipe.base, choice, sizes))
+    assert predicted == pytest.approx(second.peak, rel=0.05)
+
+
+def step(model, batch):
+    causal = model.model.get_base_model()
+    with autocast("bfloat16"):
+        hidden = causal.model(input_ids=batch.ids, use_cache=False).last_hidden_state[0]
+        total, _ = loss.supervised_loss(hidden[batch.predicting], causal.get_output_embeddings(), batch.labels)
+        del hidden
+    total.backward()
+
+
+def autocast(dtype: str):
+    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def test_each_policy_keeps_less_than_the_one_before(base):
+    recipe = recipe_for(base, base__compute_dtype="bfloat16")
+    shape, sizes = planned(recipe)
+    order = [("none", False), ("selective", False), ("selective", True), ("full", False), ("full", True)]
+    peaks = []
+    for policy, offload in order:
+        choice = Choice(micro_batch_tokens=TOKENS, checkpointing=policy, offload=offload)
+        peaks.append(peak_bytes(kept_lines(shape, choice, sizes)))
+    assert all(more > less for more, less in pairwise(peaks))

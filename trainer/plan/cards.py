@@ -1,0 +1,48 @@
+"""The cards that a plan can be made for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a plan needs to know of a card."""
+
+    vram_gib: float
+    """What a program can have of it: less than the label says."""
+    tflops: float
+    """Dense bf16 products with float32 accumulation, 10^12 a second."""
+    bandwidth_gbs: float
+    """Device memory, 10^9 bytes a second."""
+
+
+# Rates and bandwidths: NVIDIA's datasheets and architecture papers, dense (half of the rate "with sparsity"), SXM where
+# there are two. Memory: what the driver reports, in part taken by ECC. h200: rate of large matrix products as measured.
+CARDS = {
+    "rtx-5090": Card(vram_gib=31.3, tflops=209, bandwidth_gbs=1792),
+    "rtx-4090": Card(vram_gib=23.5, tflops=165, bandwidth_gbs=1008),
+    "rtx-3090": Card(vram_gib=23.6, tflops=71, bandwidth_gbs=936),
+    "l40s": Card(vram_gib=44.4, tflops=362, bandwidth_gbs=864),
+    "a100-40": Card(vram_gib=39.4, tflops=312, bandwidth_gbs=1555),
+    "a100-80": Card(vram_gib=79.2, tflops=312, bandwidth_gbs=2039),
+    "h100": Card(vram_gib=79.1, tflops=989, bandwidth_gbs=3350),
+    "h200": Card(vram_gib=139.0, tflops=790, bandwidth_gbs=4800),
+}
+"""By short name."""
+DEFAULT_CARD = "rtx-5090"
+
+
+def card_named(device: str) -> str:
+    """The card that a device's own name means ("NVIDIA GeForce RTX 5090"), else the default one.
+
+    Only the balance of rate and bandwidth decides between plans, so an unknown card is served well enough by another.
+    """
+    words = device.lower().replace("-", " ").split()
+    for name in CARDS:
+        parts = name.split("-")
+        if all(part in words or f"{part}gb" in words for part in parts):
+            return name
+    return DEFAULT_CARD

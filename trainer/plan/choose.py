@@ -1,0 +1,140 @@
+"""The fastest way to take a step that fits, and what to change when none does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from trainer.plan.cards import GIB, Card
+from trainer.plan.memory import (
+    Choice,
+    Line,
+    Sizes,
+    host_bytes,
+    memory_lines,
+    peak_bytes,
+    sizes_of,
+)
+from trainer.plan.model import Model
+from trainer.plan.speed import flops_per_token, tokens_per_second
+from trainer.recipe import Recipe
+
+SAME_SPEED = 0.99
+"""Plans that reach this share of the fastest one's speed are as fast, as far as the arithmetic can tell."""
+LEAST_LENGTH = 256
+LEAST_RANK = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One way to take the recipe's step on a card."""
+
+    choice: Choice
+    accumulation: int
+    """Micro-batches in one optimizer step: with the micro-batch it is the recipe's step."""
+    lines: list[Line]
+    peak_bytes: int
+    host_bytes: int
+    tokens_per_second: float
+    flops_per_token: float
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What torch.cuda.max_memory_allocated should say: tensors of torch's own alone."""
+        return sum(line.bytes for line in self.lines if line.counted and line.kind not in ("card", "paged"))
+
+
+def possible_plans(model: Model, recipe: Recipe, card: Card) -> list[Plan]:
+    """Every way that the recipe allows, the fastest first."""
+    sizes = sizes_of(recipe, element=element_bytes(recipe))
+    plans = [_plan(model, recipe, samples, choice, sizes, card) for samples, choice in _choices(recipe)]
+    return sorted(plans, key=lambda plan: (-round(plan.tokens_per_second, 1), plan.peak_bytes))
+
+
+def fastest_fitting(plans: list[Plan], vram_bytes: int) -> Plan | None:
+    """The fastest that fits; of those as fast, one that leaves the host's memory alone, and the largest pieces."""
+    fitting = [plan for plan in plans if plan.peak_bytes <= vram_bytes]
+    fastest = max((plan.tokens_per_second for plan in fitting), default=0.0)
+    as_fast = [plan for plan in fitting if plan.tokens_per_second >= SAME_SPEED * fastest]
+    return min(as_fast, key=lambda plan: (plan.choice.offload, plan.accumulation), default=None)
+
+
+def leanest(plans: list[Plan]) -> Plan:
+    """The one that takes the least."""
+    return min(plans, key=lambda plan: plan.peak_bytes)
+
+
+def with_choice(recipe: Recipe, plan: Plan) -> Recipe:
+    """The recipe with a plan's choice: the same optimizer step in other pieces."""
+    training = replace(
+        recipe.training,
+        batch_size=plan.choice.micro_batch_tokens // recipe.data.max_length,
+        gradient_accumulation_steps=plan.accumulation,
+        checkpointing=plan.choice.checkpointing,
+        offload_checkpoints="always" if plan.choice.offload else "never",
+    )
+    evaluation = replace(
+        recipe.evaluation, batch_size=min(recipe.evaluation.batch_size, training.batch_size)
+    )  # what is measured without gradients takes less than that
+    return replace(recipe, training=training, evaluation=evaluation)
+
+
+def changes_that_fit(model: Model, recipe: Recipe, card: Card, vram_bytes: int) -> list[str]:
+    """Single changes with which a plan fits, in words; at least the memory that is needed."""
+    found: dict[str, str] = {}
+    for key, changed in _smaller(recipe):
+        if key not in found and fastest_fitting(possible_plans(model, changed, card), vram_bytes) is not None:
+            section, _, name = key.partition(".")
+            found[key] = f"{key}: {getattr(getattr(changed, section), name)}"
+    needed = leanest(possible_plans(model, recipe, card)).peak_bytes / GIB
+    return [*found.values(), f"a card with {needed:.1f} GiB"]
+
+
+def element_bytes(recipe: Recipe) -> int:
+    """Bytes of a number in the compute dtype on a card."""
+    return 4 if recipe.base.compute_dtype == "float32" else 2
+
+
+def _choices(recipe: Recipe) -> Iterator[tuple[int, Choice]]:
+    """Samples of the longest length in a micro-batch, with each policy that the recipe allows."""
+    training = recipe.training
+    policies = {"auto": ("none", "selective", "full")}.get(training.checkpointing, (training.checkpointing,))
+    offloads = {"auto": (False, True), "always": (True,), "never": (False,)}[training.offload_checkpoints]
+    step = training.batch_size * training.gradient_accumulation_steps
+    for samples in range(1, training.batch_size + 1):
+        for policy in policies:
+            for offload in offloads:
+                if step % samples == 0 and not (policy == "none" and offload):
+                    tokens = samples * recipe.data.max_length
+                    yield samples, Choice(micro_batch_tokens=tokens, checkpointing=policy, offload=offload)
+
+
+def _plan(model: Model, recipe: Recipe, samples: int, choice: Choice, sizes: Sizes, card: Card) -> Plan:
+    lines = memory_lines(model, recipe, choice, sizes)
+    step = recipe.training.batch_size * recipe.training.gradient_accumulation_steps
+    return Plan(
+        choice=choice,
+        accumulation=step // samples,
+        lines=lines,
+        peak_bytes=peak_bytes(lines),
+        host_bytes=host_bytes(model, choice, sizes),
+        tokens_per_second=tokens_per_second(model, recipe, choice, sizes, card),
+        flops_per_token=flops_per_token(model, recipe, choice),
+    )
+
+
+def _smaller(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """The recipe with one thing changed, by key, each key's mildest change first."""
+    if recipe.base.quantization == "none":
+        yield "base.quantization", replace(recipe, base=replace(recipe.base, quantization="nf4"))
+    if recipe.training.optimizer == "adamw":
+        yield "training.optimizer", replace(recipe, training=replace(recipe.training, optimizer="adamw_8bit"))
+    auto = replace(recipe.training, checkpointing="auto", offload_checkpoints="auto")
+    if auto != recipe.training:
+        yield "training.checkpointing", replace(recipe, training=auto)
+    length = recipe.data.max_length
+    while (length := length // 2) >= LEAST_LENGTH:
+        yield "data.max_length", replace(recipe, data=replace(recipe.data, max_length=length))
+    rank = recipe.lora.rank
+    while (rank := rank // 2) >= LEAST_RANK:
+        yield "lora.rank", replace(recipe, lora=replace(recipe.lora, rank=rank))

@@ -1,0 +1,100 @@
+"""`python -m trainer plan RECIPE.yaml`: what it prints, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from trainer.errors import UnusableInput
+from trainer.model.shapes import architecture
+from trainer.plan.cards import CARDS, DEFAULT_CARD, GIB
+from trainer.plan.choose import Plan, changes_that_fit, fastest_fitting, leanest, possible_plans
+from trainer.plan.model import Model, read_model
+from trainer.plan.show import bar, count, in_words, line_dict, table, ways
+from trainer.plan.speed import EFFICIENCY
+from trainer.recipe import Recipe
+
+NOTHING_FITS = 3
+
+
+def plan_command(recipe: Recipe, *, card: str | None, vram_gib: float | None, as_json: bool) -> int:
+    """Print the fastest plan that fits; 0, or 3 when none does.
+
+    Args:
+        card: a name in CARDS; its speed, and its memory unless `vram_gib` says another
+
+    Raises:
+        UnusableInput: there is no such card, the base is not to be had, or it cannot be planned.
+    """
+    if card is not None and card not in CARDS:
+        raise UnusableInput(f"--card: {card!r} is not one of {', '.join(CARDS)}; --vram-gib plans for any other")
+    name = card or DEFAULT_CARD
+    vram_bytes = int((vram_gib or CARDS[name].vram_gib) * GIB)
+    skeleton, source = architecture(recipe.base)
+    model = read_model(skeleton, recipe.lora)
+    plans = possible_plans(model, recipe, CARDS[name])
+    plan = fastest_fitting(plans, vram_bytes)
+    changes = [] if plan else changes_that_fit(model, recipe, CARDS[name], vram_bytes)
+    if as_json:
+        said = json.dumps(
+            _facts(plans, plan, recipe, changes, card=name, vram_bytes=vram_bytes, source=source), indent=1
+        )
+    else:
+        head = _head(model, recipe, source)
+        said = "\n".join([*head, *_report(plans, plan, recipe, changes, card=name, vram_bytes=vram_bytes)])
+    sys.stdout.write(said + "\n")
+    return 0 if plan else NOTHING_FITS
+
+
+def _head(model: Model, recipe: Recipe, source: str) -> Iterator[str]:
+    adapter = recipe.lora.rank * sum(m.inputs + m.outputs for m in model.matrices if m.adapted)
+    yield f"{recipe.base.model}: {count(model.parameters)} parameters, by {source}"
+    yield f"rank {recipe.lora.rank} on {len(recipe.lora.targets)} matrices a layer: {count(adapter)} trained"
+
+
+def _report(
+    plans: list[Plan], plan: Plan | None, recipe: Recipe, changes: list[str], *, card: str, vram_bytes: int
+) -> Iterator[str]:
+    shown = plan or leanest(plans)
+    yield ""
+    yield f"{'The fastest that fits' if plan else 'The leanest'}: {in_words(shown, recipe)}"
+    yield ""
+    yield from table(shown)
+    yield ""
+    yield from bar(shown, vram_bytes)
+    yield ""
+    yield (
+        f"  {shown.tokens_per_second:,.0f} tokens/s on {card} at {EFFICIENCY:.0%} of its dense rate: "
+        f"{shown.flops_per_token / 1e9:.0f} GFLOP a token"
+    )
+    yield ""
+    yield from ways(plans, vram_bytes)
+    if plan is None:
+        yield ""
+        yield f"Nothing fits {vram_bytes / GIB:.1f} GiB. Any one of these would:"
+        yield from (f"  {change}" for change in changes)
+
+
+def _facts(
+    plans: list[Plan], plan: Plan | None, recipe: Recipe, changes: list[str], *, card: str, vram_bytes: int, source: str
+) -> dict[str, Any]:
+    shown = plan or leanest(plans)
+    return {
+        "model": recipe.base.model,
+        "config_from": source,
+        "card": card,
+        "vram_bytes": vram_bytes,
+        "fits": plan is not None,
+        **asdict(shown.choice),
+        "accumulation": shown.accumulation,
+        "peak_bytes": shown.peak_bytes,
+        "allocated_bytes": shown.allocated_bytes,
+        "host_bytes": shown.host_bytes,
+        "tokens_per_second": round(shown.tokens_per_second, 1),
+        "flops_per_token": round(shown.flops_per_token),
+        "lines": [line_dict(line) for line in shown.lines],
+        "changes_that_fit": changes,
+    }

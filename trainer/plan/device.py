@@ -1,0 +1,48 @@
+"""What `auto` in a recipe means on the device that is there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from accelerate.utils import gather_object
+
+from trainer.model.shapes import architecture
+from trainer.plan.cards import CARDS, card_named
+from trainer.plan.choose import Plan, fastest_fitting, leanest, possible_plans, with_choice
+from trainer.plan.memory import CUDA_BYTES
+from trainer.plan.model import NotPlanned, read_model
+from trainer.recipe import Recipe
+
+
+def fitted(recipe: Recipe, device: torch.device) -> tuple[Recipe, Plan | None]:
+    """The recipe with every `auto` of its memory decided, and the plan that decided it, if one did.
+
+    On a GPU the fastest plan that fits what is free, the same on all ranks; where none is said to fit, the leanest (the
+    fit halves its micro-batches where memory does run out). On a CPU nothing is made again.
+
+    Raises:
+        UnusableInput: the base's config cannot be had.
+    """
+    training = recipe.training
+    if "auto" not in (training.checkpointing, training.offload_checkpoints):
+        return recipe, None
+    if device.type != "cuda":
+        return _decided(recipe, checkpointing="none"), None
+    try:
+        model = read_model(architecture(recipe.base)[0], recipe.lora)
+    except NotPlanned:
+        return _decided(recipe, checkpointing="full"), None
+    free, _ = torch.cuda.mem_get_info(device)
+    least = min(gather_object([free])) + CUDA_BYTES  # the context is there already
+    plans = possible_plans(model, recipe, CARDS[card_named(torch.cuda.get_device_name(device))])
+    plan = fastest_fitting(plans, least) or leanest(plans)
+    return with_choice(recipe, plan), plan
+
+
+def _decided(recipe: Recipe, *, checkpointing: str) -> Recipe:
+    """Without a plan."""
+    training = recipe.training
+    policy = checkpointing if training.checkpointing == "auto" else training.checkpointing
+    offload = "never" if training.offload_checkpoints == "auto" or policy == "none" else training.offload_checkpoints
+    return replace(recipe, training=replace(training, checkpointing=policy, offload_checkpoints=offload))

@@ -1,0 +1,259 @@
+"""Peak memory of a training step, line by line.
+
+    static      weights, constants, adapters, gradients, optimizer      exact: every byte that the objects hold
+    kept        what the forward pass leaves for the backward pass      by policy, proportional to the tokens
+    working     the larger of: one layer going backward, or the loss    they are never there together
+    the card    CUDA's own memory and what the allocator cannot use     constants, stated below
+
+The activations are those of the fused LoRA layer (trainer/model/fused_lora.py): a layer keeps its input, the product
+with A and, with dropout, a byte mask. Gradients are counted whole: from a step's second micro-batch on they are there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer.model.base import NF4_BLOCK
+from trainer.model.loss import CHUNK_LOGITS
+from trainer.plan.cards import GIB
+from trainer.plan.model import Matrix, Model
+from trainer.recipe import Base, Lora, Recipe
+
+NESTED_BLOCK = 256
+"""NF4 scales that share one scale of their own in double quantization (bitsandbytes)."""
+STATE_BLOCK = 256
+"""Values of 8-bit optimizer state that share a scale (bitsandbytes)."""
+LEAST_8BIT_VALUES = 4096
+"""Smaller parameters keep their optimizer state in float32 (bitsandbytes' min_8bit_size)."""
+CODE_BYTES = 256 * 4
+"""A table of 256 float32 values: one for each matrix's nested scales, two for the whole optimizer."""
+OFFLOAD_BUFFERS = 2
+"""Layer inputs on the card while they are kept on the host: one in use, one on its way."""
+CUDA_BYTES = GIB * 6 // 10
+"""CUDA's context, loaded kernels and cuBLAS's workspace: what `nvidia-smi` shows of a process that holds no tensors,
+commonly 0.4 to 0.6 GiB on Ada and later. Outside the figures of torch.cuda.max_memory_allocated."""
+SLACK_FRACTION = 0.04
+"""Share of activations and working memory that the allocator holds and cannot hand out, with expandable segments. An
+assumption; `make bench-gpu` is where it is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of the table."""
+
+    name: str
+    bytes: int
+    kind: str
+    """`static`, `paged` (static, but allocated outside torch), `kept`, `working` or `card`."""
+    counted: bool = True
+    """Whether it is there at the peak: of layer and loss, the smaller one is not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a plan may choose."""
+
+    micro_batch_tokens: int
+    checkpointing: str
+    offload: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Bytes an element takes, and what of LoRA's matters to activations."""
+
+    element: int
+    """Of weights and activations in the compute dtype: 2 or 4."""
+    rank: int
+    dropout: bool
+
+
+def sizes_of(recipe: Recipe, *, element: int) -> Sizes:
+    """The recipe's."""
+    return Sizes(element=element, rank=recipe.lora.rank, dropout=recipe.lora.dropout > 0)
+
+
+def memory_lines(model: Model, recipe: Recipe, choice: Choice, sizes: Sizes) -> list[Line]:
+    """Every line, in the order of the table."""
+    activations = kept_lines(model, choice, sizes) + working_lines(model, recipe.base, choice, sizes)
+    slack = int(sum(line.bytes for line in activations if line.counted) * SLACK_FRACTION)
+    return [
+        *static_lines(model, recipe, sizes),
+        *activations,
+        Line(name="allocator's slack", bytes=slack, kind="card"),
+        Line(name="CUDA itself", bytes=CUDA_BYTES, kind="card"),
+    ]
+
+
+def peak_bytes(lines: list[Line]) -> int:
+    """The sum at the peak."""
+    return sum(line.bytes for line in lines if line.counted)
+
+
+# --- static ---------------------------------------------------------------------------------------------------
+
+
+def static_lines(model: Model, recipe: Recipe, sizes: Sizes) -> list[Line]:
+    """What is there before the first activation. Exact."""
+    numels = [numel for matrix in model.matrices if matrix.adapted for numel in adapter_numels(matrix, recipe.lora)]
+    adapter = 4 * sum(numels)
+    optimizer = recipe.training.optimizer
+    by_name = {
+        **weight_bytes(model, recipe.base, sizes),
+        "embeddings": model.embeddings * sizes.element,
+        "output head": model.head * sizes.element,
+        "norms, biases, positions": model.others * sizes.element + model.buffer_bytes,
+        "adapter (float32)": adapter,
+        "gradients (float32)": adapter,
+        f"optimizer ({optimizer})": OPTIMIZER_BYTES[optimizer](numels),
+    }
+    kinds = {"optimizer (adamw_8bit)": "paged"}
+    return [Line(name=name, bytes=size, kind=kinds.get(name, "static")) for name, size in by_name.items() if size]
+
+
+def weight_bytes(model: Model, base: Base, sizes: Sizes) -> dict[str, int]:
+    """The frozen matrices."""
+    numels = [matrix.numel for matrix in model.matrices]
+    if base.quantization == "none":
+        return {"weights": sum(numels) * sizes.element}
+    constants = sum(quantization_bytes(numel, double=base.double_quantization) for numel in numels)
+    return {"weights (NF4)": sum(numels) // 2, "quantization constants": constants}
+
+
+def quantization_bytes(numel: int, *, double: bool) -> int:
+    """Constants of one NF4 matrix: its scales, and the table of the 16 values that four bits mean."""
+    table, scales = 16 * 4, -(-numel // NF4_BLOCK)
+    if not double:
+        return table + 4 * scales
+    return table + scales + 4 * -(-scales // NESTED_BLOCK) + CODE_BYTES + 4  # the last: the scales' mean
+
+
+def adapter_numels(matrix: Matrix, lora: Lora) -> tuple[int, int]:
+    """Of A and of B."""
+    return lora.rank * matrix.inputs, lora.rank * matrix.outputs
+
+
+def _adamw_8bit_bytes(numels: list[int]) -> int:
+    small = sum(8 * numel for numel in numels if numel < LEAST_8BIT_VALUES)
+    large = [numel for numel in numels if numel >= LEAST_8BIT_VALUES]
+    return small + sum(2 * numel + 8 * -(-numel // STATE_BLOCK) for numel in large) + (2 * CODE_BYTES if large else 0)
+
+
+def _adamw_bytes(numels: list[int]) -> int:
+    return sum(8 * numel + 4 for numel in numels)  # two moments, and the count of steps
+
+
+OPTIMIZER_BYTES = {"adamw_8bit": _adamw_8bit_bytes, "adamw": _adamw_bytes}
+"""By the recipe's name. The 8-bit one is paged on a card: what is short of room there moves to the host."""
+
+
+# --- kept for the backward pass -------------------------------------------------------------------------------
+
+
+def attention_bytes(model: Model, sizes: Sizes) -> int:
+    """Kept by one layer's attention, per token: input of q, k, v; the three; output, with its logarithms."""
+    q, k = model.heads * model.head_width, model.key_heads * model.head_width
+    matrices = [matrix for matrix in model.layer_matrices if matrix.name in ("q_proj", "k_proj", "v_proj", "o_proj")]
+    own = sizes.element * (q + 2 * k + q) + 4 * model.heads
+    of_input = sizes.element * model.hidden if any(m.adapted for m in matrices if m.name != "o_proj") else 0
+    return own + of_input + lora_bytes(matrices, sizes)
+
+
+def mlp_bytes(model: Model, sizes: Sizes) -> int:
+    """Kept by one layer's MLP, per token: its input; gate, its SiLU, up, and their product."""
+    matrices = [matrix for matrix in model.layer_matrices if matrix.name in ("gate_proj", "up_proj", "down_proj")]
+    own = 3 * sizes.element * model.mlp
+    of_input = sizes.element * model.hidden if any(m.adapted for m in matrices if m.name != "down_proj") else 0
+    of_product = sizes.element * model.mlp if any(m.adapted for m in matrices if m.name == "down_proj") else 0
+    return own + of_input + of_product + lora_bytes(matrices, sizes)
+
+
+def lora_bytes(matrices: list[Matrix], sizes: Sizes) -> int:
+    """Per token: each adapted matrix's product with A, and its dropout mask."""
+    return sum(sizes.element * sizes.rank + matrix.inputs * sizes.dropout for matrix in matrices if matrix.adapted)
+
+
+def norm_bytes(model: Model) -> int:
+    """Per token: a norm keeps its input in float32, and one number."""
+    return 4 * model.hidden + 4
+
+
+def layer_bytes(model: Model, sizes: Sizes) -> int:
+    """Kept by one layer that keeps everything, per token."""
+    return attention_bytes(model, sizes) + mlp_bytes(model, sizes) + 2 * norm_bytes(model)
+
+
+def kept_lines(model: Model, choice: Choice, sizes: Sizes) -> list[Line]:
+    """What the forward pass of a micro-batch leaves on the card."""
+    tokens, one_input = choice.micro_batch_tokens, sizes.element * model.hidden
+    match choice.checkpointing:
+        case "none":  # the first norm's input, the embeddings, needs no gradient
+            inputs, inside = 0, model.layers * layer_bytes(model, sizes) - norm_bytes(model)
+        case "selective":  # inputs of two norms and of the MLP
+            inputs, inside = 3 * model.layers, model.layers * attention_bytes(model, sizes)
+        case _:
+            inputs, inside = model.layers, 0
+    if choice.offload:
+        inputs = min(inputs, OFFLOAD_BUFFERS)
+    positions = 2 * sizes.element * model.head_width  # cosines and sines
+    found = {"checkpoints": inputs * one_input, "kept activations": inside, "positions": positions}
+    return [Line(name=name, bytes=size * tokens, kind="kept") for name, size in found.items() if size]
+
+
+def host_bytes(model: Model, choice: Choice, sizes: Sizes) -> int:
+    """Page-locked host memory that offloading takes."""
+    per_layer = {"none": 0, "selective": 3, "full": 1}[choice.checkpointing]
+    return choice.offload * per_layer * model.layers * sizes.element * model.hidden * choice.micro_batch_tokens
+
+
+# --- working memory -------------------------------------------------------------------------------------------
+
+
+def working_lines(model: Model, base: Base, choice: Choice, sizes: Sizes) -> list[Line]:
+    """What comes and goes: one layer going backward with a matrix in 16 bits beside it, or the loss."""
+    layer = layer_working_bytes(model, choice, sizes)
+    matrix = matrix_bytes(model, base, sizes)
+    loss = loss_bytes(model, choice, sizes)
+    return [
+        Line(name="one layer going backward", bytes=layer, kind="working", counted=layer + matrix >= loss),
+        Line(name="one matrix unpacked", bytes=matrix, kind="working", counted=layer + matrix >= loss),
+        Line(name="the loss and the last norm", bytes=loss, kind="working", counted=layer + matrix < loss),
+    ]
+
+
+def layer_working_bytes(model: Model, choice: Choice, sizes: Sizes) -> int:
+    """What is made again, and the gradients at the widest place: behind down_proj.
+
+    There the gradient of the layer's output is held, that of down_proj's input, and the product that dropout's mask
+    is about to be put on.
+    """
+    match choice.checkpointing:
+        case "none":
+            again = 0
+        case "selective":  # the MLP's input is kept already
+            again = mlp_bytes(model, sizes) - sizes.element * model.hidden
+        case _:
+            again = layer_bytes(model, sizes)
+    gradients = sizes.element * (model.hidden + 2 * model.mlp)
+    return choice.micro_batch_tokens * (again + gradients)
+
+
+def matrix_bytes(model: Model, base: Base, sizes: Sizes) -> int:
+    """The largest matrix unpacked, with its scales in float32 where they are quantized themselves."""
+    if base.quantization == "none":
+        return 0
+    largest = max(matrix.numel for matrix in model.layer_matrices)
+    return largest * sizes.element + (4 * -(-largest // NF4_BLOCK) if base.double_quantization else 0)
+
+
+def loss_bytes(model: Model, choice: Choice, sizes: Sizes) -> int:
+    """The last norm's input, and the larger of two moments.
+
+    One chunk of logits, in float32 and in the compute dtype, beside the last hidden states, the supervised ones (all of
+    them, at the most) and their gradient; or the norm going backward, through four tensors in float32.
+    """
+    tokens, one_input = choice.micro_batch_tokens, sizes.element * model.hidden
+    positions = min(tokens, max(1, CHUNK_LOGITS // model.vocabulary))
+    logits = positions * model.vocabulary * (4 + (sizes.element if sizes.element < 4 else 0))
+    norm_backward = tokens * (one_input + 4 * 4 * model.hidden)
+    return tokens * norm_bytes(model) + max(3 * one_input * tokens + logits, norm_backward)

@@ -1,0 +1,74 @@
+"""A plan for people: a table, and a bar of where the memory goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainer.plan.cards import GIB
+from trainer.plan.choose import Plan
+from trainer.plan.memory import Line
+from trainer.recipe import Recipe
+
+BAR_WIDTH = 60
+GROUPS = {
+    "█": ("weights", ("weights", "quantization", "embeddings", "output head", "norms")),
+    "▓": ("adapter, gradients, optimizer", ("adapter", "gradients", "optimizer")),
+    "▒": ("activations", ("checkpoints", "kept", "positions", "one layer", "one matrix", "the loss")),
+    "░": ("the card's own", ("allocator", "CUDA")),
+}
+"""What the bar's pieces stand for: the lines whose names begin so."""
+
+
+def table(plan: Plan) -> Iterator[str]:
+    """Every line; one that is not there at the peak in brackets, outside the sum."""
+    unit, name = (GIB, "GiB") if plan.peak_bytes >= 2 * GIB else (GIB >> 10, "MiB")
+    for line in plan.lines:
+        size = f"{line.bytes / unit:.2f}"
+        yield f"  {line.name:<32}{size if line.counted else f'({size})':>9}"
+    yield f"  {'peak':<32}{plan.peak_bytes / unit:>9.2f} {name}"
+
+
+def bar(plan: Plan, vram_bytes: int) -> Iterator[str]:
+    """Where the memory goes; · is free."""
+    drawn, legend = "", []
+    for sign, (name, beginnings) in GROUPS.items():
+        size = sum(line.bytes for line in plan.lines if line.counted and line.name.startswith(beginnings))
+        drawn += sign * round(BAR_WIDTH * size / max(vram_bytes, plan.peak_bytes))
+        legend.append(f"{sign} {name} {size / GIB:.1f}")
+    free = (vram_bytes - plan.peak_bytes) / GIB
+    yield f"  {drawn:·<{BAR_WIDTH}}"
+    yield "  " + "   ".join([*legend, f"· free {free:.1f}" if free >= 0 else f"too much by {-free:.1f}"])
+
+
+def in_words(plan: Plan, recipe: Recipe) -> str:
+    """One line for a plan's choice."""
+    choice = plan.choice
+    samples = choice.micro_batch_tokens // recipe.data.max_length
+    where = ", kept on the host" if choice.offload else ""
+    return (
+        f"{choice.micro_batch_tokens:,} tokens at a time ({samples} × {recipe.data.max_length:,}), "
+        f"{plan.accumulation} times a step; checkpointing {choice.checkpointing}{where}"
+    )
+
+
+def ways(plans: list[Plan], vram_bytes: int) -> Iterator[str]:
+    """The other ways, the fastest first."""
+    yield f"  {'tokens':>7}  {'checkpointing':<14}{'on the host':>12}{'peak GiB':>10}{'tokens/s':>10}"
+    for plan in plans:
+        choice = plan.choice
+        fits = "" if plan.peak_bytes <= vram_bytes else "   does not fit"
+        host = f"{plan.host_bytes / GIB:.1f} GiB" if choice.offload else ""
+        yield (
+            f"  {choice.micro_batch_tokens:>7,}  {choice.checkpointing:<14}{host:>12}"
+            f"{plan.peak_bytes / GIB:>10.1f}{plan.tokens_per_second:>10,.0f}{fits}"
+        )
+
+
+def count(number: int) -> str:
+    """A number of parameters in millions or billions."""
+    return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.2f} M"
+
+
+def line_dict(line: Line) -> dict[str, object]:
+    """For JSON."""
+    return {"name": line.name, "bytes": line.bytes, "kind": line.kind, "at_peak": line.counted}

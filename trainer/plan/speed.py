@@ -1,0 +1,67 @@
+"""Tokens a second on a card, from the work that a step is.
+
+seconds of a micro-batch = the larger of   FLOPs / (card's dense rate × EFFICIENCY) + unpacking / bandwidth
+                                           bytes to the host and back / HOST_BANDWIDTH
+"""
+
+from __future__ import annotations
+
+from trainer.plan.cards import Card
+from trainer.plan.memory import Choice, Sizes, host_bytes
+from trainer.plan.model import Model
+from trainer.recipe import Recipe
+
+EFFICIENCY = 0.60
+"""Share of the card's dense rate that the products of a step reach: the goal that the trainer is measured against, not
+a measurement. The best published figure for a consumer card is 0.68."""
+HOST_BANDWIDTH = 20e9
+"""Bytes a second between host and card, each way: PCIe 4.0 ×16, page-locked, as commonly measured (32e9 nominal)."""
+UNPACKED_BYTES = 4.5
+"""Moved for a weight that is unpacked for one use: half a byte read, two written, two read by the product."""
+
+
+def tokens_per_second(model: Model, recipe: Recipe, choice: Choice, sizes: Sizes, card: Card) -> float:
+    """Of training, without evaluations."""
+    tokens = choice.micro_batch_tokens
+    seconds = tokens * flops_per_token(model, recipe, choice) / (card.tflops * 1e12 * EFFICIENCY)
+    if recipe.base.quantization == "nf4":
+        seconds += _weight_uses(model, choice) * UNPACKED_BYTES / (card.bandwidth_gbs * 1e9)
+    moved = 2 * host_bytes(model, choice, sizes) / HOST_BANDWIDTH
+    return tokens / max(seconds, moved)
+
+
+def flops_per_token(model: Model, recipe: Recipe, choice: Choice) -> float:
+    """Forward, backward, and what the policy makes again; attention over half of the longest sample, as it is causal.
+
+    A frozen matrix costs two products (forward, its input's gradient), an adapter three; attention's backward pass 2.5
+    times its forward pass, for it makes its scores again (Dao 2023, section 3.2).
+    """
+    matrices = 2 * sum(matrix.numel for matrix in model.matrices)
+    adapters = 2 * recipe.lora.rank * sum(m.inputs + m.outputs for m in model.matrices if m.adapted)
+    attention = 2 * recipe.data.max_length * model.layers * model.heads * model.head_width
+    head = 2 * model.vocabulary * model.hidden * supervised_fraction(recipe)
+    once = 2 * matrices + 3 * adapters + 3.5 * attention + 2 * head
+    match choice.checkpointing:
+        case "none":
+            return once
+        case "selective":
+            return once + _mlp_flops(model, recipe)
+        case _:
+            return once + matrices + adapters + attention
+
+
+def supervised_fraction(recipe: Recipe) -> float:
+    """Share of a sample's tokens with loss: what the prompt does not show."""
+    return 1 - (recipe.data.context_fraction_low + recipe.data.context_fraction_high) / 2
+
+
+def _mlp_flops(model: Model, recipe: Recipe) -> int:
+    chosen = [m for m in model.matrices if m.name in ("gate_proj", "up_proj", "down_proj")]
+    return 2 * sum(m.numel + recipe.lora.rank * (m.inputs + m.outputs) * m.adapted for m in chosen)
+
+
+def _weight_uses(model: Model, choice: Choice) -> int:
+    """Weights unpacked in one micro-batch."""
+    numel = sum(matrix.numel for matrix in model.matrices)
+    mlp = sum(m.numel for m in model.matrices if m.name in ("gate_proj", "up_proj", "down_proj"))
+    return 2 * numel + {"none": 0, "selective": mlp, "full": numel}[choice.checkpointing]
