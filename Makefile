@@ -1,5 +1,6 @@
 # make up      the whole service on this machine: no GPU, no Docker, no Postgres needed
 # make test    lint, types, import contracts and every test (what CI runs)
+# make bench   the optimizer step against its peers on this machine
 # make containers   the image and the compose file, on a running Docker engine
 # Each target installs first what it needs, into $(VENV).
 SHELL       := /bin/bash
@@ -11,7 +12,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 ARGS        ?=
 
-.PHONY: up install dev test containers check format lock clean
+.PHONY: up install dev test containers bench check format lock clean
 
 up: install
 	@exec $(BIN)/codelupe up $(ARGS)
@@ -55,6 +56,9 @@ format: dev
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not containers" $(ARGS)
+
+bench: install
+	$(BIN)/python benchmarks/step/__main__.py $(ARGS)
 
 containers: dev
 	DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1 $(BIN)/python -m pytest -v tests/containers $(ARGS)

@@ -1,8 +1,8 @@
 """`make bench`: the optimizer step against its peers on this machine; writes benchmarks/results/<machine>.md.
 
-Every contestant is a process of its own that loads the model and then waits. The referee lets one after the other take a few
-steps, round after round, so that a slow minute of the machine hits all of them; what counts is the median round of each
-and its ratio to ours. Peers live in an environment of their own, made here.
+Every contestant is a process of its own that loads the model and then waits. The referee lets one after the other take
+a few steps, round after round, so that a slow minute of the machine hits all of them; what counts is the median round of
+each and its ratio to ours. Peers live in an environment of their own, made here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+INTRODUCTION = """\
+`make bench ARGS="{rounds} {steps}"`: {rounds} rounds of {steps} optimizer steps, everybody in turn; medians. A Qwen2 of 5 M parameters
+(hidden 256, 4 layers, 8,192 words), LoRA rank 64 with dropout 0.05, Python of at most 1,024 tokens a sample, 4 × 4 samples a
+step, AdamW, no activation checkpointing. Everybody trains the same samples in the same order, and one program measures all
+after the same number of steps (in TRL's packed form a step holds more tokens)."""
 PEER_PACKAGES = ("trl==1.16.0", "peft==0.21.2", "transformers==5.23.0", "datasets==5.2.0")
 
 
@@ -145,13 +150,11 @@ def processor() -> str:
 
 
 def table(field_: list[Contestant], losses: dict[str, float]) -> str:
-    ours = field_[0]
+    ours = field_[0].speed()
     lines = ["| contestant | tokens/s | ours is … times as fast | tokens | held-out loss |", "|---|---|---|---|---|"]
     for one in field_:
-        loss = losses[one.name]
-        lines.append(
-            f"| {one.title} | {one.speed():,.0f} | {ours.speed() / one.speed():.2f} | {sum(one.tokens):,} | {loss:.4f} |"
-        )
+        speed, tokens = one.speed(), sum(one.tokens)
+        lines.append(f"| {one.title} | {speed:,.0f} | {ours / speed:.2f} | {tokens:,} | {losses[one.name]:.4f} |")
     return "\n".join(lines)
 
 
@@ -164,20 +167,14 @@ def main() -> None:
         print(f"· {dtype}", flush=True)
         field_ = race(dtype, rounds, steps)
         losses = held_out_losses([one.name for one in field_], dtype)
-        gflops = matmul_gflops(dtype)
-        parts.append(
-            f"## {dtype}\n\n{table(field_, losses)}\n\nBefore training: {losses['base']:.4f}. Matrix products of the model's "
-            f"shapes: {gflops:.0f} GFLOP/s.\n"
-        )
+        rate = f"Matrix products of the model's shapes: {matmul_gflops(dtype):.0f} GFLOP/s."
+        parts.append(f"## {dtype}\n\n{table(field_, losses)}\n\nBefore training: {losses['base']:.4f}. {rate}\n")
         print(parts[-1], flush=True)
     name = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")[:60]
     target = ROOT / "benchmarks" / "results" / f"{name}.md"
     target.parent.mkdir(exist_ok=True)
     target.write_text(
-        f"# The optimizer step on {processor()}\n\n`make bench` ({rounds} rounds of {steps} steps, everybody in turn; medians). A Qwen2 of 5 M "
-        "parameters (hidden 256, 4 layers, 8,192 words), LoRA rank 64 with dropout 0.05, samples of Python cut at 1,024 tokens, "
-        "4 × 4 samples a step, AdamW, no activation checkpointing. Everybody trains the same samples in the same order and is measured by one "
-        "program after the same number of optimizer steps (TRL's packed form sees more tokens in as many).\n\n" + "\n".join(parts)
+        f"# The optimizer step on {processor()}\n\n{INTRODUCTION.format(**locals())}\n\n" + "\n".join(parts)
     )
     print(f"· {target.relative_to(ROOT)}")
 

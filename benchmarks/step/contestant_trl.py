@@ -14,7 +14,8 @@ KIND = sys.argv[3]
 OPTIONS = {"plain": {}, "packed": {"packing": True}, "chunked": {"loss_type": "chunked_nll"}}[KIND]
 
 data = [
-    {"input_ids": s["input_ids"], "completion_mask": [int(label != -100) for label in s["labels"]]} for s in samples("train")
+    {"input_ids": s["input_ids"], "completion_mask": [int(label != -100) for label in s["labels"]]}
+    for s in samples("train")
 ]
 config = SFTConfig(
     output_dir=str(work_folder() / f"trl-{KIND}"),

@@ -1,8 +1,8 @@
 """What every contestant gets: the same model, samples, order, LoRA and optimizer. No project code in here.
 
-    work/model/          a Qwen2 of 5 M parameters with random weights
-    work/train.jsonl     {"input_ids", "labels"}: in the order in which they are trained
-    work/held_out.jsonl  the same, never trained on
+work/model/          a Qwen2 of 5 M parameters with random weights
+work/train.jsonl     {"input_ids", "labels"}: in the order in which they are trained
+work/held_out.jsonl  the same, never trained on
 """
 
 from __future__ import annotations
