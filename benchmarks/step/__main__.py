@@ -1,8 +1,8 @@
 """`make bench`: the optimizer step against its peers on this machine; writes benchmarks/results/<machine>.md.
 
 Every contestant is a process of its own that loads the model and then waits. The referee lets one after the other take
-a few steps, round after round, so that a slow minute of the machine hits all of them; what counts is the median round of
-each and its ratio to ours. Peers live in an environment of their own, made here.
+a few steps, round after round, so that a slow minute of the machine hits all of them; what counts is the median round
+of each and its ratio to ours. Peers live in an environment of their own, made here.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 INTRODUCTION = """\
-`make bench ARGS="{rounds} {steps}"`: {rounds} rounds of {steps} optimizer steps, everybody in turn; medians. A Qwen2 of 5 M parameters
-(hidden 256, 4 layers, 8,192 words), LoRA rank 64 with dropout 0.05, Python of at most 1,024 tokens a sample, 4 × 4 samples a
-step, AdamW, no activation checkpointing. Everybody trains the same samples in the same order, and one program measures all
-after the same number of steps (in TRL's packed form a step holds more tokens)."""
+`make bench ARGS="{rounds} {steps}"`: {rounds} rounds of {steps} optimizer steps, everybody in turn; medians. A Qwen2 of
+5 M parameters (hidden 256, 4 layers, 8,192 words), LoRA rank 64 with dropout 0.05, Python of at most 1,024 tokens a
+sample, 4 × 4 samples a step, AdamW, no activation checkpointing. Everybody trains the same samples in the same order,
+and one program measures all after the same number of steps (in TRL's packed form a step holds more tokens)."""
 PEER_PACKAGES = ("trl==1.16.0", "peft==0.21.2", "transformers==5.23.0", "datasets==5.2.0")
 
 
