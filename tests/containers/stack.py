@@ -99,12 +99,13 @@ class Stack:
         return len(self.json("adapters"))
 
     def wait_for_training(self, step: int = 1) -> int:
-        """Until a run's optimizer has taken `step` steps; its id."""
+        """Until a run's optimizer has taken `step` steps and has as many before it; its id."""
 
         def training() -> int | None:
             health = get("/health")
             metrics = get("/metrics")["metrics"]
-            return health["run"] if health["state"] == "training" and (metrics["step"] or 0) >= step else None
+            taken, steps = metrics["step"] or 0, metrics["steps"] or 0
+            return health["run"] if health["state"] == "training" and step <= taken <= steps / 2 else None
 
         return int(wait_for(training, "a run to train", 240))
 
@@ -145,7 +146,7 @@ def get(path: str) -> dict[str, Any]:
             body: dict[str, Any] = json.load(answer)
             return body
     except OSError:
-        return {"state": None, "run": None, "metrics": {"step": None}}
+        return {"state": None, "run": None, "metrics": {"step": None, "steps": None}}
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float) -> Any:
