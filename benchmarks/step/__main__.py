@@ -159,11 +159,13 @@ def table(field_: list[Contestant], losses: dict[str, float]) -> str:
 
 
 def main() -> None:
-    rounds, steps = (int(value) for value in (*sys.argv[1:], "5", "4")[:2])
+    given = dict(enumerate(sys.argv[1:]))
+    rounds, steps = int(given.get(0, 5)), int(given.get(1, 4))
+    dtypes = given.get(2, "float32,bfloat16").split(",")
     work_folder().mkdir(parents=True, exist_ok=True)
     subprocess.run([sys.executable, str(HERE / "prepare.py"), str(work_folder())], check=True)
     parts = []
-    for dtype in ("float32", "bfloat16"):
+    for dtype in dtypes:
         print(f"· {dtype}", flush=True)
         field_ = race(dtype, rounds, steps)
         losses = held_out_losses([one.name for one in field_], dtype)

@@ -51,10 +51,10 @@ def load_model() -> Any:
 def orders() -> Iterator[int]:
     """The referee's orders: how many steps to take; ends when told to finish."""
     for line in sys.stdin:
-        word, _, number = line.partition(" ")
+        word, *number = line.split()
         if word == "finish":
             return
-        yield int(number)
+        yield int(number[0])
 
 
 def say(**facts: Any) -> None:
