@@ -1,4 +1,4 @@
-"""This project's step. The third argument turns parts of it off, for the ablation: all, peft (its layers), padded."""
+"""This project's step. The third argument is for the ablation: all, peft-layers, small-packs."""
 
 import sys
 import time
