@@ -11,8 +11,10 @@ from world import ACCUMULATION, BATCH, LORA, MAX_LENGTH, RATE, dtype_name, load_
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from trainer.data.batches import collate, pack_samples
 from trainer.data.encoder import IGNORED, TokenSample
+from trainer.model.attention import choose_kernel
 from trainer.model.fused_lora import fuse_adapter
 from trainer.model.step import LossModel
+from trainer.recipe import Base
 
 KIND = sys.argv[3]
 
@@ -28,7 +30,8 @@ def token_samples(name: str) -> list[TokenSample]:
 adapted = get_peft_model(load_model(), LoraConfig(**LORA))
 if KIND != "peft-layers":
     fuse_adapter(adapted)
-model = LossModel(adapted).train()
+kernel = choose_kernel(Base(), torch.device("cpu"), getattr(torch, dtype_name()))
+model = LossModel(adapted, kernel=kernel).train()
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
 train = token_samples("train")
 window = BATCH * ACCUMULATION

@@ -8,7 +8,7 @@ from fitting import backward, gradients, loss_model
 from run_folder import short_recipe, token_samples
 
 from trainer.data.batches import collate
-from trainer.model.fused_lora import _mask, fuse_adapter
+from trainer.model.fused_lora import _draw, _keep, fuse_adapter
 from trainer.model.lora import adapter_weights
 
 SAMPLES = token_samples(3)
@@ -54,7 +54,8 @@ def test_dropout_is_one_mask_forward_and_backward():
     x.grad = None
     model.zero_grad()
     torch.manual_seed(3)
-    mask, kept = _mask(x.detach().reshape(10, -1), 0.3)
+    drawn, kept = _draw(x.detach().reshape(10, -1), 0.3)
+    mask = _keep(drawn, x.detach().reshape(10, -1), 0.3)
     assert mask is not None and 0 < mask.float().mean() < 1
     inner = (x.reshape(10, -1) * mask / kept) @ layer.lora_A["default"].weight.T
     expected = layer.base_layer(x) + layer.scaling["default"] * (inner @ layer.lora_B["default"].weight.T).reshape(
@@ -70,8 +71,10 @@ def test_dropout_is_one_mask_forward_and_backward():
 
 @pytest.mark.parametrize(("rate", "kept"), [(0.05, 243 / 256), (0.5, 0.5), (0.001, 255 / 256)])
 def test_the_mask_keeps_its_share_of_every_byte(rate, kept):
-    mask, share = _mask(torch.empty(1000, 1001), rate)
-    assert share == kept and mask.shape == (1000, 1001)
+    rows = torch.empty(1000, 1001)
+    drawn, share = _draw(rows, rate)
+    mask = _keep(drawn, rows, rate)
+    assert mask is not None and share == kept and mask.shape == (1000, 1001)
     by_byte = mask.flatten()[: 1000 * 1000].view(-1, 8).float().mean(0)  # a draw is eight bytes: none is different
     assert (by_byte - kept).abs().max() < 0.01
 
@@ -83,7 +86,7 @@ def test_no_dropout_outside_training_and_none_without_a_rate():
     with torch.no_grad():
         assert model.eval()(batch)[0] == model(batch)[0]
         assert model.train()(batch)[0] != model(batch)[0]
-    assert _mask(torch.empty(3, 3), 0.0) == (None, 1.0)
+    assert _draw(torch.empty(3, 3), 0.0) == (None, 1.0) and _keep(None, torch.empty(3, 3), 0.0) is None
 
 
 def test_the_adapter_can_be_turned_off_and_its_files_stay_pefts():

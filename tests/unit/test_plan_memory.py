@@ -9,7 +9,7 @@ import torch
 from planning import Live, batch_of, built, make_wide, planned, recipe_for, storages
 
 from trainer.fit.optimizer import make_optimizer
-from trainer.model import checkpointing, loss
+from trainer.model import checkpointing, fused_lora, loss
 from trainer.plan import memory
 from trainer.plan.memory import Choice, kept_lines, norm_bytes, peak_bytes, static_lines, working_lines
 
@@ -116,6 +116,8 @@ def test_the_peak_of_a_step(base, policy, offload, words, monkeypatch):
     for module in (loss, memory):
         monkeypatch.setattr(module, "CHUNK_LOGITS", words)
     monkeypatch.setattr(memory, "OFFLOAD_BUFFERS", 1)  # a CPU copies back when it is asked
+    monkeypatch.setattr(loss, "CPU_POSITIONS", TOKENS)
+    monkeypatch.setattr(fused_lora, "_draw", mask_of_a_card)
     recipe = recipe_for(base, base__compute_dtype="bfloat16")
     choice = Choice(micro_batch_tokens=TOKENS, checkpointing=policy, offload=offload)
     model = built(recipe, choice)
@@ -129,6 +131,11 @@ def test_the_peak_of_a_step(base, policy, offload, words, monkeypatch):
     shape, sizes = planned(recipe)
     predicted = peak_bytes(kept_lines(shape, choice, sizes) + working_lines(shape, recipe.base, choice, sizes))
     assert predicted == pytest.approx(second.peak, rel=0.05)
+
+
+def mask_of_a_card(rows, rate):
+    """What a card draws for dropout: a CPU's noise becomes one more tensor while it is used."""
+    return torch.empty_like(rows, dtype=torch.bool).bernoulli_(1.0 - rate), 1.0 - rate
 
 
 def step(model, batch):

@@ -3,7 +3,8 @@
     pack      | a a a a | b b | c c c |      boundaries are plain integers (`Documents`), made once a batch
     a token attends to earlier ones of its own sample; no mask over the whole pack is ever made
 
-On a GPU one call for all of them (flash-attn's or torch's own varlen kernel); on a CPU one call a document.
+On a GPU one call for all of them (flash-attn's or torch's own varlen kernel); on a CPU one document after the
+other.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 
 from trainer.errors import UnusableInput
+from trainer.model.blocked_attention import blocked_attention
 from trainer.recipe import Base
 
 NAME = "by_document"
@@ -84,7 +86,11 @@ def _flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float,
     return out
 
 
-KERNELS = {"each": _each, "torch_varlen": _torch_varlen, "flash_attn": _flash_attn}
+def _blocked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, docs: Documents) -> torch.Tensor:
+    return blocked_attention(q, k, v, scale, docs.lengths)
+
+
+KERNELS = {"each": _each, "blocked": _blocked, "torch_varlen": _torch_varlen, "flash_attn": _flash_attn}
 """How the documents of a pack are attended to. q: [tokens, heads, width]; k, v: [tokens, key heads, width]."""
 
 
@@ -125,8 +131,10 @@ def choose_kernel(base: Base, device: torch.device, dtype: torch.dtype) -> str:
             )
         case "auto" | "flash_attention_2" if available:
             return "flash_attn"
+        case _ if on_gpu:
+            return "torch_varlen"
         case _:
-            return "torch_varlen" if on_gpu else "each"
+            return "blocked" if dtype != torch.float32 else "each"
 
 
 def attend_by_document(causal: Any) -> None:

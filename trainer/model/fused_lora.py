@@ -80,29 +80,31 @@ class _FusedLora(torch.autograd.Function):
     ) -> torch.Tensor:
         w = _unpacked(weight, state)
         rows = x.reshape(-1, x.shape[-1]).to(w.dtype)
-        mask, kept = _mask(rows, rate)
+        drawn, kept = _draw(rows, rate)
+        keep = _keep(drawn, rows, rate)
         y = F.linear(rows, w, None if bias is None else bias.to(w.dtype))
-        inner = (rows if mask is None else rows * mask) @ a.to(w.dtype).T
+        inner = (rows if keep is None else rows * keep) @ a.to(w.dtype).T
         y.addmm_(inner, b.to(w.dtype).T, alpha=scaling / kept)
-        ctx.save_for_backward(rows, a, b, weight, inner, mask)
-        ctx.state, ctx.scale, ctx.shape, ctx.dtype = state, scaling / kept, x.shape, x.dtype
+        ctx.save_for_backward(rows, a, b, weight, inner, drawn)
+        ctx.state, ctx.scale, ctx.rate, ctx.shape, ctx.dtype = state, scaling / kept, rate, x.shape, x.dtype
         return y.reshape(*x.shape[:-1], y.shape[-1]).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_y: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        rows, a, b, weight, inner, mask = ctx.saved_tensors
+        rows, a, b, weight, inner, drawn = ctx.saved_tensors
+        keep = _keep(drawn, rows, ctx.rate)
         w = _unpacked(weight, ctx.state)
         grad = grad_y.reshape(-1, grad_y.shape[-1]).to(w.dtype)
         grad_inner = (grad @ b.to(w.dtype)).mul_(ctx.scale)
         grad_b = (grad.T @ inner).to(b.dtype).mul_(ctx.scale)
-        grad_a = (grad_inner.T @ (rows if mask is None else rows * mask)).to(a.dtype)
+        grad_a = (grad_inner.T @ (rows if keep is None else rows * keep)).to(a.dtype)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = grad @ w
-            if mask is None:
+            if keep is None:
                 grad_x.addmm_(grad_inner, a.to(w.dtype))
             else:
-                grad_x.add_((grad_inner @ a.to(w.dtype)).mul_(mask))
+                grad_x.add_((grad_inner @ a.to(w.dtype)).mul_(keep))
             grad_x = grad_x.reshape(ctx.shape).to(ctx.dtype)
         return grad_x, grad_a, grad_b, None, None, None, None, None
 
@@ -112,14 +114,28 @@ def _unpacked(weight: torch.Tensor, state: Any) -> torch.Tensor:
     return weight if state is None else bnb.functional.dequantize_4bit(weight.data, state)
 
 
-def _mask(rows: torch.Tensor, rate: float) -> tuple[torch.Tensor | None, float]:
-    """What dropout keeps (bool, of the same shape) and the share that it keeps; None where it keeps all."""
+def _draw(rows: torch.Tensor, rate: float) -> tuple[torch.Tensor | None, float]:
+    """What dropout draws, a byte an element, and the share that it keeps; None where it keeps all.
+
+    On a GPU what is kept (bool). On a CPU noise (uint8): its low values are what is dropped.
+    """
     if rate <= 0.0:
         return None, 1.0
     if rows.device.type != "cpu":
         return torch.empty_like(rows, dtype=torch.bool).bernoulli_(1.0 - rate), 1.0 - rate
-    dropped = min(MASK_LEVELS - 1, max(1, round(rate * MASK_LEVELS)))
     # Eight bytes a draw, and from the whole range: random_() alone leaves the highest bit 0.
     draws = torch.empty(-(-rows.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
     noise = draws.view(torch.uint8)[: rows.numel()].view(rows.shape)
-    return noise >= dropped, 1.0 - dropped / MASK_LEVELS
+    return noise, 1.0 - _dropped_levels(rate) / MASK_LEVELS
+
+
+def _keep(drawn: torch.Tensor | None, rows: torch.Tensor, rate: float) -> torch.Tensor | None:
+    """What rows are multiplied with: ones and zeros. On a CPU of their own dtype, for a product with bools takes it
+    seven times as long."""
+    if drawn is None or drawn.dtype == torch.bool:
+        return drawn
+    return torch.ge(drawn, _dropped_levels(rate), out=torch.empty_like(rows))
+
+
+def _dropped_levels(rate: float) -> int:
+    return min(MASK_LEVELS - 1, max(1, round(rate * MASK_LEVELS)))

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 
 CHUNK_LOGITS = 1 << 26
 """Logits that exist at once: 256 MiB in float32, 441 positions of a vocabulary of 152,064."""
+CPU_POSITIONS = 256
+"""Positions at once on a CPU, at the most: their logits stay in its cache from one pass over them to the next."""
 
 
 def supervised_loss(
@@ -49,6 +51,8 @@ class _SupervisedLoss(torch.autograd.Function):
         correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
         gradient = torch.empty_like(hidden) if wanted else None
         positions = max(1, CHUNK_LOGITS // weight.shape[0])
+        if hidden.device.type == "cpu":
+            positions = min(positions, CPU_POSITIONS)
         for start in range(0, len(targets), positions):
             part = slice(start, start + positions)
             logits = F.linear(hidden[part].to(weight.dtype), weight).float()
