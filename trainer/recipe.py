@@ -87,6 +87,8 @@ class Training:
     warmup_fraction: float = number(0.03, 0.0, 1.0)
     """Share of the steps; at least one step where it is above 0."""
     optimizer: str = choice("adamw_8bit", "adamw")
+    adapter_dtype: str = choice("float32", "bfloat16")
+    """`bfloat16` halves adapter and gradients; its steps are rounded at random. With adamw_8bit alone."""
     weight_decay: float = number(0.01, 0.0, 10.0)
     max_grad_norm: float = number(1.0, 0.0)
     """Gradients are clipped to this norm; 0 leaves them."""
@@ -326,5 +328,10 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield "stream: 'adapters' is taken: the folder of all adapters has this name, beside the stream's pointer"
     if recipe.training.checkpointing == "none" and recipe.training.offload_checkpoints == "always":
         yield "training.offload_checkpoints: there are no checkpoints to offload with training.checkpointing: none"
+    if recipe.training.adapter_dtype == "bfloat16" and recipe.training.optimizer != "adamw_8bit":
+        yield (
+            f"training.adapter_dtype: bfloat16 needs optimizer: adamw_8bit, which rounds at random; "
+            f"{recipe.training.optimizer} would lose most small steps"
+        )
     if data.held_out_fraction == 0 and data.min_held_out == 0:
         yield "data.held_out_fraction and data.min_held_out are both 0: nothing would be left to judge by"

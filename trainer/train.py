@@ -157,6 +157,7 @@ def load_model(checked: Checked) -> Loaded:
         recipe.lora,
         parent=checked.parent,
         seed=checked.seed,
+        dtype=getattr(torch, recipe.training.adapter_dtype),
     )
     check_head(adapted)
     fuse_adapter(adapted)

@@ -52,7 +52,13 @@ def planned(recipe: Recipe) -> tuple[Model, Sizes]:
 
 def built(recipe: Recipe, choice: Choice) -> LossModel:
     """The real thing, in training."""
-    adapted = add_adapter(load_base(recipe.base, torch.device("cpu")), recipe.lora, parent=None, seed=0)
+    adapted = add_adapter(
+        load_base(recipe.base, torch.device("cpu")),
+        recipe.lora,
+        parent=None,
+        seed=0,
+        dtype=getattr(torch, recipe.training.adapter_dtype),
+    )
     fuse_adapter(adapted)
     checkpoint_layers(adapted, choice.checkpointing, offload=choice.offload)
     model = LossModel(adapted)

@@ -29,8 +29,9 @@ def base(request, tmp_path_factory):
         {"base__double_quantization": False, "base__compute_dtype": "bfloat16"},
         {"base__quantization": "none", "training__optimizer": "adamw", "base__compute_dtype": "bfloat16"},
         {"lora__rank": 37, "lora__targets": ["q_proj", "down_proj"]},
+        {"training__adapter_dtype": "bfloat16"},
     ],
-    ids=["nf4 double", "nf4 single", "16 bit", "two targets"],
+    ids=["nf4 double", "nf4 single", "16 bit", "two targets", "16-bit adapter"],
 )
 def test_static_lines_are_exact(base, overrides):
     recipe = recipe_for(base, **({"base__compute_dtype": "float32"} | overrides))
@@ -59,8 +60,8 @@ def held(model, optimizer, recipe) -> dict[str, int]:
         "embeddings": ends[0].nbytes,
         "output head": 0 if ends[0] is ends[1] else ends[1].nbytes,
         "norms, biases, positions": sum(rest.values()),
-        "adapter (float32)": sum(storages(trained).values()),
-        "gradients (float32)": sum(storages(p.grad for p in trained).values()),
+        f"adapter ({recipe.training.adapter_dtype})": sum(storages(trained).values()),
+        f"gradients ({recipe.training.adapter_dtype})": sum(storages(p.grad for p in trained).values()),
         f"optimizer ({recipe.training.optimizer})": sum(
             storages(value for state in optimizer.state.values() for value in state.values()).values()
         ),

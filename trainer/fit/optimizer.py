@@ -8,12 +8,18 @@ from typing import Any
 import bitsandbytes as bnb
 import torch
 
+from trainer.fit.rounding import RoundedAdamW8bit, RoundedPagedAdamW8bit
 from trainer.recipe import Training
 
 
 def _adamw_8bit(parameters: list[torch.nn.Parameter], training: Training) -> torch.optim.Optimizer:
     """Paged on a GPU: its state moves to host memory when the card is full."""
-    cls = bnb.optim.PagedAdamW8bit if parameters[0].device.type == "cuda" else bnb.optim.AdamW8bit
+    rounded = training.adapter_dtype == "bfloat16"
+    cls: type[torch.optim.Optimizer]
+    if parameters[0].device.type == "cuda":
+        cls = RoundedPagedAdamW8bit if rounded else bnb.optim.PagedAdamW8bit
+    else:
+        cls = RoundedAdamW8bit if rounded else bnb.optim.AdamW8bit
     return cls(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
 
 

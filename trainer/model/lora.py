@@ -14,11 +14,12 @@ from trainer.model.base import check_targets
 from trainer.recipe import Lora
 
 
-def add_adapter(model: Any, lora: Lora, *, parent: Path | None, seed: int) -> Any:
-    """Put a trainable fp32 adapter on a frozen base.
+def add_adapter(model: Any, lora: Lora, *, parent: Path | None, seed: int, dtype: torch.dtype = torch.float32) -> Any:
+    """Put a trainable adapter on a frozen base.
 
     Args:
         parent: an adapter folder to go on from; it must have the recipe's shape.
+        dtype: of the adapter, whatever the parent's is
 
     Raises:
         UnusableInput: a target is not in the architecture, or the parent has another shape.
@@ -35,9 +36,9 @@ def add_adapter(model: Any, lora: Lora, *, parent: Path | None, seed: int) -> An
             adapted = PeftModel.from_pretrained(model, str(parent), is_trainable=True, config=config)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise UnusableInput(f"the parent adapter {parent} cannot be loaded ({error})") from error
-    for name, parameter in adapted.named_parameters():
-        if parameter.requires_grad and parameter.dtype != torch.float32:
-            raise UnusableInput(f"lora: {name} is {parameter.dtype}; adapters train in float32")
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
     return adapted
 
 

@@ -132,6 +132,8 @@ def _smaller(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     auto = replace(recipe.training, checkpointing="auto", offload_checkpoints="auto")
     if auto != recipe.training:
         yield "training.checkpointing", replace(recipe, training=auto)
+    if (recipe.training.optimizer, recipe.training.adapter_dtype) == ("adamw_8bit", "float32"):
+        yield "training.adapter_dtype", replace(recipe, training=replace(recipe.training, adapter_dtype="bfloat16"))
     length = recipe.data.max_length
     while (length := length // 2) >= LEAST_LENGTH:
         yield "data.max_length", replace(recipe, data=replace(recipe.data, max_length=length))

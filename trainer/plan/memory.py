@@ -96,15 +96,15 @@ def peak_bytes(lines: list[Line]) -> int:
 def static_lines(model: Model, recipe: Recipe, sizes: Sizes) -> list[Line]:
     """What is there before the first activation. Exact."""
     numels = [numel for matrix in model.matrices if matrix.adapted for numel in adapter_numels(matrix, recipe.lora)]
-    adapter = 4 * sum(numels)
-    optimizer = recipe.training.optimizer
+    optimizer, dtype = recipe.training.optimizer, recipe.training.adapter_dtype
+    adapter = {"float32": 4, "bfloat16": 2}[dtype] * sum(numels)
     by_name = {
         **weight_bytes(model, recipe.base, sizes),
         "embeddings": model.embeddings * sizes.element,
         "output head": model.head * sizes.element,
         "norms, biases, positions": model.others * sizes.element + model.buffer_bytes,
-        "adapter (float32)": adapter,
-        "gradients (float32)": adapter,
+        f"adapter ({dtype})": adapter,
+        f"gradients ({dtype})": adapter,
         f"optimizer ({optimizer})": OPTIMIZER_BYTES[optimizer](numels),
     }
     kinds = {"optimizer (adamw_8bit)": "paged"}

@@ -1,0 +1,93 @@
+"""A 16-bit adapter learns what a float32 one does, though single steps are smaller than its numbers can show."""
+
+from __future__ import annotations
+
+import bitsandbytes as bnb
+import pytest
+import torch
+from fitting import checked, make_fit
+from run_folder import short_recipe
+
+from trainer.errors import RecipeError
+from trainer.fit.optimizer import make_optimizer
+from trainer.fit.rounding import round_at_random
+from trainer.recipe import parse_recipe, recipe_dict
+from trainer.train import load_model
+
+RATE = 2e-5
+STEPS = 12
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_rounding_goes_to_a_neighbour_and_is_right_on_the_average():
+    exact = torch.randn(1000, generator=generator()) * torch.logspace(-6, 3, 1000)
+    draws = torch.stack([round_at_random(exact, generator(seed)) for seed in range(400)]).float()
+    below, above = draws.amin(0), draws.amax(0)
+    assert bool((below <= exact).all() and (exact <= above).all())
+    assert all(len(column.unique()) <= 2 for column in draws.T)
+    gap = exact.abs() * 2**-7  # of bfloat16, at the most
+    assert bool(((draws.mean(0) - exact).abs() < 0.2 * gap).all())
+
+
+def test_what_bfloat16_can_hold_stays():
+    held = torch.tensor([0.0, -0.0, 1.0, -3.5, 2.0**-130, float("inf"), -float("inf")])
+    assert torch.equal(round_at_random(held, generator()), held.bfloat16())
+    assert bool(round_at_random(torch.tensor([float("nan")]), generator()).isnan())
+
+
+def moved(parameter: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """How far each number went in STEPS steps of the same gradient."""
+    before = parameter.detach().float().clone()
+    slope = torch.randn(parameter.shape, generator=generator(1)).sign()
+    for _ in range(STEPS):
+        parameter.grad = slope.to(parameter.dtype)
+        optimizer.step()
+    return (before - parameter.detach().float()) * slope
+
+
+def test_small_steps_count_on_the_average_where_the_nearest_number_loses_them():
+    start = torch.empty(256, 256).uniform_(-0.02, 0.02, generator=generator())  # as lora_A starts
+    training = short_recipe(
+        training__adapter_dtype="bfloat16", training__learning_rate=RATE, training__weight_decay=0.0
+    ).training
+    exact, rounded, nearest = (torch.nn.Parameter(start.to(d)) for d in (torch.float32, torch.bfloat16, torch.bfloat16))
+    of_exact = moved(exact, bnb.optim.AdamW8bit([exact], lr=RATE, weight_decay=0.0))
+    of_rounded = moved(rounded, make_optimizer([rounded], training))
+    of_nearest = moved(nearest, bnb.optim.AdamW8bit([nearest], lr=RATE, weight_decay=0.0))
+    assert of_exact.mean() == pytest.approx(STEPS * RATE, rel=0.05)
+    assert of_rounded.mean() == pytest.approx(of_exact.mean().item(), rel=0.02)
+    assert (of_nearest == 0).float().mean() > 0.3  # the defect that this is there for
+    assert rounded.dtype == torch.bfloat16
+
+
+def test_every_rank_rounds_alike():
+    training = short_recipe(training__adapter_dtype="bfloat16").training
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)  # each rank has its own
+        parameter = torch.nn.Parameter(torch.linspace(-1, 1, 5000).bfloat16())
+        moved(parameter, make_optimizer([parameter], training))
+        found.append(parameter.detach())
+    assert torch.equal(*found)
+
+
+def test_a_fit_with_a_16_bit_adapter_learns(tmp_path):
+    recipe = short_recipe(training__adapter_dtype="bfloat16")
+    loaded = load_model(checked(recipe))
+    trained = [p for p in loaded.model.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.bfloat16}
+    progress = make_fit(tmp_path / "sixteen", recipe, loaded=loaded).run()
+    whole = make_fit(tmp_path / "whole").run()
+    assert progress.anchor is not None and progress.best_step > 0
+    gain, of_whole = (progress.anchor.loss - p.score_at(p.best_step).loss for p in (progress, whole))
+    assert gain > 0 and gain == pytest.approx(of_whole, rel=0.1)
+
+
+def test_no_optimizer_that_rounds_to_the_nearest():
+    data = recipe_dict(short_recipe())
+    data["training"] |= {"adapter_dtype": "bfloat16", "optimizer": "adamw"}
+    with pytest.raises(RecipeError, match="adapter_dtype: bfloat16 needs optimizer: adamw_8bit"):
+        parse_recipe(data, where="test")
