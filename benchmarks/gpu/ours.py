@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import shutil
 import statistics
@@ -25,6 +24,7 @@ from world import (
     config_of,
     default_recipe,
     device_name,
+    forget,
     limit_memory,
     make_base,
     make_samples,
@@ -226,10 +226,7 @@ def measure_variants(world: World, *, rounds: int) -> Facts:
                 peaks[name] = memory_facts(world.torch_device)
             except Exception as error:  # noqa: BLE001 - one that fails is reported, and the others go on
                 failed[name] = "out of memory" if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
-            gc.collect()
-            if world.device == "cuda":
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
+            forget(world.torch_device)
     rows = {
         name: {"tokens_per_second": statistics.median(found), **peaks[name]} for name, found in rates.items() if found
     }

@@ -16,7 +16,17 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
-from world import World, config_of, default_recipe, limit_memory, make_base, make_samples, memory_facts, wait_for
+from world import (
+    World,
+    config_of,
+    default_recipe,
+    forget,
+    limit_memory,
+    make_base,
+    make_samples,
+    memory_facts,
+    wait_for,
+)
 
 from trainer.data.encoder import TokenSample
 from trainer.model.load import load_tokenizer
@@ -135,8 +145,7 @@ def _unsloth(
     from unsloth import FastLanguageModel
 
     save_base(world, folder / "base")
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+    forget(world.torch_device)
     model, _ = FastLanguageModel.from_pretrained(
         str(folder / "base"), max_seq_length=recipe.data.max_length, load_in_4bit=True, local_files_only=True
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,7 +101,8 @@ def make_base(config: Any, base: Base, device: torch.device) -> Any:
         setattr(owner, name.rpartition(".")[2], _drawn(name, parameter, owner, config, dtype, device))
     model.requires_grad_(False)
     model.config.quantization_config = quantization
-    model.is_loaded_in_4bit = model.is_quantized = True
+    model.is_loaded_in_4bit = model.is_quantized = True  # from here on as transformers leaves a model that it loads
+    model.quantization_method = quantization.quant_method
     model.hf_quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
     keep_weights_packed(model)
     check_quantized(model, dtype)
@@ -163,6 +165,14 @@ def memory_facts(device: torch.device) -> dict[str, float]:
         "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
         "outside_gib": (total - free - torch.cuda.memory_reserved()) / GIB,
     }
+
+
+def forget(device: torch.device) -> None:
+    """Give back what nobody holds any more, and begin to look for the peak again."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def wait_for(device: torch.device) -> None:
