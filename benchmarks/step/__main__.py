@@ -26,8 +26,8 @@ INTRODUCTION = """\
 `make bench ARGS="{rounds} {steps}"`: {rounds} rounds of {steps} optimizer steps, everybody in turn; medians. A Qwen2 of
 5 M parameters (hidden 256, 4 layers, 8,192 words), LoRA rank 64 with dropout 0.05, Python of at most 1,024 tokens a
 sample, 4 × 4 samples a step, AdamW, no activation checkpointing. Everybody trains the same samples in the same order,
-and one program measures all after the same number of steps (in TRL's packed form a step holds more tokens; LLaMA-Factory
-pads to multiples of 8)."""
+and one program measures all after the same number of steps (in TRL's packed form a step holds more tokens;
+LLaMA-Factory pads to multiples of 8)."""
 ENVIRONMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "peers": ((), ("trl==1.16.0", "peft==0.21.2", "transformers==5.23.0", "datasets==5.2.0")),
     "llamafactory": (
