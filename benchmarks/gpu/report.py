@@ -44,6 +44,10 @@ def _lines(found: dict[str, Facts], world: World, rounds: int) -> Iterator[str]:
     if peers := {name: facts for name, facts in found.items() if name not in {"card", *SECTIONS}}:
         yield ""
         yield from _peers(peers, found.get("ours", {}))
+    if goals := list(_goals(found, peers, world)):
+        yield from ["", "## Goals", "", "| goal | measured | reached |", "|---|---|---|"]
+        for goal, measured, reached in goals:
+            yield f"| {goal} | {measured} | {'yes' if reached else '**no**'} |"
 
 
 def _step(facts: Facts, _: dict[str, Facts]) -> Iterator[str]:
@@ -111,6 +115,24 @@ def _peers(peers: dict[str, Facts], ours: Facts) -> Iterator[str]:
         memory = f"{facts['allocated_gib']:.2f}" if "allocated_gib" in facts else "–"
         title = f"{name} {facts['version']}"
         yield f"| {title} | {facts['tokens_per_second']:,.0f} | {ratio} | {facts['batch']} | {memory} |"
+
+
+def _goals(found: dict[str, Facts], peers: dict[str, Facts], world: World) -> Iterator[tuple[str, str, bool]]:
+    """Goal, what was measured, and whether that reaches it; only what was measured."""
+    ours, full = found.get("ours", {}), found.get("full-length", {})
+    if "allocated_gib" in full:
+        whole = full["reserved_gib"] + full["outside_gib"]
+        goal = f"full length inside {world.vram_gib} GiB, CUDA's own and paged memory counted"
+        yield goal, f"{whole:.2f} GiB", whole <= world.vram_gib
+        off = full["planned_allocated_gib"] / full["allocated_gib"] - 1
+        yield "the plan within 5 % of the peak that was allocated", f"{off:+.1%}", abs(off) <= 0.05
+    if ours.get("share_of_rate") is not None:
+        yield "at least 60 % of the matrix rate", f"{ours['share_of_rate']:.1%}", ours["share_of_rate"] >= 0.6
+    rates = {name: facts["tokens_per_second"] for name, facts in peers.items() if "tokens_per_second" in facts}
+    if rates and "tokens_per_second" in ours:
+        best = max(rates, key=rates.__getitem__)
+        ratio = ours["tokens_per_second"] / rates[best]
+        yield f"faster than every peer that runs here ({best} is the fastest)", f"{ratio:.2f} times", ratio > 1
 
 
 SECTIONS = {"correctness": _correctness, "full-length": _step, "ours": _step, "ablation": _ablation}

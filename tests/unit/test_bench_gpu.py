@@ -45,6 +45,31 @@ def test_step_correctness_and_peers_are_measured(tmp_path):
     assert found["transformers"]["tokens_per_step"] == found["ours"]["tokens_per_step"]
     assert found["unsloth"] == {"part": "unsloth", "failed": "not installed"}
     assert "| share of the matrix rate |" in page and "| unsloth | not installed |" in page
+    assert "| at least 60 % of the matrix rate |" in page and "| faster than every peer that runs here (" in page
+
+
+def test_the_page_says_which_goals_are_reached(tmp_path):
+    """With what a card answers and a CPU does not."""
+    card = {"name": "Card", "torch": "2", "driver": "1", "capability": "9.0", "shapes": {"a": 1.0}, "tflops": 1.0}
+    memory = {"allocated_gib": 20.0, "reserved_gib": 22.0, "outside_gib": 2.0, "planned_peak_gib": 25.0}
+    step = {"way": "w", "kernel": "k", "tokens_per_step": 1, "tokens_per_second": 2, "planned_tokens_per_second": 2,
+            "share_of_rate": 0.61, "gflop_per_token": 1, "planned_allocated_gib": 21.5, **memory}  # fmt: skip
+    peer = {"version": "1", "tokens_per_second": 1, "batch": 1, **memory}
+    parts = {"card": card, "full-length": step, "ours": step, "trl": peer}
+    world = '{"device": "cuda", "tiny": False, "layers": 48, "ablation_layers": 8, "steps": 1, "vram_gib": 31.3}'
+    write = f"""
+import sys; sys.path[:0] = ["{SCRIPT}", "{ROOT}"]
+from pathlib import Path
+from report import write_report
+from world import World
+found = [dict(facts, part=part) for part, facts in {parts!r}.items()]
+write_report(Path(sys.argv[1]), found, World(**{world}), rounds=1)
+"""
+    subprocess.run([sys.executable, "-c", write, str(tmp_path / "card.md")], check=True, cwd=ROOT)
+    page = (tmp_path / "card.md").read_text()
+    assert "| 24.00 GiB | yes |" in page
+    assert "| the plan within 5 % of the peak that was allocated | +7.5% | **no** |" in page
+    assert "| 61.0% | yes |" in page and "(trl is the fastest) | 2.00 times | yes |" in page
 
 
 @pytest.mark.slow
