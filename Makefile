@@ -1,6 +1,7 @@
 # make up      the whole service on this machine: no GPU, no Docker, no Postgres needed
 # make test    lint, types, import contracts and every test (what CI runs)
 # make bench   the optimizer step against its peers on this machine
+# make bench-gpu   the default recipe's step on this machine's card, a 14B by shape; says why where there is none
 # make containers   the image and the compose file, on a running Docker engine
 # Each target installs first what it needs, into $(VENV).
 SHELL       := /bin/bash
@@ -12,7 +13,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 ARGS        ?=
 
-.PHONY: up install dev test containers bench check format lock clean
+.PHONY: up install dev test containers bench bench-gpu check format lock clean
 
 up: install
 	@exec $(BIN)/codelupe up $(ARGS)
@@ -59,6 +60,9 @@ test: check
 
 bench: install
 	$(BIN)/python benchmarks/step/__main__.py $(ARGS)
+
+bench-gpu: install
+	$(BIN)/python benchmarks/gpu $(ARGS)
 
 containers: dev
 	DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1 $(BIN)/python -m pytest -v tests/containers $(ARGS)

@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -152,24 +153,30 @@ def load_model(checked: Checked) -> Loaded:
     bf16 = compute_dtype(checked.recipe.base, device) == torch.bfloat16
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device.type == "cpu")
     recipe, plan = fitted(checked.recipe, accelerator.device)
-    adapted = add_adapter(
-        load_base(recipe.base, accelerator.device),
-        recipe.lora,
-        parent=checked.parent,
-        seed=checked.seed,
-        dtype=getattr(torch, recipe.training.adapter_dtype),
-    )
-    check_head(adapted)
-    fuse_adapter(adapted)
-    training = recipe.training
-    checkpoint_layers(adapted, training.checkpointing, offload=training.offload_checkpoints == "always")
-    optimizer = make_optimizer(adapted.parameters(), training)
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    kernel = choose_kernel(recipe.base, accelerator.device, dtype)
-    loss_model = LossModel(adapted, kernel=kernel, label_smoothing=training.label_smoothing)
+    base = load_base(recipe.base, accelerator.device)
+    loss_model, optimizer = make_trainable(base, recipe, accelerator.device, parent=checked.parent, seed=checked.seed)
     model, optimizer = accelerator.prepare(loss_model, optimizer)
     set_seed(checked.seed + accelerator.process_index)
     return Loaded(accelerator=accelerator, model=model, optimizer=optimizer, recipe=recipe, plan=plan)
+
+
+def make_trainable(
+    base: Any, recipe: Recipe, device: torch.device, *, parent: Path | None, seed: int
+) -> tuple[LossModel, torch.optim.Optimizer]:
+    """A loaded base with its adapter, its checkpoints and the loss as the recipe says, and an optimizer for it.
+
+    Args:
+        recipe: with every `auto` of its memory decided
+    """
+    training = recipe.training
+    dtype = getattr(torch, training.adapter_dtype)
+    adapted = add_adapter(base, recipe.lora, parent=parent, seed=seed, dtype=dtype)
+    check_head(adapted)
+    fuse_adapter(adapted)
+    checkpoint_layers(adapted, training.checkpointing, offload=training.offload_checkpoints == "always")
+    optimizer = make_optimizer(adapted.parameters(), training)
+    kernel = choose_kernel(recipe.base, device, compute_dtype(recipe.base, device))
+    return LossModel(adapted, kernel=kernel, label_smoothing=training.label_smoothing), optimizer
 
 
 def write_predictions(tools: Tools, inputs: Inputs, tokenizer: Any, progress: Progress) -> None:

@@ -2,7 +2,8 @@
 
 Every contestant is a process of its own that loads the model and then waits. The referee lets one after the other take
 a few steps, round after round, so that a slow minute of the machine hits all of them; what counts is the median round
-of each and its ratio to ours. Peers live in an environment of their own, made here.
+of each and its ratio to ours. Peers live in environments of their own, made here; one that cannot be installed or does
+not run is a line with its reason.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import statistics
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Timer
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -25,8 +26,30 @@ INTRODUCTION = """\
 `make bench ARGS="{rounds} {steps}"`: {rounds} rounds of {steps} optimizer steps, everybody in turn; medians. A Qwen2 of
 5 M parameters (hidden 256, 4 layers, 8,192 words), LoRA rank 64 with dropout 0.05, Python of at most 1,024 tokens a
 sample, 4 × 4 samples a step, AdamW, no activation checkpointing. Everybody trains the same samples in the same order,
-and one program measures all after the same number of steps (in TRL's packed form a step holds more tokens)."""
-PEER_PACKAGES = ("trl==1.16.0", "peft==0.21.2", "transformers==5.23.0", "datasets==5.2.0")
+and one program measures all after the same number of steps (in TRL's packed form a step holds more tokens;
+LLaMA-Factory pads to multiples of 8)."""
+ENVIRONMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "peers": ((), ("trl==1.16.0", "peft==0.21.2", "transformers==5.23.0", "datasets==5.2.0")),
+    "llamafactory": (
+        ("llamafactory==0.9.5",),
+        ("transformers==5.6.0", "peft==0.18.1", "trl==0.24.0", "accelerate==1.11.0", "datasets==4.0.0", "av==16.0.0",
+         "tyro==0.8.14", "einops", "fire", "omegaconf", "pandas", "protobuf", "scipy", "sentencepiece", "tiktoken"),
+    ),
+    "unsloth": (
+        ("unsloth==2026.10.9", "unsloth_zoo==2026.10.9"),
+        ("transformers==5.17.0", "peft==0.21.2", "trl==1.15.0", "datasets<5", "bitsandbytes==0.50.2", "pillow",
+         "protobuf", "requests", "sentencepiece"),
+    ),
+}  # fmt: skip
+"""Packages installed without what they ask for (torchvision, xformers and others that bring a CUDA torch), and the rest
+in versions that the first ones allow."""
+TRL_KINDS = ("plain", "packed", "chunked")
+INSTALL_SECONDS = 1800
+READY_SECONDS = 600
+
+
+class DoesNotRunError(Exception):
+    """A contestant cannot be installed, or ended; says why."""
 
 
 @dataclass
@@ -40,18 +63,27 @@ class Contestant:
     tokens: list[int] = field(default_factory=list)
 
     def hear(self) -> dict[str, object]:
-        """Its next line to the referee; libraries print others between."""
+        """Its next line to the referee; libraries print others between.
+
+        Raises:
+            DoesNotRunError: it ended.
+        """
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("\x1e"):
                 heard: dict[str, object] = json.loads(line[1:])
                 return heard
-        raise SystemExit(f"{self.name} ended with code {self.process.wait()}; see its output in {log_file(self.name)}")
+        code = self.process.wait()
+        last = [line for line in log_file(self.name).read_text().splitlines() if line.strip()][-1:]
+        raise DoesNotRunError("".join(last).strip() or f"ended with code {code}")
 
     def tell(self, order: str) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(order + "\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(order + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:  # it ended; what it said last is heard next
+            return
 
     def speed(self) -> float:
         """Tokens a second: the median over rounds."""
@@ -66,65 +98,123 @@ def log_file(name: str) -> Path:
     return work_folder() / f"{name}.log"
 
 
-def peers_python() -> str:
-    """The interpreter of the peers' environment."""
-    folder = work_folder() / "peers"
+def python_of(environment: str) -> str:
+    """The interpreter of one of ENVIRONMENTS, made where it is not there.
+
+    Raises:
+        DoesNotRunError: it cannot be installed.
+    """
+    folder = work_folder() / environment
     python = folder / "bin" / "python"
     if not (folder / ".ready").exists():
-        print("· the peers' environment (once)", flush=True)
+        print(f"· the environment {environment} (once)", flush=True)
         venv.create(folder, with_pip=True, clear=True)
-        pip = [str(python), "-m", "pip", "install", "-q"]
-        subprocess.run([*pip, "--no-deps", "-r", str(ROOT / "requirements" / "torch.txt")], check=True)
-        subprocess.run([*pip, *PEER_PACKAGES], check=True)
+        alone, others = ENVIRONMENTS[environment]
+        torch_ = str(ROOT / "requirements" / "torch.txt")
+        for wanted in (["--no-deps", "-r", torch_], ["--no-deps", *alone], ["-r", torch_, *others]):
+            if wanted != ["--no-deps"]:
+                _install(python, wanted)
         (folder / ".ready").touch()
     return str(python)
 
 
-def contestants(dtype: str) -> dict[str, list[str]]:
-    """Name → command. Ours first, then the ablation, then the peers."""
-    peers = peers_python()
-    ours = [sys.executable, str(HERE / "contestant_codelupe.py"), str(work_folder()), dtype]
+def _install(python: Path, wanted: list[str]) -> None:
+    command = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise DoesNotRunError(f"not installed after {INSTALL_SECONDS} s") from error
+    except subprocess.CalledProcessError as error:
+        said = [line for line in error.stderr.splitlines() if line.startswith("ERROR")] or [error.stderr.strip()]
+        raise DoesNotRunError(f"cannot be installed: {said[-1]}") from error
+
+
+def contestants(dtype: str) -> dict[str, tuple[str | None, list[str]]]:
+    """Name → environment (None: this one) and arguments. Ours first, then the ablation, then the peers."""
+    common = [str(work_folder()), dtype]
+    ours = {
+        "codelupe": "all",
+        "codelupe-peft-layers": "peft-layers",
+        "codelupe-small-packs": "small-packs",
+        "codelupe-full-logits": "full-logits",
+        "codelupe-torch-attention": "torch-attention",
+        "codelupe-checkpointing-full": "checkpointing-full",
+    }
+    trl = {f"trl-{kind}": ("peers", [str(HERE / "contestant_trl.py"), *common, kind]) for kind in TRL_KINDS}
+    peers = {"transformers": "peers", "llamafactory": "llamafactory", "unsloth": "unsloth"}
     return {
-        "codelupe": [*ours, "all"],
-        "codelupe-peft-layers": [*ours, "peft-layers"],
-        "codelupe-small-packs": [*ours, "small-packs"],
-        "trl-plain": [peers, str(HERE / "contestant_trl.py"), str(work_folder()), dtype, "plain"],
-        "trl-packed": [peers, str(HERE / "contestant_trl.py"), str(work_folder()), dtype, "packed"],
-        "trl-chunked": [peers, str(HERE / "contestant_trl.py"), str(work_folder()), dtype, "chunked"],
-        "transformers": [peers, str(HERE / "contestant_transformers.py"), str(work_folder()), dtype],
+        **{name: (None, [str(HERE / "contestant_codelupe.py"), *common, kind]) for name, kind in ours.items()},
+        **trl,
+        **{name: (where, [str(HERE / f"contestant_{name}.py"), *common]) for name, where in peers.items()},
     }
 
 
-def started(dtype: str) -> Iterator[Contestant]:
-    """Each contestant, loaded and waiting. One is started after the other."""
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    for name, command in contestants(dtype).items():
-        with log_file(name).open("w") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
-            )
-        contestant = Contestant(name, process)
+def started(name: str, environment: str | None, arguments: list[str]) -> Contestant:
+    """A contestant, loaded and waiting.
+
+    Raises:
+        DoesNotRunError: it cannot be installed, ended, or was not ready in time.
+    """
+    variables = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    python = sys.executable if environment is None else python_of(environment)
+    with log_file(name).open("w") as log:
+        process = subprocess.Popen(
+            [python, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=variables
+        )
+    contestant = Contestant(name, process)
+    bound = Timer(READY_SECONDS, process.kill)
+    bound.start()
+    try:
         contestant.title = str(contestant.hear()["ready"])
-        print(f"· ready  {contestant.title}", flush=True)
-        yield contestant
+    except DoesNotRunError as error:
+        if bound.finished.is_set():  # it was killed
+            raise DoesNotRunError(f"not ready after {READY_SECONDS} s") from error
+        raise
+    finally:
+        bound.cancel()
+    print(f"· ready  {contestant.title}", flush=True)
+    return contestant
 
 
-def race(dtype: str, rounds: int, steps: int) -> list[Contestant]:
-    """One warm-up round, then `rounds` of `steps` optimizer steps each, everybody in turn."""
-    field_ = list(started(dtype))
+def race(dtype: str, rounds: int, steps: int) -> tuple[list[Contestant], dict[str, str]]:
+    """One warm-up round, then `rounds` of `steps` optimizer steps each, everybody in turn. Also who does not run."""
+    field_: list[Contestant] = []
+    out: dict[str, str] = {}
+    for name, (environment, arguments) in contestants(dtype).items():
+        try:
+            field_.append(started(name, environment, arguments))
+        except DoesNotRunError as error:
+            _leave(name, error, out)
     for number in range(rounds + 1):
-        for contestant in field_ if number % 2 else reversed(field_):
+        for contestant in list(field_ if number % 2 else reversed(field_)):
             contestant.tell(f"go {steps}")
-            heard = contestant.hear()
+            try:
+                heard = contestant.hear()
+            except DoesNotRunError as error:
+                _leave(contestant.name, error, out)
+                field_.remove(contestant)
+                continue
             if number:
                 contestant.seconds.append(float(str(heard["seconds"])))
                 contestant.tokens.append(int(str(heard["tokens"])))
         print(f"· round {number} of {rounds}", flush=True)
-    for contestant in field_:
+    for contestant in list(field_):
         contestant.tell("finish")
-        contestant.hear()
+        try:
+            contestant.hear()
+        except DoesNotRunError as error:
+            _leave(contestant.name, error, out)
+            field_.remove(contestant)
         contestant.process.wait()
-    return field_
+    return field_, out
+
+
+def _leave(name: str, why: DoesNotRunError, out: dict[str, str]) -> None:
+    """Without us there is nothing to compare with; anybody else is a line in the results."""
+    if name.startswith("codelupe"):
+        raise SystemExit(f"{name}: {why}; see {log_file(name)}")
+    print(f"· {name} does not run here: {why}", flush=True)
+    out[name] = str(why)
 
 
 def held_out_losses(names: list[str], dtype: str) -> dict[str, float]:
@@ -149,12 +239,13 @@ def processor() -> str:
     return f"{names[0] if names else platform.processor()}, {len(names)} cores, {' '.join(has)}"
 
 
-def table(field_: list[Contestant], losses: dict[str, float]) -> str:
+def table(field_: list[Contestant], losses: dict[str, float], out: dict[str, str]) -> str:
     ours = field_[0].speed()
     lines = ["| contestant | tokens/s | ours is … times as fast | tokens | held-out loss |", "|---|---|---|---|---|"]
     for one in field_:
         speed, tokens = one.speed(), sum(one.tokens)
         lines.append(f"| {one.title} | {speed:,.0f} | {ours / speed:.2f} | {tokens:,} | {losses[one.name]:.4f} |")
+    lines += [f"| {name} | does not run here: {why} | | | |" for name, why in out.items()]
     return "\n".join(lines)
 
 
@@ -167,10 +258,10 @@ def main() -> None:
     parts = []
     for dtype in dtypes:
         print(f"· {dtype}", flush=True)
-        field_ = race(dtype, rounds, steps)
+        field_, out = race(dtype, rounds, steps)
         losses = held_out_losses([one.name for one in field_], dtype)
         rate = f"Matrix products of the model's shapes: {matmul_gflops(dtype):.0f} GFLOP/s."
-        parts.append(f"## {dtype}\n\n{table(field_, losses)}\n\nBefore training: {losses['base']:.4f}. {rate}\n")
+        parts.append(f"## {dtype}\n\n{table(field_, losses, out)}\n\nBefore training: {losses['base']:.4f}. {rate}\n")
         print(parts[-1], flush=True)
     name = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")[:60]
     target = ROOT / "benchmarks" / "results" / f"{name}.md"

@@ -1,22 +1,41 @@
-"""This project's step. The third argument is for the ablation: all, peft-layers, small-packs."""
+"""This project's step. The third argument is for the ablation: all, or the one thing that is changed."""
 
 import sys
 import time
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from world import ACCUMULATION, BATCH, LORA, MAX_LENGTH, RATE, dtype_name, load_model, orders, samples, say, work_folder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from trainer.data.batches import collate, pack_samples
+from trainer.data.batches import Batch, collate, pack_samples
 from trainer.data.encoder import IGNORED, TokenSample
-from trainer.model.attention import choose_kernel
+from trainer.model.attention import choose_kernel, documents
+from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.fused_lora import fuse_adapter
 from trainer.model.step import LossModel
 from trainer.recipe import Base
 
 KIND = sys.argv[3]
+KINDS = ("all", "peft-layers", "small-packs", "full-logits", "torch-attention", "checkpointing-full")
+assert KIND in KINDS, f"{KIND!r} is not one of {', '.join(KINDS)}"
+
+
+class FullLogits(LossModel):
+    """transformers' own logits at every position, and torch's cross entropy over them."""
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, None]:
+        logits = self.model.get_base_model()(
+            input_ids=batch.ids,
+            position_ids=batch.positions,
+            documents=documents(batch.lengths, batch.ids.device, self.kernel),
+            use_cache=False,
+        ).logits[0]
+        labels = torch.full((batch.tokens,), IGNORED)
+        labels[batch.predicting] = batch.labels
+        return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum"), None
 
 
 def token_samples(name: str) -> list[TokenSample]:
@@ -30,8 +49,11 @@ def token_samples(name: str) -> list[TokenSample]:
 adapted = get_peft_model(load_model(), LoraConfig(**LORA))
 if KIND != "peft-layers":
     fuse_adapter(adapted)
-kernel = choose_kernel(Base(), torch.device("cpu"), getattr(torch, dtype_name()))
-model = LossModel(adapted, kernel=kernel).train()
+if KIND == "checkpointing-full":
+    checkpoint_layers(adapted, "full")
+chosen = choose_kernel(Base(), torch.device("cpu"), getattr(torch, dtype_name()))
+kernel = "each" if KIND == "torch-attention" else chosen
+model = (FullLogits if KIND == "full-logits" else LossModel)(adapted, kernel=kernel).train()
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
 train = token_samples("train")
 window = BATCH * ACCUMULATION

@@ -39,12 +39,19 @@ def samples(name: str) -> list[dict[str, list[int]]]:
     return [json.loads(line) for line in (work_folder() / f"{name}.jsonl").open()]
 
 
+def set_threads() -> None:
+    """As they are for everybody."""
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+
+
 def load_model() -> Any:
-    """The base, frozen by whoever adapts it; threads as they are for everybody."""
+    """The base, frozen by whoever adapts it."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    set_threads()
     return AutoModelForCausalLM.from_pretrained(work_folder() / "model", dtype=getattr(torch, dtype_name()))
 
 
