@@ -1,6 +1,6 @@
 # make up      the whole service on this machine: no GPU, no Docker, no Postgres needed
 # make test    lint, types, import contracts and every test (what CI runs)
-# make bench   the optimizer step against its peers on this machine
+# make bench   the optimizer step against its peers on this machine; make bench-cycle: what a run costs before it
 # make containers   the image and the compose file, on a running Docker engine
 # Each target installs first what it needs, into $(VENV).
 SHELL       := /bin/bash
@@ -12,7 +12,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 ARGS        ?=
 
-.PHONY: up install dev test containers bench check format lock clean
+.PHONY: up install dev test containers bench bench-cycle check format lock clean
 
 up: install
 	@exec $(BIN)/codelupe up $(ARGS)
@@ -59,6 +59,9 @@ test: check
 
 bench: install
 	$(BIN)/python benchmarks/step/__main__.py $(ARGS)
+
+bench-cycle: install
+	$(BIN)/python benchmarks/cycle/__main__.py $(ARGS)
 
 containers: dev
 	DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1 $(BIN)/python -m pytest -v tests/containers $(ARGS)
