@@ -30,6 +30,14 @@ from trainer.recipe import dump_recipe, load_recipe, pinned
 from trainer.run_dir import EventTail, Row, RunDirectory, json_line, write_manifest, write_text
 
 ROWS, HELD_OUT = 114, 6
+INTRODUCTION = """\
+# From the trainer's launch to its first step, on {processor}
+
+`make bench-cycle ARGS={rounds}`: so many starts of each commit, in turn; medians. The tiny model with
+recipes/embedded.yaml, {rows} files to train on and {held_out} held out. All files are in the disk's cache, the copy
+of the base in 4 bits is there where the commit keeps one.
+
+"""
 PARTS = {
     "start of the process, imports": ("launch", "started"),
     "check": ("started", "check end"),
@@ -140,10 +148,7 @@ def main() -> None:
     name = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
     target = ROOT / "benchmarks" / "results" / f"cycle-{name}.md"
     target.write_text(
-        f"# From the trainer's launch to its first step, on {processor()}\n\n"
-        f"`make bench-cycle`: {rounds} starts of each commit, in turn; medians. The tiny model, recipes/embedded.yaml,\n"
-        f"{ROWS} files to train on and {HELD_OUT} held out. All files are in the disk's cache, the copy of the base in 4\n"
-        f"bits is there where the commit keeps one.\n\n{text}\n"
+        INTRODUCTION.format(processor=processor(), rounds=rounds, rows=ROWS, held_out=HELD_OUT) + text + "\n"
     )
     print(f"{text}\n· {target.relative_to(ROOT)}")
 
