@@ -1,6 +1,6 @@
 # make up      the whole service on this machine: no GPU, no Docker, no Postgres needed
 # make test    lint, types, import contracts and every test (what CI runs)
-# make bench   the optimizer step against its peers on this machine
+# make bench   the optimizer step against its peers on this machine; make bench-cycle: what a run costs before it
 # make bench-gpu   the default recipe's step on this machine's card, a 14B by shape; says why where there is none
 # make containers   the image and the compose file, on a running Docker engine
 # Each target installs first what it needs, into $(VENV).
@@ -13,7 +13,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 ARGS        ?=
 
-.PHONY: up install dev test containers bench bench-gpu check format lock clean
+.PHONY: up install dev test containers bench bench-cycle bench-gpu check format lock clean
 
 up: install
 	@exec $(BIN)/codelupe up $(ARGS)
@@ -60,6 +60,9 @@ test: check
 
 bench: install
 	$(BIN)/python benchmarks/step/__main__.py $(ARGS)
+
+bench-cycle: install
+	$(BIN)/python benchmarks/cycle/__main__.py $(ARGS)
 
 bench-gpu: install
 	$(BIN)/python benchmarks/gpu $(ARGS)

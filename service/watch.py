@@ -67,6 +67,12 @@ class Watcher:
             seconds = {**self._board.read().phase_seconds, str(record.get("stage")): float(record["seconds"])}
             self._board.update(phase_seconds=seconds)
 
+    def _base_copy(self, record: dict[str, Any]) -> None:
+        if record.get("state") == "made":
+            self._say("Copy of the base in 4 bits", record, "path", "bytes", "seconds")
+        else:
+            self._say("Copy of the base in 4 bits", record, "state", "path", "message", level=logging.WARNING)
+
     def _plan(self, record: dict[str, Any]) -> None:
         self._show(steps_total=int(record.get("steps_total") or 0))
         self._say("Training plan", record, "steps_total", "samples", "train_tokens", "held_out_samples")
@@ -134,6 +140,7 @@ class Watcher:
 HANDLERS: dict[str, Callable[[Watcher, dict[str, Any]], None]] = {
     "started": Watcher._started,
     "stage": Watcher._stage,
+    "base_copy": Watcher._base_copy,
     "plan": Watcher._plan,
     "step": Watcher._step,
     "evaluation": Watcher._evaluation,

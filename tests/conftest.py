@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -13,6 +14,16 @@ import pytest
 
 from db import embedded
 
+
+def own_cache() -> None:
+    """Keep 4-bit copies out of the home of whoever runs the tests; the Hub's cache stays where it is."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("HF_HOME", str(usual / "huggingface"))
+    os.environ["XDG_CACHE_HOME"] = folder = tempfile.mkdtemp(prefix="codelupe-cache-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+own_cache()
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads that spin starve the services
 
 

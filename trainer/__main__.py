@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trainer.errors import Stopped, TrainerError, UnusableInput
 from trainer.events import Events
+from trainer.imports import collector_paused, import_trainer
 from trainer.recipe import load_recipe
 from trainer.run_dir import RunDirectory, RunDirectoryError, held_lock
 from trainer.samples.build import check_builders
@@ -71,7 +72,8 @@ def prepare_command(path: Path) -> int:
     try:
         recipe = load_recipe(path)
         check_builders(recipe.data)
-        from trainer.model.base import prepare_base
+        with collector_paused():
+            from trainer.model.base import prepare_base
 
         found = prepare_base(recipe)
     except TrainerError as error:
@@ -102,7 +104,8 @@ def _train_to_exit_code(directory: RunDirectory, stop: StopRequest) -> int:
     events = Events(directory.events, enabled=_rank() == 0)
     try:
         stop.check()
-        from trainer.train import train  # seconds of imports, in which a request to stop is heard already
+        import_trainer()  # seconds, in which a request to stop is heard already
+        from trainer.train import train
 
         train(directory, events, stop)
         return 0

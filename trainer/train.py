@@ -17,10 +17,9 @@ from transformers.utils.logging import disable_progress_bar
 from trainer.adapters.export import export_adapter
 from trainer.check import Checked, check_run
 from trainer.data.batches import Windows
-from trainer.data.encoder import ChatEncoder, pad_id
-from trainer.data.tokenize import TokenRows, tokenize_rows
-from trainer.errors import UnusableInput
-from trainer.evaluate.held_out import HeldOut, choose_held_out
+from trainer.data.encoder import pad_id
+from trainer.data.tokenize import TokenRows
+from trainer.evaluate.held_out import HeldOut
 from trainer.evaluate.predictions import predict
 from trainer.events import Events
 from trainer.fit.checkpoint import Checkpoint
@@ -31,15 +30,17 @@ from trainer.model.attention import choose_kernel
 from trainer.model.base import resolve
 from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.fused_lora import fuse_adapter
-from trainer.model.load import compute_dtype, load_base, load_tokenizer
+from trainer.model.load import compute_dtype
 from trainer.model.lora import add_adapter, trainable_parameters
+from trainer.model.quantized import Tell, load_kept
 from trainer.model.step import LossModel, check_head
 from trainer.outcomes import Inputs, row_outcomes
 from trainer.plan.choose import Plan
 from trainer.plan.device import fitted
+from trainer.reading import reading
 from trainer.recipe import Recipe
 from trainer.report import make_report, versions
-from trainer.run_dir import RunDirectory, RunDirectoryError, read_json, read_rows, write_json, write_outcomes
+from trainer.run_dir import RunDirectory, read_json, write_json, write_outcomes
 from trainer.stop import StopRequest
 from trainer.track.trackers import open_trackers
 
@@ -71,17 +72,17 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
         checked = check_run(directory)
         resolve(checked.recipe.base)
         stop.check()
-    with events.stage("samples"):
-        tokenizer = load_tokenizer(checked.recipe.base)
-        inputs = make_inputs(directory, checked, ChatEncoder(tokenizer))
-        windows = make_windows(inputs, checked)
-        stop.check()
-    if not inputs.measured:
+    with reading(directory, checked, events) as rows:
+        loaded = None
+        if rows.measured():
+            with events.stage("model"):
+                loaded = load_model(checked, events.emit)
+        tokenizer, inputs = rows.inputs()
+    stop.check()
+    windows = make_windows(inputs, checked)
+    if loaded is None:
         write_unmeasured(directory, checked, inputs, windows, events)
         return
-    with events.stage("model"):
-        loaded = load_model(checked)
-        stop.check()
     _emit_plan(events, inputs, windows, loaded)
     trackers = open_trackers(
         checked.recipe,
@@ -116,25 +117,6 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
     events.emit("finished", seconds=round(time.monotonic() - began, 3))
 
 
-def make_inputs(directory: RunDirectory, checked: Checked, encoder: ChatEncoder) -> Inputs:
-    """Tokenize the three files, and choose what evaluations measure.
-
-    Raises:
-        UnusableInput: a row cannot be read, or a file_id occurs twice.
-    """
-    data = checked.recipe.data
-    try:
-        rows, replay, held_out = (
-            tokenize_rows(read_rows(path), encoder, data, seed=checked.seed)
-            for path in (directory.rows, directory.replay, directory.held_out)
-        )
-    except RunDirectoryError as error:
-        raise UnusableInput(str(error)) from error
-    _check_distinct([*rows.file_ids, *replay.file_ids, *held_out.file_ids])
-    measured = choose_held_out(held_out, max_tokens=data.max_eval_tokens, seed=checked.seed)
-    return Inputs(rows=rows, replay=replay, held_out=held_out, measured=measured)
-
-
 def make_windows(inputs: Inputs, checked: Checked) -> Windows:
     """What each step will see."""
     training = checked.recipe.training
@@ -146,14 +128,14 @@ def make_windows(inputs: Inputs, checked: Checked) -> Windows:
     )
 
 
-def load_model(checked: Checked) -> Loaded:
+def load_model(checked: Checked, tell: Tell = lambda _event, /, **_fields: None) -> Loaded:
     """Base, adapter and optimizer, wrapped for as many processes as there are."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("high" if checked.recipe.training.tf32 else "highest")
     bf16 = compute_dtype(checked.recipe.base, device) == torch.bfloat16
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device.type == "cpu")
     recipe, plan = fitted(checked.recipe, accelerator.device)
-    base = load_base(recipe.base, accelerator.device)
+    base = load_kept(recipe.base, accelerator.device, tell)
     loss_model, optimizer = make_trainable(base, recipe, accelerator.device, parent=checked.parent, seed=checked.seed)
     model, optimizer = accelerator.prepare(loss_model, optimizer)
     set_seed(checked.seed + accelerator.process_index)
@@ -284,11 +266,6 @@ def _held_out(inputs: Inputs, loaded: Loaded, stop: StopRequest) -> HeldOut:
         budget=loaded.recipe.evaluation.batch_size * loaded.recipe.data.max_length,
         stop=stop,
     )
-
-
-def _check_distinct(file_ids: list[int]) -> None:
-    if twice := [str(file_id) for file_id, times in Counter(file_ids).items() if times > 1]:
-        raise UnusableInput(f"file_id {', '.join(twice[:10])} occurs more than once in the run's rows")
 
 
 def _reasons(rows: TokenRows) -> str:

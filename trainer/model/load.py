@@ -7,6 +7,7 @@ from typing import Any
 
 import bitsandbytes as bnb
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from trainer.errors import UnusableInput
@@ -37,16 +38,19 @@ def compute_dtype(base: Base, device: torch.device) -> torch.dtype:
             return torch.bfloat16 if native else torch.float32
 
 
-def load_base(base: Base, device: torch.device) -> Any:
+def load_base(base: Base, device: torch.device, *, copy: Path | None = None) -> Any:
     """The base's causal language model on `device`, frozen.
 
+    Args:
+        copy: a folder that holds it in 4 bits already.
+
     Raises:
-        UnusableInput: it cannot be loaded, or did not become 4-bit though it should.
+        UnusableInput: it cannot be loaded, or is not 4-bit though it should be.
     """
     dtype = compute_dtype(base, device)
-    source, revision = source_of(base)
+    source, revision = source_of(base) if copy is None else (str(copy), None)
     options: dict[str, Any] = {}
-    if base.quantization == "nf4":
+    if base.quantization == "nf4" and copy is None:  # a copy brings its own, and another would be passed over
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -54,7 +58,7 @@ def load_base(base: Base, device: torch.device) -> Any:
             bnb_4bit_compute_dtype=dtype,
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision,
             dtype=dtype,
@@ -62,15 +66,18 @@ def load_base(base: Base, device: torch.device) -> Any:
             attn_implementation="sdpa",  # while it is checked; LossModel puts its own there
             trust_remote_code=False,
             use_safetensors=True,
+            output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise UnusableInput(f"base.model: {base.model} cannot be loaded ({error})") from error
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UnusableInput(f"base.model: {base.model} cannot be loaded from {source} ({error})") from error
+    if found["missing_keys"]:  # transformers makes them up, and says so in a warning
+        raise UnusableInput(f"base.model: {source} has no weights for {', '.join(sorted(found['missing_keys'])[:5])}")
     model.requires_grad_(False)
     model.config.use_cache = False
     if base.quantization == "nf4":
         keep_weights_packed(model)
-        check_quantized(model, dtype)
+        check_quantized(model, dtype, nested=base.double_quantization)
     return model
 
 
@@ -84,7 +91,7 @@ def keep_weights_packed(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def check_quantized(model: Any, dtype: torch.dtype) -> None:
+def check_quantized(model: Any, dtype: torch.dtype, *, nested: bool = True) -> None:
     """Raises UnusableInput unless every matrix but embeddings and head is NF4 in the bytes it takes.
 
     transformers leaves what it does not recognise (a mixture's fused experts, say) in 16 bits without a word.
@@ -97,6 +104,8 @@ def check_quantized(model: Any, dtype: torch.dtype) -> None:
         packed = layer.weight.numel() * layer.weight.element_size()
         if state.quant_type != "nf4" or packed * 2 != layer.in_features * layer.out_features:
             raise UnusableInput(f"base.quantization: {name} is {state.quant_type} in {packed} bytes, not NF4")
+        if state.nested != nested:
+            raise UnusableInput(f"base.double_quantization: {name} has {state.nested} for it, not {nested}")
         if layer.compute_dtype != dtype:
             raise UnusableInput(f"base.compute_dtype: {name} computes in {layer.compute_dtype}, not in {dtype}")
     for name, parameter in model.named_parameters():

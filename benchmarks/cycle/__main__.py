@@ -1,0 +1,157 @@
+"""`make bench-cycle`: what a run costs before its first step; writes benchmarks/results/cycle-<machine>.md.
+
+The trainer's process is started on a run directory of the tiny model and ended after its first step, again and again;
+what counts is the median of each part, read from events.jsonl. With a second checkout the two take turns, so that a
+slow minute of the machine hits both: make bench-cycle ARGS="7 ../other-checkout".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from trainer.model.base import resolve
+from trainer.model.tiny_corpus import is_pretraining_file, library_files
+from trainer.recipe import dump_recipe, load_recipe, pinned
+from trainer.run_dir import EventTail, Row, RunDirectory, json_line, write_manifest, write_text
+
+ROWS, HELD_OUT = 114, 6
+INTRODUCTION = """\
+# From the trainer's launch to its first step, on {processor}
+
+`make bench-cycle ARGS={rounds}`: so many starts of each commit, in turn; medians. The tiny model with
+recipes/embedded.yaml, {rows} files to train on and {held_out} held out. All files are in the disk's cache, the copy
+of the base in 4 bits is there where the commit keeps one.
+
+"""
+PARTS = {
+    "start of the process, imports": ("launch", "started"),
+    "check": ("started", "check end"),
+    "samples and model": ("check end", "fit begin"),
+    "evaluation before the first step": ("fit begin", "evaluation"),
+    "first step": ("evaluation", "step"),
+    "all": ("launch", "step"),
+}
+"""Part → the marks where it begins and ends."""
+
+
+def make_run(root: Path) -> None:
+    """A run as the service would claim it: modules of the standard library that the tiny base has not seen."""
+    recipe = load_recipe(ROOT / "recipes" / "embedded.yaml")
+    model, revision = resolve(recipe.base)
+    recipe = pinned(recipe, model=model, revision=revision)
+    texts = [item for item in library_files() if not is_pretraining_file(item[0]) and 50 <= len(item[1]) <= 4000]
+    rows = [_row(number, path, text) for number, (path, text) in enumerate(texts[: ROWS + HELD_OUT], 1)]
+    directory = RunDirectory(root)
+    root.mkdir()
+    write_text(directory.recipe, dump_recipe(recipe))
+    write_text(directory.rows, "".join(json_line(asdict(row)) for row in rows[:ROWS]))
+    write_text(directory.held_out, "".join(json_line(asdict(row)) for row in rows[ROWS:]))
+    base = {"model": model, "revision": revision}
+    write_manifest(root, run_id=1, stream=recipe.stream, seed=42, parent_version=None, base=base)
+
+
+def _row(number: int, path: str, text: str) -> Row:
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Row(file_id=number, repository="stdlib", path=path, language="python", content=text, sha256=digest)
+
+
+def marks_of_start(checkout: Path, run: Path, cache: Path) -> dict[str, float]:
+    """Start the trainer of a checkout and end it after its first step: seconds from the launch to each mark."""
+    directory = RunDirectory(run)
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "XDG_CACHE_HOME": str(cache)}
+    environment.pop("PYTHONPATH", None)
+    launch = time.time()
+    with directory.log.open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer", "run", str(run)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=checkout,
+            env=environment,
+        )
+    try:
+        marks, tail = {"launch": 0.0}, EventTail(directory.events)
+        while "step" not in marks:
+            if process.poll() is not None:
+                raise SystemExit(f"the trainer of {checkout} ended early:\n{directory.log.read_text()}")
+            for event in tail.new():
+                marks.setdefault(_name(event), event["time"] - launch)
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    return marks
+
+
+def _name(event: dict[str, Any]) -> str:
+    return f"{event['stage']} {event['state']}" if event["event"] == "stage" else str(event["event"])
+
+
+def measure(checkouts: Sequence[Path], rounds: int) -> list[list[dict[str, float]]]:
+    """Marks of every start, by checkout. The first of each is left out: it warms the disk's cache, and makes the copy
+    of the base."""
+    found: list[list[dict[str, float]]] = [[] for _ in checkouts]
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "made"
+        make_run(made)
+        for number in range(rounds + 1):
+            for checkout, marks in zip(checkouts, found, strict=True):
+                run = Path(shutil.copytree(made, Path(folder) / "run"))
+                seen = marks_of_start(checkout, run, Path(folder) / "cache")
+                shutil.rmtree(run)
+                if number:
+                    marks.append(seen)
+            print(f"· round {number} of {rounds}", flush=True)
+    return found
+
+
+def table(names: Sequence[str], found: Sequence[Sequence[dict[str, float]]]) -> str:
+    """Medians in seconds: a line for each part, a column for each checkout."""
+    lines = [f"| seconds | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    for part, (begin, end) in PARTS.items():
+        medians = [statistics.median(marks[end] - marks[begin] for marks in starts) for starts in found]
+        lines.append(f"| {part} | {' | '.join(f'{seconds:.2f}' for seconds in medians)} |")
+    return "\n".join(lines)
+
+
+def revision(checkout: Path) -> str:
+    """The checkout's commit, and whether files differ from it."""
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or checkout.name
+
+
+def processor() -> str:
+    names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    return f"{names[0] if names else 'unknown processor'}, {len(names)} cores"
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    checkouts = [*(Path(other).resolve() for other in sys.argv[2:]), ROOT]
+    text = table([revision(checkout) for checkout in checkouts], measure(checkouts, rounds))
+    name = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
+    target = ROOT / "benchmarks" / "results" / f"cycle-{name}.md"
+    target.write_text(
+        INTRODUCTION.format(processor=processor(), rounds=rounds, rows=ROWS, held_out=HELD_OUT) + text + "\n"
+    )
+    print(f"{text}\n· {target.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The trainer's imports: quick, and without a trace in what follows."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+
+import pytest
+
+from trainer.imports import collector_paused, compiler_off
+
+SCRIPT = """
+import gc, os, sys
+from trainer.imports import import_trainer
+import_trainer()
+assert "trainer.train" in sys.modules and "bitsandbytes" in sys.modules
+assert "torch._inductor.compile_fx" not in sys.modules, "the compiler was loaded"
+assert gc.isenabled() and gc.get_freeze_count() > 0
+import torch
+torch.compile(lambda x: x + 1)
+assert "torch._inductor.compile_fx" in sys.modules, "the compiler stayed off"
+"""
+
+
+def test_the_compiler_is_not_imported_and_still_there():
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHDYNAMO_DISABLE"}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+def test_the_compilers_switch_is_put_back(monkeypatch, before):
+    if before is None:
+        monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    else:
+        monkeypatch.setenv("TORCHDYNAMO_DISABLE", before)
+    with pytest.raises(ZeroDivisionError), compiler_off():
+        assert os.environ["TORCHDYNAMO_DISABLE"] == "1"
+        raise ZeroDivisionError
+    assert os.environ.get("TORCHDYNAMO_DISABLE") == before
+
+
+def test_the_collector_goes_on_as_it_was():
+    with pytest.raises(ZeroDivisionError), collector_paused():
+        assert not gc.isenabled()
+        raise ZeroDivisionError
+    assert gc.isenabled()
+    gc.unfreeze()
