@@ -30,7 +30,7 @@ class FullLogits(LossModel):
         logits = self.model.get_base_model()(
             input_ids=batch.ids,
             position_ids=batch.positions,
-            documents=documents(batch.lengths, batch.ids.device, self.kernel),
+            documents=documents(batch, self.kernel),
             use_cache=False,
         ).logits[0]
         labels = torch.full((batch.tokens,), IGNORED)

@@ -73,6 +73,7 @@ def batch_of(tokens: int) -> Batch:
         ids=ids,
         positions=torch.arange(tokens)[None],
         lengths=(tokens,),
+        offsets=torch.tensor([0, tokens], dtype=torch.int32),
         predicting=torch.arange(tokens),
         labels=ids[0],
     )

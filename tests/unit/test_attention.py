@@ -6,12 +6,15 @@ import pytest
 import torch
 from run_folder import short_recipe
 
+from trainer.data.batches import collate
+from trainer.data.encoder import TokenSample
 from trainer.errors import UnusableInput
 from trainer.model.attention import KERNELS, choose_kernel, documents
 from trainer.recipe import Base
 
 LENGTHS = (300, 1, 37, 129)
 SCALE = 32**-0.5
+PACK = collate([TokenSample(file_id=n, ids=torch.zeros(n), labels=torch.zeros(n), supervised=n - 1) for n in LENGTHS])
 SHAPES = [(4, 4), (6, 2), (7, 1)]
 """Heads, and key heads among them."""
 
@@ -25,7 +28,7 @@ def inputs(heads: int, key_heads: int) -> tuple[torch.Tensor, ...]:
 
 def attended(kernel: str, given: tuple[torch.Tensor, ...], grad: torch.Tensor) -> list[torch.Tensor]:
     """Output and the three gradients."""
-    docs = documents(LENGTHS, torch.device("cpu"), kernel)
+    docs = documents(PACK, kernel)
     with torch.autocast("cpu", torch.bfloat16, enabled=given[0].dtype == torch.bfloat16):
         out = docs.attend(*given, SCALE, docs)
     return [out, *torch.autograd.grad(out, given, grad.to(out.dtype))]
@@ -48,7 +51,7 @@ def test_blocks_are_as_near_to_the_truth_as_torchs_own(heads, key_heads):
 @pytest.mark.parametrize("kernel", ["each", "blocked"])
 def test_other_documents_and_later_tokens_change_nothing(kernel):
     q, k, v = (x.detach() for x in inputs(6, 2))
-    docs = documents(LENGTHS, torch.device("cpu"), kernel)
+    docs = documents(PACK, kernel)
     before = docs.attend(q, k, v, SCALE, docs)
     start = LENGTHS[0] + LENGTHS[1]
     for tensor in (q, k, v):

@@ -100,7 +100,7 @@ def test_splitting_is_collating_less_at_a_time(budget):
     for piece in pieces:
         expected = collate(chosen[taken : taken + len(piece.lengths)])
         taken += len(piece.lengths)
-        for name in ("ids", "positions", "predicting", "labels"):
+        for name in ("ids", "positions", "offsets", "predicting", "labels"):
             assert torch.equal(getattr(piece, name), getattr(expected, name)), name
         assert piece.lengths == expected.lengths
 

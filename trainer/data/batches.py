@@ -33,6 +33,8 @@ class Batch:
     """int64 [1, tokens]: from 0 in each sample."""
     lengths: tuple[int, ...]
     """Tokens of each sample: plain integers, so that no step waits for the device to tell them."""
+    offsets: torch.Tensor
+    """int32 [samples + 1]: where each begins and the last ends, for kernels that read them on the device."""
     predicting: torch.Tensor
     """int64 [supervised]: places of the pack whose next token counts, ascending."""
     labels: torch.Tensor
@@ -51,6 +53,7 @@ class Batch:
             ids=change(self.ids),
             positions=change(self.positions),
             lengths=self.lengths,
+            offsets=change(self.offsets),
             predicting=change(self.predicting),
             labels=change(self.labels),
         )
@@ -83,6 +86,7 @@ class Batch:
             ids=self.ids[:, start:stop],
             positions=self.positions[:, start:stop],
             lengths=self.lengths[first:last],
+            offsets=_offsets(self.lengths[first:last]),
             predicting=self.predicting[inside] - start,
             labels=self.labels[inside],
         )
@@ -164,7 +168,7 @@ def collate(chosen: Sequence[TokenSample]) -> Batch:
     if not chosen:
         nothing = torch.zeros(0, dtype=torch.int64)
         one = torch.zeros((1, 1), dtype=torch.int64)
-        return Batch(ids=one, positions=one, lengths=(1,), predicting=nothing, labels=nothing)
+        return Batch(ids=one, positions=one, lengths=(1,), offsets=_offsets((1,)), predicting=nothing, labels=nothing)
     lengths = tuple(sample.tokens for sample in chosen)
     labels = torch.cat([sample.labels for sample in chosen]).long()
     labels[[start for start in accumulate(lengths[:-1], initial=0)]] = IGNORED  # nothing before it predicts it
@@ -173,9 +177,14 @@ def collate(chosen: Sequence[TokenSample]) -> Batch:
         ids=torch.cat([sample.ids for sample in chosen]).long()[None],
         positions=torch.cat([torch.arange(length) for length in lengths])[None],
         lengths=lengths,
+        offsets=_offsets(lengths),
         predicting=counted - 1,
         labels=labels[counted],
     )
+
+
+def _offsets(lengths: Sequence[int]) -> torch.Tensor:
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
 
 
 class _Collated(Dataset[Batch]):

@@ -13,13 +13,13 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
+from trainer.data.batches import Batch
 from trainer.errors import UnusableInput
 from trainer.model.blocked_attention import blocked_attention
 from trainer.recipe import Base
@@ -33,17 +33,14 @@ class Documents:
     """Where the samples of a pack begin and end, and how attention over them is computed."""
 
     lengths: tuple[int, ...]
-    offsets: torch.Tensor | None
-    """int32 [documents + 1] on the device, for kernels that take them; None on a CPU."""
+    offsets: torch.Tensor
+    """int32 [documents + 1] on the device, for kernels that take them."""
     attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, Documents], torch.Tensor]
 
 
-def documents(lengths: tuple[int, ...], device: torch.device, kernel: str) -> Documents:
-    """The boundaries of one batch."""
-    offsets = None
-    if device.type != "cpu":
-        offsets = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device, non_blocking=True)
-    return Documents(lengths=lengths, offsets=offsets, attend=KERNELS[kernel])
+def documents(batch: Batch, kernel: str) -> Documents:
+    """The boundaries of one batch, which lies on the device."""
+    return Documents(lengths=batch.lengths, offsets=batch.offsets, attend=KERNELS[kernel])
 
 
 def _each(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, docs: Documents) -> torch.Tensor:
@@ -66,7 +63,6 @@ def _torch_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: floa
     """torch's own kernel; causal is a window of everything before and nothing after."""
     from torch.nn.attention.varlen import varlen_attn
 
-    assert docs.offsets is not None
     longest = max(docs.lengths)
     out = varlen_attn(
         q, k, v, docs.offsets, docs.offsets, longest, longest,

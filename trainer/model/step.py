@@ -29,7 +29,7 @@ class LossModel(nn.Module):
         hidden = causal.model(
             input_ids=batch.ids,
             position_ids=batch.positions,
-            documents=documents(batch.lengths, batch.ids.device, self.kernel),
+            documents=documents(batch, self.kernel),
             use_cache=False,
         ).last_hidden_state[0]
         return supervised_loss(
