@@ -12,9 +12,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,8 @@ class Row:
     """Of the content's UTF-8 bytes."""
     fresh: bool = True
     """False for a held-out or replay row that an earlier run claimed."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What the producer knows about the file besides: the source table's `metadata`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from trainer.errors import UnusableInput
@@ -51,16 +52,4 @@ def halves(row: Row) -> tuple[Row, Row] | None:
     if not cuts:
         return None
     cut = min(cuts, key=lambda cut: abs(cut - middle))
-    return _part(row, row.content[:cut]), _part(row, row.content[cut:])
-
-
-def _part(row: Row, content: str) -> Row:
-    return Row(
-        file_id=row.file_id,
-        repository=row.repository,
-        path=row.path,
-        language=row.language,
-        content=content,
-        sha256=row.sha256,
-        fresh=row.fresh,
-    )
+    return replace(row, content=row.content[:cut]), replace(row, content=row.content[cut:])
