@@ -3,7 +3,7 @@
 Every contestant is a process of its own that loads the model and then waits. The referee lets one after the other take
 a few steps, round after round, so that a slow minute of the machine hits all of them; what counts is the median round
 of each and its ratio to ours. Peers live in environments of their own, made here; one that cannot be installed or does
-not run is a line with its reason.
+not run is a line with its reason. The arguments: rounds, steps a round, dtypes, and, to look at some alone, names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INTRODUCTION = """\
 5 M parameters (hidden 256, 4 layers, 8,192 words), LoRA rank 64 with dropout 0.05, Python of at most 1,024 tokens a
 sample, 4 × 4 samples a step, AdamW, no activation checkpointing. Everybody trains the same samples in the same order,
 and one program measures all after the same number of steps (in TRL's packed form a step holds more tokens;
-LLaMA-Factory pads to multiples of 8)."""
+LLaMA-Factory pads to multiples of 8). Core-seconds leave out what else the machine did meanwhile."""
 ENVIRONMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "peers": ((), ("trl==1.16.0", "peft==0.21.2", "transformers==5.23.0", "datasets==5.2.0")),
     "llamafactory": (
@@ -60,6 +60,7 @@ class Contestant:
     process: subprocess.Popen[str]
     title: str = ""
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
 
     def hear(self) -> dict[str, object]:
@@ -88,6 +89,10 @@ class Contestant:
     def speed(self) -> float:
         """Tokens a second: the median over rounds."""
         return statistics.median(t / s for t, s in zip(self.tokens, self.seconds, strict=True))
+
+    def thrift(self) -> float:
+        """Tokens a second of a core's time: what others do on the machine meanwhile does not count."""
+        return statistics.median(t / s for t, s in zip(self.tokens, self.cpu_seconds, strict=True))
 
 
 def work_folder() -> Path:
@@ -176,11 +181,13 @@ def started(name: str, environment: str | None, arguments: list[str]) -> Contest
     return contestant
 
 
-def race(dtype: str, rounds: int, steps: int) -> tuple[list[Contestant], dict[str, str]]:
+def race(dtype: str, rounds: int, steps: int, names: list[str]) -> tuple[list[Contestant], dict[str, str]]:
     """One warm-up round, then `rounds` of `steps` optimizer steps each, everybody in turn. Also who does not run."""
     field_: list[Contestant] = []
     out: dict[str, str] = {}
     for name, (environment, arguments) in contestants(dtype).items():
+        if names and name not in names:
+            continue
         try:
             field_.append(started(name, environment, arguments))
         except DoesNotRunError as error:
@@ -196,6 +203,7 @@ def race(dtype: str, rounds: int, steps: int) -> tuple[list[Contestant], dict[st
                 continue
             if number:
                 contestant.seconds.append(float(str(heard["seconds"])))
+                contestant.cpu_seconds.append(float(str(heard["cpu_seconds"])))
                 contestant.tokens.append(int(str(heard["tokens"])))
         print(f"· round {number} of {rounds}", flush=True)
     for contestant in list(field_):
@@ -240,12 +248,16 @@ def processor() -> str:
 
 
 def table(field_: list[Contestant], losses: dict[str, float], out: dict[str, str]) -> str:
-    ours = field_[0].speed()
-    lines = ["| contestant | tokens/s | ours is … times as fast | tokens | held-out loss |", "|---|---|---|---|---|"]
+    ours = field_[0]
+    lines = [
+        "| contestant | tokens/s | ours is … times as fast | tokens a core-second | … times | tokens | held-out loss |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for one in field_:
-        speed, tokens = one.speed(), sum(one.tokens)
-        lines.append(f"| {one.title} | {speed:,.0f} | {ours / speed:.2f} | {tokens:,} | {losses[one.name]:.4f} |")
-    lines += [f"| {name} | does not run here: {why} | | | |" for name, why in out.items()]
+        by_clock = f"{one.speed():,.0f} | {ours.speed() / one.speed():.2f}"
+        by_core = f"{one.thrift():,.0f} | {ours.thrift() / one.thrift():.2f}"
+        lines.append(f"| {one.title} | {by_clock} | {by_core} | {sum(one.tokens):,} | {losses[one.name]:.4f} |")
+    lines += [f"| {name} | does not run here: {why} | | | | | |" for name, why in out.items()]
     return "\n".join(lines)
 
 
@@ -253,16 +265,21 @@ def main() -> None:
     given = dict(enumerate(sys.argv[1:]))
     rounds, steps = int(given.get(0, 5)), int(given.get(1, 4))
     dtypes = given.get(2, "float32,bfloat16").split(",")
+    names = given[3].split(",") if 3 in given else []
+    if unknown := set(names) - set(contestants(dtypes[0])):
+        raise SystemExit(f"{', '.join(sorted(unknown))}: not among {', '.join(contestants(dtypes[0]))}")
     work_folder().mkdir(parents=True, exist_ok=True)
     subprocess.run([sys.executable, str(HERE / "prepare.py"), str(work_folder())], check=True)
     parts = []
     for dtype in dtypes:
         print(f"· {dtype}", flush=True)
-        field_, out = race(dtype, rounds, steps)
+        field_, out = race(dtype, rounds, steps, names)
         losses = held_out_losses([one.name for one in field_], dtype)
         rate = f"Matrix products of the model's shapes: {matmul_gflops(dtype):.0f} GFLOP/s."
         parts.append(f"## {dtype}\n\n{table(field_, losses, out)}\n\nBefore training: {losses['base']:.4f}. {rate}\n")
         print(parts[-1], flush=True)
+    if names:  # a look at some of them: no result of its own
+        return
     name = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")[:60]
     target = ROOT / "benchmarks" / "results" / f"{name}.md"
     target.parent.mkdir(exist_ok=True)

@@ -77,10 +77,11 @@ def step(number: int) -> int:
 say(ready=f"CodeLupe, {KIND}")
 done = 0
 for steps in orders():
-    began, tokens = time.perf_counter(), 0
+    began, cpu_began, tokens = time.perf_counter(), time.process_time(), 0
     for _ in range(steps):
         tokens += step(done)
         done += 1
-    say(steps=steps, tokens=tokens, seconds=time.perf_counter() - began)
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+    say(steps=steps, tokens=tokens, seconds=seconds, cpu_seconds=cpu_seconds)
 adapted.save_pretrained(work_folder() / "results" / ("codelupe" if KIND == "all" else f"codelupe-{KIND}"))
 say(done=True)

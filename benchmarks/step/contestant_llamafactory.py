@@ -45,6 +45,7 @@ run_exp(
         "lora_target": ",".join(LORA["target_modules"]),
         "disable_gradient_checkpointing": True,
         "output_dir": str(work_folder() / "results" / "llamafactory"),
+        "overwrite_output_dir": True,
         "per_device_train_batch_size": BATCH,
         "gradient_accumulation_steps": ACCUMULATION,
         "learning_rate": RATE,

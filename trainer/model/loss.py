@@ -32,7 +32,7 @@ def supervised_loss(
         label_smoothing: share of the target that is spread evenly over all words (Szegedy et al. 2015, section 7)
 
     Returns:
-        float32 [] in nats, int64 [] right predictions
+        float32 [] in nats, int64 [] right predictions: those where no word is likelier than the target
     """
     assert not head.weight.requires_grad and head.bias is None, "the head's own gradient is not made here"
     loss, correct = _SupervisedLoss.apply(hidden, head.weight, targets, label_smoothing)
@@ -55,13 +55,14 @@ class _SupervisedLoss(torch.autograd.Function):
             positions = min(positions, CPU_POSITIONS)
         for start in range(0, len(targets), positions):
             part = slice(start, start + positions)
-            logits = F.linear(hidden[part].to(weight.dtype), weight).float()
-            of_part, right = _chunk(logits, targets[part], smoothing)  # logits hold the gradient now
+            logits = F.linear(hidden[part].to(weight.dtype), weight)
+            of_part, right, of_logits = _chunk(logits, targets[part], smoothing)
+            del logits
             loss += of_part
             correct += right
             if gradient is not None:
-                gradient[part] = logits.to(weight.dtype) @ weight
-            del logits  # or they would stand beside the next chunk's
+                gradient[part] = of_logits.to(weight.dtype) @ weight
+            del of_logits  # or it would stand beside the next chunk's
         if gradient is not None:
             ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(correct)
@@ -73,18 +74,20 @@ class _SupervisedLoss(torch.autograd.Function):
         return gradient * grad_loss.to(gradient.dtype), None, None, None
 
 
-def _chunk(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss and right predictions of one chunk; `logits` (float32) become softmax − target, in place."""
+def _chunk(
+    logits: torch.Tensor, targets: torch.Tensor, smoothing: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Loss, right predictions and softmax − target (float32) of one chunk.
+
+    The sum that a softmax divides by is read off its largest value, which is one over it: a pass less than logsumexp.
+    """
     rows = torch.arange(len(targets), device=logits.device)
-    highest, predicted = logits.max(dim=-1)
-    logits -= highest[:, None]
-    at_target = logits[rows, targets]
-    mean = logits.mean(dim=-1) if smoothing else at_target
-    logits.exp_()
-    sums = logits.sum(dim=-1)
-    loss = (sums.log() - (1.0 - smoothing) * at_target - smoothing * mean).sum()
-    logits /= sums[:, None]
+    highest, at_target = logits.amax(dim=-1).float(), logits[rows, targets].float()
+    mean = logits.mean(dim=-1, dtype=torch.float32) if smoothing else at_target
+    gradient = torch.softmax(logits, dim=-1, dtype=torch.float32)
+    log_sums = highest - gradient.amax(dim=-1).log()
+    loss = (log_sums - (1.0 - smoothing) * at_target - smoothing * mean).sum()
     if smoothing:
-        logits -= smoothing / logits.shape[-1]
-    logits[rows, targets] -= 1.0 - smoothing
-    return loss, (predicted == targets).sum()
+        gradient -= smoothing / logits.shape[-1]
+    gradient[rows, targets] -= 1.0 - smoothing
+    return loss, (at_target == highest).sum(), gradient

@@ -1,0 +1,39 @@
+"""Two processes under torchrun train what one does: the same windows, losses and weights."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from run_folder import events, run, short_recipe, short_run, weights
+
+ROOT = Path(__file__).parents[2]
+
+
+def under_torchrun(root: Path, processes: int) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
+               "-m", "trainer", "run", str(root)]  # fmt: skip
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=one_thread, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_two_processes_train_what_one_does(tmp_path):
+    one = short_run(tmp_path / "one", short_recipe(lora__dropout=0.0, training__gradient_accumulation_steps=2))
+    two = short_run(tmp_path / "two", short_recipe(lora__dropout=0.0, training__gradient_accumulation_steps=1))
+    assert run(one) == 0
+    under_torchrun(two.root, 2)
+    assert events(two, "started")[0]["world_size"] == 2
+    for name, key in (("step", "loss"), ("evaluation", "loss")):
+        expected, found = ([event[key] for event in events(which, name)] for which in (one, two))
+        assert found == pytest.approx(expected, rel=1e-4), name
+    ours, theirs = weights(one.adapter), weights(two.adapter)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(theirs[name], ours[name], rtol=0, atol=2e-4)
