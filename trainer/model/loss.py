@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 CHUNK_LOGITS = 1 << 26
-"""Logits that exist at once: 256 MiB in float32, 441 positions of a vocabulary of 152,064."""
-CPU_POSITIONS = 256
+"""Logits that exist at once, with their softmax 512 MiB: 441 positions of a vocabulary of 152,064."""
+CPU_POSITIONS = 128
 """Positions at once on a CPU, at the most: their logits stay in its cache from one pass over them to the next."""
 
 
@@ -55,9 +55,9 @@ class _SupervisedLoss(torch.autograd.Function):
             positions = min(positions, CPU_POSITIONS)
         for start in range(0, len(targets), positions):
             part = slice(start, start + positions)
-            logits = F.linear(hidden[part].to(weight.dtype), weight)
+            logits = F.linear(hidden[part].to(weight.dtype), weight).float()
             of_part, right, of_logits = _chunk(logits, targets[part], smoothing)
-            del logits
+            del logits  # or they would stand beside the gradient's cast
             loss += of_part
             correct += right
             if gradient is not None:
@@ -77,14 +77,14 @@ class _SupervisedLoss(torch.autograd.Function):
 def _chunk(
     logits: torch.Tensor, targets: torch.Tensor, smoothing: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Loss, right predictions and softmax − target (float32) of one chunk.
+    """Loss, right predictions and softmax − target of one chunk; all float32.
 
     The sum that a softmax divides by is read off its largest value, which is one over it: a pass less than logsumexp.
     """
     rows = torch.arange(len(targets), device=logits.device)
-    highest, at_target = logits.amax(dim=-1).float(), logits[rows, targets].float()
-    mean = logits.mean(dim=-1, dtype=torch.float32) if smoothing else at_target
-    gradient = torch.softmax(logits, dim=-1, dtype=torch.float32)
+    highest, at_target = logits.amax(dim=-1), logits[rows, targets]
+    mean = logits.mean(dim=-1) if smoothing else at_target
+    gradient = torch.softmax(logits, dim=-1)
     log_sums = highest - gradient.amax(dim=-1).log()
     loss = (log_sums - (1.0 - smoothing) * at_target - smoothing * mean).sum()
     if smoothing:

@@ -249,11 +249,11 @@ def matrix_bytes(model: Model, base: Base, sizes: Sizes) -> int:
 def loss_bytes(model: Model, choice: Choice, sizes: Sizes) -> int:
     """The last norm's input, and the larger of two moments.
 
-    One chunk of logits, in float32 and in the compute dtype, beside the last hidden states, the supervised ones (all of
+    One chunk of logits and its softmax, in float32, beside the last hidden states, the supervised ones (all of
     them, at the most) and their gradient; or the norm going backward, through four tensors in float32.
     """
     tokens, one_input = choice.micro_batch_tokens, sizes.element * model.hidden
     positions = min(tokens, max(1, CHUNK_LOGITS // model.vocabulary))
-    logits = positions * model.vocabulary * (4 + (sizes.element if sizes.element < 4 else 0))
+    logits = positions * model.vocabulary * (4 + 4)
     norm_backward = tokens * (one_input + 4 * 4 * model.hidden)
     return tokens * norm_bytes(model) + max(3 * one_input * tokens + logits, norm_backward)
