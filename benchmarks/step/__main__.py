@@ -43,6 +43,8 @@ ENVIRONMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }  # fmt: skip
 """Packages installed without what they ask for (torchvision, xformers and others that bring a CUDA torch), and the rest
 in versions that the first ones allow."""
+FLOP_PER_TOKEN = 28e6
+"""Of the step: two products with each frozen matrix, three with the adapter's, attention, the head where there is loss."""
 TRL_KINDS = ("plain", "packed", "chunked")
 INSTALL_SECONDS = 1800
 READY_SECONDS = 600
@@ -181,10 +183,14 @@ def started(name: str, environment: str | None, arguments: list[str]) -> Contest
     return contestant
 
 
-def race(dtype: str, rounds: int, steps: int, names: list[str]) -> tuple[list[Contestant], dict[str, str]]:
-    """One warm-up round, then `rounds` of `steps` optimizer steps each, everybody in turn. Also who does not run."""
+def race(dtype: str, rounds: int, steps: int, names: list[str]) -> tuple[list[Contestant], dict[str, str], float]:
+    """One warm-up round, then `rounds` of `steps` optimizer steps each, everybody in turn.
+
+    Also who does not run, and the machine's matrix rate between the rounds, in GFLOP/s.
+    """
     field_: list[Contestant] = []
     out: dict[str, str] = {}
+    rates: list[float] = []
     for name, (environment, arguments) in contestants(dtype).items():
         if names and name not in names:
             continue
@@ -205,6 +211,7 @@ def race(dtype: str, rounds: int, steps: int, names: list[str]) -> tuple[list[Co
                 contestant.seconds.append(float(str(heard["seconds"])))
                 contestant.cpu_seconds.append(float(str(heard["cpu_seconds"])))
                 contestant.tokens.append(int(str(heard["tokens"])))
+        rates.append(matmul_gflops(dtype))
         print(f"· round {number} of {rounds}", flush=True)
     for contestant in list(field_):
         contestant.tell("finish")
@@ -214,7 +221,7 @@ def race(dtype: str, rounds: int, steps: int, names: list[str]) -> tuple[list[Co
             _leave(contestant.name, error, out)
             field_.remove(contestant)
         contestant.process.wait()
-    return field_, out
+    return field_, out, statistics.median(rates)
 
 
 def _leave(name: str, why: DoesNotRunError, out: dict[str, str]) -> None:
@@ -273,10 +280,12 @@ def main() -> None:
     parts = []
     for dtype in dtypes:
         print(f"· {dtype}", flush=True)
-        field_, out = race(dtype, rounds, steps, names)
+        field_, out, rate = race(dtype, rounds, steps, names)
         losses = held_out_losses([one.name for one in field_], dtype)
-        rate = f"Matrix products of the model's shapes: {matmul_gflops(dtype):.0f} GFLOP/s."
-        parts.append(f"## {dtype}\n\n{table(field_, losses, out)}\n\nBefore training: {losses['base']:.4f}. {rate}\n")
+        used = field_[0].speed() * FLOP_PER_TOKEN / 1e9
+        facts = f"Before training: {losses['base']:.4f}. Matrix products of the model's shapes, between the rounds: "
+        facts += f"{rate:.0f} GFLOP/s; our step's work is {used:.0f} of them, {used / rate:.0%}."
+        parts.append(f"## {dtype}\n\n{table(field_, losses, out)}\n\n{facts}\n")
         print(parts[-1], flush=True)
     if names:  # a look at some of them: no result of its own
         return
