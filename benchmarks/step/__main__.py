@@ -44,7 +44,7 @@ ENVIRONMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 """Packages installed without what they ask for (torchvision, xformers and others that bring a CUDA torch), and the rest
 in versions that the first ones allow."""
 FLOP_PER_TOKEN = 28e6
-"""Of the step: two products with each frozen matrix, three with the adapter's, attention, the head where there is loss."""
+"""Of the step: two products with a frozen matrix, three with an adapter's, attention, the head where there is loss."""
 TRL_KINDS = ("plain", "packed", "chunked")
 INSTALL_SECONDS = 1800
 READY_SECONDS = 600
