@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.check import Checked
-from trainer.data.encoder import ChatEncoder
+from trainer.data.encoder import SampleEncoder
 from trainer.data.tokenize import TokenRows, tokenize_rows
 from trainer.errors import UnusableInput
 from trainer.evaluate.held_out import choose_held_out
@@ -24,6 +24,7 @@ from trainer.events import Events
 from trainer.model.load import load_tokenizer
 from trainer.outcomes import Inputs
 from trainer.run_dir import Row, RunDirectory, RunDirectoryError, read_rows
+from trainer.samples.build import needs
 
 
 class _Left(Exception):
@@ -77,7 +78,8 @@ def reading(directory: RunDirectory, checked: Checked, events: Events) -> Iterat
 def _read(directory: RunDirectory, checked: Checked, result: Reading, left: threading.Event) -> tuple[Any, Inputs]:
     """Tokenize the three files, held-out rows first."""
     tokenizer = load_tokenizer(checked.recipe.base)
-    encoder, data = ChatEncoder(tokenizer), checked.recipe.data
+    encoder, data = SampleEncoder(tokenizer), checked.recipe.data
+    encoder.check(needs(data))
 
     def tokens(path: Path) -> TokenRows:
         return tokenize_rows(_rows(path, left), encoder, data, seed=checked.seed)

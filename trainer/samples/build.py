@@ -1,27 +1,42 @@
-"""From a row to its sample: the builders by name, and which of them a row gets."""
+"""From a row to its samples: the builders by name, and which of them a row gets."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from trainer.errors import UnusableInput
 from trainer.recipe import Data
 from trainer.run_dir import Row
+from trainer.samples.chunks import build_chunks
+from trainer.samples.fim import build_fim
 from trainer.samples.instruction import build_instruction
-from trainer.samples.sample import Sample
+from trainer.samples.sample import Rejected, Sample
 
 
-class Builder(Protocol):
-    """Makes one sample of a row, or raises Rejected. The same row, settings and seed give the same sample."""
+class Build(Protocol):
+    """Makes the samples of a row, or raises Rejected. The same row, settings and seed give the same samples."""
 
-    def __call__(self, row: Row, data: Data, *, seed: int) -> Sample: ...
+    def __call__(self, row: Row, data: Data, *, seed: int) -> Sequence[Sample]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Builder:
+    """One way to make samples."""
+
+    build: Build
+    needs: tuple[str, ...]
+    """What the tokenizer must have: control roles, and `chat` for a chat template."""
+    halves: bool = False
+    """Whether a row that gives a sample too long is built from its halves instead."""
 
 
 BUILDERS: dict[str, Builder] = {
-    "instruction": build_instruction,
+    "instruction": Builder(build=build_instruction, needs=("chat",), halves=True),
+    "fim": Builder(build=build_fim, needs=("fim_prefix", "fim_suffix", "fim_middle", "fim_end"), halves=True),
+    "chunks": Builder(build=build_chunks, needs=("end",)),
 }
 
 
@@ -31,13 +46,30 @@ def check_builders(data: Data) -> None:
         raise UnusableInput(f"data.builders: {', '.join(unknown)} is not one of {', '.join(sorted(BUILDERS))}")
 
 
-def builder_of(row: Row, data: Data, *, seed: int) -> Callable[[Row], Sample]:
+def needs(data: Data) -> dict[str, tuple[str, ...]]:
+    """What each builder of a recipe needs of the tokenizer."""
+    return {name: BUILDERS[name].needs for name in data.builders}
+
+
+def builder_of(row: Row, data: Data, *, seed: int) -> Builder:
     """The builder of this row: drawn by the recipe's weights, the same one for every part of the row."""
     names = sorted(data.builders)
     draw = random.Random(f"{seed}:builder:{row.file_id}")
     (name,) = draw.choices(names, weights=[data.builders[name] for name in names])
-    builder = BUILDERS[name]
-    return lambda part: builder(part, data, seed=seed)
+    return BUILDERS[name]
+
+
+def build_samples(row: Row, data: Data, *, seed: int) -> Sequence[Sample]:
+    """The row's samples, by its builder.
+
+    Raises:
+        Rejected: `not_unicode` (a lone surrogate), or what the builder says
+    """
+    try:
+        row.content.encode()
+    except UnicodeEncodeError as error:
+        raise Rejected("not_unicode") from error
+    return builder_of(row, data, seed=seed).build(row, data, seed=seed)
 
 
 def halves(row: Row) -> tuple[Row, Row] | None:

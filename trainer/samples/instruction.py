@@ -7,7 +7,7 @@ import re
 
 from trainer.recipe import Data
 from trainer.run_dir import Row
-from trainer.samples.sample import Message, Rejected, Sample
+from trainer.samples.sample import Chat, Message, Rejected
 
 SYSTEM = (
     "You are Qwen, an AI coding assistant created by Alibaba Cloud.\n"
@@ -26,7 +26,7 @@ INSTRUCTIONS = (
 BACKTICKS = re.compile("`{3,}")
 
 
-def build_instruction(row: Row, data: Data, *, seed: int) -> Sample:
+def build_instruction(row: Row, data: Data, *, seed: int) -> list[Chat]:
     """One pair from one row; the same row and seed give the same pair.
 
     The row's lines are what lies between newlines ("\\n" alone: other separators are part of a line), and prompt
@@ -48,14 +48,12 @@ def build_instruction(row: Row, data: Data, *, seed: int) -> Sample:
         raise Rejected("too_few_lines")
     fence = fence_for(row.content)
     context, rest = "\n".join(lines[:shown]), "\n".join(lines[shown:])
-    return Sample(
-        file_id=row.file_id,
-        messages=(
-            Message(role="system", text=SYSTEM),
-            Message(role="user", text=f"{instruction}\n\n{fence}{row.language}\n{context}\n{fence}"),
-            Message(role="assistant", text=f"{fence}{row.language}\n{rest}\n{fence}", supervised=True),
-        ),
+    messages = (
+        Message(role="system", text=SYSTEM),
+        Message(role="user", text=f"{instruction}\n\n{fence}{row.language}\n{context}\n{fence}"),
+        Message(role="assistant", text=f"{fence}{row.language}\n{rest}\n{fence}", supervised=True),
     )
+    return [Chat(file_id=row.file_id, kind="instruction", messages=messages)]
 
 
 def fence_for(content: str) -> str:
