@@ -13,6 +13,7 @@ from trainer.run_dir import Row
 from trainer.samples.chunks import build_chunks
 from trainer.samples.fim import build_fim
 from trainer.samples.instruction import build_instruction
+from trainer.samples.items import build_items
 from trainer.samples.sample import Rejected, Sample
 
 
@@ -37,6 +38,7 @@ BUILDERS: dict[str, Builder] = {
     "instruction": Builder(build=build_instruction, needs=("chat",), halves=True),
     "fim": Builder(build=build_fim, needs=("fim_prefix", "fim_suffix", "fim_middle", "fim_end"), halves=True),
     "chunks": Builder(build=build_chunks, needs=("end",)),
+    "items": Builder(build=build_items, needs=("end",)),
 }
 
 
