@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from run_folder import make_row, program
+from source_rows import source_rows
 
 from trainer.errors import UnusableInput
 from trainer.recipe import Data
@@ -26,16 +28,16 @@ def pair_of(row: Row, *, seed: int) -> Chat:
     return sample
 
 
-def code_of(text: str) -> str:
+def code_of(text: str, language: str = "python") -> str:
     """What stands between the fences of a message."""
-    match = re.search(r"(`{3,})python\n(.*)\n\1$", text, re.DOTALL)
+    match = re.search(rf"(`{{3,}}){language}\n(.*)\n\1$", text, re.DOTALL)
     assert match, text
     return match[2]
 
 
-def parts(sample: Chat) -> tuple[str, str]:
+def parts(sample: Chat, language: str = "python") -> tuple[str, str]:
     _, user, assistant = sample.messages
-    return code_of(user.text), code_of(assistant.text)
+    return code_of(user.text, language), code_of(assistant.text, language)
 
 
 def test_the_pair_has_the_prompt_of_the_default_recipe():
@@ -121,6 +123,37 @@ def test_a_builder_is_chosen_by_name():
     assert builder_of(make_row(1, program(1)), DATA, seed=1) is BUILDERS["instruction"]
     with pytest.raises(UnusableInput, match=r"nonsense is not one of .*instruction"):
         check_builders(Data(builders={"nonsense": 1.0}))
+
+
+@pytest.mark.parametrize("row", source_rows(), ids=lambda row: row.path)
+def test_the_answer_begins_with_a_statement_where_one_begins_in_the_range(row):
+    row = replace(row, content=row.content * (1 if row.language == "java" else 3))
+    lines = row.content.removesuffix("\n").split("\n")
+    data = Data(context_fraction_low=0.2, context_fraction_high=0.6)
+    cuts = set()
+    for file_id in range(40):
+        (sample,) = build_instruction(replace(row, file_id=file_id), data, seed=1)
+        shown, answer = (message.text.split("\n")[1:-1] for message in sample.messages[1:])
+        shown = shown[2:]
+        assert shown + answer == lines
+        assert 0.2 * len(lines) <= len(shown) <= 0.6 * len(lines)
+        assert answer[0].strip() and not answer[0].strip().startswith(("}", ")", "]", "else", "* ", "+", "."))
+        above = shown[-1].strip()
+        assert not above.startswith(("///", "#[", "@", "/**", "* ")) and not above.endswith((",", "(", "="))
+        cuts.add(len(shown))
+    assert len(cuts) > 2
+
+
+def test_the_cut_moves_no_further_than_to_the_nearest_statement():
+    content = "".join(
+        f"def f{i}(x):\n    y = (\n        x\n        + {i}\n    )\n    return y\n\n\n" for i in range(30)
+    )
+    plain = replace(make_row(1, content), language="prose")
+    for file_id in range(30):
+        drawn = len(parts(pair_of(replace(plain, file_id=file_id), seed=1), "prose")[0].split("\n"))
+        moved = len(parts(pair_of(make_row(file_id, content), seed=1))[0].split("\n"))
+        assert abs(drawn - moved) <= 2
+        assert content.split("\n")[moved].startswith(("def ", "    y = (", "    return"))
 
 
 def test_samples_are_made_without_torch():

@@ -16,7 +16,7 @@ from tree_sitter import Node
 from trainer.recipe import Data
 from trainer.run_dir import Row
 from trainer.samples.sample import Control, Document, Rejected, Text
-from trainer.samples.syntax import Source, language_name, parse
+from trainer.samples.syntax import LEADING, Source, language_name, parse
 
 MIN_BYTES = 40
 """Shorter items (`pub struct Marker;`) teach nothing by themselves."""
@@ -66,7 +66,7 @@ def find_items(source: Source, items: Items) -> Iterator[tuple[str, Span]]:
             waiting.extend(holder for holder in {child, node} if holder.type in items.inside)
             kind = _kind(node, items)
             if kind is not None:
-                span = _begin(source, children, index), _end(source, children, index)
+                span = source.begin(children, index), _end(source, children, index)
                 if span[1] - span[0] >= MIN_BYTES and not source.is_all(*span):
                     found.append((span, kind))
     for span, kind in sorted(set(found)):
@@ -98,23 +98,6 @@ def _unwrapped(node: Node) -> Node:
     return node
 
 
-def _begin(source: Source, siblings: list[Node], index: int) -> int:
-    """Where an item begins with what belongs to it: the line of the first comment or attribute right above it."""
-    start = siblings[index].start_byte
-    while index > 0:
-        above = siblings[index - 1]
-        text = source.data[above.start_byte : start]
-        blank_lines = text[len(text.rstrip()) :].count(b"\n") > 1
-        if above.type not in LEADING or (blank_lines and above.type not in ATTRIBUTES):
-            break
-        if source.data[source.line_start(above.start_byte) : above.start_byte].strip():
-            break  # a comment at the end of a line of code
-        start = above.start_byte
-        index -= 1
-    line = source.line_start(start)
-    return start if source.data[line:start].strip() else line
-
-
 def _end(source: Source, siblings: list[Node], index: int) -> int:
     """Where an item ends: with its semicolon, a comment on its last line, and its newline."""
     stop = siblings[index].end_byte
@@ -144,8 +127,6 @@ def _has_modifier(node: Node, word: bytes) -> bool:
 
 WRAPPERS = frozenset({"export_statement", "decorated_definition", "template_declaration", "expression_statement"})
 FUNCTION_VALUES = frozenset({"arrow_function", "function_expression", "generator_function"})
-ATTRIBUTES = frozenset({"attribute_item", "decorator"})
-LEADING = ATTRIBUTES | {"comment", "line_comment", "block_comment"}
 
 
 def _names(text: str) -> frozenset[str]:

@@ -35,21 +35,26 @@ def _grammar(module: str, blocks: str, entry: str = "language") -> Grammar:
     return Grammar(module=module, entry=entry, blocks=frozenset(blocks.split()))
 
 
-_SCRIPT_BLOCKS = "program statement_block class_body switch_body interface_body enum_body object_type"
+_SCRIPT_BLOCKS = "program statement_block class_body switch_body interface_body"
 _C_BLOCKS = "translation_unit compound_statement field_declaration_list declaration_list preproc_if preproc_ifdef"
 
 GRAMMARS: dict[str, Grammar] = {
     "python": _grammar("tree_sitter_python", "module block"),
-    "rust": _grammar("tree_sitter_rust", "source_file block declaration_list field_declaration_list enum_variant_list"),
+    "rust": _grammar("tree_sitter_rust", "source_file block declaration_list field_declaration_list"),
     "go": _grammar("tree_sitter_go", "source_file block statement_list"),
     "javascript": _grammar("tree_sitter_javascript", _SCRIPT_BLOCKS),
     "typescript": _grammar("tree_sitter_typescript", _SCRIPT_BLOCKS, "language_typescript"),
     "tsx": _grammar("tree_sitter_typescript", _SCRIPT_BLOCKS, "language_tsx"),
-    "java": _grammar("tree_sitter_java", "program block class_body interface_body enum_body constructor_body"),
+    "java": _grammar("tree_sitter_java", "program block class_body interface_body constructor_body"),
     "c": _grammar("tree_sitter_c", _C_BLOCKS),
     "cpp": _grammar("tree_sitter_cpp", _C_BLOCKS),
 }
 ALIASES = {"c++": "cpp", "jsx": "javascript", "js": "javascript", "ts": "typescript", "py": "python", "rs": "rust"}
+
+
+ATTRIBUTES = frozenset({"attribute_item", "decorator"})
+LEADING = ATTRIBUTES | {"comment", "line_comment", "block_comment"}
+"""Nodes that may belong to what follows them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +81,42 @@ class Source:
     def line_start(self, place: int) -> int:
         """Where the line of a place begins."""
         return self.data.rfind(b"\n", 0, place) + 1
+
+    def begin(self, siblings: list[Node], index: int) -> int:
+        """Where a node begins with what belongs to it: the line of the first comment or attribute right above it."""
+        start = siblings[index].start_byte
+        while index > 0:
+            above = siblings[index - 1]
+            text = self.data[above.start_byte : start]
+            blank_lines = text[len(text.rstrip()) :].count(b"\n") > 1
+            if above.type not in LEADING or (blank_lines and above.type not in ATTRIBUTES):
+                break
+            if self.data[self.line_start(above.start_byte) : above.start_byte].strip():
+                break  # a comment at the end of a line of code
+            start = above.start_byte
+            index -= 1
+        line = self.line_start(start)
+        return start if self.data[line:start].strip() else line
+
+    def boundary_lines(self, low: int, high: int) -> list[int]:
+        """Lines `low` to `high` (counted from 0) at which a statement or a definition begins with what belongs to it.
+
+        Above such a line a text may be cut without tearing anything apart.
+        """
+        found: set[int] = set()
+        waiting = [self.root]
+        while waiting:
+            node = waiting.pop()
+            children = [child for child in node.children if child.start_point.row <= high]
+            waiting.extend(child for child in children if child.end_point.row >= low)
+            if node.type not in self.grammar.blocks:
+                continue
+            for index, child in enumerate(children):
+                if child.is_named and child.type not in LEADING and child.start_point.row >= low:
+                    place = self.begin(children, index)
+                    if place == self.line_start(place):
+                        found.add(self.data.count(b"\n", 0, place))
+        return sorted(line for line in found if low <= line <= high)
 
     @cached_property
     def _inked(self) -> tuple[int, int]:
