@@ -68,6 +68,12 @@ class Data:
     """Tokens of the longest window of a document (chunks, items, repo); None: max_length."""
     window_overlap: int = number(0, 0, 1 << 19)
     """A window begins with about so many tokens of the one before, without loss."""
+    metadata: bool = False
+    """Whether a block of what the row's metadata knows stands before the prompt (instruction, chunks)."""
+    metadata_off_last_fraction: float = number(0.0, 0.0, 1.0)
+    """Share of the steps, the last ones, that see the same samples without that block."""
+    rename_fraction: float = number(0.0, 0.0, 1.0)
+    """Share of the training rows whose local variables get other names."""
     split: str = choice("file", "repository")
     """What the held-out hash is taken of: repository and path, or the repository alone."""
     held_out_fraction: float = number(0.05, 0.0, 0.5)
@@ -329,6 +335,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield f"data.window_tokens: {window} is above data.max_length, {data.max_length}"
     if data.window_overlap > window // 2:
         yield f"data.window_overlap: {data.window_overlap} is above half of a window, {window // 2}"
+    if data.metadata_off_last_fraction and not data.metadata:
+        yield "data.metadata_off_last_fraction: there is nothing to leave out with data.metadata: false"
     if len(set(recipe.lora.targets)) != len(recipe.lora.targets):
         yield f"lora.targets: a name occurs twice in {', '.join(recipe.lora.targets)}"
     if not all(part.isalnum() for part in recipe.stream.replace("-", "_").split("_") if part) or not recipe.stream:

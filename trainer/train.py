@@ -127,6 +127,7 @@ def make_windows(inputs: Inputs, checked: Checked) -> Windows:
         size=training.batch_size * training.gradient_accumulation_steps * _world_size(),
         num_epochs=training.num_epochs,
         seed=checked.seed,
+        bare_fraction=checked.recipe.data.metadata_off_last_fraction,
     )
 
 
@@ -248,8 +249,8 @@ def _emit_plan(events: Events, inputs: Inputs, windows: Windows, loaded: Loaded)
     events.emit(
         "plan",
         steps_total=len(windows),
-        samples=len(windows.samples),
-        train_tokens=sum(sample.tokens for sample in windows.samples),
+        samples=windows.num_samples,
+        train_tokens=sum(sample.tokens for sample in inputs.training_samples),
         held_out_samples=len(inputs.measured),
         held_out_tokens=sum(sample.tokens for sample in inputs.measured),
         trainable_parameters=trainable_parameters(loaded.model),

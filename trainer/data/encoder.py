@@ -33,6 +33,7 @@ class TokenSample:
     """A sample as ids."""
 
     file_id: int
+    """Its row's, or the first one's where it is made of several."""
     ids: torch.Tensor
     """int32 [tokens]"""
     labels: torch.Tensor
@@ -43,6 +44,8 @@ class TokenSample:
     """What it is counted as."""
     shares: tuple[tuple[int, int], ...]
     """(file_id, tokens) of each row that it is made of; they sum up to all of its tokens."""
+    bare: TokenSample | None = None
+    """The same without its facts, where the last part of the training leaves them out."""
 
     @property
     def tokens(self) -> int:
@@ -58,6 +61,8 @@ class Part:
     """The row that the tokens count for."""
     supervised: bool = False
     keeps: Literal["all", "start", "end"] = "all"
+    facts: bool = False
+    """Whether it is what the last part of the training may leave out."""
     content: tuple[str, Encoding] | None = None
     """The text and its encoding, where it is content."""
 
@@ -74,7 +79,6 @@ class Part:
 class Encoded:
     """A sample whose length nobody has looked at yet."""
 
-    file_id: int
     kind: str
     parts: list[Part]
     windowed: bool
@@ -125,7 +129,7 @@ class SampleEncoder:
 
     def encode(self, samples: Sequence[Sample]) -> list[TokenSample]:
         """Samples as ids, in order, each whole."""
-        return [joined(encoded.file_id, encoded.kind, encoded.parts) for encoded in self.encode_parts(samples)]
+        return [joined(encoded.kind, encoded.parts) for encoded in self.encode_parts(samples)]
 
     def encode_parts(self, samples: Sequence[Sample]) -> list[Encoded]:
         """Samples in parts, in order, whatever their length."""
@@ -136,18 +140,21 @@ class SampleEncoder:
             contents = [next(encodings) for _ in _texts(sample)]
             parts = self._chat(sample, contents) if isinstance(sample, Chat) else self._document(sample, contents)
             windowed = isinstance(sample, Document) and sample.windowed
-            encoded.append(Encoded(file_id=sample.file_id, kind=sample.kind, parts=parts, windowed=windowed))
+            encoded.append(Encoded(kind=sample.kind, parts=parts, windowed=windowed))
         return encoded
 
     def _chat(self, sample: Chat, contents: list[Encoding]) -> list[Part]:
         frame = self._frame(tuple(message.role for message in sample.messages))
         parts = [Part(ids=frame[0], file_id=sample.file_id)]
+        left = iter(contents)
         for index, message in enumerate(sample.messages):
             after = frame[index + 1]
             ends = 1 if message.supervised and after[:1] == [self.end_id] else 0
             assert ends or not message.supervised, f"the template does not end {message.role} with the end token"
+            if message.facts:
+                parts.append(self._content(sample.file_id, message.facts, next(left), facts=True))
             parts += [
-                self._content(sample.file_id, message.text, contents[index], supervised=message.supervised),
+                self._content(sample.file_id, message.text, next(left), supervised=message.supervised),
                 Part(ids=after[:ends], file_id=sample.file_id, supervised=message.supervised),
                 Part(ids=after[ends:], file_id=sample.file_id),
             ]
@@ -163,8 +170,15 @@ class SampleEncoder:
                 groups.append((piece.role, [part]))
             else:
                 file_id = sample.file_id if piece.file_id is None else piece.file_id
-                part = self._content(file_id, piece.text, next(left), supervised=piece.supervised, keeps=piece.keeps)
-                groups[-1][1].append(part)
+                content = self._content(
+                    file_id,
+                    piece.text,
+                    next(left),
+                    supervised=piece.supervised,
+                    keeps=piece.keeps,
+                    facts=piece.facts,
+                )
+                groups[-1][1].append(content)
         return [part for _, group in self._in_order(groups) for part in group]
 
     def _content(
@@ -173,12 +187,14 @@ class SampleEncoder:
         text: str,
         encoding: Encoding,
         *,
-        supervised: bool,
+        supervised: bool = False,
         keeps: Literal["all", "start", "end"] = "all",
+        facts: bool = False,
     ) -> Part:
         ids = encoding.ids
         assert self.added.isdisjoint(ids), f"file {file_id}: a control token inside the content"
-        return Part(ids=ids, file_id=file_id, supervised=supervised, keeps=keeps, content=(text, encoding))
+        content = (text, encoding)
+        return Part(ids=ids, file_id=file_id, supervised=supervised, keeps=keeps, facts=facts, content=content)
 
     def _role(self, role: Role, sample: Document) -> list[int]:
         if role not in self.roles:
@@ -225,11 +241,12 @@ class SampleEncoder:
         return [*pieces, rest]
 
 
-def joined(file_id: int, kind: str, parts: Sequence[Part], *, unsupervised: int = 0) -> TokenSample:
+def joined(kind: str, parts: Sequence[Part], *, unsupervised: int = 0, with_bare: bool = False) -> TokenSample:
     """Parts end to end.
 
     Args:
         unsupervised: so many tokens at the beginning count for no loss, whatever their parts say
+        with_bare: make the sample without its facts too, if it has any
     """
     ids = [token for part in parts for token in part.ids]
     labels = [token if part.supervised else IGNORED for part in parts for token in part.ids]
@@ -239,13 +256,15 @@ def joined(file_id: int, kind: str, parts: Sequence[Part], *, unsupervised: int 
     for part in parts:
         if part.ids:
             shares[part.file_id] = shares.get(part.file_id, 0) + len(part.ids)
+    told = [part for part in parts if not part.facts] if with_bare else parts
     return TokenSample(
-        file_id=file_id,
+        file_id=next(iter(shares)),
         ids=torch.tensor(ids, dtype=torch.int32),
         labels=torch.tensor(labels, dtype=torch.int32),
         supervised=len(labels) - labels.count(IGNORED),
         kind=kind,
         shares=tuple(shares.items()),
+        bare=joined(kind, told) if len(told) < len(parts) else None,
     )
 
 
@@ -265,7 +284,8 @@ def pad_id(tokenizer: Any) -> int:
 def _texts(sample: Sample) -> list[str]:
     """The sample's content, in the order in which it is encoded."""
     if isinstance(sample, Chat):
-        return [message.text for message in sample.messages]
+        turns = [[message.facts, message.text] if message.facts else [message.text] for message in sample.messages]
+        return [text for turn in turns for text in turn]
     return [piece.text for piece in sample.pieces if isinstance(piece, Text)]
 
 

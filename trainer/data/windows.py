@@ -21,14 +21,14 @@ from trainer.recipe import Data
 def fitted_samples(encoded: Encoded, data: Data) -> list[TokenSample] | None:
     """Samples of at most data.max_length tokens, or None where there is nothing that may be cut."""
     if encoded.windowed:
-        return cut_windows(encoded, tokens=data.window_tokens or data.max_length, overlap=data.window_overlap)
+        return cut_windows(encoded, data)
     parts = encoded.parts
     if encoded.tokens > data.max_length:
         cut = cut_context(parts, data.max_length)
         if cut is None:
             return None
         parts = cut
-    return [joined(encoded.file_id, encoded.kind, parts)]
+    return [joined(encoded.kind, parts, with_bare=data.metadata_off_last_fraction > 0)]
 
 
 def cut_context(parts: Sequence[Part], max_tokens: int) -> list[Part] | None:
@@ -51,8 +51,13 @@ def cut_context(parts: Sequence[Part], max_tokens: int) -> list[Part] | None:
     return [part if part.keeps == "all" else _shortened(part, rooms[id(part)]) for part in parts]
 
 
-def cut_windows(encoded: Encoded, *, tokens: int, overlap: int) -> list[TokenSample]:
-    """Windows of at most `tokens`; together they have loss on every supervised token but the document's first."""
+def cut_windows(encoded: Encoded, data: Data) -> list[TokenSample]:
+    """Windows of at most data.window_tokens.
+
+    With an overlap they have, together, loss on every supervised token but the document's first; without one, each
+    window's first token is predicted by nothing.
+    """
+    tokens, with_bare = data.window_tokens or data.max_length, data.metadata_off_last_fraction > 0
     total = encoded.tokens
     starts = [0, *accumulate(len(part.ids) for part in encoded.parts)]
     ends = [start + end for start, part in zip(starts, encoded.parts, strict=False) for end in part.line_ends]
@@ -61,10 +66,10 @@ def cut_windows(encoded: Encoded, *, tokens: int, overlap: int) -> list[TokenSam
     while True:
         stop = total if total - start <= tokens else _last_between(ends, new, min(start + tokens, total - 2))
         parts = _between(encoded.parts, starts, start, stop)
-        samples.append(joined(encoded.file_id, encoded.kind, parts, unsupervised=new - start))
+        samples.append(joined(encoded.kind, parts, unsupervised=new - start, with_bare=with_bare))
         if stop == total:
             return samples
-        start, new = _first_between(ends, max(stop - overlap, start + 1), stop - 1), stop
+        start, new = _first_between(ends, max(stop - data.window_overlap, start + 1), stop - 1), stop
 
 
 def _last_between(ends: Sequence[int], low: int, high: int) -> int:

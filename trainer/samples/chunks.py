@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from trainer.recipe import Data
 from trainer.run_dir import Row
+from trainer.samples.facts import fact_block
 from trainer.samples.sample import Control, Document, Rejected, Text
 
 
@@ -18,5 +19,10 @@ def build_chunks(row: Row, data: Data, *, seed: int) -> list[Document]:
     """
     if not row.content.strip():
         raise Rejected("empty")
-    pieces = (Text(text=row.content, supervised=True), Control(role="end", supervised=True))
+    facts = fact_block(row, data)
+    pieces = (
+        *([Text(text=facts, facts=True)] if facts else ()),
+        Text(text=row.content, supervised=True),
+        Control(role="end", supervised=True),
+    )
     return [Document(file_id=row.file_id, kind="chunks", pieces=pieces, windowed=True)]

@@ -8,6 +8,7 @@ import re
 
 from trainer.recipe import Data
 from trainer.run_dir import Row
+from trainer.samples.facts import fact_block
 from trainer.samples.sample import Chat, Message, Rejected
 from trainer.samples.syntax import parse
 
@@ -49,11 +50,15 @@ def build_instruction(row: Row, data: Data, *, seed: int) -> list[Chat]:
     shown = _at_boundary(row, data, len(lines), max(data.min_context_lines, round(len(lines) * fraction)))
     if shown >= len(lines) or not "".join(lines[shown:]).strip():
         raise Rejected("too_few_lines")
-    fence = fence_for(row.content)
+    fence, facts = fence_for(row.content), fact_block(row, data)
     context, rest = "\n".join(lines[:shown]), "\n".join(lines[shown:])
     messages = (
         Message(role="system", text=SYSTEM),
-        Message(role="user", text=f"{instruction}\n\n{fence}{row.language}\n{context}\n{fence}"),
+        Message(
+            role="user",
+            text=f"{instruction}\n\n{fence}{row.language}\n{context}\n{fence}",
+            facts=f"{facts}\n" if facts else "",
+        ),
         Message(role="assistant", text=f"{fence}{row.language}\n{rest}\n{fence}", supervised=True),
     )
     return [Chat(file_id=row.file_id, kind="instruction", messages=messages)]

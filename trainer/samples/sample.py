@@ -21,6 +21,8 @@ class Message:
     text: str
     supervised: bool = False
     """Whether the loss is taken on this text and on the token that ends it."""
+    facts: str = ""
+    """Stands before the text; what data.metadata_off_last_fraction leaves out in the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class Text:
     """Which part stays when the sample is too long: context is shortened at the other side, at a line end."""
     file_id: int | None = None
     """The row that its tokens count for, where it is not the document's own."""
+    facts: bool = False
+    """Whether data.metadata_off_last_fraction leaves it out in the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
