@@ -156,6 +156,14 @@ def test_the_cut_moves_no_further_than_to_the_nearest_statement():
         assert content.split("\n")[moved].startswith(("def ", "    y = (", "    return"))
 
 
+def test_a_comment_above_a_definition_goes_with_it():
+    head = ["x = [", *["    1,"] * 8, "]"]
+    lines = [*head, "# What f does,", "# at length,", "# and why.", "def f(x):", *["    x += 1"] * 16]
+    for file_id in range(20):
+        shown, answer = parts(pair_of(make_row(file_id, "\n".join(lines)), seed=1))
+        assert shown.split("\n") == head and answer.startswith("# What f does,")
+
+
 def test_samples_are_made_without_torch():
     loaded = "import sys, trainer.samples.build, trainer.run_dir, trainer.recipe; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)

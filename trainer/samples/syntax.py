@@ -107,15 +107,19 @@ class Source:
         waiting = [self.root]
         while waiting:
             node = waiting.pop()
-            children = [child for child in node.children if child.start_point.row <= high]
-            waiting.extend(child for child in children if child.end_point.row >= low)
+            children = node.children
+            waiting.extend(c for c in children if c.end_point.row >= low and c.start_point.row <= high)
             if node.type not in self.grammar.blocks:
                 continue
             for index, child in enumerate(children):
-                if child.is_named and child.type not in LEADING and child.start_point.row >= low:
+                if child.type in LEADING:
+                    continue
+                if child.is_named and child.start_point.row >= low:
                     place = self.begin(children, index)
                     if place == self.line_start(place):
                         found.add(self.data.count(b"\n", 0, place))
+                if child.start_point.row > high:
+                    break  # the first one beyond may begin, with its comments, before
         return sorted(line for line in found if low <= line <= high)
 
     @cached_property
