@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from source_rows import all_rows, source_rows
 from trainer.data.encoder import IGNORED
 from trainer.data.tokenize import tokenize_rows
 from trainer.recipe import Data
-from trainer.samples.fim import BYTES_PER_TOKEN, RANDOM_SHARE, build_fim
+from trainer.samples.fim import BYTES_PER_TOKEN, RANDOM_SHARE, _node, build_fim
 from trainer.samples.sample import Control, Document, Rejected, Text
 from trainer.samples.syntax import parse
 
@@ -74,6 +75,18 @@ def test_nine_gaps_of_ten_follow_the_syntax():
                 for node in source.nodes
             ]  # fmt: skip
             assert (True, True) in runs
+
+
+def test_a_nodes_chance_is_its_length():
+    row = make_row(1, "def f(a):\n    return a\n\n\nlonger_name = compute(first, second)\n")
+    source = parse(row.language, row.content)
+    spans = {(n.start_byte, n.end_byte) for n in source.nodes if n.end_byte - n.start_byte > 1}
+    spans.discard((0, len(row.content)))
+    drawn = Counter(_node(source, random.Random(seed), 1000) for seed in range(6000))
+    assert set(drawn) == spans
+    total = sum(stop - start for start, stop in spans)
+    for start, stop in spans:
+        assert abs(drawn[start, stop] / 6000 - (stop - start) / total) < 0.03
 
 
 def test_text_without_a_tree_has_random_gaps():

@@ -17,6 +17,8 @@ from trainer.samples.syntax import Source, parse
 RANDOM_SHARE = 0.1
 ATTEMPTS = 24
 """Draws of a run of siblings before a single node is taken instead."""
+NODE_ATTEMPTS, MAX_HEIGHT = 512, 32
+"""Draws of a single node before a random stretch is taken; nodes further above the innermost one are never taken."""
 MIN_BYTES = 2
 BYTES_PER_TOKEN = 2
 """A middle is at most so many bytes times max_length, which are fewer tokens: context has to fit beside it."""
@@ -63,15 +65,28 @@ def draw_gap(
 
 
 def _node(source: Source, draw: random.Random, max_bytes: int) -> Span | None:
-    """One node, the likelier the longer it is."""
-    spans = {
-        (node.start_byte, node.end_byte)
-        for node in source.nodes
-        if MIN_BYTES <= node.end_byte - node.start_byte <= max_bytes
-        and not source.is_all(node.start_byte, node.end_byte)
-    }
-    ordered = sorted(spans)
-    return draw.choices(ordered, weights=[stop - start for start, stop in ordered])[0] if ordered else None
+    """One node, the likelier the longer it is: one of those around a random byte, at a random height.
+
+    Heights above what is there are drawn again, so that a node's chance is its length alone.
+    """
+    for _ in range(NODE_ATTEMPTS):
+        spans = _around(source, draw.randrange(len(source.data)), max_bytes)
+        height = draw.randrange(MAX_HEIGHT)
+        if height < len(spans):
+            return spans[height]
+    return None
+
+
+def _around(source: Source, place: int, max_bytes: int) -> list[Span]:
+    """The spans of the nodes around a byte, from within; those that may be a gap."""
+    node = source.root.named_descendant_for_byte_range(place, place + 1)
+    spans: list[Span] = []
+    while node is not None and node.end_byte - node.start_byte <= max_bytes:
+        span = (node.start_byte, node.end_byte)
+        if span[1] - span[0] >= MIN_BYTES and span not in spans[-1:] and not source.is_all(*span):
+            spans.append(span)
+        node = node.parent
+    return spans
 
 
 def _siblings(source: Source, draw: random.Random, max_bytes: int) -> Span | None:
