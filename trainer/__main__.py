@@ -12,9 +12,9 @@ from pathlib import Path
 from trainer.errors import Stopped, TrainerError, UnusableInput
 from trainer.events import Events
 from trainer.imports import collector_paused, import_trainer
-from trainer.recipe import load_recipe
+from trainer.recipe import Recipe, load_recipe
 from trainer.run_dir import RunDirectory, RunDirectoryError, held_lock
-from trainer.samples.build import check_builders
+from trainer.samples.build import check_builders, needs
 from trainer.stop import StopRequest, write_stderr
 
 LOCK_WAIT_SECONDS = 60.0
@@ -88,6 +88,7 @@ def prepare_command(path: Path) -> int:
             from trainer.model.base import prepare_base
 
         found = prepare_base(recipe)
+        check_tokens(recipe)
     except TrainerError as error:
         write_stderr(str(error))
         return error.exit_code
@@ -95,6 +96,21 @@ def prepare_command(path: Path) -> int:
         json.dumps({"model": found.model, "revision": found.revision, "parameters": found.parameters}) + "\n"
     )
     return 0
+
+
+def check_tokens(recipe: Recipe) -> None:
+    """Whether the base's tokenizer has the control tokens that the recipe's builders need, before any row is claimed.
+
+    Raises:
+        UnusableInput: it has not, or it cannot be loaded.
+    """
+    needed = {builder: [role for role in roles if role != "chat"] for builder, roles in needs(recipe.data).items()}
+    if any(needed.values()):
+        with collector_paused():
+            from trainer.data.encoder import SampleEncoder
+            from trainer.model.load import load_tokenizer
+
+        SampleEncoder(load_tokenizer(recipe.base)).check(needed)
 
 
 def plan_command(path: Path, *, card: str | None, vram_gib: float | None, as_json: bool) -> int:

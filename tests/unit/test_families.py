@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import pytest
-from run_folder import make_row, program, tokenizer
+from run_folder import events, make_row, program, run, short_recipe, short_run, tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from trainer import __main__
 from trainer.data.encoder import SampleEncoder
 from trainer.data.tokenize import tokenize_rows
 from trainer.errors import UnusableInput
+from trainer.model.base import TINY_FOLDER, folder_revision
 from trainer.model.families import FAMILIES, family_of
-from trainer.recipe import Data
+from trainer.recipe import Data, dump_recipe
 from trainer.samples.build import needs
 from trainer.samples.fim import build_fim
 from trainer.samples.sample import Text
@@ -89,3 +92,22 @@ def test_a_text_begins_as_the_tokenizer_begins_every_text():
     rows = tokenize_rows([make_row(1, program(1))], SampleEncoder(Beginning(copy.deepcopy(tokenizer()))), data, seed=1)
     first = [tokenizer().convert_ids_to_tokens(sample.ids.tolist())[0] for sample in rows.samples]
     assert first[0] == "<|im_start|>" and "<|im_start|>" not in first[1:]
+
+
+def test_a_base_without_the_tokens_is_refused_before_a_row_is_claimed(tmp_path, capsys):
+    folder = shutil.copytree(TINY_FOLDER, tmp_path / "base")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        path = folder / name
+        path.write_text(path.read_text().replace("<|fim_prefix|>", "<|another|>"))
+    for builder, code in (("instruction", 0), ("chunks", 0), ("fim", 2)):
+        recipe = short_recipe(data__builders={builder: 1.0}, base__model=str(folder), base__revision=None)
+        path = tmp_path / "r.yaml"
+        path.write_text(dump_recipe(recipe))
+        assert __main__.main(["prepare", str(path)]) == code, builder
+    said = capsys.readouterr().err
+    assert "data.builders: fim needs tokens for fim_prefix" in said and str(folder) in said
+    recipe = short_recipe(data__builders={"fim": 1.0}, base__model=str(folder), base__revision=folder_revision(folder))
+    directory = short_run(tmp_path / "run", recipe)
+    assert run(directory) == 2
+    (failed,) = events(directory, "failed")
+    assert "fim needs tokens for fim_prefix" in failed["message"]

@@ -21,7 +21,7 @@ NODE_ATTEMPTS, MAX_HEIGHT = 512, 32
 """Draws of a single node before a random stretch is taken; nodes further above the innermost one are never taken."""
 MIN_BYTES = 2
 BYTES_PER_TOKEN = 2
-"""A middle is at most so many bytes times max_length, which are fewer tokens: context has to fit beside it."""
+"""A middle is at most so many bytes times max_length, as a rule half as many tokens: context has to fit beside it."""
 
 Span = tuple[int, int]
 
