@@ -8,7 +8,8 @@ import sys
 import pytest
 from source_rows import source_rows
 
-from trainer.samples.syntax import ALIASES, GRAMMARS, MAX_BYTES, language_name, parse
+from trainer.samples import syntax
+from trainer.samples.syntax import ALIASES, GRAMMARS, MAX_BYTES, MAX_OPEN_ANGLES, language_name, parse
 
 
 @pytest.mark.parametrize("row", source_rows(), ids=lambda row: row.path)
@@ -50,6 +51,11 @@ def test_a_small_error_is_no_obstacle():
 def test_depth_and_length_are_no_danger(content):
     source = parse("python", content)
     assert source is None or len(source.nodes) > 1000
+
+
+def test_a_text_of_open_angles_is_not_given_to_the_parser(monkeypatch):
+    monkeypatch.setattr(syntax, "_parser", lambda _name: pytest.fail("it was parsed"))
+    assert parse("java", "a<" * (MAX_OPEN_ANGLES + 1)) is None
 
 
 def test_grammars_are_imported_when_they_are_needed():
