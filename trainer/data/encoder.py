@@ -40,12 +40,16 @@ class TokenSample:
     """int32 [tokens]: the id itself where there is loss (not yet shifted), IGNORED elsewhere."""
     supervised: int
     """How many positions are predicted with loss."""
-    kind: str
+    kind: str = "sample"
     """What it is counted as."""
-    shares: tuple[tuple[int, int], ...]
-    """(file_id, tokens) of each row that it is made of; they sum up to all of its tokens."""
+    shares: tuple[tuple[int, int], ...] = ()
+    """(file_id, tokens) of each row that it is made of, all of its tokens in sum; by default its own row's alone."""
     bare: TokenSample | None = None
     """The same without its facts, where the last part of the training leaves them out."""
+
+    def __post_init__(self) -> None:
+        if not self.shares:
+            object.__setattr__(self, "shares", ((self.file_id, len(self.ids)),))
 
     @property
     def tokens(self) -> int:
