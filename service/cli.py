@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import tempfile
 from dataclasses import asdict
@@ -28,7 +29,8 @@ from service.database import database
 from service.errors import PreconditionError, ServiceError, UsageError
 from service.home import Home, running_service, stop_service
 from service.intake.drop import Summary, drop_paths
-from service.launch import plan_memory
+from service.launch import plan_memory, show_samples
+from service.preview import preview
 from service.publish import retire, sync_pointer, verify_adapter
 from service.settings import Settings, chosen_log_format, chosen_recipe, load_settings
 from service.up import up as run_service
@@ -308,6 +310,32 @@ def plan(
         path = Path(folder) / f"{settings.recipe.name}.yaml"
         path.write_text(dump_recipe(with_absolute_folder(settings.recipe)), encoding="utf-8")
         code = plan_memory(path, arguments, settings.trainer_secrets)
+    raise typer.Exit(code)
+
+
+@app.command()
+def samples(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files, folders, JSONL, or a run directory with its own recipe. Default: the last run."),
+    ] = None,
+    recipe: RecipeOption = None,
+    builder: Annotated[str | None, typer.Option(help="This builder alone, whatever the recipe weighs.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most so many samples.")] = 20,
+    plain: Annotated[bool, typer.Option("--plain", help="Marks instead of colours.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what the model would see, and what of it would be learned."""
+    settings = _settings(recipe)
+    arguments = ["--limit", str(limit)]
+    arguments += ["--builder", builder] if builder is not None else []
+    arguments += ["--plain"] if plain or os.environ.get("NO_COLOR") else []
+    arguments += ["--json"] if as_json else []
+    with preview(settings, paths or [], recipe_given=recipe is not None) as shown:
+        for line in shown.passed_over:
+            print(f"passed over: {line}", file=sys.stderr)
+        arguments += ["--seed", str(shown.seed)] if shown.seed is not None else []
+        code = show_samples(shown.recipe_file, shown.rows_file, arguments, settings.trainer_secrets)
     raise typer.Exit(code)
 
 

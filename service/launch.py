@@ -149,6 +149,14 @@ def plan_memory(recipe_file: Path, arguments: Sequence[str], secrets: Mapping[st
     ).returncode
 
 
+def show_samples(recipe_file: Path, rows_file: Path, arguments: Sequence[str], secrets: Mapping[str, str]) -> int:
+    """Run `python -m trainer samples`, which prints for itself; its exit code: 2 when something cannot be used."""
+    command = [sys.executable, "-m", "trainer", "samples", str(recipe_file), str(rows_file), *arguments]
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, cwd=PROJECT, env=trainer_environment(os.environ, secrets), check=False
+    ).returncode
+
+
 def prepare_base(
     recipe_file: Path,
     secrets: Mapping[str, str],

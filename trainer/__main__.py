@@ -1,4 +1,4 @@
-"""`python -m trainer run DIR`, `… prepare RECIPE.yaml` and `… plan RECIPE.yaml`."""
+"""`python -m trainer run DIR`, `… prepare RECIPE.yaml`, `… plan RECIPE.yaml` and `… samples RECIPE.yaml ROWS.jsonl`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from trainer.errors import Stopped, TrainerError, UnusableInput
 from trainer.events import Events
 from trainer.imports import collector_paused, import_trainer
-from trainer.recipe import load_recipe
+from trainer.recipe import Recipe, load_recipe
 from trainer.run_dir import RunDirectory, RunDirectoryError, held_lock
-from trainer.samples.build import check_builders
+from trainer.samples.build import check_builders, needs
 from trainer.stop import StopRequest, write_stderr
 
 LOCK_WAIT_SECONDS = 60.0
@@ -34,12 +34,24 @@ def main(arguments: list[str] | None = None) -> int:
     plan.add_argument("--card")
     plan.add_argument("--vram-gib", type=float)
     plan.add_argument("--json", action="store_true")
+    samples = commands.add_parser("samples", help="show the samples of some rows, with what is learned of them")
+    samples.add_argument("recipe", type=Path)
+    samples.add_argument("rows", type=Path)
+    samples.add_argument("--builder")
+    samples.add_argument("--limit", type=int, default=20)
+    samples.add_argument("--seed", type=int)
+    samples.add_argument("--json", action="store_true")
+    samples.add_argument(
+        "--plain", action="store_true", help="marks instead of colours, as where stdout is no terminal"
+    )
     chosen = parser.parse_args(arguments)
     match chosen.command:
         case "run":
             return run_command(chosen.directory)
         case "plan":
             return plan_command(chosen.recipe, card=chosen.card, vram_gib=chosen.vram_gib, as_json=chosen.json)
+        case "samples":
+            return samples_command(chosen)
         case _:
             return prepare_command(chosen.recipe)
 
@@ -76,6 +88,7 @@ def prepare_command(path: Path) -> int:
             from trainer.model.base import prepare_base
 
         found = prepare_base(recipe)
+        check_tokens(recipe)
     except TrainerError as error:
         write_stderr(str(error))
         return error.exit_code
@@ -85,6 +98,21 @@ def prepare_command(path: Path) -> int:
     return 0
 
 
+def check_tokens(recipe: Recipe) -> None:
+    """Whether the base's tokenizer has the control tokens that the recipe's builders need, before any row is claimed.
+
+    Raises:
+        UnusableInput: it has not, or it cannot be loaded.
+    """
+    needed = {builder: [role for role in roles if role != "chat"] for builder, roles in needs(recipe.data).items()}
+    if any(needed.values()):
+        with collector_paused():
+            from trainer.data.encoder import SampleEncoder
+            from trainer.model.load import load_tokenizer
+
+        SampleEncoder(load_tokenizer(recipe.base)).check(needed)
+
+
 def plan_command(path: Path, *, card: str | None, vram_gib: float | None, as_json: bool) -> int:
     """Print what a recipe's step takes and how it fits; 3 when it does not."""
     try:
@@ -92,6 +120,30 @@ def plan_command(path: Path, *, card: str | None, vram_gib: float | None, as_jso
         from trainer.plan import command
 
         return command.plan_command(recipe, card=card, vram_gib=vram_gib, as_json=as_json)
+    except TrainerError as error:
+        write_stderr(str(error))
+        return error.exit_code
+
+
+def samples_command(chosen: argparse.Namespace) -> int:
+    """Print what the model would see of some rows."""
+    try:
+        recipe = load_recipe(chosen.recipe)
+        with collector_paused():
+            from trainer.data import show
+
+        return show.samples_command(
+            recipe,
+            chosen.rows,
+            builder=chosen.builder,
+            limit=chosen.limit,
+            seed=chosen.seed,
+            as_json=chosen.json,
+            colour=sys.stdout.isatty() and not chosen.plain,
+        )
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except TrainerError as error:
         write_stderr(str(error))
         return error.exit_code

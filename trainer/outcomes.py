@@ -34,7 +34,7 @@ def tokens_seen(windows: Windows, steps: int) -> Counter[int]:
     for step in range(steps):
         for index in windows[step].members:
             sample = windows.samples[index]
-            seen[sample.file_id] += sample.tokens
+            seen.update(dict(sample.shares))
     return seen
 
 
@@ -43,7 +43,7 @@ def row_outcomes(inputs: Inputs, windows: Windows, *, best_step: int) -> list[Ro
     seen = tokens_seen(windows, best_step)
     measured: Counter[int] = Counter()
     for sample in inputs.measured:
-        measured[sample.file_id] += sample.tokens
+        measured.update(dict(sample.shares))
     return [
         *_trained(inputs.rows, seen, replay=False),
         *_trained(inputs.replay, seen, replay=True),
@@ -77,4 +77,5 @@ def _held_out(rows: TokenRows, measured: Counter[int]) -> Iterator[RowOutcome]:
 
 
 def _sample_counts(samples: Iterable[TokenSample]) -> Counter[int]:
-    return Counter(sample.file_id for sample in samples)
+    """In how many samples each file is; one made of several files counts for each of them."""
+    return Counter(file_id for sample in samples for file_id, _ in sample.shares)

@@ -11,19 +11,21 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from trainer.check import Checked
-from trainer.data.encoder import ChatEncoder
+from trainer.data.encoder import SampleEncoder
 from trainer.data.tokenize import TokenRows, tokenize_rows
 from trainer.errors import UnusableInput
 from trainer.evaluate.held_out import choose_held_out
 from trainer.events import Events
 from trainer.model.load import load_tokenizer
 from trainer.outcomes import Inputs
+from trainer.recipe import Data
 from trainer.run_dir import Row, RunDirectory, RunDirectoryError, read_rows
+from trainer.samples.build import needs
 
 
 class _Left(Exception):
@@ -77,13 +79,14 @@ def reading(directory: RunDirectory, checked: Checked, events: Events) -> Iterat
 def _read(directory: RunDirectory, checked: Checked, result: Reading, left: threading.Event) -> tuple[Any, Inputs]:
     """Tokenize the three files, held-out rows first."""
     tokenizer = load_tokenizer(checked.recipe.base)
-    encoder, data = ChatEncoder(tokenizer), checked.recipe.data
+    encoder, data = SampleEncoder(tokenizer), checked.recipe.data
+    encoder.check(needs(data))
 
-    def tokens(path: Path) -> TokenRows:
+    def tokens(path: Path, data: Data = data) -> TokenRows:
         return tokenize_rows(_rows(path, left), encoder, data, seed=checked.seed)
 
     try:
-        held_out = tokens(directory.held_out)
+        held_out = tokens(directory.held_out, replace(data, rename_fraction=0.0))  # as it was written
         result._measured.set_result(bool(held_out.samples))
         rows, replay = tokens(directory.rows), tokens(directory.replay)
     except RunDirectoryError as error:

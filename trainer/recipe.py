@@ -57,13 +57,23 @@ class Data:
     """From rows to samples, and what is kept apart."""
 
     builders: Mapping[str, float] = field(default_factory=lambda: {"instruction": 1.0})
-    """Sample builder by short name, with its weight."""
+    """Sample builder by short name, with its weight: the share of rows (of repositories, for `repo`) it gets."""
     max_length: int = number(4096, 32, 1 << 20)
     """Tokens of the longest sample; a longer one is split, never truncated."""
     context_fraction_low: float = number(0.30, 0.01, 0.95)
     context_fraction_high: float = number(0.40, 0.01, 0.95)
     """Share of a sample's lines that the prompt shows: drawn evenly between the two."""
     min_context_lines: int = number(5, 1, 1000)
+    window_tokens: int | None = number(None, 32, 1 << 20)
+    """Tokens of the longest window of a document (chunks, items, repo); None: max_length."""
+    window_overlap: int = number(0, 0, 1 << 19)
+    """A window begins with about so many tokens of the one before, without loss."""
+    metadata: bool = False
+    """Whether a block of what the row's metadata knows stands before the prompt (instruction, chunks)."""
+    metadata_off_last_fraction: float = number(0.0, 0.0, 1.0)
+    """Share of the steps, the last ones, that see the same samples without that block."""
+    rename_fraction: float = number(0.0, 0.0, 1.0)
+    """Share of the training rows whose local variables get other names."""
     split: str = choice("file", "repository")
     """What the held-out hash is taken of: repository and path, or the repository alone."""
     held_out_fraction: float = number(0.05, 0.0, 0.5)
@@ -320,6 +330,13 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
             f"data.context_fraction_low: {data.context_fraction_low} is above "
             f"data.context_fraction_high, {data.context_fraction_high}"
         )
+    window = data.window_tokens or data.max_length
+    if window > data.max_length:
+        yield f"data.window_tokens: {window} is above data.max_length, {data.max_length}"
+    if data.window_overlap > window // 2:
+        yield f"data.window_overlap: {data.window_overlap} is above half of a window, {window // 2}"
+    if data.metadata_off_last_fraction and not data.metadata:
+        yield "data.metadata_off_last_fraction: there is nothing to leave out with data.metadata: false"
     if len(set(recipe.lora.targets)) != len(recipe.lora.targets):
         yield f"lora.targets: a name occurs twice in {', '.join(recipe.lora.targets)}"
     if not all(part.isalnum() for part in recipe.stream.replace("-", "_").split("_") if part) or not recipe.stream:

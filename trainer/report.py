@@ -1,4 +1,4 @@
-"""report.json: the result of a run in one record."""
+"""report.json and dataset_stats.json: a run's result and its samples, each in one record."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from trainer.check import Checked
+from trainer.data.tokenize import TokenRows
 from trainer.fit.progress import Progress
 from trainer.outcomes import Inputs
 from trainer.run_dir import Outcome, RowOutcome
@@ -52,6 +53,31 @@ def make_report(
         "seconds": seconds,
         "device": device,
         "versions": versions(),
+    }
+
+
+def dataset_stats(inputs: Inputs) -> dict[str, Any]:
+    """Samples and tokens of each kind, and rejected rows by reason, for each of the three input files."""
+    return {
+        "rows": _rows_stats(inputs.rows),
+        "replay": _rows_stats(inputs.replay),
+        "held_out": _rows_stats(inputs.held_out),
+    }
+
+
+def _rows_stats(rows: TokenRows) -> dict[str, Any]:
+    samples, tokens, supervised = Counter[str](), Counter[str](), Counter[str]()
+    for sample in rows.samples:
+        samples[sample.kind] += 1
+        tokens[sample.kind] += sample.tokens
+        supervised[sample.kind] += sample.supervised
+    return {
+        "rows": len(rows.file_ids),
+        "samples": {
+            kind: {"samples": count, "tokens": tokens[kind], "supervised_tokens": supervised[kind]}
+            for kind, count in sorted(samples.items())
+        },
+        "rejected": dict(sorted(Counter(rows.rejected.values()).items())),
     }
 
 

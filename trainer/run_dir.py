@@ -105,6 +105,10 @@ class RunDirectory:
         return self.root / "checkpoints"
 
     @property
+    def dataset_stats(self) -> Path:
+        return self.root / "dataset_stats.json"
+
+    @property
     def rows_outcome(self) -> Path:
         return self.root / "rows_outcome.jsonl"
 

@@ -39,7 +39,7 @@ from trainer.plan.choose import Plan
 from trainer.plan.device import fitted
 from trainer.reading import reading
 from trainer.recipe import Recipe
-from trainer.report import make_report, versions
+from trainer.report import dataset_stats, make_report, versions
 from trainer.run_dir import RunDirectory, read_json, write_json, write_outcomes
 from trainer.stop import StopRequest
 from trainer.track.trackers import open_trackers
@@ -78,6 +78,8 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
             with events.stage("model"):
                 loaded = load_model(checked, events.emit)
         tokenizer, inputs = rows.inputs()
+    if _is_first_process():
+        write_json(directory.dataset_stats, dataset_stats(inputs))
     stop.check()
     windows = make_windows(inputs, checked)
     if loaded is None:
@@ -125,6 +127,7 @@ def make_windows(inputs: Inputs, checked: Checked) -> Windows:
         size=training.batch_size * training.gradient_accumulation_steps * _world_size(),
         num_epochs=training.num_epochs,
         seed=checked.seed,
+        bare_fraction=checked.recipe.data.metadata_off_last_fraction,
     )
 
 
@@ -246,8 +249,8 @@ def _emit_plan(events: Events, inputs: Inputs, windows: Windows, loaded: Loaded)
     events.emit(
         "plan",
         steps_total=len(windows),
-        samples=len(windows.samples),
-        train_tokens=sum(sample.tokens for sample in windows.samples),
+        samples=windows.num_samples,
+        train_tokens=sum(sample.tokens for sample in inputs.training_samples),
         held_out_samples=len(inputs.measured),
         held_out_tokens=sum(sample.tokens for sample in inputs.measured),
         trainable_parameters=trainable_parameters(loaded.model),
@@ -275,3 +278,7 @@ def _reasons(rows: TokenRows) -> str:
 
 def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"

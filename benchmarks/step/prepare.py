@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from db.source import Eligibility
 from service.intake.demo import demo_files
-from trainer.data.encoder import ChatEncoder
+from trainer.data.encoder import SampleEncoder
 from trainer.data.tokenize import tokenize_rows
 from trainer.model.load import load_tokenizer
 from trainer.recipe import Base, Data
@@ -40,7 +40,7 @@ def main() -> None:
             sha256=hashlib.sha256(f.content.encode()).hexdigest(), fresh=True)
         for n, f in enumerate(files, 1)
     ]  # fmt: skip
-    samples = tokenize_rows(rows, ChatEncoder(tokenizer), Data(max_length=1024), seed=1).samples
+    samples = tokenize_rows(rows, SampleEncoder(tokenizer), Data(max_length=1024), seed=1).samples
     for name, part in (("held_out", samples[:HELD_OUT]), ("train", samples[HELD_OUT:])):
         with (work / f"{name}.jsonl").open("w") as file:
             for sample in part:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainer.__main__ import run_command
-from trainer.data.encoder import ChatEncoder, TokenSample
+from trainer.data.encoder import SampleEncoder, TokenSample
 from trainer.data.tokenize import tokenize_rows
 from trainer.model.base import resolve
 from trainer.model.load import load_tokenizer
@@ -147,8 +147,8 @@ def tokenizer() -> Any:
 
 
 @functools.cache
-def encoder() -> ChatEncoder:
-    return ChatEncoder(tokenizer())
+def encoder() -> SampleEncoder:
+    return SampleEncoder(tokenizer())
 
 
 def token_samples(count: int, *, start: int = 1, max_length: int = 384) -> list[TokenSample]:

@@ -5,36 +5,44 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from run_folder import make_row, program
+from source_rows import source_rows
 
 from trainer.errors import UnusableInput
 from trainer.recipe import Data
-from trainer.samples.build import builder_of, check_builders, halves
+from trainer.run_dir import Row
+from trainer.samples.build import BUILDERS, builder_of, check_builders, halves
 from trainer.samples.instruction import INSTRUCTIONS, SYSTEM, build_instruction
-from trainer.samples.sample import Rejected, Sample
+from trainer.samples.sample import Chat, Rejected
 
 DATA = Data()
 
 
-def code_of(text: str) -> str:
+def pair_of(row: Row, *, seed: int) -> Chat:
+    (sample,) = build_instruction(row, DATA, seed=seed)
+    return sample
+
+
+def code_of(text: str, language: str = "python") -> str:
     """What stands between the fences of a message."""
-    match = re.search(r"(`{3,})python\n(.*)\n\1$", text, re.DOTALL)
+    match = re.search(rf"(`{{3,}}){language}\n(.*)\n\1$", text, re.DOTALL)
     assert match, text
     return match[2]
 
 
-def parts(sample: Sample) -> tuple[str, str]:
+def parts(sample: Chat, language: str = "python") -> tuple[str, str]:
     _, user, assistant = sample.messages
-    return code_of(user.text), code_of(assistant.text)
+    return code_of(user.text, language), code_of(assistant.text, language)
 
 
 def test_the_pair_has_the_prompt_of_the_default_recipe():
     content = "\n".join(f"line {i}" for i in range(1, 21)) + "\n"
-    sample = build_instruction(make_row(7, content), DATA, seed=1)
+    sample = pair_of(make_row(7, content), seed=1)
     system, user, assistant = sample.messages
     assert (system.role, system.text, system.supervised) == ("system", SYSTEM, False)
     opening, _, _ = user.text.partition("\n\n```python\nline 1\n")
@@ -47,30 +55,30 @@ def test_the_pair_has_the_prompt_of_the_default_recipe():
 
 def test_the_prompt_shows_between_30_and_40_percent_of_the_lines():
     content = "\n".join(map(str, range(1000)))
-    shown = {len(parts(build_instruction(make_row(i, content), DATA, seed=3))[0].split("\n")) for i in range(200)}
+    shown = {len(parts(pair_of(make_row(i, content), seed=3))[0].split("\n")) for i in range(200)}
     assert min(shown) >= 300 and max(shown) <= 400
     assert len(shown) > 50 and max(shown) - min(shown) > 80
 
 
 def test_at_least_five_lines_are_shown():
-    context, rest = parts(build_instruction(make_row(1, "a\nb\nc\nd\ne\nf\n"), DATA, seed=1))
+    context, rest = parts(pair_of(make_row(1, "a\nb\nc\nd\ne\nf\n"), seed=1))
     assert (context, rest) == ("a\nb\nc\nd\ne", "f")
 
 
 def test_every_instruction_is_used_and_the_seed_decides():
     rows = [make_row(i, program(i)) for i in range(100)]
-    first = [build_instruction(row, DATA, seed=1) for row in rows]
+    first = [pair_of(row, seed=1) for row in rows]
     assert {sample.messages[1].text.partition("\n")[0] for sample in first} == {
         instruction.format(language="python") for instruction in INSTRUCTIONS
     }
-    assert first == [build_instruction(row, DATA, seed=1) for row in rows]
-    assert first != [build_instruction(row, DATA, seed=2) for row in rows]
+    assert first == [pair_of(row, seed=1) for row in rows]
+    assert first != [pair_of(row, seed=2) for row in rows]
 
 
 @pytest.mark.parametrize("ticks", [3, 4, 7])
 def test_a_fence_is_longer_than_any_in_the_content(ticks):
     content = program(1).replace("total", f"{'`' * ticks}total", 3)
-    sample = build_instruction(make_row(1, content), DATA, seed=1)
+    sample = pair_of(make_row(1, content), seed=1)
     assert f"\n{'`' * (ticks + 1)}python\n" in sample.messages[1].text
     assert "".join(f"{part}\n" for part in parts(sample)) == content
 
@@ -78,7 +86,7 @@ def test_a_fence_is_longer_than_any_in_the_content(ticks):
 @given(st.text(alphabet=st.sampled_from("ab \t\r\n\x0b\x0c\x1c\u0085\u2028`"), min_size=1, max_size=200))
 def test_no_character_is_lost_whatever_separates_lines(content):
     try:
-        sample = build_instruction(make_row(1, content), DATA, seed=5)
+        sample = pair_of(make_row(1, content), seed=5)
     except Rejected as rejected:
         assert rejected.reason in ("empty", "too_few_lines")
         return
@@ -96,7 +104,7 @@ def test_no_character_is_lost_whatever_separates_lines(content):
 )
 def test_a_row_without_a_sample_says_why(content, reason):
     with pytest.raises(Rejected) as rejected:
-        build_instruction(make_row(1, content), DATA, seed=1)
+        pair_of(make_row(1, content), seed=1)
     assert rejected.value.reason == reason
 
 
@@ -112,9 +120,48 @@ def test_halves_are_the_whole_text_cut_after_a_newline(content):
 
 def test_a_builder_is_chosen_by_name():
     check_builders(DATA)
-    assert builder_of(make_row(1, program(1)), DATA, seed=1)(make_row(1, program(1))).file_id == 1
-    with pytest.raises(UnusableInput, match="nonsense is not one of instruction"):
+    assert builder_of(make_row(1, program(1)), DATA, seed=1) is BUILDERS["instruction"]
+    with pytest.raises(UnusableInput, match=r"nonsense is not one of .*instruction"):
         check_builders(Data(builders={"nonsense": 1.0}))
+
+
+@pytest.mark.parametrize("row", source_rows(), ids=lambda row: row.path)
+def test_the_answer_begins_with_a_statement_where_one_begins_in_the_range(row):
+    row = replace(row, content=row.content * (1 if row.language == "java" else 3))
+    lines = row.content.removesuffix("\n").split("\n")
+    data = Data(context_fraction_low=0.2, context_fraction_high=0.6)
+    cuts = set()
+    for file_id in range(40):
+        (sample,) = build_instruction(replace(row, file_id=file_id), data, seed=1)
+        shown, answer = (message.text.split("\n")[1:-1] for message in sample.messages[1:])
+        shown = shown[2:]
+        assert shown + answer == lines
+        assert 0.2 * len(lines) <= len(shown) <= 0.6 * len(lines)
+        assert answer[0].strip() and not answer[0].strip().startswith(("}", ")", "]", "else", "* ", "+", "."))
+        above = shown[-1].strip()
+        assert not above.startswith(("///", "#[", "@", "/**", "* ")) and not above.endswith((",", "(", "="))
+        cuts.add(len(shown))
+    assert len(cuts) > 2
+
+
+def test_the_cut_moves_no_further_than_to_the_nearest_statement():
+    content = "".join(
+        f"def f{i}(x):\n    y = (\n        x\n        + {i}\n    )\n    return y\n\n\n" for i in range(30)
+    )
+    plain = replace(make_row(1, content), language="prose")
+    for file_id in range(30):
+        drawn = len(parts(pair_of(replace(plain, file_id=file_id), seed=1), "prose")[0].split("\n"))
+        moved = len(parts(pair_of(make_row(file_id, content), seed=1))[0].split("\n"))
+        assert abs(drawn - moved) <= 2
+        assert content.split("\n")[moved].startswith(("def ", "    y = (", "    return"))
+
+
+def test_a_comment_above_a_definition_goes_with_it():
+    head = ["x = [", *["    1,"] * 8, "]"]
+    lines = [*head, "# What f does,", "# at length,", "# and why.", "def f(x):", *["    x += 1"] * 16]
+    for file_id in range(20):
+        shown, answer = parts(pair_of(make_row(file_id, "\n".join(lines)), seed=1))
+        assert shown.split("\n") == head and answer.startswith("# What f does,")
 
 
 def test_samples_are_made_without_torch():

@@ -10,29 +10,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_folder import demo_rows, encoder, make_row, program, short_recipe, tokenizer
 
-from trainer.data.encoder import IGNORED, ChatEncoder, pad_id
+from trainer.data.encoder import IGNORED, SampleEncoder, pad_id
 from trainer.data.tokenize import tokenize_rows
 from trainer.errors import UnusableInput
 from trainer.recipe import Data
+from trainer.samples.build import needs
 from trainer.samples.instruction import build_instruction
-from trainer.samples.sample import Message, Sample
+from trainer.samples.sample import Chat, Message
 
 DATA = Data(max_length=512)
 ADDED = [str(token) for token in tokenizer().added_tokens_decoder.values()]
 
 
-def chat(*texts: str) -> Sample:
+def chat(*texts: str) -> Chat:
     roles = ("system", "user", "assistant")
     messages = [Message(role=r, text=t, supervised=r == "assistant") for r, t in zip(roles, texts, strict=True)]
-    return Sample(file_id=1, messages=tuple(messages))
+    return Chat(file_id=1, kind="instruction", messages=tuple(messages))
 
 
-def as_dicts(sample: Sample) -> list[dict[str, str]]:
+def as_dicts(sample: Chat) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.text} for message in sample.messages]
 
 
 def test_ids_are_those_of_the_chat_template():
-    samples = [build_instruction(row, DATA, seed=1) for row in demo_rows(12) if row.content.count("\n") > 8]
+    rows = [row for row in demo_rows(12) if row.content.count("\n") > 8]
+    samples = [sample for row in rows for sample in build_instruction(row, DATA, seed=1)]
     assert len(samples) > 8
     for sample, encoded in zip(samples, encoder().encode(samples), strict=True):
         text = tokenizer().apply_chat_template(as_dicts(sample), tokenize=False)
@@ -75,11 +77,13 @@ def test_a_template_that_changes_text_is_refused():
     trimming = copy.deepcopy(tokenizer())
     trimming.chat_template = trimming.chat_template.replace("message.content +", "message.content | trim +")
     with pytest.raises(UnusableInput, match="in order and unchanged"):
-        ChatEncoder(trimming).encode([chat("s", "u", "a")])
+        SampleEncoder(trimming).encode([chat("s", "u", "a")])
     bare = copy.deepcopy(tokenizer())
     bare.chat_template = None
+    with pytest.raises(UnusableInput, match=r"instruction needs a chat template, and .*tiny has no chat template"):
+        SampleEncoder(bare).check(needs(DATA))
     with pytest.raises(UnusableInput, match="no chat template"):
-        ChatEncoder(bare)
+        SampleEncoder(bare).encode([chat("s", "u", "a")])
 
 
 def test_a_long_row_is_split_and_every_line_is_in_one_sample():

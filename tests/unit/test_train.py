@@ -358,7 +358,7 @@ def test_a_recipe_with_bad_keys_is_refused_with_all_of_them(tmp_path, capsys):
         ({"lora__targets": ["w1"]}, {}, ["w1 occurs nowhere", "q_proj"]),
         ({"base__revision": "0" * 40}, {}, ["is pinned to 0000"]),
         ({"base__model": "/nowhere/at/all"}, {}, ["/nowhere/at/all does not exist"]),
-        ({"data__builders": {"magic": 1.0}}, {}, ["magic is not one of instruction"]),
+        ({"data__builders": {"magic": 1.0}}, {}, ["magic is not one of"]),
         ({}, {"base": {"model": "other", "revision": "x"}}, ["names the base"]),
         ({}, {"parent_manifest_sha256": "0" * 64}, ["parent is missing"]),
         ({}, {"seed": None}, ["seed is None"]),

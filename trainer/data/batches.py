@@ -105,14 +105,27 @@ class Window:
 
 
 class Windows(Sequence[Window]):
-    """All windows of a run: window k belongs to step k + 1."""
+    """All windows of a run: window k belongs to step k + 1.
 
-    def __init__(self, samples: Sequence[TokenSample], *, size: int, num_epochs: int, seed: int) -> None:
-        self.samples = samples
+    `samples` are those that windows name by index: the run's, and after them what some of them are without their facts.
+    """
+
+    def __init__(
+        self, samples: Sequence[TokenSample], *, size: int, num_epochs: int, seed: int, bare_fraction: float = 0.0
+    ) -> None:
+        """
+        Args:
+            bare_fraction: share of the windows, the last ones, in which samples stand without their facts
+        """
+        self.num_samples = len(samples)
+        facts = [index for index, sample in enumerate(samples) if sample.bare is not None]
+        self.samples: Sequence[TokenSample] = [*samples, *(s.bare for s in samples if s.bare is not None)]
+        self.bare = {index: self.num_samples + place for place, index in enumerate(facts)}
         self.size = size
         self.num_epochs = num_epochs
         self.seed = seed
-        self.per_epoch = -(-len(samples) // size)
+        self.per_epoch = -(-self.num_samples // size)
+        self.first_bare = len(self) - round(len(self) * bare_fraction)
         self._shuffled: tuple[int, list[int]] = (-1, [])
 
     def __len__(self) -> int:
@@ -123,6 +136,8 @@ class Windows(Sequence[Window]):
             raise IndexError(index)
         epoch, place = divmod(index, self.per_epoch)
         order = self._order(epoch)[place * self.size : (place + 1) * self.size]
+        if index >= self.first_bare:
+            order = [self.bare.get(member, member) for member in order]
         return Window(
             epoch=epoch,
             members=tuple(order),
@@ -133,7 +148,7 @@ class Windows(Sequence[Window]):
     def _order(self, epoch: int) -> list[int]:
         if self._shuffled[0] != epoch:
             generator = torch.Generator().manual_seed((self.seed << 16) + epoch)
-            self._shuffled = (epoch, torch.randperm(len(self.samples), generator=generator).tolist())
+            self._shuffled = (epoch, torch.randperm(self.num_samples, generator=generator).tolist())
         return self._shuffled[1]
 
 

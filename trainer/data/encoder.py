@@ -1,22 +1,25 @@
-"""From a sample's text to ids: the template's control tokens and the content's text never meet.
+"""From a sample's text to ids: control tokens and the content's text never meet.
 
 A file may well contain `<|im_end|>` or `<|fim_prefix|>`. The tokenizer would read those as control tokens (even with
 split_special_tokens=True, which spares only the special ones), so content is encoded by a copy of the tokenizer that
-knows no added token at all, and the ids are joined.
+knows no added token at all, and the ids are joined: a chat's with those of the rendered template, a document's with
+those that the model's family has for its roles.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from trainer.errors import UnusableInput
-from trainer.samples.sample import Sample
+from trainer.model.families import family_of
+from trainer.samples.sample import Chat, Control, Document, Role, Sample, Text
 
 IGNORED = -100
 """Label of a position without loss."""
@@ -30,77 +33,203 @@ class TokenSample:
     """A sample as ids."""
 
     file_id: int
+    """Its row's, or the first one's where it is made of several."""
     ids: torch.Tensor
     """int32 [tokens]"""
     labels: torch.Tensor
     """int32 [tokens]: the id itself where there is loss (not yet shifted), IGNORED elsewhere."""
     supervised: int
     """How many positions are predicted with loss."""
+    kind: str = "sample"
+    """What it is counted as."""
+    shares: tuple[tuple[int, int], ...] = ()
+    """(file_id, tokens) of each row that it is made of, all of its tokens in sum; by default its own row's alone."""
+    bare: TokenSample | None = None
+    """The same without its facts, where the last part of the training leaves them out."""
+
+    def __post_init__(self) -> None:
+        if not self.shares:
+            object.__setattr__(self, "shares", ((self.file_id, len(self.ids)),))
 
     @property
     def tokens(self) -> int:
         return len(self.ids)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Part:
-    """A stretch of ids that is all template or all content."""
+    """A stretch of ids that is all template, all control tokens or all content."""
 
-    ids: list[int]
-    supervised: bool
+    ids: Sequence[int]
+    file_id: int
+    """The row that the tokens count for."""
+    supervised: bool = False
+    keeps: Literal["all", "start", "end"] = "all"
+    facts: bool = False
+    """Whether it is what the last part of the training may leave out."""
+    content: tuple[str, Encoding] | None = None
+    """The text and its encoding, where it is content."""
+
+    @cached_property
+    def line_ends(self) -> list[int]:
+        """How many tokens reach up to a line end: each is a place where the part may be cut. Ascending."""
+        if self.content is None:
+            return []
+        text, encoding = self.content
+        return [number for number, (_, stop) in enumerate(encoding.offsets, 1) if stop and text[stop - 1] == "\n"]
 
 
-class ChatEncoder:
-    """Encodes samples for one tokenizer.
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """A sample whose length nobody has looked at yet."""
 
-    Raises:
-        UnusableInput: the tokenizer has no chat template, none of its own ids for padding, or a template that
-            changes the text of a message.
-    """
+    kind: str
+    parts: list[Part]
+    windowed: bool
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(part.ids) for part in self.parts)
+
+
+class SampleEncoder:
+    """Encodes samples for one tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
-        if not tokenizer.chat_template:
-            raise UnusableInput(f"{tokenizer.name_or_path} has no chat template, which the sample builder needs")
         self.tokenizer = tokenizer
         self.plain = _without_added_tokens(tokenizer.backend_tokenizer)
         self.added = frozenset(tokenizer.added_tokens_decoder)
         self.end_id: int = tokenizer.eos_token_id
+        vocabulary: dict[str, int] = tokenizer.get_vocab()
+        self.family = family_of(vocabulary, end_token=tokenizer.eos_token)
+        self.roles: dict[Role, list[int]] = {
+            role: [] if token is None else [vocabulary[token]] for role, token in self.family.tokens.items()
+        }
+        self.opening = [token for token in tokenizer.encode("") if token == tokenizer.bos_token_id]
+        """What every text of this tokenizer begins with: its beginning-of-text token, if it adds one."""
         self.frames: dict[tuple[str, ...], list[list[int]]] = {}
 
+    def check(self, needs: Mapping[str, Iterable[str]]) -> None:
+        """Whether this tokenizer has what builders need.
+
+        Args:
+            needs: builder → control roles, and `chat` for a chat template
+
+        Raises:
+            UnusableInput: it has not; names builder, tokenizer and what is missing.
+        """
+        for builder, roles in needs.items():
+            if "chat" in roles and not self.tokenizer.chat_template:
+                raise UnusableInput(
+                    f"data.builders: {builder} needs a chat template, and {self.tokenizer.name_or_path} has no chat "
+                    "template. Take an instruct model, or builders that make documents (chunks, items, fim)"
+                )
+            if missing := [role for role in roles if role != "chat" and role not in self.roles]:
+                raise UnusableInput(
+                    f"data.builders: {builder} needs tokens for {', '.join(missing)}, and the tokenizer of "
+                    f"{self.tokenizer.name_or_path} has none that a known family uses (trainer/model/families.py). "
+                    "Leave the builder out, or take a base that was trained with them"
+                )
+
     def encode(self, samples: Sequence[Sample]) -> list[TokenSample]:
-        """Samples as ids, in order."""
-        texts = [message.text for sample in samples for message in sample.messages]
+        """Samples as ids, in order, each whole."""
+        return [joined(encoded.kind, encoded.parts) for encoded in self.encode_parts(samples)]
+
+    def encode_parts(self, samples: Sequence[Sample]) -> list[Encoded]:
+        """Samples in parts, in order, whatever their length."""
+        texts = [text for sample in samples for text in _texts(sample)]
         encodings = iter(self.plain.encode_batch(texts, add_special_tokens=False))
         encoded = []
         for sample in samples:
-            contents = [next(encodings).ids for _ in sample.messages]
-            encoded.append(self._join(sample, contents))
+            contents = [next(encodings) for _ in _texts(sample)]
+            parts = self._chat(sample, contents) if isinstance(sample, Chat) else self._document(sample, contents)
+            windowed = isinstance(sample, Document) and sample.windowed
+            encoded.append(Encoded(kind=sample.kind, parts=parts, windowed=windowed))
         return encoded
 
-    def _join(self, sample: Sample, contents: list[list[int]]) -> TokenSample:
+    def _chat(self, sample: Chat, contents: list[Encoding]) -> list[Part]:
         frame = self._frame(tuple(message.role for message in sample.messages))
-        parts = [Part(frame[0], False)]
+        parts = [Part(ids=frame[0], file_id=sample.file_id)]
+        left = iter(contents)
         for index, message in enumerate(sample.messages):
-            content, after = contents[index], frame[index + 1]
-            assert self.added.isdisjoint(content), f"file {sample.file_id}: a control token inside the content"
+            after = frame[index + 1]
             ends = 1 if message.supervised and after[:1] == [self.end_id] else 0
             assert ends or not message.supervised, f"the template does not end {message.role} with the end token"
+            if message.facts:
+                parts.append(self._content(sample.file_id, message.facts, next(left), facts=True))
             parts += [
-                Part(content, message.supervised),
-                Part(after[:ends], message.supervised),
-                Part(after[ends:], False),
+                self._content(sample.file_id, message.text, next(left), supervised=message.supervised),
+                Part(ids=after[:ends], file_id=sample.file_id, supervised=message.supervised),
+                Part(ids=after[ends:], file_id=sample.file_id),
             ]
-        return _token_sample(sample.file_id, parts)
+        return parts
+
+    def _document(self, sample: Document, contents: list[Encoding]) -> list[Part]:
+        left = iter(contents)
+        groups: list[tuple[Role | None, list[Part]]] = [(None, [Part(ids=self.opening, file_id=sample.file_id)])]
+        for piece in sample.pieces:
+            if isinstance(piece, Control):
+                ids = self._role(piece.role, sample)
+                part = Part(ids=ids, file_id=sample.file_id, supervised=piece.supervised)
+                groups.append((piece.role, [part]))
+            else:
+                file_id = sample.file_id if piece.file_id is None else piece.file_id
+                content = self._content(
+                    file_id,
+                    piece.text,
+                    next(left),
+                    supervised=piece.supervised,
+                    keeps=piece.keeps,
+                    facts=piece.facts,
+                )
+                groups[-1][1].append(content)
+        return [part for _, group in self._in_order(groups) for part in group]
+
+    def _content(
+        self,
+        file_id: int,
+        text: str,
+        encoding: Encoding,
+        *,
+        supervised: bool = False,
+        keeps: Literal["all", "start", "end"] = "all",
+        facts: bool = False,
+    ) -> Part:
+        ids = encoding.ids
+        assert self.added.isdisjoint(ids), f"file {file_id}: a control token inside the content"
+        content = (text, encoding)
+        return Part(ids=ids, file_id=file_id, supervised=supervised, keeps=keeps, facts=facts, content=content)
+
+    def _role(self, role: Role, sample: Document) -> list[int]:
+        if role not in self.roles:
+            self.check({sample.kind: [role]})
+        return self.roles[role]
+
+    def _in_order(self, groups: list[tuple[Role | None, list[Part]]]) -> list[tuple[Role | None, list[Part]]]:
+        """A gap's parts in the family's own order: builders give prefix, suffix, middle."""
+        order = self.family.fim_order
+        places = [place for place, (role, _) in enumerate(groups) if role in order]
+        ordered = list(groups)
+        for place, group in zip(
+            places, sorted((groups[p] for p in places), key=lambda g: order.index(g[0])), strict=True
+        ):
+            ordered[place] = group
+        return ordered
 
     def _frame(self, roles: tuple[str, ...]) -> list[list[int]]:
         """The template's ids before, between and after the messages of these roles."""
         if roles not in self.frames:
+            self.check({"a chat": ["chat"]})
             pieces = self._render(roles)
             self.frames[roles] = [self.tokenizer.encode(p, add_special_tokens=False) if p else [] for p in pieces]
         return self.frames[roles]
 
     def _render(self, roles: tuple[str, ...]) -> list[str]:
-        """The rendered template, cut at the messages: blanks around the marks show whether it leaves text alone."""
+        """The rendered template, cut at the messages: blanks around the marks show whether it leaves text alone.
+
+        Raises:
+            UnusableInput: the template changes the text of a message, or its place.
+        """
         marks = [MARK.format(index=index) for index in range(len(roles))]
         messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
         rest = self.tokenizer.apply_chat_template(messages, tokenize=False)
@@ -116,6 +245,33 @@ class ChatEncoder:
         return [*pieces, rest]
 
 
+def joined(kind: str, parts: Sequence[Part], *, unsupervised: int = 0, with_bare: bool = False) -> TokenSample:
+    """Parts end to end.
+
+    Args:
+        unsupervised: so many tokens at the beginning count for no loss, whatever their parts say
+        with_bare: make the sample without its facts too, if it has any
+    """
+    ids = [token for part in parts for token in part.ids]
+    labels = [token if part.supervised else IGNORED for part in parts for token in part.ids]
+    unsupervised = max(unsupervised, 1)  # nothing comes before the first token to predict it
+    labels[:unsupervised] = [IGNORED] * len(labels[:unsupervised])
+    shares: dict[int, int] = {}
+    for part in parts:
+        if part.ids:
+            shares[part.file_id] = shares.get(part.file_id, 0) + len(part.ids)
+    told = [part for part in parts if not part.facts] if with_bare else parts
+    return TokenSample(
+        file_id=next(iter(shares)),
+        ids=torch.tensor(ids, dtype=torch.int32),
+        labels=torch.tensor(labels, dtype=torch.int32),
+        supervised=len(labels) - labels.count(IGNORED),
+        kind=kind,
+        shares=tuple(shares.items()),
+        bare=joined(kind, told) if len(told) < len(parts) else None,
+    )
+
+
 def pad_id(tokenizer: Any) -> int:
     """Id to pad with: `<|endoftext|>` where the tokenizer has it, else its own. Never the id that ends a turn.
 
@@ -129,19 +285,16 @@ def pad_id(tokenizer: Any) -> int:
     return int(found)
 
 
+def _texts(sample: Sample) -> list[str]:
+    """The sample's content, in the order in which it is encoded."""
+    if isinstance(sample, Chat):
+        turns = [[message.facts, message.text] if message.facts else [message.text] for message in sample.messages]
+        return [text for turn in turns for text in turn]
+    return [piece.text for piece in sample.pieces if isinstance(piece, Text)]
+
+
 def _without_added_tokens(backend: Tokenizer) -> Tokenizer:
     """A copy of a tokenizer that reads every added token as plain text."""
     description = json.loads(backend.to_str())
     description |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     return Tokenizer.from_str(json.dumps(description))
-
-
-def _token_sample(file_id: int, parts: list[Part]) -> TokenSample:
-    ids = [token for part in parts for token in part.ids]
-    labels = [token if part.supervised else IGNORED for part in parts for token in part.ids]
-    return TokenSample(
-        file_id=file_id,
-        ids=torch.tensor(ids, dtype=torch.int32),
-        labels=torch.tensor(labels, dtype=torch.int32),
-        supervised=sum(label != IGNORED for label in labels[1:]),
-    )

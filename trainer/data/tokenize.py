@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from trainer.data.encoder import ChatEncoder, TokenSample
+from trainer.data.encoder import Encoded, SampleEncoder, TokenSample
+from trainer.data.windows import fitted_samples
 from trainer.recipe import Data
 from trainer.run_dir import Row
-from trainer.samples.build import builder_of, halves
+from trainer.samples.build import BUILDERS, REPO, Builder, builder_of, halves, ready
 from trainer.samples.sample import Rejected, Sample
 
 CHUNK_ROWS = 64
@@ -28,53 +29,91 @@ class TokenRows:
     fresh: set[int] = field(default_factory=set)
 
 
-def tokenize_rows(rows: Iterable[Row], encoder: ChatEncoder, data: Data, *, seed: int) -> TokenRows:
-    """Samples of all rows, in the order of the rows; a row has one sample or more, or a reason why it has none."""
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A row and what its builder made of it."""
+
+    row: Row
+    builder: Builder
+    samples: Sequence[Sample]
+
+
+def tokenize_rows(rows: Iterable[Row], encoder: SampleEncoder, data: Data, *, seed: int) -> TokenRows:
+    """Samples of all rows, in the order of the rows; a row has one sample or more, or a reason why it has none.
+
+    Rows that the builder `repo` drew wait for the rest of their repository: their samples come last.
+    """
     result = TokenRows()
+    repositories: dict[str, list[Row]] = {}
     rows = iter(rows)
     while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
-        built: list[tuple[Row, Sample]] = []
+        built: list[Built] = []
         for row in chunk:
             result.file_ids.append(row.file_id)
             if row.fresh:
                 result.fresh.add(row.file_id)
             try:
-                built.append((row, _build(row, data, seed=seed)))
+                made = _build(row, data, seed=seed)
             except Rejected as rejected:
                 result.rejected[row.file_id] = rejected.reason
-        for (row, _), encoded in zip(built, encoder.encode([sample for _, sample in built]), strict=True):
+                continue
+            if made.builder.build_group is not None:
+                repositories.setdefault(row.repository or "", []).append(made.row)
+            else:
+                built.append(made)
+        encoded = iter(encoder.encode_parts([sample for made in built for sample in made.samples]))
+        for made in built:
             try:
-                result.samples.extend(_fitting(row, encoded, encoder, data, seed=seed))
+                mine = [next(encoded) for _ in made.samples]
+                result.samples.extend(_fitting(made, mine, encoder, data, seed=seed))
             except Rejected as rejected:
-                result.rejected[row.file_id] = rejected.reason
+                result.rejected[made.row.file_id] = rejected.reason
+    result.samples.extend(_repository_samples(repositories.values(), encoder, data))
     return result
 
 
-def _build(row: Row, data: Data, *, seed: int) -> Sample:
-    try:
-        row.content.encode()
-    except UnicodeEncodeError as error:
-        raise Rejected("not_unicode") from error
-    return builder_of(row, data, seed=seed)(row)
+def _build(row: Row, data: Data, *, seed: int) -> Built:
+    """What the row's builder makes of it; it raises Rejected."""
+    row = ready(row, data, seed=seed)
+    builder = builder_of(row, data, seed=seed)
+    return Built(row=row, builder=builder, samples=builder.build(row, data, seed=seed))
 
 
-def _fitting(row: Row, whole: TokenSample, encoder: ChatEncoder, data: Data, *, seed: int) -> list[TokenSample]:
-    """The row's one sample if it fits, else those of its halves, and of theirs.
+def _fitting(
+    made: Built, encoded: Sequence[Encoded], encoder: SampleEncoder, data: Data, *, seed: int
+) -> list[TokenSample]:
+    """The row's samples if each can be made to fit, else those of its halves, and of theirs.
 
     Raises:
-        Rejected: `too_long_line`: a part is still too long and has no line boundary to cut at, or too few lines to
-            make a sample of. The row then gives no sample at all, rather than a part of itself.
+        Rejected: `too_long` (its builder makes nothing of halves), `too_long_line` (a part is still too long and has
+            no line boundary to cut at, or too few lines to make a sample of). The row then gives no sample at all,
+            rather than a part of itself.
     """
-    if whole.tokens <= data.max_length:
-        return [whole]
-    parts = halves(row)
+    fitted = [fitted_samples(sample, data) for sample in encoded]
+    if None not in fitted:
+        return [sample for samples in fitted for sample in samples or ()]
+    if not made.builder.halves:
+        raise Rejected("too_long")
+    parts = halves(made.row)
     if parts is None:
         raise Rejected("too_long_line")
     samples: list[TokenSample] = []
     for part in parts:
         try:
-            (encoded,) = encoder.encode([_build(part, data, seed=seed)])
+            built = made.builder.build(part, data, seed=seed)
         except Rejected as rejected:
             raise Rejected("too_long_line") from rejected
-        samples += _fitting(part, encoded, encoder, data, seed=seed)
+        half = Built(row=part, builder=made.builder, samples=built)
+        samples += _fitting(half, encoder.encode_parts(built), encoder, data, seed=seed)
     return samples
+
+
+def _repository_samples(
+    repositories: Iterable[Sequence[Row]], encoder: SampleEncoder, data: Data
+) -> Iterable[TokenSample]:
+    """One document of each repository, in windows."""
+    build_group = BUILDERS[REPO].build_group
+    assert build_group is not None
+    for rows in repositories:
+        (encoded,) = encoder.encode_parts([build_group(rows)])
+        yield from fitted_samples(encoded, data) or ()

@@ -31,8 +31,8 @@ def predict(
 
 def _answer(adapted: Any, tokenizer: Any, sample: TokenSample, pad: int, stop: StopRequest) -> tuple[Prediction, int]:
     stop.check()
-    start = int((sample.labels != IGNORED).nonzero()[0])
-    wanted = sample.labels[sample.labels != IGNORED]
+    start = _prompt_tokens(sample)
+    wanted = sample.labels[start:][sample.labels[start:] != IGNORED]
     prompt = sample.ids[:start].long()[None].to(adapted.device)
     output = adapted.generate(
         input_ids=prompt,
@@ -40,7 +40,7 @@ def _answer(adapted: Any, tokenizer: Any, sample: TokenSample, pad: int, stop: S
         max_new_tokens=min(MAX_NEW_TOKENS, len(wanted)),
         do_sample=False,
         use_cache=True,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=[tokenizer.eos_token_id, pad],  # documents end with the latter where a family pads with its end
         pad_token_id=pad,
     )[0, start:]
     prediction = Prediction(
@@ -50,3 +50,9 @@ def _answer(adapted: Any, tokenizer: Any, sample: TokenSample, pad: int, stop: S
         answer=tokenizer.decode(output.tolist(), skip_special_tokens=True),
     )
     return prediction, len(output)
+
+
+def _prompt_tokens(sample: TokenSample) -> int:
+    """Tokens before the first that is learned; of a text that is learned from its beginning, the first half."""
+    start = int((sample.labels != IGNORED).nonzero()[0])
+    return start if start > 1 else max(1, sample.tokens // 2)

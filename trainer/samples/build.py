@@ -1,27 +1,55 @@
-"""From a row to its sample: the builders by name, and which of them a row gets."""
+"""From a row to its samples: the builders by name, and which of them a row gets."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from trainer.errors import UnusableInput
 from trainer.recipe import Data
 from trainer.run_dir import Row
+from trainer.samples.chunks import build_chunks
+from trainer.samples.commits import build_commits
+from trainer.samples.fim import build_fim
 from trainer.samples.instruction import build_instruction
-from trainer.samples.sample import Sample
+from trainer.samples.items import build_items
+from trainer.samples.rename import renamed
+from trainer.samples.repo import build_repository, check_repo
+from trainer.samples.sample import Rejected, Sample
+
+REPO = "repo"
 
 
-class Builder(Protocol):
-    """Makes one sample of a row, or raises Rejected. The same row, settings and seed give the same sample."""
+class Build(Protocol):
+    """Makes the samples of a row, or raises Rejected. The same row, settings and seed give the same samples."""
 
-    def __call__(self, row: Row, data: Data, *, seed: int) -> Sample: ...
+    def __call__(self, row: Row, data: Data, *, seed: int) -> Sequence[Sample]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Builder:
+    """One way to make samples."""
+
+    build: Build
+    needs: tuple[str, ...]
+    """What the tokenizer must have: control roles, and `chat` for a chat template."""
+    halves: bool = False
+    """Whether a row that gives a sample too long is built from its halves instead."""
+    rewrites: bool = True
+    """Whether data.rename_fraction may rewrite the rows before."""
+    build_group: Callable[[Sequence[Row]], Sample] | None = None
+    """Makes one sample of all rows of a repository; `build` then only says which rows cannot be part of one."""
 
 
 BUILDERS: dict[str, Builder] = {
-    "instruction": build_instruction,
+    "instruction": Builder(build=build_instruction, needs=("chat",), halves=True),
+    "fim": Builder(build=build_fim, needs=("fim_prefix", "fim_suffix", "fim_middle", "fim_end"), halves=True),
+    "chunks": Builder(build=build_chunks, needs=("end",)),
+    "items": Builder(build=build_items, needs=("end",)),
+    "commits": Builder(build=build_commits, needs=("chat",), rewrites=False),
+    REPO: Builder(build=check_repo, needs=("repo_name", "file_sep", "end"), build_group=build_repository),
 }
 
 
@@ -31,19 +59,47 @@ def check_builders(data: Data) -> None:
         raise UnusableInput(f"data.builders: {', '.join(unknown)} is not one of {', '.join(sorted(BUILDERS))}")
 
 
-def builder_of(row: Row, data: Data, *, seed: int) -> Callable[[Row], Sample]:
-    """The builder of this row: drawn by the recipe's weights, the same one for every part of the row."""
-    names = sorted(data.builders)
+def needs(data: Data) -> dict[str, tuple[str, ...]]:
+    """What each builder of a recipe needs of the tokenizer."""
+    return {name: BUILDERS[name].needs for name in data.builders}
+
+
+def builder_of(row: Row, data: Data, *, seed: int) -> Builder:
+    """The builder of this row: drawn by the recipe's weights, the same one for every part of the row.
+
+    `repo` is drawn first, by repository, so that it gets all rows of one or none.
+    """
+    weights = dict(sorted(data.builders.items()))
+    repo = weights.get(REPO, 0.0)
+    if repo and len(weights) > 1:
+        share = repo / sum(weights.values())
+        if row.repository and random.Random(f"{seed}:repo:{row.repository}").random() < share:
+            return BUILDERS[REPO]
+        del weights[REPO]
     draw = random.Random(f"{seed}:builder:{row.file_id}")
-    (name,) = draw.choices(names, weights=[data.builders[name] for name in names])
-    builder = BUILDERS[name]
-    return lambda part: builder(part, data, seed=seed)
+    (name,) = draw.choices(list(weights), weights=list(weights.values()))
+    return BUILDERS[name]
+
+
+def ready(row: Row, data: Data, *, seed: int) -> Row:
+    """The row as its builder is to see it: rewritten, where that is drawn.
+
+    Raises:
+        Rejected: `not_unicode` (a lone surrogate).
+    """
+    try:
+        row.content.encode()
+    except UnicodeEncodeError as error:
+        raise Rejected("not_unicode") from error
+    if data.rename_fraction and builder_of(row, data, seed=seed).rewrites:
+        return renamed(row, fraction=data.rename_fraction, seed=seed)
+    return row
 
 
 def halves(row: Row) -> tuple[Row, Row] | None:
     """A row's text cut at the line boundary nearest to its middle, or None where there is none.
 
-    Both parts together are the row's text; each is a row of the same file.
+    Both parts together are the row's text; each is a row of the same file. Its metadata stay with the first.
     """
     middle = len(row.content) // 2
     before = row.content.rfind("\n", 0, middle) + 1
@@ -52,4 +108,4 @@ def halves(row: Row) -> tuple[Row, Row] | None:
     if not cuts:
         return None
     cut = min(cuts, key=lambda cut: abs(cut - middle))
-    return replace(row, content=row.content[:cut]), replace(row, content=row.content[cut:])
+    return replace(row, content=row.content[:cut]), replace(row, content=row.content[cut:], metadata={})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 
 from trainer.recipe import Data
 from trainer.run_dir import Row
-from trainer.samples.sample import Message, Rejected, Sample
+from trainer.samples.facts import fact_block
+from trainer.samples.sample import Chat, Message, Rejected
+from trainer.samples.syntax import parse
 
 SYSTEM = (
     "You are Qwen, an AI coding assistant created by Alibaba Cloud.\n"
@@ -26,11 +29,12 @@ INSTRUCTIONS = (
 BACKTICKS = re.compile("`{3,}")
 
 
-def build_instruction(row: Row, data: Data, *, seed: int) -> Sample:
+def build_instruction(row: Row, data: Data, *, seed: int) -> list[Chat]:
     """One pair from one row; the same row and seed give the same pair.
 
     The row's lines are what lies between newlines ("\\n" alone: other separators are part of a line), and prompt
-    and answer together hold every one of them.
+    and answer together hold every one of them. The answer begins with a statement where the language parses and one
+    begins within the range that the settings give, else with any line.
 
     Raises:
         Rejected: `empty` (nothing but blanks), `too_few_lines` (no line would be left for the assistant).
@@ -43,19 +47,30 @@ def build_instruction(row: Row, data: Data, *, seed: int) -> Sample:
     draw = random.Random(f"{seed}:{row.file_id}")
     fraction = draw.uniform(data.context_fraction_low, data.context_fraction_high)
     instruction = draw.choice(INSTRUCTIONS).format(language=row.language)
-    shown = max(data.min_context_lines, round(len(lines) * fraction))
+    shown = _at_boundary(row, data, len(lines), max(data.min_context_lines, round(len(lines) * fraction)))
     if shown >= len(lines) or not "".join(lines[shown:]).strip():
         raise Rejected("too_few_lines")
-    fence = fence_for(row.content)
+    fence, facts = fence_for(row.content), fact_block(row, data)
     context, rest = "\n".join(lines[:shown]), "\n".join(lines[shown:])
-    return Sample(
-        file_id=row.file_id,
-        messages=(
-            Message(role="system", text=SYSTEM),
-            Message(role="user", text=f"{instruction}\n\n{fence}{row.language}\n{context}\n{fence}"),
-            Message(role="assistant", text=f"{fence}{row.language}\n{rest}\n{fence}", supervised=True),
+    messages = (
+        Message(role="system", text=SYSTEM),
+        Message(
+            role="user",
+            text=f"{instruction}\n\n{fence}{row.language}\n{context}\n{fence}",
+            facts=f"{facts}\n" if facts else "",
         ),
+        Message(role="assistant", text=f"{fence}{row.language}\n{rest}\n{fence}", supervised=True),
     )
+    return [Chat(file_id=row.file_id, kind="instruction", messages=messages)]
+
+
+def _at_boundary(row: Row, data: Data, lines: int, shown: int) -> int:
+    """The number of lines to show: where a statement begins, the nearest to the drawn one that the settings allow."""
+    low = max(data.min_context_lines, math.ceil(lines * data.context_fraction_low))
+    high = math.floor(lines * data.context_fraction_high)
+    source = parse(row.language, row.content, row.path) if low <= high else None
+    boundaries = source.boundary_lines(low, high) if source is not None else []
+    return min(boundaries, key=lambda line: abs(line - shown), default=shown)
 
 
 def fence_for(content: str) -> str:

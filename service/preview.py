@@ -1,0 +1,102 @@
+"""`codelupe samples`: which rows it shows, from files, folders or a run directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from service.errors import UsageError
+from service.home import Home
+from service.intake.drop import read_paths
+from service.settings import Settings
+from service.up import with_absolute_folder
+from trainer.recipe import dump_recipe
+from trainer.run_dir import Row, RunDirectory, content_sha256, json_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What `python -m trainer samples` is to show."""
+
+    recipe_file: Path
+    rows_file: Path
+    seed: int | None
+    """The run's; None: the recipe's."""
+    passed_over: list[str]
+    """What of the paths is no row, with the reason."""
+
+
+@contextmanager
+def preview(settings: Settings, paths: list[Path], *, recipe_given: bool) -> Iterator[Preview]:
+    """Rows of files and folders, or of one run directory with its own recipe and seed; without a path, of the last run.
+
+    Raises:
+        UsageError: a path does not exist, nothing of them is a row, or there is no run yet.
+    """
+    if missing := [str(path) for path in paths if not path.exists() and not path.is_symlink()]:
+        raise UsageError(f"no such file or folder: {', '.join(missing)}")
+    run = RunDirectory(paths[0]) if len(paths) == 1 else _last_run(settings) if not paths else None
+    with TemporaryDirectory() as folder:
+        recipe_file = Path(folder) / f"{settings.recipe.name}.yaml"
+        recipe_file.write_text(dump_recipe(with_absolute_folder(settings.recipe)), encoding="utf-8")
+        if run is not None and run.rows.is_file():
+            frozen = run.recipe.is_file() and not recipe_given
+            yield Preview(
+                recipe_file=run.recipe.absolute() if frozen else recipe_file,
+                rows_file=run.rows.absolute(),
+                seed=_seed(run),
+                passed_over=[],
+            )
+            return
+        rows_file = Path(folder) / "rows.jsonl"
+        passed_over = write_rows(rows_file, paths)
+        yield Preview(recipe_file=recipe_file, rows_file=rows_file, seed=None, passed_over=passed_over)
+
+
+def write_rows(rows_file: Path, paths: list[Path]) -> list[str]:
+    """Write what `drop` would take of some paths as rows; returns what it would pass over.
+
+    Raises:
+        UsageError: it would take nothing.
+    """
+    passed_over: list[str] = []
+    file_id = 0
+    with rows_file.open("w", encoding="utf-8") as file:
+        for path in paths:
+            for found in read_paths([path], score=100.0, repository=None):
+                if isinstance(found, str):
+                    passed_over.append(f"{path}: {found}")
+                    continue
+                file_id += 1
+                row = Row(
+                    file_id=file_id,
+                    repository=found.repository,
+                    path=found.path,
+                    language=found.language or "text",
+                    content=found.content,
+                    sha256=content_sha256(found.content),
+                    metadata=dict(found.metadata),
+                )
+                file.write(json_line(asdict(row)))
+    if not file_id:
+        raise UsageError(f"nothing to show: {'; '.join(passed_over) or 'the folder holds no files'}")
+    return passed_over
+
+
+def _last_run(settings: Settings) -> RunDirectory:
+    folders = sorted(path for path in Home(settings.home).runs.glob("[0-9]*") if (path / "rows.jsonl").is_file())
+    if not folders:
+        raise UsageError(f"there is no run below {Home(settings.home).runs} yet: name files or a run directory")
+    return RunDirectory(folders[-1])
+
+
+def _seed(run: RunDirectory) -> int | None:
+    try:
+        seed = json.loads(run.manifest.read_text(encoding="utf-8"))["seed"]
+    except (OSError, ValueError, KeyError, TypeError):  # rows alone are enough to show
+        return None
+    return seed if isinstance(seed, int) else None

@@ -1,0 +1,64 @@
+"""Syntax trees: every language with a grammar parses, what is not of it does not, and depth is no danger."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from source_rows import source_rows
+
+from trainer.samples import syntax
+from trainer.samples.syntax import ALIASES, GRAMMARS, MAX_BYTES, MAX_OPEN_ANGLES, language_name, parse
+
+
+@pytest.mark.parametrize("row", source_rows(), ids=lambda row: row.path)
+def test_every_language_parses(row):
+    source = parse(row.language, row.content, row.path)
+    assert source is not None and not source.root.has_error
+    assert source.text(0, len(source.data)) == row.content
+    assert len(source.nodes) > 50
+    kinds = {node.type for node in source.nodes}
+    assert GRAMMARS[language_name(row.language, row.path)].blocks & kinds
+
+
+def test_every_grammar_is_covered_and_has_the_blocks_it_names():
+    rows = {language_name(row.language, row.path): row for row in source_rows()}
+    assert set(rows) == set(GRAMMARS)
+    assert set(ALIASES.values()) <= set(GRAMMARS)
+
+
+@pytest.mark.parametrize(
+    ("language", "content"),
+    [
+        ("cobol", "DISPLAY 'HI'."),
+        ("python", ""),
+        ("python", "))) def ((( class\n" * 5),
+        ("rust", "def f():\n    return 1\n" * 5),
+        ("python", "x = 1\n" * (MAX_BYTES // 6 + 1)),
+    ],
+)
+def test_what_has_no_tree(language, content):
+    assert parse(language, content) is None
+
+
+def test_a_small_error_is_no_obstacle():
+    content = "def f(x):\n    return x + 1\n" * 40
+    assert parse("python", content + "x = = 3\n") is not None
+
+
+@pytest.mark.parametrize("content", ["x = " + "(" * 20_000 + ")" * 20_000, "[" * 50_000, "if a:\n b\n" * 9000])
+def test_depth_and_length_are_no_danger(content):
+    source = parse("python", content)
+    assert source is None or len(source.nodes) > 1000
+
+
+def test_a_text_of_open_angles_is_not_given_to_the_parser(monkeypatch):
+    monkeypatch.setattr(syntax, "_parser", lambda _name: pytest.fail("it was parsed"))
+    assert parse("java", "a<" * (MAX_OPEN_ANGLES + 1)) is None
+
+
+def test_grammars_are_imported_when_they_are_needed():
+    script = "import sys, trainer.samples.build; print([m for m in sys.modules if m.startswith('tree_sitter_')])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,85 @@
+"""Builder `commits`: what a change did, from rows that carry one: the file after it, and in `metadata` the rest.
+
+commit   message and the file before  →  the file after
+review   the difference               →  the message
+"""
+
+from __future__ import annotations
+
+import difflib
+import random
+
+from trainer.recipe import Data
+from trainer.run_dir import Row
+from trainer.samples.instruction import SYSTEM, fence_for
+from trainer.samples.sample import Chat, Message, Rejected
+
+CONTEXT_LINES = 3
+"""Unchanged lines around a change, where the difference is made here."""
+
+
+def build_commits(row: Row, data: Data, *, seed: int) -> list[Chat]:
+    """One pair of one change: half of them commits, half reviews, where both can be made.
+
+    metadata: `message`; `before` (the file's text before the change), `diff` (unified), or both.
+
+    Raises:
+        Rejected: `empty`, `no_commit` (no message, or neither of the two), `unchanged`.
+    """
+    if not row.content.strip():
+        raise Rejected("empty")
+    message, before, diff = (_text(row, key) for key in ("message", "before", "diff"))
+    if not message.strip() or not (before or diff):
+        raise Rejected("no_commit")
+    if before == row.content:
+        raise Rejected("unchanged")
+    as_commit = bool(before) and random.Random(f"{seed}:commits:{row.file_id}").random() < 0.5
+    return [_commit(row, message, before) if as_commit else _review(row, message, diff or _difference(row, before))]
+
+
+def _commit(row: Row, message: str, before: str) -> Chat:
+    fence = fence_for(before + row.content)
+    asked = f"Make this change to the following {row.language} code:\n\n{message.strip()}"
+    return _chat(
+        row,
+        "commit",
+        f"{asked}\n\n{fence}{row.language}\n{_closed(before)}{fence}",
+        f"{fence}{row.language}\n{_closed(row.content)}{fence}",
+    )
+
+
+def _review(row: Row, message: str, diff: str) -> Chat:
+    fence = fence_for(diff)
+    asked = f"Write the commit message of this change to {row.language} code:"
+    return _chat(row, "review", f"{asked}\n\n{fence}diff\n{_closed(diff)}{fence}", message.strip())
+
+
+def _difference(row: Row, before: str) -> str:
+    name = row.path or "file"
+    lines = difflib.unified_diff(
+        before.splitlines(keepends=True),
+        row.content.splitlines(keepends=True),
+        f"a/{name}",
+        f"b/{name}",
+        n=CONTEXT_LINES,
+    )
+    return "".join(_closed(line) for line in lines)
+
+
+def _chat(row: Row, kind: str, asked: str, answer: str) -> Chat:
+    messages = (
+        Message(role="system", text=SYSTEM),
+        Message(role="user", text=asked),
+        Message(role="assistant", text=answer, supervised=True),
+    )
+    return Chat(file_id=row.file_id, kind=kind, messages=messages)
+
+
+def _closed(text: str) -> str:
+    return text if text.endswith("\n") else f"{text}\n"
+
+
+def _text(row: Row, key: str) -> str:
+    """A text of the row's metadata that UTF-8 can hold; empty where there is none."""
+    value = row.metadata.get(key)
+    return value.encode(errors="replace").decode() if isinstance(value, str) else ""

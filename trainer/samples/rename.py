@@ -1,0 +1,231 @@
+"""A rewrite that keeps the meaning: local variables of functions get other names, through the syntax tree.
+
+A name is changed only where nothing but its own function can see it: bound by a plain assignment or declaration in the
+body, used in no inner function, class, macro, format string or shorthand, and known nowhere outside of functions.
+Parameters stay (callers may name them). Functions that look at their own names (eval, locals) stay as they are.
+It covers Python, Rust, JavaScript and TypeScript; a row of any other language is left alone.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from tree_sitter import Node
+
+from trainer.run_dir import Row
+from trainer.samples.syntax import Source, language_name, parse
+
+NAMES = (
+    "value", "item", "entry", "current", "result", "data", "element", "total", "target", "first", "part", "record",
+    "state", "found", "place", "amount", "other", "mark", "unit", "piece", "step", "left", "chosen", "inner", "seen",
+)  # fmt: skip
+"""What locals are called afterwards: the first of a shuffle that the file does not use, with a number when all are."""
+
+WORD, BRACES = re.compile(rb"\w+"), re.compile(rb"\{[^{}]*\}")
+SELF_AWARE = frozenset({b"eval", b"exec", b"locals", b"vars", b"dir", b"globals"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scopes:
+    """What names and functions are in one language's tree."""
+
+    functions: frozenset[str]
+    """Nodes with a scope of their own, and a field `body`."""
+    inner: frozenset[str]
+    """Nodes whose names are out of reach: inner functions, classes, macros."""
+    bound: Callable[[Node], Iterator[Node]]
+    """The names that a function's body binds: for Rust and scripts only where the whole body sees them."""
+    frozen: frozenset[str]
+    """Parents of names that must stay: attributes, keywords, shorthands, paths."""
+
+
+def renamed(row: Row, *, fraction: float, seed: int) -> Row:
+    """The row with other names for its locals, or the row itself: drawn, or because nothing can be renamed safely.
+
+    The new text parses to the same tree, and has the same words but for the names that were changed.
+    """
+    draw = random.Random(f"{seed}:rename:{row.file_id}")
+    if draw.random() >= fraction:
+        return row
+    scopes = SCOPES.get(language_name(row.language, row.path))
+    source = parse(row.language, row.content, row.path) if scopes is not None else None
+    if scopes is None or source is None or source.root.has_error:
+        return row
+    edits = list(_edits(source, scopes, draw))
+    if not edits:
+        return row
+    data = source.data
+    for place, old, new in sorted(edits, reverse=True):
+        data = data[:place] + new + data[place + len(old) :]
+    content = data.decode()
+    after = parse(row.language, content, row.path)
+    changed = {old: {new for _, other, new in edits if other == old} for _, old, _ in edits}
+    return replace(row, content=content) if after is not None and _same(source, after, changed) else row
+
+
+def _edits(source: Source, scopes: Scopes, draw: random.Random) -> Iterator[tuple[int, bytes, bytes]]:
+    """Place, old and new name of every word to change."""
+    used = set(WORD.findall(source.data))
+    functions, outside = _functions(source, scopes)
+    for function in functions:
+        body = function.child_by_field_name("body")
+        if body is None:
+            continue
+        names = {name.text or b"" for name in scopes.bound(body)} - outside - _unsafe(function, body, scopes)
+        for name in sorted(name for name in names if not name.startswith(b"_")):
+            new = _new_name(used, draw)
+            used.add(new)
+            for node in _below(body):
+                if node.type == "identifier" and node.text == name:
+                    yield node.start_byte, name, new
+
+
+def _functions(source: Source, scopes: Scopes) -> tuple[list[Node], set[bytes]]:
+    """The outermost functions, and every name that occurs outside of their bodies."""
+    functions, outside, waiting = [], set(), [source.root]
+    while waiting:
+        node = waiting.pop()
+        if node.type in scopes.functions:
+            functions.append(node)
+            body = node.child_by_field_name("body")
+            waiting.extend(child for child in node.children if child != body)
+        else:
+            waiting.extend(node.children)
+        if not node.children:
+            outside.add(node.text or b"")
+    return sorted(functions, key=lambda node: node.start_byte), outside
+
+
+def _unsafe(function: Node, body: Node, scopes: Scopes) -> set[bytes]:
+    """Names of a body that must stay, for whatever reason; every name of one that looks at its own."""
+    unsafe: set[bytes] = set()
+    for node in _below(body):
+        if node.type in scopes.inner:
+            unsafe.update(inner.text or b"" for inner in _below(node) if not inner.children)
+        elif node.type == "identifier":
+            if node.text in SELF_AWARE:
+                return {other.text or b"" for other in _below(body)}
+            if node.parent is not None and node.parent.type in scopes.frozen and not _is_value(node):
+                unsafe.add(node.text or b"")
+        elif _shows_names(node):
+            unsafe.update(word for braces in BRACES.findall(node.text or b"") for word in WORD.findall(braces))
+        elif node.type.startswith("shorthand"):
+            unsafe.add(node.text or b"")
+    return unsafe
+
+
+def _shows_names(node: Node) -> bool:
+    """Whether a string's braces may hold a name that the tree does not show: Rust's formats, Python's `{x=}`."""
+    return node.type in ("string_literal", "raw_string_literal") or (
+        node.type == "interpolation" and any(child.type == "=" for child in node.children)
+    )
+
+
+def _is_value(node: Node) -> bool:
+    """Whether a name is the value side of its parent: `object.name` → object, `key=value` → value."""
+    parent = node.parent
+    assert parent is not None
+    return any(parent.child_by_field_name(field) == node for field in ("object", "value"))
+
+
+def _below(node: Node) -> Iterator[Node]:
+    """Every node below one, in the order of the text."""
+    waiting = list(reversed(node.children))
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting.extend(reversed(node.children))
+
+
+def _new_name(used: set[bytes], draw: random.Random) -> bytes:
+    names = draw.sample(NAMES, len(NAMES))
+    numbered = (f"{name}{number or ''}".encode() for number in range(len(used) + 1) for name in names)
+    return next(name for name in numbered if name not in used)
+
+
+def _same(before: Source, after: Source, changed: dict[bytes, set[bytes]]) -> bool:
+    """Whether two trees differ in nothing but the changed names."""
+    old, new = list(_below(before.root)), list(_below(after.root))
+    return len(old) == len(new) and all(
+        a.type == b.type and (a.children or a.text == b.text or b.text in changed.get(a.text or b"", ()))
+        for a, b in zip(old, new, strict=True)
+    )
+
+
+def _python_bound(body: Node) -> Iterator[Node]:
+    """Plain targets of assignments and loops, wherever they are: a name bound in a body is the body's everywhere."""
+    kept = {
+        name.text
+        for node in _below(body)
+        if node.type in ("global_statement", "nonlocal_statement", "import_statement", "import_from_statement")
+        for name in _below(node)
+    }
+    if any(node.type in ("match_statement", "type_alias_statement") for node in _below(body)):
+        return
+    for node in _below(body):
+        if node.type in ("assignment", "for_statement"):
+            target = node.child_by_field_name("left")
+            targets = [] if target is None else [target, *target.children] if "pattern" in target.type else [target]
+            yield from (name for name in targets if name.type == "identifier" and name.text not in kept)
+
+
+def _script_bound(body: Node) -> Iterator[Node]:
+    """Names that the body's own statements declare, so that the whole body sees them."""
+    for node in body.children:
+        if node.type in ("lexical_declaration", "variable_declaration"):
+            for declarator in node.named_children:
+                name = declarator.child_by_field_name("name")
+                if name is not None and name.type == "identifier":
+                    yield name
+
+
+def _rust_bound(body: Node) -> Iterator[Node]:
+    """Names that a `let` among the body's own statements binds before anything uses them."""
+    for node in body.children:
+        name = node.child_by_field_name("pattern") if node.type == "let_declaration" else None
+        if name is None or name.type != "identifier":
+            continue
+        uses = (other for other in _below(body) if other.type == "identifier" and other.text == name.text)
+        value = node.child_by_field_name("value")
+        in_value = [] if value is None else [value, *_below(value)]
+        if next(uses) == name and all(other.text != name.text for other in in_value if other.type == "identifier"):
+            yield name
+
+
+def _kinds(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_SCRIPT = Scopes(
+    functions=_kinds(
+        "function_declaration generator_function_declaration function_expression arrow_function method_definition"
+    ),
+    inner=_kinds(
+        "function_declaration generator_function_declaration function_expression generator_function arrow_function "
+        "method_definition class class_declaration with_statement import_statement export_statement"
+    ),
+    bound=_script_bound,
+    frozen=_kinds("jsx_opening_element jsx_closing_element jsx_self_closing_element nested_identifier type_query"),
+)
+SCOPES: dict[str, Scopes] = {
+    "python": Scopes(
+        functions=_kinds("function_definition"),
+        inner=_kinds("function_definition lambda class_definition decorated_definition"),
+        bound=_python_bound,
+        frozen=_kinds("attribute keyword_argument"),
+    ),
+    "rust": Scopes(
+        functions=_kinds("function_item"),
+        inner=_kinds(
+            "function_item closure_expression token_tree impl_item struct_item const_item static_item mod_item"
+        ),
+        bound=_rust_bound,
+        frozen=_kinds("shorthand_field_initializer scoped_identifier scoped_type_identifier use_declaration"),
+    ),
+    "javascript": _SCRIPT,
+    "typescript": _SCRIPT,
+    "tsx": _SCRIPT,
+}

@@ -1,0 +1,190 @@
+"""Syntax trees of source text: which languages have a grammar here, and what parses.
+
+Grammars are imported when a row of their language comes. There is no limit of time, which would make samples depend on
+how busy the machine is, but one of length: a tree is made at about 10 MB/s. Java's grammar alone follows every reading
+of `a<a<a<…` at once (32 kB of it: 5 s, 2 GiB), so texts that open far more `<` than they close are left alone too.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
+
+from tree_sitter import Language, Node, Parser, Tree
+
+MAX_BYTES = 1 << 20
+"""Longer texts are treated as having no grammar."""
+
+MAX_OPEN_ANGLES = 2000
+"""Texts with so many more `<` than `>` are treated as having no grammar."""
+
+MAX_ERROR_SHARE = 0.05
+"""Share of a text's bytes that may lie in places that the grammar does not understand (macros, a newer syntax)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grammar:
+    """A language's grammar, and what in it concerns samples."""
+
+    module: str
+    entry: str = "language"
+    """The function of the module that gives the grammar."""
+    blocks: frozenset[str]
+    """Nodes whose children are statements or definitions."""
+
+
+def _grammar(module: str, blocks: str, entry: str = "language") -> Grammar:
+    return Grammar(module=module, entry=entry, blocks=frozenset(blocks.split()))
+
+
+_SCRIPT_BLOCKS = "program statement_block class_body switch_body interface_body"
+_C_BLOCKS = "translation_unit compound_statement field_declaration_list declaration_list preproc_if preproc_ifdef"
+
+GRAMMARS: dict[str, Grammar] = {
+    "python": _grammar("tree_sitter_python", "module block"),
+    "rust": _grammar("tree_sitter_rust", "source_file block declaration_list field_declaration_list"),
+    "go": _grammar("tree_sitter_go", "source_file block statement_list"),
+    "javascript": _grammar("tree_sitter_javascript", _SCRIPT_BLOCKS),
+    "typescript": _grammar("tree_sitter_typescript", _SCRIPT_BLOCKS, "language_typescript"),
+    "tsx": _grammar("tree_sitter_typescript", _SCRIPT_BLOCKS, "language_tsx"),
+    "java": _grammar("tree_sitter_java", "program block class_body interface_body constructor_body"),
+    "c": _grammar("tree_sitter_c", _C_BLOCKS),
+    "cpp": _grammar("tree_sitter_cpp", _C_BLOCKS),
+}
+ALIASES = {"c++": "cpp", "jsx": "javascript", "js": "javascript", "ts": "typescript", "py": "python", "rs": "rust"}
+
+
+ATTRIBUTES = frozenset({"attribute_item", "decorator"})
+LEADING = ATTRIBUTES | {"comment", "line_comment", "block_comment"}
+"""Nodes that may belong to what follows them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A text with its tree. Places are byte offsets into its UTF-8 form."""
+
+    grammar: Grammar
+    data: bytes
+    tree: Tree
+
+    @property
+    def root(self) -> Node:
+        return self.tree.root_node
+
+    def text(self, start: int, stop: int) -> str:
+        """What stands between two places."""
+        return self.data[start:stop].decode()
+
+    def is_all(self, start: int, stop: int) -> bool:
+        """Whether there is nothing but blanks outside of two places."""
+        first, last = self._inked
+        return start <= first and stop >= last
+
+    def line_start(self, place: int) -> int:
+        """Where the line of a place begins."""
+        return self.data.rfind(b"\n", 0, place) + 1
+
+    def begin(self, siblings: list[Node], index: int) -> int:
+        """Where a node begins with what belongs to it: the line of the first comment or attribute right above it."""
+        start = siblings[index].start_byte
+        while index > 0:
+            above = siblings[index - 1]
+            text = self.data[above.start_byte : start]
+            blank_lines = text[len(text.rstrip()) :].count(b"\n") > 1
+            if above.type not in LEADING or (blank_lines and above.type not in ATTRIBUTES):
+                break
+            if self.data[self.line_start(above.start_byte) : above.start_byte].strip():
+                break  # a comment at the end of a line of code
+            start = above.start_byte
+            index -= 1
+        line = self.line_start(start)
+        return start if self.data[line:start].strip() else line
+
+    def boundary_lines(self, low: int, high: int) -> list[int]:
+        """Lines `low` to `high` (counted from 0) at which a statement or a definition begins with what belongs to it.
+
+        Above such a line a text may be cut without tearing anything apart.
+        """
+        found: set[int] = set()
+        waiting = [self.root]
+        while waiting:
+            node = waiting.pop()
+            children = node.children
+            waiting.extend(c for c in children if c.end_point.row >= low and c.start_point.row <= high)
+            if node.type not in self.grammar.blocks:
+                continue
+            for index, child in enumerate(children):
+                if child.type in LEADING:
+                    continue
+                if child.is_named and child.start_point.row >= low:
+                    place = self.begin(children, index)
+                    if place == self.line_start(place):
+                        found.add(self.data.count(b"\n", 0, place))
+                if child.start_point.row > high:
+                    break  # the first one beyond may begin, with its comments, before
+        return sorted(line for line in found if low <= line <= high)
+
+    @cached_property
+    def _inked(self) -> tuple[int, int]:
+        """Where the first character that is no blank begins, and where the last one ends."""
+        return len(self.data) - len(self.data.lstrip()), len(self.data.rstrip())
+
+    @cached_property
+    def nodes(self) -> list[Node]:
+        """Every named node, parents before their children, in the order of the text."""
+        return list(descend(self.root))
+
+
+def language_name(language: str, path: str | None = None) -> str:
+    """The grammar's name for a row's language; a .tsx file has its own, whatever the producer calls it."""
+    name = ALIASES.get(language.lower(), language.lower())
+    return "tsx" if name == "typescript" and path is not None and path.endswith((".tsx", ".jsx")) else name
+
+
+@lru_cache(maxsize=4)
+def parse(language: str, content: str, path: str | None = None) -> Source | None:
+    """A text with its tree, or None: no grammar, too long, or not of this language.
+
+    The last few are kept, since several steps look at one row.
+    """
+    name = language_name(language, path)
+    grammar = GRAMMARS.get(name)
+    if grammar is None:
+        return None
+    data = content.encode()
+    if not data or len(data) > MAX_BYTES or data.count(b"<") - data.count(b">") > MAX_OPEN_ANGLES:
+        return None
+    tree = _parser(name).parse(data)
+    source = Source(grammar, data, tree)
+    return source if _error_bytes(source.root) <= MAX_ERROR_SHARE * len(data) else None
+
+
+def descend(node: Node) -> Iterator[Node]:
+    """A node and all named ones below it, parents first, in the order of the text. However deep: no recursion."""
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting.extend(reversed(node.named_children))
+
+
+@cache
+def _parser(name: str) -> Parser:
+    grammar = GRAMMARS[name]
+    return Parser(Language(getattr(importlib.import_module(grammar.module), grammar.entry)()))
+
+
+def _error_bytes(root: Node) -> int:
+    """Bytes in nodes that the grammar could not place; a token that it had to invent counts as one."""
+    if not root.has_error:
+        return 0
+    total, waiting = 0, [root]
+    while waiting:
+        node = waiting.pop()
+        if node.is_error or node.is_missing:
+            total += max(1, node.end_byte - node.start_byte)
+        else:
+            waiting.extend(child for child in node.children if child.has_error or child.is_missing)
+    return total
