@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TextIO
 
 from db.adapters import Adapter
@@ -16,7 +17,7 @@ from db.lease import Lease
 from db.pool import Pool
 from db.source import Claim, HeldOutRow, SourceRow, claim
 from service.home import Home
-from service.intake.filters import refusal
+from service.intake.admission import Admission
 from service.logs import event as log
 from service.publish import Beat
 from service.settings import Settings
@@ -37,6 +38,10 @@ from trainer.run_dir import (
 
 CHARS_PER_TOKEN = 3
 """A low estimate for code, so that the earlier held-out sample fills the trainer's token budget."""
+
+
+BATCH_ROWS = 200
+"""Rows that are judged together."""
 
 
 class NothingToHoldOut(Exception):
@@ -128,19 +133,20 @@ def _temporary(final: RunDirectory) -> Iterator[RunDirectory]:
 
 def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, beat: Beat) -> Claimed:
     """Stream the claimed rows into the row files."""
-    splitter = Splitter(recipe.data)
+    splitter, admission = Splitter(recipe.data), Admission(rows, recipe)
     with ExitStack() as files:
         writing: dict[Role, TextIO] = {
             "train": files.enter_context(folder.rows.open("w", encoding="utf-8")),
             "held_out": files.enter_context(folder.held_out.open("w", encoding="utf-8")),
         }
-        for row in rows.rows():
+        admission.duplicates.catch_up(beat)
+        for batch in _batches(rows.rows()):
             beat()
-            reason = refusal(row.content, min_lines=recipe.data.min_context_lines + 1)
-            if reason is not None:
-                rows.reject(row, reason)
-            elif decided := splitter.add(row):
-                _keep(rows, *decided, writing)
+            for row, reason in admission.decide(batch):
+                if reason is not None:
+                    rows.reject(row, reason)
+                elif decided := splitter.add(row):
+                    _keep(rows, *decided, writing)
         before = list(rows.earlier_held_out(recipe.training.seed, recipe.data.max_eval_tokens * CHARS_PER_TOKEN))
         for decided in splitter.rest(len(before)):
             _keep(rows, *decided, writing)
@@ -162,10 +168,14 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, beat: Beat) -> Clai
     )
 
 
+def _batches(rows: Iterator[SourceRow]) -> Iterator[list[SourceRow]]:
+    while batch := list(islice(rows, BATCH_ROWS)):
+        yield batch
+
+
 def _keep(rows: Claim, row: SourceRow, role: Role, files: dict[Role, TextIO]) -> None:
-    sha256 = content_sha256(row.content)
-    rows.keep(row, role, sha256)
-    files[role].write(_line(row, sha256, fresh=True))
+    rows.keep(row, role)
+    files[role].write(_line(row, content_sha256(row.content), fresh=True))
 
 
 def _line(row: SourceRow | HeldOutRow, sha256: str, *, fresh: bool) -> str:
@@ -179,6 +189,7 @@ def _line(row: SourceRow | HeldOutRow, sha256: str, *, fresh: bool) -> str:
                 content=row.content,
                 sha256=sha256,
                 fresh=fresh,
+                metadata=row.metadata,
             )
         )
     )

@@ -124,6 +124,16 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hygiene:
+    """What may be trained on: a row is refused for each of these with a reason of its own (docs/hygiene.md)."""
+
+    duplicates: str = choice("near", "exact", "none")
+    """What counts as a duplicate of a row that is trained, claimed or held out. `exact`: the same but for blanks."""
+    near_duplicate_jaccard: float = number(0.7, 0.5, 1.0)
+    """Share of common 5-grams of tokens from which two files are near duplicates (estimated by MinHash)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tracking:
     """Where a run's curves go besides the service."""
 
@@ -161,6 +171,7 @@ class Recipe:
     training: Training = field(default_factory=Training)
     evaluation: Evaluation = field(default_factory=Evaluation)
     gate: Gate = field(default_factory=Gate)
+    hygiene: Hygiene = field(default_factory=Hygiene)
     tracking: Tracking = field(default_factory=Tracking)
     service: ServiceDefaults = field(default_factory=ServiceDefaults)
 

@@ -25,7 +25,7 @@ from service.publish import tidy_run
 from service.settings import PROJECT_RECIPES, Settings, load_settings
 from service.states import State
 from service.upkeep import Pause
-from trainer.recipe import pinned
+from trainer.recipe import Hygiene, pinned
 from trainer.run_dir import (
     RowOutcome,
     new_folder,
@@ -50,7 +50,8 @@ class World:
         self.settings: Settings = load_settings(
             PROJECT_RECIPES / "embedded.yaml", environment={"CODELUPE_HOME": str(root)}, env_file=None
         )
-        self.recipe = pinned(self.settings.recipe, model="tiny-qwen2", revision="r" * 40)
+        recipe = pinned(self.settings.recipe, model="tiny-qwen2", revision="r" * 40)
+        self.recipe = replace(recipe, hygiene=Hygiene(duplicates="none"))  # these tests insert the same text often
         binding = streams.Binding(source="code_files", base_model="tiny-qwen2", base_revision="r" * 40, lora={})
         streams.bind(pool, STREAM, binding)
         lease = leases.acquire(pool, STREAM, self.home.instance(), 60)
