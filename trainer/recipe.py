@@ -131,6 +131,17 @@ class Hygiene:
     """What counts as a duplicate of a row that is trained, claimed or held out. `exact`: the same but for blanks."""
     near_duplicate_jaccard: float = number(0.7, 0.5, 1.0)
     """Share of common 5-grams of tokens from which two files are near duplicates (estimated by MinHash)."""
+    longest_line_chars: int = number(1000, 1)
+    mean_line_chars: int = number(100, 1)
+    """Most characters of a line on average, blank ones left out."""
+    least_alphanumeric_share: float = number(0.25, 0.0, 1.0)
+    """Least share of letters and digits among a text's characters, ends of lines and blank lines left out."""
+    largest_encoded_share: float = number(0.5, 0.0, 1.0)
+    """Largest share of a text that may be base64, bytes in hex or escapes, in runs of 64 characters or more."""
+    longest_encoded_chars: int = number(1024, 64)
+    """Longest such run."""
+    generated: str = choice("refuse", "allow")
+    """Files that say in their first ten lines that a program wrote them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ class Admission:
     """The rules of one claim. Rows come in batches, in the order of their ids."""
 
     def __init__(self, claim: Claim, recipe: Recipe) -> None:
-        self._min_lines = recipe.data.min_context_lines + 1
+        self._hygiene, self._min_lines = recipe.hygiene, recipe.data.min_context_lines + 1
         self.duplicates = Duplicates(claim, recipe.hygiene)
 
     def decide(self, rows: Sequence[SourceRow]) -> Iterator[tuple[SourceRow, str | None]]:
@@ -26,4 +26,4 @@ class Admission:
             yield row, reasons[row.file_id]
 
     def _refusal(self, row: SourceRow) -> str | None:
-        return refusal(row.content, min_lines=self._min_lines)
+        return refusal(row.content, self._hygiene, min_lines=self._min_lines)
