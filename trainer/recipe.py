@@ -26,6 +26,11 @@ def choice(default: str, *others: str) -> Any:
     return field(default=default, metadata={"choices": (default, *others)})
 
 
+def names() -> Any:
+    """A list of texts, which may be empty."""
+    return field(default=(), metadata={"may_be_empty": True})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Base:
     """The frozen model under the adapter."""
@@ -142,6 +147,10 @@ class Hygiene:
     """Longest such run."""
     generated: str = choice("refuse", "allow")
     """Files that say in their first ten lines that a program wrote them."""
+    licenses: tuple[str, ...] = names()
+    """SPDX identifiers that a row's license may be; an empty list allows every one."""
+    unknown_license: str = choice("refuse", "allow")
+    """What becomes of a row without a license where `licenses` names some."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +240,8 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
 def recipe_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain YAML and JSON values, defaults included."""
     data = asdict(recipe)
-    data["lora"]["targets"] = list(recipe.lora.targets)
+    for section in (section for section in data.values() if isinstance(section, dict)):
+        section |= {key: list(value) for key, value in section.items() if isinstance(value, tuple)}
     data["data"]["builders"] = dict(recipe.data.builders)
     return data
 
@@ -295,7 +305,11 @@ def _value(hint: Any, value: Any, limits: Mapping[str, Any], key: str, problems:
             good = isinstance(value, str) and bool(value.strip())
             expected = "text"
         case t if t is tuple:
-            good = isinstance(value, list | tuple) and bool(value) and all(isinstance(v, str) for v in value)
+            good = (
+                isinstance(value, list | tuple)
+                and bool(value or limits.get("may_be_empty"))
+                and all(isinstance(v, str) and v.strip() for v in value)
+            )
             expected = "a list of names"
             value = tuple(value) if good else value
         case _:

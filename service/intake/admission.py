@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from db.source import Claim, SourceRow
 from service.intake.duplicates import Duplicates
 from service.intake.filters import refusal
+from service.intake.licences import refused_licence
 from trainer.recipe import Recipe
 
 
@@ -26,4 +27,6 @@ class Admission:
             yield row, reasons[row.file_id]
 
     def _refusal(self, row: SourceRow) -> str | None:
-        return refusal(row.content, self._hygiene, min_lines=self._min_lines)
+        return refused_licence(row.license, self._hygiene) or refusal(
+            row.content, self._hygiene, min_lines=self._min_lines
+        )

@@ -1,4 +1,4 @@
-"""Duplicates across a claim, across runs, of held-out files; what is forgotten and what is not."""
+"""What a claim refuses: duplicates within it, across runs and of held-out files; every reason in the ledger."""
 
 from __future__ import annotations
 
@@ -196,3 +196,14 @@ def test_earlier_held_out_rows_bring_their_metadata(world: Careful):
     assert second.run_id is not None
     earlier = [row for row in read_rows(world.home.run(second.run_id).held_out) if not row.fresh]
     assert earlier and all(row.metadata == {"author": "a"} for row in earlier)
+
+
+def test_every_refusal_is_settled_with_its_reason(world: Careful):
+    world.hygiene(licenses=("MIT",))
+    world.add(*(code(n) for n in range(20)), license="mit")
+    world.add(code(100), license="GPL-3.0-only", prefix="b")
+    world.add(code(101), prefix="c")
+    world.add("# @generated\n" + code(102), license="MIT", prefix="d")
+    world.claim()
+    assert world.rejected() == {"license": 1, "no_license": 1, "generated": 1}
+    assert world.audit().problems == []
