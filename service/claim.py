@@ -58,6 +58,8 @@ class Claimed:
     held_out: int = 0
     earlier_held_out: int = 0
     refused: int = 0
+    secrets: int = 0
+    """Secrets that were replaced in the texts."""
 
 
 def claim_run(
@@ -91,12 +93,13 @@ def claim_run(
         final = home.run(rows.run_id)
         _set_aside(home, rows.run_id)
         with _temporary(final) as folder:
-            claimed = _fill(rows, folder, recipe, beat)
+            admission = Admission(rows, recipe)
+            claimed = _fill(rows, folder, recipe, admission, beat)
             if claimed.run_id is None:
                 rows.cancel()
                 shutil.rmtree(folder.root)
                 return claimed
-            _write_facts(folder, rows.run_id, recipe, home, parent)
+            _write_facts(folder, rows.run_id, recipe, home, parent, secrets=dict(admission.secrets))
     (folder.root).rename(final.root)
     fsync_folder(home.runs)
     return claimed
@@ -131,9 +134,9 @@ def _temporary(final: RunDirectory) -> Iterator[RunDirectory]:
         raise
 
 
-def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, beat: Beat) -> Claimed:
+def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admission, beat: Beat) -> Claimed:
     """Stream the claimed rows into the row files."""
-    splitter, admission = Splitter(recipe.data), Admission(rows, recipe)
+    splitter = Splitter(recipe.data)
     with ExitStack() as files:
         writing: dict[Role, TextIO] = {
             "train": files.enter_context(folder.rows.open("w", encoding="utf-8")),
@@ -165,6 +168,7 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, beat: Beat) -> Clai
         held_out=splitter.held_out,
         earlier_held_out=len(before),
         refused=rows.rejected,
+        secrets=admission.secrets.total(),
     )
 
 
@@ -195,7 +199,9 @@ def _line(row: SourceRow | HeldOutRow, sha256: str, *, fresh: bool) -> str:
     )
 
 
-def _write_facts(folder: RunDirectory, run_id: int, recipe: Recipe, home: Home, parent: Adapter | None) -> None:
+def _write_facts(
+    folder: RunDirectory, run_id: int, recipe: Recipe, home: Home, parent: Adapter | None, *, secrets: dict[str, int]
+) -> None:
     """recipe.yaml, the parent link and the manifest; everything durable before the claim commits."""
     write_text(folder.recipe, dump_recipe(recipe))
     parent_manifest = None
@@ -213,5 +219,6 @@ def _write_facts(folder: RunDirectory, run_id: int, recipe: Recipe, home: Home, 
         parent_version=parent.version if parent else None,
         parent_manifest_sha256=parent_manifest,
         base={"model": recipe.base.model, "revision": recipe.base.revision},
+        secrets_replaced=secrets,
     )
     fsync_folder(folder.root)

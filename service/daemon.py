@@ -420,5 +420,6 @@ class Daemon:
             held_out=claimed.held_out,
             earlier_held_out=claimed.earlier_held_out,
             refused=claimed.refused,
+            secrets=claimed.secrets or None,
             parent=parent,
         )

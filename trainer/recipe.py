@@ -147,6 +147,8 @@ class Hygiene:
     """Longest such run."""
     generated: str = choice("refuse", "allow")
     """Files that say in their first ten lines that a program wrote them."""
+    secrets: str = choice("replace", "keep")
+    """Whether keys, tokens and passwords give way to placeholders in what is trained and measured on."""
     licenses: tuple[str, ...] = names()
     """SPDX identifiers that a row's license may be; an empty list allows every one."""
     unknown_license: str = choice("refuse", "allow")

@@ -13,7 +13,7 @@ from test_claim_run import World, published
 from db import runs
 from db.source import NewFile, insert_files
 from trainer.recipe import Hygiene
-from trainer.run_dir import read_rows
+from trainer.run_dir import content_sha256, read_rows, verify_manifest
 
 
 class Careful(World):
@@ -207,3 +207,29 @@ def test_every_refusal_is_settled_with_its_reason(world: Careful):
     world.claim()
     assert world.rejected() == {"license": 1, "no_license": 1, "generated": 1}
     assert world.audit().problems == []
+
+
+def test_secrets_reach_neither_the_run_directory_nor_the_held_out_table(world: Careful):
+    token = "ghp_" + "aB3dE6gH9j" * 3 + "kL2mN5"
+    contents = [code(n) + f'\nTOKEN_{n} = "{token}"\n' for n in range(20)]
+    world.add(*contents, metadata={"diff": f"+token = '{token}'"})
+    claimed = world.claim()
+    assert claimed.run_id is not None and claimed.secrets == 40
+    run = world.home.run(claimed.run_id)
+    written = run.rows.read_text() + run.held_out.read_text()
+    assert token not in written and written.count("REDACTED_GITHUB_TOKEN") == 40
+    assert verify_manifest(run.root)["secrets_replaced"] == {"GITHUB_TOKEN": 40}
+    assert all(row.sha256 == content_sha256(row.content) for row in read_rows(run.rows))
+    with world.pool.transaction() as cursor:
+        cursor.execute("select count(*) from codelupe.held_out where content like %s or metadata::text like %s",
+                       [f"%{token}%"] * 2)  # fmt: skip
+        assert cursor.fetchone() == (0,)
+        cursor.execute("select content_sha256 from codelupe.run_rows")
+        assert {sha for (sha,) in cursor.fetchall()} == {content_sha256(content) for content in contents}
+    assert world.audit().problems == []
+
+
+def test_secrets_may_be_kept(world: Careful):
+    world.hygiene(secrets="keep")
+    world.add(*(code(n) + '\nTOKEN = "ghp_' + "aB3dE6gH9j" * 3 + 'kL2mN5"\n' for n in range(20)))
+    assert world.claim().secrets == 0
