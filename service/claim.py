@@ -18,6 +18,7 @@ from db.pool import Pool
 from db.source import Claim, HeldOutRow, SourceRow, claim
 from service.home import Home
 from service.intake.admission import Admission
+from service.intake.caps import Caps
 from service.logs import event as log
 from service.publish import Beat
 from service.settings import Settings
@@ -58,6 +59,8 @@ class Claimed:
     held_out: int = 0
     earlier_held_out: int = 0
     refused: int = 0
+    put_off: int = 0
+    """Rows that stay pending: their repository or author has as many in the run as it may."""
     secrets: int = 0
     """Secrets that were replaced in the texts."""
 
@@ -136,14 +139,14 @@ def _temporary(final: RunDirectory) -> Iterator[RunDirectory]:
 
 def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admission, beat: Beat) -> Claimed:
     """Stream the claimed rows into the row files."""
-    splitter = Splitter(recipe.data)
+    splitter, caps = Splitter(recipe.data), Caps(recipe.hygiene)
     with ExitStack() as files:
         writing: dict[Role, TextIO] = {
             "train": files.enter_context(folder.rows.open("w", encoding="utf-8")),
             "held_out": files.enter_context(folder.held_out.open("w", encoding="utf-8")),
         }
         admission.duplicates.catch_up(beat)
-        for batch in _batches(rows.rows()):
+        for batch in _batches(rows.rows(caps.admit)):
             beat()
             for row, reason in admission.decide(batch):
                 if reason is not None:
@@ -168,6 +171,7 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admissio
         held_out=splitter.held_out,
         earlier_held_out=len(before),
         refused=rows.rejected,
+        put_off=rows.put_off,
         secrets=admission.secrets.total(),
     )
 

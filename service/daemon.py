@@ -16,6 +16,7 @@ from db.lease import Lease
 from db.pool import Pool
 from service.board import Board
 from service.claim import Claimed, NothingToHoldOut, claim_run
+from service.errors import PreconditionError
 from service.home import Home
 from service.judge import Verdict, judge
 from service.launch import TrainerProcess, watch_to_end
@@ -170,6 +171,8 @@ class Daemon:
             )
         except NothingToHoldOut as error:
             raise Pause("held_out", str(error)) from error
+        except PreconditionError as error:  # a benchmark that was there at the start
+            raise Pause("service", str(error)) from error
         if claimed.run_id is None:
             return State.WAITING
         self._run_id, self._crashes = claimed.run_id, 0
@@ -420,6 +423,7 @@ class Daemon:
             held_out=claimed.held_out,
             earlier_held_out=claimed.earlier_held_out,
             refused=claimed.refused,
+            put_off=claimed.put_off or None,
             secrets=claimed.secrets or None,
             parent=parent,
         )

@@ -180,6 +180,7 @@ VARIABLES: dict[str, Variable] = {
     "VLLM_API_KEY": Variable(key, secret=True),
     "SAMPLE_PREDICTIONS": Variable(whole(0, 1000)),
     "ALLOWED_LICENSES": Variable(listed),
+    "BENCHMARK_FILES": Variable(listed),
     "CODELUPE_STREAM": Variable(plain),
     "MODEL": Variable(plain),
     "BATCH_SIZE": Variable(whole(1)),
@@ -202,6 +203,7 @@ OVER_THE_RECIPE = {
     "DATALOADER_NUM_WORKERS": "training.dataloader_workers",
     "SAMPLE_PREDICTIONS": "tracking.sample_predictions",
     "ALLOWED_LICENSES": "hygiene.licenses",
+    "BENCHMARK_FILES": "hygiene.benchmarks",
 }
 """Variables that replace a value of the recipe."""
 

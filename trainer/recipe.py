@@ -147,6 +147,13 @@ class Hygiene:
     """Longest such run."""
     generated: str = choice("refuse", "allow")
     """Files that say in their first ten lines that a program wrote them."""
+    max_rows_per_repository: int | None = number(5000, 1)
+    max_rows_per_author: int | None = number(5000, 1)
+    """Rows of one repository, and of one author (metadata's `author`), in a run; more wait for a later one."""
+    benchmarks: tuple[str, ...] = names()
+    """JSONL files of evaluations, in HumanEval's or MBPP's form, whose tasks must not be trained on."""
+    benchmark_gram_words: int = number(10, 5, 100)
+    """Words in a row, of a task's own, that give it away."""
     secrets: str = choice("replace", "keep")
     """Whether keys, tokens and passwords give way to placeholders in what is trained and measured on."""
     licenses: tuple[str, ...] = names()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from db.source import Claim, SourceRow
+from service.intake.contamination import Benchmarks
 from service.intake.duplicates import Duplicates
 from service.intake.filters import refusal
 from service.intake.licences import refused_licence
@@ -15,11 +16,16 @@ from trainer.recipe import Recipe
 
 
 class Admission:
-    """The rules of one claim. Rows come in batches, in the order of their ids."""
+    """The rules of one claim. Rows come in batches, in the order of their ids.
+
+    Raises:
+        PreconditionError: a benchmark of the recipe cannot be read.
+    """
 
     def __init__(self, claim: Claim, recipe: Recipe) -> None:
         self._hygiene, self._min_lines = recipe.hygiene, recipe.data.min_context_lines + 1
         self.duplicates = Duplicates(claim, recipe.hygiene)
+        self._benchmarks = Benchmarks(recipe.hygiene.benchmarks, recipe.hygiene.benchmark_gram_words)
         self.secrets: Counter[str] = Counter()
         """Secrets that were replaced, by kind."""
 
@@ -39,6 +45,8 @@ class Admission:
         return replace(row, content=content, metadata=metadata_without_secrets(row.metadata, self.secrets))
 
     def _refusal(self, row: SourceRow) -> str | None:
-        return refused_licence(row.license, self._hygiene) or refusal(
-            row.content, self._hygiene, min_lines=self._min_lines
+        return (
+            refused_licence(row.license, self._hygiene)
+            or refusal(row.content, self._hygiene, min_lines=self._min_lines)
+            or self._benchmarks.reason(row.content)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from test_claim_run import World, published
 
 from db import runs
 from db.source import NewFile, insert_files
+from service.upkeep import Pause
 from trainer.recipe import Hygiene
 from trainer.run_dir import content_sha256, read_rows, verify_manifest
 
@@ -233,3 +235,46 @@ def test_secrets_may_be_kept(world: Careful):
     world.hygiene(secrets="keep")
     world.add(*(code(n) + '\nTOKEN = "ghp_' + "aB3dE6gH9j" * 3 + 'kL2mN5"\n' for n in range(20)))
     assert world.claim().secrets == 0
+
+
+def test_a_benchmark_is_refused_and_one_that_went_pauses_the_service(world: Careful, tmp_path: Any):
+    path = tmp_path / "own.jsonl"
+    solution = "\n".join(f"    step_{n} = first[{n}] + second[{n}]" for n in range(6))
+    task = {"task_id": 1, "prompt": "def f():\n", "canonical_solution": solution, "test": ""}
+    path.write_text(json.dumps(task))
+    world.hygiene(benchmarks=(str(path),))
+    world.add(*(code(n) for n in range(20)), code(30) + "\ndef g(first, second):\n" + solution + "\n")
+    world.claim()
+    assert world.rejected() == {"benchmark": 1}
+    world.give_back(1)
+    path.unlink()
+    daemon = world.daemon()
+    daemon._starting()
+    with pytest.raises(Pause, match=r"own\.jsonl cannot be read"):
+        daemon._claiming()
+
+
+def test_surplus_rows_of_a_repository_or_author_wait_for_a_later_run(world: Careful):
+    world.hygiene(max_rows_per_repository=20, max_rows_per_author=15)
+    world.add(*(code(n) for n in range(50)), repository="flood", prefix="f")
+    world.add(*(code(n) for n in range(100, 120)), repository="one", metadata={"author": "Mallory"}, prefix="m")
+    world.add(*(code(n) for n in range(200, 205)), repository="two", metadata={"author": " mallory"}, prefix="n")
+    world.add(*(code(n) for n in range(300, 320)), repository=None, prefix="o")
+    claimed = world.claim()
+    assert (claimed.trained + claimed.held_out, claimed.put_off) == (20 + 15 + 20, 30 + 5 + 5)
+    assert world.rejected() == {} and world.audit().pending == 40
+    roles = world.roles(claimed.run_id)
+    taken = roles["train"] | roles["held_out"]
+    assert sum(path.startswith("f") for path in taken) == 20 and sum(path[0] in "mn" for path in taken) == 15
+    world.give_back(claimed.run_id)
+    assert world.audit().pending == 95
+
+
+def test_a_flood_of_low_ids_does_not_keep_others_out_of_a_run(world: Careful):
+    world.settings = replace(world.settings, max_dataset_size=30)
+    world.hygiene(max_rows_per_repository=10, duplicates="none")
+    world.add(*(code(n, 2) for n in range(200)), repository="flood", prefix="f")
+    world.add(*(code(n, 2) for n in range(300, 310)), repository="one", prefix="m")
+    world.add(*(code(n, 2) for n in range(400, 410)), repository="two", prefix="n")
+    claimed = world.claim()
+    assert claimed.trained + claimed.held_out == 30

@@ -48,7 +48,7 @@ def test_real_code_stays_as_it_is():
         'token = f"{prefix}_{number:08x}"',
         'SECRET = "<your secret 1 here>"',
         'key = "${API_KEY_1}"',
-        'auth_id = "123e4567-e89b-12d3-a456-426614174000"',
+        'auth_token = "123e4567-e89b-12d3-a456-426614174000"',
         'header = "-----BEGIN RSA PRIVATE KEY-----"\nfooter = "-----END RSA PRIVATE KEY-----"',
         'alphabet_key = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"',
         'sha256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"',
