@@ -177,15 +177,23 @@ where {id} > %(after)s and (l.file_id is null or l.disposition = 'returned' and 
   and {ineligible} is null
 order by {id} limit %(limit)s;
 
--- name: files_insert
+-- name: files_copy
 -- New files for the trainer's own source table.
-insert into code_files (repository, path, language, content, quality_score, license, commit_sha, phase, metadata)
-values %s;
+copy code_files (repository, path, language, content, quality_score, license, commit_sha, phase, metadata) from stdin;
+
+-- name: files_notify
+-- Tell who waits for new files, at the commit; who does not listen finds them at the next poll.
+select pg_notify(%(channel)s, '');
+
+-- name: changes_known
+-- Path and commit of the changes of a repository's history.
+select path, commit_sha from code_files
+where repository = %(repository)s and path is not null and commit_sha is not null and metadata ? 'diff';
 
 -- name: files_known
--- Paths of a repository with the sha256 of their content, oldest first.
+-- Paths of a repository with the sha256 of their content, oldest first; changes of its history left out.
 select path, encode(sha256({content_bytes}), 'hex') from code_files s
-where repository = %(repository)s and path is not null order by id;
+where repository = %(repository)s and path is not null and not metadata ? 'diff' order by id;
 
 -- === claim =================================================================================================
 
@@ -229,8 +237,14 @@ with asked as (
     from unnest(%(files)s::bigint[], %(bands)s::integer[]) as pair (file_id, band) group by file_id
 )
 select a.file_id, f.exact, f.signature
-from asked a join codelupe.fingerprints f on f.bands && a.bands
+from asked a cross join lateral (
+    select stream, file_id, exact, signature from codelupe.fingerprints where bands && a.bands offset 0
+) f
 where f.stream = %(stream)s and f.file_id <> a.file_id;
+
+-- name: fingerprints_by_index
+-- Within the claim nothing is known yet of what it wrote, and the planner would read it all for each row that asks.
+select set_config('enable_seqscan', %(scan)s, true);
 
 -- name: fingerprints_insert
 -- Remember files that a claim keeps.

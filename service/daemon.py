@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from db import adapters, embedded, runs, streams
+from db import adapters, embedded, runs, source, streams
 from db.errors import DatabaseError, LeaseLost, ParentMoved, SettlementMismatch, Unavailable
 from db.lease import Lease
 from db.pool import Pool
@@ -35,6 +35,10 @@ MAX_CRASHES = 3
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 3600.0
 REFUSED_DELAY_SECONDS = 600.0
 """How long a refused candidate's rows rest the first time; doubled each time."""
+HEARING_SECONDS = 0.5
+"""How long the daemon listens at a time: it hears of being stopped in between."""
+GATHERING_SECONDS = 1.0
+"""New files come in batches: poll once for a second of them."""
 TOLD_BY_EVENTS = (State.STANDBY, State.CLAIMING, State.TRAINING, State.JUDGING, State.PAUSED)
 """States whose own events (Standby, Claimed, Training process, Verdict, Paused) say that they were entered."""
 FINAL_CODES = (2, 3, 4)
@@ -152,14 +156,15 @@ class Daemon:
             return State.STOPPED
         self._leadership.renew()
         self.upkeep.derive_pointer()
-        found = self.upkeep.poll()
-        if self.upkeep.survey_due():
-            found = self.upkeep.survey()
-        requested = found.rows > 0 and streams.training_requested(self.pool, self.recipe.stream) is not None
-        if found.rows >= self.settings.min_new_files or requested:
-            self.upkeep.check_disk()
-            return State.CLAIMING
-        self._sleep(self.settings.check_interval_seconds)
+        with self.pool.listening(source.CHANNEL) as heard:  # before the poll: what comes after it is heard
+            found = self.upkeep.poll()
+            if self.upkeep.survey_due():
+                found = self.upkeep.survey()
+            requested = found.rows > 0 and streams.training_requested(self.pool, self.recipe.stream) is not None
+            if found.rows >= self.settings.min_new_files or requested:
+                self.upkeep.check_disk()
+                return State.CLAIMING
+            self._sleep_until(heard, self.settings.check_interval_seconds)
         return State.WAITING
 
     def _claiming(self) -> State:
@@ -406,6 +411,16 @@ class Daemon:
         except Unavailable as error:
             self._leadership.put_off()
             self._database_trouble(error)
+
+    def _sleep_until(self, heard: Callable[[float], bool], seconds: float) -> None:
+        """Wait as `_sleep` does, at most until somebody tells of new files. A message that is lost costs nothing."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and not self.stop.is_set():
+            if heard(min(left, HEARING_SECONDS)):
+                self.stop.wait(min(left, GATHERING_SECONDS))
+                return
+            self.board.beat()
+            self._leadership.renew()
 
     def _sleep(self, seconds: float, *, renew: bool = True) -> None:
         """Wait, with heartbeats and the lease kept, and end early when asked to stop."""

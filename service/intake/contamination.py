@@ -112,7 +112,7 @@ def _own_grams(tasks: Sequence[Task], gram_words: int) -> Hashes:
     """Runs of words that exactly one task has, sorted."""
     found = [np.unique(np.concatenate([_telling_grams(text, gram_words) for text in task.texts])) for task in tasks]
     grams, counts = np.unique(np.concatenate([np.zeros(0, np.uint64), *found]), return_counts=True)
-    return grams[counts == 1]
+    return np.asarray(grams[counts == 1], np.uint64)
 
 
 def _telling_grams(text: str, gram_words: int) -> Hashes:
@@ -123,7 +123,7 @@ def _telling_grams(text: str, gram_words: int) -> Hashes:
         for n in range(len(words) - gram_words + 1)
     ]
     hashes: Hashes = gram_hashes(token_hashes(text, WORD), gram_words)[: len(telling)]
-    return hashes[np.array(telling, bool)]
+    return np.asarray(hashes[np.array(telling, bool)], np.uint64)
 
 
 def _solutions(tasks: Sequence[Task]) -> Mapping[int, list[Hashes]]:

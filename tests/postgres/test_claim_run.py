@@ -447,3 +447,51 @@ def test_a_damaged_candidate_is_not_called_published(world: World):
     found = world.audit()
     assert (found.pending, found.published_runs, found.problems) == (20, 0, [])
     assert daemon.home.adapter(daemon._run_id).exists() is False
+
+
+def test_new_files_wake_the_poll_early(world: World):
+    import threading
+
+    world.settings = replace(world.settings, check_interval_seconds=60.0, min_new_files=5)
+    daemon = world.daemon()
+    assert daemon._starting() is State.WAITING
+    timer = threading.Timer(0.5, world.insert, [10])
+    timer.start()
+    started = time.monotonic()
+    assert daemon._waiting() is State.WAITING
+    assert time.monotonic() - started < 20
+    assert daemon._waiting() is State.CLAIMING
+    timer.join()
+    assert world.pool.stats().in_use == 0
+
+
+def test_a_stop_is_heard_while_waiting(world: World):
+    import threading
+
+    world.settings = replace(world.settings, check_interval_seconds=60.0)
+    daemon = world.daemon()
+    assert daemon._starting() is State.WAITING
+    threading.Timer(0.5, daemon.stop.set).start()
+    started = time.monotonic()
+    daemon._waiting()
+    assert time.monotonic() - started < 10
+
+
+def test_a_database_that_goes_while_it_is_listened_to_is_noticed(world: World):
+    import threading
+
+    from db.errors import Unavailable
+
+    world.settings = replace(world.settings, check_interval_seconds=60.0)
+    daemon = world.daemon()
+    assert daemon._starting() is State.WAITING
+
+    def end() -> None:
+        with world.pool.transaction() as cursor:
+            cursor.execute("select pg_terminate_backend(pid) from pg_stat_activity "
+                           "where datname = current_database() and pid <> pg_backend_pid()")  # fmt: skip
+
+    threading.Timer(0.5, end).start()
+    with pytest.raises(Unavailable):
+        daemon._waiting()
+    assert world.pool.stats().in_use == 0

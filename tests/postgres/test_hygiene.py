@@ -12,6 +12,7 @@ from modules import code, edited
 from test_claim_run import World, published
 
 from db import runs
+from db.queries import QUERIES
 from db.source import NewFile, insert_files
 from service.upkeep import Pause
 from trainer.recipe import Hygiene
@@ -278,3 +279,13 @@ def test_a_flood_of_low_ids_does_not_keep_others_out_of_a_run(world: Careful):
     world.add(*(code(n, 2) for n in range(400, 410)), repository="two", prefix="n")
     claimed = world.claim()
     assert claimed.trained + claimed.held_out == 30
+
+
+def test_looking_for_what_is_alike_never_reads_all_that_is_remembered(world: Careful):
+    """Without the index each claim would take the square of its rows: nothing has been counted in it yet."""
+    with world.pool.transaction() as cursor:
+        cursor.execute(QUERIES["fingerprints_by_index"], {"scan": "off"})
+        parameters = {"stream": "s", "files": [1, 1, 2], "bands": [1, 2, 3]}
+        cursor.execute("explain " + QUERIES["fingerprints_alike"], parameters)
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "Index Scan on fingerprints_bands" in plan and "Seq Scan on fingerprints" not in plan

@@ -74,6 +74,14 @@ def test_what_two_tasks_share_gives_none_away(tmp_path: Path):
     assert Benchmarks([str(tmp_path / "own.jsonl")], 10).reason(str(TASK["prompt"])) is None
 
 
+def test_a_solution_counts_whole(tmp_path: Path):
+    signs = TASK | {"canonical_solution": "    t = [(0, -1), (0, +1), (-1, 0), (+1, 0)]\n    return t\n"}
+    (tmp_path / "own.jsonl").write_text(json.dumps(signs))
+    found = Benchmarks([str(tmp_path / "own.jsonl")], 10)
+    assert found.reason("t = [(0, -1), (0, +1), (-1, 0), (+1, 0)]\nreturn t\n") == "benchmark"
+    assert found.reason("t = [(0, -1), (0, +1), (-1, 0), (+1, 9)]\nreturn t\n") is None
+
+
 def test_no_benchmark_no_reason():
     assert Benchmarks([], 10).reason(str(TASK["prompt"])) is None
 
