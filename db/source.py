@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +43,7 @@ INSERT_CHARS = 8_000_000
 CHANNEL = "codelupe_files"
 """Where the database tells of new files."""
 
-_ESCAPED = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
+_ESCAPES = (("\\", r"\\"), ("\n", r"\n"), ("\r", r"\r"), ("\t", r"\t"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,17 +103,26 @@ def is_empty(pool: Pool, source: Source) -> bool:
 def insert_files(pool: Pool, files: Iterable[NewFile]) -> int:
     """Add files to `code_files`, a batch a transaction, and tell who listens; returns how many.
 
+    While a batch is written the next one is made, so at most two lie in memory.
+
     Raises:
         ValueError: a text holds a NUL character or half a surrogate pair, which Postgres cannot store; names
         the file.
     """
     inserted = 0
-    for batch in _batches(_line(file) for file in files):
-        with pool.transaction() as cursor:
-            cursor.copy_expert(QUERIES["files_copy"], io.StringIO("".join(batch)))
-            cursor.execute(QUERIES["files_notify"], {"channel": CHANNEL})
-        inserted += len(batch)
-    return inserted
+    with ThreadPoolExecutor(1) as writer:
+        writing: Future[int] | None = None
+        for batch in _batches(_line(file) for file in files):
+            inserted += writing.result() if writing else 0
+            writing = writer.submit(_copy, pool, batch)
+        return inserted + (writing.result() if writing else 0)
+
+
+def _copy(pool: Pool, lines: list[str]) -> int:
+    with pool.transaction() as cursor:
+        cursor.copy_expert(QUERIES["files_copy"], io.StringIO("".join(lines)))
+        cursor.execute(QUERIES["files_notify"], {"channel": CHANNEL})
+    return len(lines)
 
 
 def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
@@ -190,7 +200,14 @@ def _line(file: NewFile) -> str:
             )
     score = None if file.quality_score is None else repr(float(file.quality_score))
     fields = (*texts, score, file.license, file.commit_sha, file.phase, json.dumps(dict(file.metadata)))
-    return "\t".join(r"\N" if text is None else text.translate(_ESCAPED) for text in fields) + "\n"
+    return "\t".join(r"\N" if text is None else _escaped(text) for text in fields) + "\n"
+
+
+def _escaped(text: str) -> str:
+    """Text within a field; `str.translate` takes twenty times as long."""
+    for plain, escape in _ESCAPES:
+        text = text.replace(plain, escape)
+    return text
 
 
 def _encodes(text: str) -> bool:

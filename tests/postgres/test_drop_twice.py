@@ -12,6 +12,7 @@ import psycopg2
 import pytest
 from modules import code
 
+from db.errors import DatabaseError
 from db.pool import Pool
 from db.source import NewFile, insert_files
 from service.intake.drop import drop_paths
@@ -54,16 +55,26 @@ def test_text_of_every_kind_goes_through_copy(pool: Pool, query: Any):
 
 
 def test_large_files_do_not_wait_for_a_full_batch(pool: Pool, query: Any, monkeypatch: pytest.MonkeyPatch):
+    """At most one batch is made while another is written."""
     monkeypatch.setattr("db.source.INSERT_CHARS", 1000)
-    seen = []
+    lag = []
 
     def files() -> Any:
-        for number in range(5):
-            seen.append(query("select count(*) from code_files")[0][0])
+        for number in range(20):
+            lag.append(number - query("select count(*) from code_files")[0][0])
             yield NewFile(repository="r", path=str(number), language="c", content="x" * 600, quality_score=1.0)
 
-    insert_files(pool, files())
-    assert seen == [0, 0, 2, 2, 4]
+    assert insert_files(pool, files()) == 20
+    assert max(lag) <= 4 and query("select count(*) from code_files") == [(20,)]
+
+
+def test_a_batch_that_cannot_be_written_is_an_error(pool: Pool, query: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("db.source.INSERT_ROWS", 2)
+    query("alter table code_files add check (path <> '3')")
+    files = [NewFile(repository="r", path=str(n), language="c", content="x", quality_score=1.0) for n in range(9)]
+    with pytest.raises(DatabaseError, match="violates check constraint"):
+        insert_files(pool, files)
+    assert query("select path from code_files order by id") == [("0",), ("1",)]
 
 
 def test_who_listens_is_told_at_the_commit(pool: Pool, database_url: str):
@@ -71,7 +82,11 @@ def test_who_listens_is_told_at_the_commit(pool: Pool, database_url: str):
     connection.autocommit = True
     connection.cursor().execute("listen codelupe_files")
     insert_files(pool, [NewFile(repository="r", path="a", language="c", content="x", quality_score=1.0)])
-    connection.poll()
+    for _ in range(100):  # it arrives when it arrives
+        connection.poll()
+        if connection.notifies:
+            break
+        time.sleep(0.05)
     assert [notice.channel for notice in connection.notifies] == ["codelupe_files"]
     connection.close()
 
