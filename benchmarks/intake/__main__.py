@@ -79,9 +79,10 @@ def report(rates: dict[str, list[float]], memory: list[float], count: int, size:
     )
     page = (
         "# `codelupe drop` into a local Postgres\n\n"
-        f"`python benchmarks/intake {count} {len(memory)}`: {count:,} files, {size / count:,.0f} bytes each on average, "
-        f"heuristic score included, embedded Postgres with fsync; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the "
-        f"end (shared machine), the forms taking turns.\n\n| form | files a second (median) | range |\n|---|---|---|\n{rows}\n\n"
+        f"`python benchmarks/intake {count} {len(memory)}`: {count:,} files of {size / count:,.0f} bytes on average,\n"
+        f"heuristic score included, embedded Postgres with fsync; {os.cpu_count()} cores, shared with other work, load "
+        f"{os.getloadavg()[0]:.1f} at the end; the forms take turns.\n\n"
+        f"| form | files a second (median) | range |\n|---|---|---|\n{rows}\n\n"
         f"Most memory of the process after the first and last round: {memory[0]:.0f} and {memory[-1]:.0f} MB.\n"
     )
     (ROOT / "benchmarks" / "results" / "intake.md").write_text(page, encoding="utf-8")
