@@ -13,7 +13,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 ARGS        ?=
 
-.PHONY: up install dev test containers bench bench-cycle bench-gpu check format lock clean
+.PHONY: up install dev test containers bench bench-cycle bench-gpu bench-samples check format lock clean
 
 up: install
 	@exec $(BIN)/codelupe up $(ARGS)
@@ -66,6 +66,9 @@ bench-cycle: install
 
 bench-gpu: install
 	$(BIN)/python benchmarks/gpu $(ARGS)
+
+bench-samples: install
+	$(BIN)/python benchmarks/samples $(ARGS)
 
 containers: dev
 	DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1 $(BIN)/python -m pytest -v tests/containers $(ARGS)

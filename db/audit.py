@@ -23,6 +23,7 @@ CHECKS = {
     "audit_published_without_adapter": "{n} published runs have no adapter: runs {ids}",
     "audit_held_out_without_text": "{n} held-out files have no text to measure on: files {ids}",
     "audit_trained_held_out": "{n} held-out files were trained on: files {ids}",
+    "audit_fingerprints": "{n} files are remembered and neither trained, claimed nor held out: files {ids}",
 }
 """What a non-empty answer of each query means."""
 

@@ -9,14 +9,16 @@ and the renewals must go on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 from psycopg2 import extensions
-from psycopg2.extras import execute_values
+from psycopg2.extras import Json, execute_values
 
 from db.errors import DatabaseError, Misconfigured
 from db.lease import Lease, fence
@@ -25,6 +27,10 @@ from db.queries import QUERIES
 from db.table import Eligibility, Source, resolved
 
 BATCH_ROWS = 500
+PAGE_ROWS = 10_000
+"""Rows that one statement looks for at least: with a small limit, many may be put off."""
+LEAST_ID = -(2**63)
+MAX_METADATA_BYTES = 4_000_000
 
 Role = Literal["train", "held_out"]
 
@@ -39,11 +45,16 @@ class SourceRow:
     language: str
     """Lower case; `text` where the table has none."""
     content: str
+    sha256: str
+    """Of the content's UTF-8 bytes, as they were read."""
     quality_score: float
     held_out: bool
     """The stream decided earlier that this file is never trained on."""
     attempts: int
     """How many refused candidates had it."""
+    license: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What the producer knows besides; empty where the source has no such column, or no object in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +67,7 @@ class HeldOutRow:
     language: str
     content: str
     sha256: str
+    metadata: Mapping[str, Any]
 
 
 @contextmanager
@@ -126,6 +138,8 @@ class Claim:
     cancelled: bool = False
     rejected: int = 0
     """Rows settled at once, those whose bytes are not UTF-8 included."""
+    put_off: int = 0
+    """Rows that `admit` left for a later run."""
 
     def __post_init__(self) -> None:
         self._ledger: list[tuple[Any, ...]] = []
@@ -133,45 +147,62 @@ class Claim:
         self._held_out: list[tuple[Any, ...]] = []
         self._open: list[extensions.cursor] = []
 
-    def rows(self) -> Iterator[SourceRow]:
+    def rows(self, admit: Callable[[SourceRow], bool] = lambda row: True) -> Iterator[SourceRow]:
         """Eligible rows that no run has, by id, at most `limit` of them, read as they are used.
 
-        A row whose bytes are not UTF-8 (a SQL_ASCII database holds any) is rejected here, as `not_utf8`.
+        A row that `admit` does not take stays pending and does not count. One whose bytes are not UTF-8 (a SQL_ASCII
+        database holds any) is rejected here, as `not_utf8`; one with unusable metadata as `bad_metadata`.
 
         Raises:
             Misconfigured: an id occurs twice; a view has to give each row its own.
         """
-        last_id: int | None = None
-        parameters = {"stream": self.lease.stream, "limit": self.limit, **vars(self.eligibility)}
-        for record in self._stream("claim_rows", self.source.statement("source_claimable"), parameters):
-            if record[0] == last_id:
-                raise Misconfigured(
-                    f"the source table {self.source.table} has the id {last_id} twice; ids must be unique"
-                )
-            last_id = record[0]
+        left = self.limit
+        for record in self._records():
             row = self._decoded(record)
+            if row is not None and not admit(row):
+                self.put_off += 1
+                continue
             if row is not None:
                 yield row
+            left -= 1
+            if left == 0:
+                return
 
-    def keep(self, row: SourceRow, role: Role, sha256: str) -> None:
-        """Claim a row for this run. `sha256` is that of the content's UTF-8 bytes."""
+    def _records(self) -> Iterator[Sequence[Any]]:
+        """Claimable records by id, a page a statement: sorted without a limit, the texts would go through the sort."""
+        statement = self.source.statement("source_claimable")
+        page_rows = max(self.limit, PAGE_ROWS)
+        last_id, found = LEAST_ID, page_rows
+        while found == page_rows:
+            found = 0
+            parameters = {"stream": self.lease.stream, "after": last_id, "limit": page_rows, **vars(self.eligibility)}
+            for found, record in enumerate(self.stream("claim_rows", statement, parameters), 1):
+                if found > 1 and record[0] == last_id:
+                    raise Misconfigured(
+                        f"the source table {self.source.table} has the id {last_id} twice; ids must be unique"
+                    )
+                last_id = record[0]
+                yield record
+
+    def keep(self, row: SourceRow, role: Role) -> None:
+        """Claim a row for this run. The ledger keeps the sha256 of what was read, whatever was replaced in it since."""
         if row.held_out and role == "train":
             raise ValueError(f"file {row.file_id} was held out earlier and must never be trained on")
         self._ledger.append((self.lease.stream, row.file_id, self.run_id, "claimed", None, None))
-        self._run_rows.append((self.run_id, row.file_id, role, sha256, None))
+        self._run_rows.append((self.run_id, row.file_id, role, row.sha256, None))
         if role == "held_out":
             self._held_out.append(
                 (
                     self.lease.stream, row.file_id, self.run_id,
-                    row.repository, row.path, row.language, row.content, sha256,
+                    row.repository, row.path, row.language, row.content, _digest(row.content.encode()),
+                    Json(dict(row.metadata)),
                 )
             )  # fmt: skip
         self._flush_full()
 
     def reject(self, row: SourceRow, reason: str) -> None:
         """Settle a row as not to be trained on, with the run as its witness."""
-        role: Role = "held_out" if row.held_out else "train"
-        self._reject(row.file_id, role, hashlib.sha256(row.content.encode()).hexdigest(), reason)
+        self._reject(row.file_id, row.held_out, row.sha256, reason)
 
     def earlier_held_out(self, seed: int, max_chars: int) -> Iterator[HeldOutRow]:
         """Settled held-out files of earlier runs, in a seeded order, up to `max_chars` together.
@@ -180,10 +211,10 @@ class Claim:
         """
         chars = 0
         parameters = {"stream": self.lease.stream, "seed": seed}
-        for record in self._stream("earlier_held_out", QUERIES["held_out_earlier"], parameters):
+        for record in self.stream("earlier_held_out", QUERIES["held_out_earlier"], parameters):
             row = HeldOutRow(
                 file_id=record[0], repository=record[1], path=record[2], language=record[3],
-                content=record[4], sha256=record[5],
+                content=record[4], sha256=record[5], metadata=record[6],
             )  # fmt: skip
             if chars and chars + len(row.content) > max_chars:
                 return
@@ -220,15 +251,17 @@ class Claim:
             )
         records.clear()
 
-    def _reject(self, file_id: int, role: Role, sha256: str, reason: str) -> None:
+    def _reject(self, file_id: int, held_out: bool, sha256: str, reason: str) -> None:
         self.rejected += 1
+        role: Role = "held_out" if held_out else "train"
         self._ledger.append((self.lease.stream, file_id, self.run_id, "rejected", reason, self.began))
         self._run_rows.append((self.run_id, file_id, role, sha256, "rejected"))
         self._flush_full()
 
     def _decoded(self, record: Sequence[Any]) -> SourceRow | None:
         """The row with its texts decoded; None where that fails (it is rejected then)."""
-        file_id, repository, path, language, content, score, held_out, attempts = record
+        file_id, repository, path, language, content, score, held_out, attempts, license, metadata = record
+        sha256 = _digest(content)
         try:
             return SourceRow(
                 file_id=file_id,
@@ -236,16 +269,20 @@ class Claim:
                 path=_text(path),
                 language=(_text(language) or "text").strip().lower() or "text",
                 content=bytes(content).decode(),
+                sha256=sha256,
                 quality_score=score,
                 held_out=held_out,
                 attempts=attempts,
+                license=_text(license),
+                metadata=_object(metadata),
             )
         except UnicodeDecodeError:
-            role: Role = "held_out" if held_out else "train"
-            self._reject(file_id, role, hashlib.sha256(content).hexdigest(), "not_utf8")
-            return None
+            self._reject(file_id, held_out, sha256, "not_utf8")
+        except _BadMetadata:
+            self._reject(file_id, held_out, sha256, "bad_metadata")
+        return None
 
-    def _stream(self, name: str, statement: Any, parameters: dict[str, Any]) -> Iterator[Sequence[Any]]:
+    def stream(self, name: str, statement: Any, parameters: dict[str, Any]) -> Iterator[Sequence[Any]]:
         """Records of a server-side cursor: the table never lies in memory whole."""
         with self.cursor.connection.cursor(name=name) as cursor:
             self._open.append(cursor)
@@ -254,5 +291,34 @@ class Claim:
             yield from cursor
 
 
+class _BadMetadata(Exception):
+    """Metadata that cannot go along with its row: too much, too deep, or not fit to be written again."""
+
+
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""The escape of a NUL character, which json can hold and the jsonb of `held_out` cannot."""
+
+
 def _text(value: Any) -> str | None:
     return None if value is None else bytes(value).decode()
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """A JSON object from its bytes; empty for null and for JSON that is no object."""
+    if value is None:
+        return {}
+    if len(value) > MAX_METADATA_BYTES:
+        raise _BadMetadata
+    text = bytes(value).decode()
+    try:
+        found = json.loads(text)
+        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()  # 1e999 is infinite to Python
+    except (ValueError, RecursionError) as error:
+        raise _BadMetadata from error
+    if _NUL.search(text):
+        raise _BadMetadata
+    return found if isinstance(found, dict) else {}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

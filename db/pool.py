@@ -10,14 +10,14 @@ import re
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
 import psycopg2
-from psycopg2 import extensions
+from psycopg2 import extensions, sql
 from psycopg2.pool import ThreadedConnectionPool
 
 from db.errors import DatabaseError, Misconfigured, Unavailable
@@ -155,6 +155,26 @@ class Pool:
             connection.idle_since = time.monotonic()
             self._put_back(connection, close=False)
 
+    @contextmanager
+    def listening(self, channel: str) -> Iterator[Callable[[float], bool]]:
+        """A connection that hears what is notified on a channel while the block runs: call it with the seconds to wait,
+        and it says whether there was anything. The connection is closed afterwards.
+
+        Raises:
+            Unavailable: it was lost.
+        """
+        with self._slot():
+            connection = self._checkout()
+            try:
+                connection.set_session(autocommit=True)
+                with connection.cursor() as cursor:
+                    cursor.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+                yield lambda seconds: _notified(connection, seconds)
+            except psycopg2.Error as error:
+                raise classify(error, connection) from error
+            finally:
+                self._discard(connection)
+
     def stats(self) -> PoolStats:
         """Counts of this moment."""
         with self._free:
@@ -222,6 +242,17 @@ class Pool:
             self._connections.putconn(connection, close=close)
         except psycopg2.pool.PoolError:  # the pool was closed meanwhile
             connection.close()
+
+
+def _notified(connection: extensions.connection, seconds: float) -> bool:
+    """Wait for notifications, and forget them once heard."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    poll.poll(seconds * 1000)
+    connection.poll()  # raises where the server has gone
+    heard = bool(connection.notifies)
+    connection.notifies.clear()
+    return heard
 
 
 # --- errors

@@ -112,7 +112,8 @@ where c.relkind in ('r', 'v', 'm', 'p', 'f') and lower(c.relname) = lower(%(name
 
 -- name: source_readable
 -- Fails where the user may not read the columns.
-select {id}, {content}, {language}, {quality_score}, {repository}, {path}, {created_at} from {table} s limit 0;
+select {id}, {content}, {language}, {quality_score}, {repository}, {path}, {license}, {metadata}, {created_at}
+from {table} s limit 0;
 
 -- name: source_is_empty
 -- Whether the table has no row at all.
@@ -166,25 +167,33 @@ where {id} > %(after)s and {id} <= %(until)s
 group by 1;
 
 -- name: source_claimable
--- Eligible rows that no run has, in the order of their ids, with their text as bytes.
+-- A page of eligible rows that no run has, in the order of their ids, with their texts as bytes.
 select {id}, {repository_bytes}, {path_bytes}, {language_bytes}, {content_bytes}, {quality_score}::double precision,
-       h.file_id is not null, coalesce(l.attempts, 0)
+       h.file_id is not null, coalesce(l.attempts, 0), {license_bytes}, {metadata_bytes}
 from {table} s
 left join codelupe.ledger l on l.stream = %(stream)s and l.file_id = {id}
 left join codelupe.held_out h on h.stream = %(stream)s and h.file_id = {id}
-where (l.file_id is null or l.disposition = 'returned' and (l.not_before is null or l.not_before <= now()))
+where {id} > %(after)s and (l.file_id is null or l.disposition = 'returned' and (l.not_before is null or l.not_before <= now()))
   and {ineligible} is null
 order by {id} limit %(limit)s;
 
--- name: files_insert
+-- name: files_copy
 -- New files for the trainer's own source table.
-insert into code_files (repository, path, language, content, quality_score, license, commit_sha, phase, metadata)
-values %s;
+copy code_files (repository, path, language, content, quality_score, license, commit_sha, phase, metadata) from stdin;
+
+-- name: files_notify
+-- Tell who waits for new files, at the commit; who does not listen finds them at the next poll.
+select pg_notify(%(channel)s, '');
+
+-- name: changes_known
+-- Path and commit of the changes of a repository's history.
+select path, commit_sha from code_files
+where repository = %(repository)s and path is not null and commit_sha is not null and metadata ? 'diff';
 
 -- name: files_known
--- Paths of a repository with the sha256 of their content, oldest first.
+-- Paths of a repository with the sha256 of their content, oldest first; changes of its history left out.
 select path, encode(sha256({content_bytes}), 'hex') from code_files s
-where repository = %(repository)s and path is not null order by id;
+where repository = %(repository)s and path is not null and not metadata ? 'diff' order by id;
 
 -- === claim =================================================================================================
 
@@ -207,17 +216,52 @@ insert into codelupe.run_rows (run_id, file_id, role, content_sha256, outcome) v
 
 -- name: held_out_insert
 -- Keep the text of held-out files. The decision stays for ever; the text is that of the latest claim.
-insert into codelupe.held_out (stream, file_id, run_id, repository, path, language, content, content_sha256) values %s
+insert into codelupe.held_out
+    (stream, file_id, run_id, repository, path, language, content, content_sha256, metadata) values %s
 on conflict (stream, file_id) do update
     set run_id = excluded.run_id, repository = excluded.repository, path = excluded.path,
-        language = excluded.language, content = excluded.content, content_sha256 = excluded.content_sha256;
+        language = excluded.language, content = excluded.content, content_sha256 = excluded.content_sha256,
+        metadata = excluded.metadata;
 
 -- name: held_out_earlier
 -- Settled held-out files of earlier runs, in an order that a seed decides.
-select h.file_id, h.repository, h.path, h.language, h.content, h.content_sha256
+select h.file_id, h.repository, h.path, h.language, h.content, h.content_sha256, h.metadata
 from codelupe.held_out h join codelupe.ledger l using (stream, file_id)
 where h.stream = %(stream)s and l.disposition = 'held_out'
 order by md5(%(seed)s::text || ':' || h.file_id::text), h.file_id;
+
+-- name: fingerprints_alike
+-- Remembered files that share a band with the given ones; both arrays run side by side.
+with asked as (
+    select file_id, array_agg(band) as bands
+    from unnest(%(files)s::bigint[], %(bands)s::integer[]) as pair (file_id, band) group by file_id
+)
+select a.file_id, f.exact, f.signature
+from asked a cross join lateral (
+    select stream, file_id, exact, signature from codelupe.fingerprints where bands && a.bands offset 0
+) f
+where f.stream = %(stream)s and f.file_id <> a.file_id;
+
+-- name: fingerprints_by_index
+-- Within the claim nothing is known yet of what it wrote, and the planner would read it all for each row that asks.
+select set_config('enable_seqscan', %(scan)s, true);
+
+-- name: fingerprints_insert
+-- Remember files that a claim keeps.
+insert into codelupe.fingerprints (stream, file_id, exact, signature, bands) values %s
+on conflict (stream, file_id) do update
+    set exact = excluded.exact, signature = excluded.signature, bands = excluded.bands;
+
+-- name: fingerprints_missing
+-- Trained and held-out files without a fingerprint, with their text as bytes: the kept one, else the source's.
+select l.file_id, coalesce(convert_to(h.content, 'UTF8'), {content_bytes})
+from codelupe.ledger l
+left join codelupe.fingerprints f using (stream, file_id)
+left join codelupe.held_out h using (stream, file_id)
+left join {table} s on {id} = l.file_id
+where l.stream = %(stream)s and f.file_id is null
+  and (l.disposition in ('trained', 'held_out') or l.disposition = 'returned' and h.file_id is not null)
+  and (h.content is not null or {content} is not null);
 
 -- === runs ==================================================================================================
 
@@ -434,6 +478,12 @@ where l.stream = %(stream)s and l.disposition = 'held_out' and h.file_id is null
 select distinct h.file_id from codelupe.held_out h
 join codelupe.run_rows w using (file_id) join codelupe.runs r on r.run_id = w.run_id and r.stream = h.stream
 where h.stream = %(stream)s and r.state = 'published' and w.outcome = 'trained' order by 1;
+
+-- name: audit_fingerprints
+-- Fingerprints of files that are neither trained, claimed nor held out.
+select f.file_id from codelupe.fingerprints f
+left join codelupe.ledger l using (stream, file_id)
+where f.stream = %(stream)s and coalesce(l.disposition, '') not in ('claimed', 'trained', 'held_out') order by 1;
 
 -- name: audit_held_out
 -- How many held-out texts are kept.

@@ -12,7 +12,13 @@ from db.errors import Misconfigured
 from db.queries import QUERIES
 
 NEEDED = ("id", "content", "language", "quality_score")
-OPTIONAL = {"repository": "text", "path": "text", "created_at": "timestamptz"}
+OPTIONAL = {
+    "repository": "text",
+    "path": "text",
+    "license": "text",
+    "metadata": "jsonb",
+    "created_at": "timestamptz",
+}
 """Columns that are used where they exist, with the type of the null that stands for them elsewhere."""
 
 _NAME = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^",=]+?))\s*')
@@ -88,7 +94,7 @@ class Source:
         values = {ours: self.expression(ours) for ours in (*NEEDED, *OPTIONAL)}
         as_bytes = {
             f"{ours}_bytes": sql.SQL(QUERIES["text_bytes"]).format(value=values[ours])
-            for ours in ("repository", "path", "language", "content")
+            for ours in ("repository", "path", "language", "content", "license", "metadata")
         }
         ineligible = sql.SQL(QUERIES["ineligible_reason"]).format(**values)
         return sql.SQL(QUERIES[name]).format(table=self._escaped(), ineligible=ineligible, **values, **as_bytes)
@@ -143,6 +149,8 @@ def _column_problems(source: Source, found: Mapping[str, tuple[str, str]]) -> li
                 problems.append(f"the column {theirs} (for content) must be text, not {type_name}")
             case "quality_score" if category != "N":
                 problems.append(f"the column {theirs} (for quality_score) must be a number, not {type_name}")
+            case "metadata" if type_name not in ("jsonb", "json"):
+                problems.append(f"the column {theirs} (for metadata) must be jsonb or json, not {type_name}")
             case "created_at" if type_name not in ("timestamptz", "timestamp", "date"):
                 problems.append(f"the column {theirs} (for created_at) must be a time, not {type_name}")
     return problems

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TextIO
 
 from db.adapters import Adapter
@@ -16,7 +17,8 @@ from db.lease import Lease
 from db.pool import Pool
 from db.source import Claim, HeldOutRow, SourceRow, claim
 from service.home import Home
-from service.intake.filters import refusal
+from service.intake.admission import Admission
+from service.intake.caps import Caps
 from service.logs import event as log
 from service.publish import Beat
 from service.settings import Settings
@@ -39,6 +41,10 @@ CHARS_PER_TOKEN = 3
 """A low estimate for code, so that the earlier held-out sample fills the trainer's token budget."""
 
 
+BATCH_ROWS = 200
+"""Rows that are judged together."""
+
+
 class NothingToHoldOut(Exception):
     """A claim has no held-out row: there would be nothing to judge the run by."""
 
@@ -53,6 +59,10 @@ class Claimed:
     held_out: int = 0
     earlier_held_out: int = 0
     refused: int = 0
+    put_off: int = 0
+    """Rows that stay pending: their repository or author has as many in the run as it may."""
+    secrets: int = 0
+    """Secrets that were replaced in the texts."""
 
 
 def claim_run(
@@ -86,12 +96,13 @@ def claim_run(
         final = home.run(rows.run_id)
         _set_aside(home, rows.run_id)
         with _temporary(final) as folder:
-            claimed = _fill(rows, folder, recipe, beat)
+            admission = Admission(rows, recipe)
+            claimed = _fill(rows, folder, recipe, admission, beat)
             if claimed.run_id is None:
                 rows.cancel()
                 shutil.rmtree(folder.root)
                 return claimed
-            _write_facts(folder, rows.run_id, recipe, home, parent)
+            _write_facts(folder, rows.run_id, recipe, home, parent, secrets=dict(admission.secrets))
     (folder.root).rename(final.root)
     fsync_folder(home.runs)
     return claimed
@@ -126,21 +137,22 @@ def _temporary(final: RunDirectory) -> Iterator[RunDirectory]:
         raise
 
 
-def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, beat: Beat) -> Claimed:
+def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admission, beat: Beat) -> Claimed:
     """Stream the claimed rows into the row files."""
-    splitter = Splitter(recipe.data)
+    splitter, caps = Splitter(recipe.data), Caps(recipe.hygiene)
     with ExitStack() as files:
         writing: dict[Role, TextIO] = {
             "train": files.enter_context(folder.rows.open("w", encoding="utf-8")),
             "held_out": files.enter_context(folder.held_out.open("w", encoding="utf-8")),
         }
-        for row in rows.rows():
+        admission.duplicates.catch_up(beat)
+        for batch in _batches(rows.rows(caps.admit)):
             beat()
-            reason = refusal(row.content, min_lines=recipe.data.min_context_lines + 1)
-            if reason is not None:
-                rows.reject(row, reason)
-            elif decided := splitter.add(row):
-                _keep(rows, *decided, writing)
+            for row, reason in admission.decide(batch):
+                if reason is not None:
+                    rows.reject(row, reason)
+                elif decided := splitter.add(row):
+                    _keep(rows, *decided, writing)
         before = list(rows.earlier_held_out(recipe.training.seed, recipe.data.max_eval_tokens * CHARS_PER_TOKEN))
         for decided in splitter.rest(len(before)):
             _keep(rows, *decided, writing)
@@ -159,13 +171,19 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, beat: Beat) -> Clai
         held_out=splitter.held_out,
         earlier_held_out=len(before),
         refused=rows.rejected,
+        put_off=rows.put_off,
+        secrets=admission.secrets.total(),
     )
 
 
+def _batches(rows: Iterator[SourceRow]) -> Iterator[list[SourceRow]]:
+    while batch := list(islice(rows, BATCH_ROWS)):
+        yield batch
+
+
 def _keep(rows: Claim, row: SourceRow, role: Role, files: dict[Role, TextIO]) -> None:
-    sha256 = content_sha256(row.content)
-    rows.keep(row, role, sha256)
-    files[role].write(_line(row, sha256, fresh=True))
+    rows.keep(row, role)
+    files[role].write(_line(row, content_sha256(row.content), fresh=True))
 
 
 def _line(row: SourceRow | HeldOutRow, sha256: str, *, fresh: bool) -> str:
@@ -179,12 +197,15 @@ def _line(row: SourceRow | HeldOutRow, sha256: str, *, fresh: bool) -> str:
                 content=row.content,
                 sha256=sha256,
                 fresh=fresh,
+                metadata=row.metadata,
             )
         )
     )
 
 
-def _write_facts(folder: RunDirectory, run_id: int, recipe: Recipe, home: Home, parent: Adapter | None) -> None:
+def _write_facts(
+    folder: RunDirectory, run_id: int, recipe: Recipe, home: Home, parent: Adapter | None, *, secrets: dict[str, int]
+) -> None:
     """recipe.yaml, the parent link and the manifest; everything durable before the claim commits."""
     write_text(folder.recipe, dump_recipe(recipe))
     parent_manifest = None
@@ -202,5 +223,6 @@ def _write_facts(folder: RunDirectory, run_id: int, recipe: Recipe, home: Home, 
         parent_version=parent.version if parent else None,
         parent_manifest_sha256=parent_manifest,
         base={"model": recipe.base.model, "revision": recipe.base.revision},
+        secrets_replaced=secrets,
     )
     fsync_folder(folder.root)

@@ -7,6 +7,8 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 from db import adapters as adapter_table
@@ -29,6 +32,9 @@ from service.database import database
 from service.errors import PreconditionError, ServiceError, UsageError
 from service.home import Home, running_service, stop_service
 from service.intake.drop import Summary, drop_paths
+from service.intake.history import MAX_COMMITS
+from service.intake.hub import SCHEME
+from service.intake.records import Given
 from service.launch import plan_memory, show_samples
 from service.preview import preview
 from service.publish import retire, sync_pointer, verify_adapter
@@ -132,16 +138,30 @@ def stop(recipe: RecipeOption = None) -> None:
 
 @app.command()
 def drop(
-    paths: Annotated[list[Path], typer.Argument(help="Files, folders, git checkouts or JSONL.")],
-    score: Annotated[float, typer.Option(help="Quality score of the rows.")] = 100.0,
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files, folders, git checkouts, JSONL, Parquet, or hf://owner/name for a dataset."),
+    ] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="A dataset of the Hub, owner/name.")] = None,
+    score: Annotated[
+        float | None, typer.Option(help="Quality score of rows without one; by default a heuristic's.")
+    ] = None,
     repository: Annotated[str | None, typer.Option(help="Repository name; the folder's by default.")] = None,
+    phase: Annotated[str | None, typer.Option(help="Phase of a curriculum that the rows belong to.")] = None,
+    history: Annotated[
+        bool, typer.Option("--history", help="Of git checkouts, a row for each changed file of each commit.")
+    ] = False,
+    commits: Annotated[int, typer.Option(min=1, help="With --history: the newest commits, so many.")] = MAX_COMMITS,
     train_now: Annotated[bool, typer.Option("--train-now", help="Do not wait for MIN_NEW_FILES.")] = False,
     recipe: RecipeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Drop files into the database; the service trains on them when there are enough."""
     settings = _settings(recipe)
-    missing = [str(path) for path in paths if not path.exists() and not path.is_symlink()]
+    sources = [*(paths or []), *(SCHEME + name for name in dataset or [])]
+    if not sources:
+        raise UsageError("nothing to drop: name files, folders, JSONL, Parquet or a dataset (codelupe drop --help)")
+    missing = [name for name in sources if not name.startswith(SCHEME) and not os.path.lexists(name)]
     if missing:
         raise UsageError(f"no such file or folder: {', '.join(missing)}")
     if settings.source.name != "code_files":
@@ -149,13 +169,14 @@ def drop(
             f"drop writes to code_files only; SOURCE_TABLE is {settings.source.name}: insert there yourself"
         )
     with database(settings) as pool:
-        with Console(stderr=True).status("reading") as status:
+        with _drop_progress() as on_progress:
             summary = drop_paths(
                 pool,
-                paths,
-                score=score,
-                repository=repository,
-                on_progress=lambda s: status.update(f"{s.inserted} inserted, {s.skipped.total()} passed over"),
+                sources,
+                Given(score=score, repository=repository, phase=phase),
+                history_commits=commits if history else 0,
+                token=settings.trainer_secrets.get("HF_TOKEN"),
+                on_progress=on_progress,
             )
         if train_now:
             streams.request_training(pool, settings.recipe.stream)
@@ -164,6 +185,23 @@ def drop(
         _json({"inserted": summary.inserted, "passed_over": summary.skipped, "pending": pending.rows})
         return
     _say_dropped(summary, pending.rows, settings, train_now)
+
+
+@contextmanager
+def _drop_progress() -> Iterator[Callable[[Summary], None]]:
+    """A bar on stderr where that is a terminal; what comes is not known beforehand, so it shows counts and a rate."""
+    columns = ("{task.description}", BarColumn(), "{task.fields[counts]}", TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("reading", total=None, counts="")
+
+        def show(summary: Summary) -> None:
+            counts = f"{summary.inserted:,} inserted, {summary.skipped.total():,} passed over"
+            seconds = progress.tasks[0].elapsed or 0.0
+            rate = f", {summary.seen / seconds:,.0f} a second" if seconds > 1 else ""
+            progress.update(task, counts=counts + rate)
+
+        yield show
 
 
 def _say_dropped(summary: Summary, pending: int, settings: Settings, train_now: bool) -> None:

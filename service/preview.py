@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 
 from service.errors import UsageError
 from service.home import Home
-from service.intake.drop import read_paths
+from service.intake.drop import read_sources
+from service.intake.records import Given
 from service.settings import Settings
 from service.up import with_absolute_folder
 from trainer.recipe import dump_recipe
@@ -67,7 +68,7 @@ def write_rows(rows_file: Path, paths: list[Path]) -> list[str]:
     file_id = 0
     with rows_file.open("w", encoding="utf-8") as file:
         for path in paths:
-            for found in read_paths([path], score=100.0, repository=None):
+            for found in read_sources([str(path)], Given()):
                 if isinstance(found, str):
                     passed_over.append(f"{path}: {found}")
                     continue

@@ -101,6 +101,14 @@ def key(text: str) -> str:
     return text
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """Names with commas between them."""
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not found:
+        raise ValueError("a list with commas")
+    return found
+
+
 def one_of(*names: str) -> Parser:
     """One of a few short names."""
 
@@ -171,6 +179,8 @@ VARIABLES: dict[str, Variable] = {
     "VLLM_URL": Variable(server_address),
     "VLLM_API_KEY": Variable(key, secret=True),
     "SAMPLE_PREDICTIONS": Variable(whole(0, 1000)),
+    "ALLOWED_LICENSES": Variable(listed),
+    "BENCHMARK_FILES": Variable(listed),
     "CODELUPE_STREAM": Variable(plain),
     "MODEL": Variable(plain),
     "BATCH_SIZE": Variable(whole(1)),
@@ -192,6 +202,8 @@ OVER_THE_RECIPE = {
     "USE_FLASH_ATTENTION": "base.attention",
     "DATALOADER_NUM_WORKERS": "training.dataloader_workers",
     "SAMPLE_PREDICTIONS": "tracking.sample_predictions",
+    "ALLOWED_LICENSES": "hygiene.licenses",
+    "BENCHMARK_FILES": "hygiene.benchmarks",
 }
 """Variables that replace a value of the recipe."""
 

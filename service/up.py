@@ -25,6 +25,7 @@ from service.errors import PreconditionError, UsageError
 from service.home import Home, only_service
 from service.http import Actions, HttpServer, create_app, listen
 from service.intake import demo
+from service.intake.contamination import Benchmarks
 from service.judge import Verdict
 from service.launch import prepare_base
 from service.logs import Say
@@ -43,9 +44,11 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdic
     """Run the service until it is told to stop (`once`: until a verdict); returns the last verdict.
 
     Raises:
-        PreconditionError: the folder, the port, the database or the base model cannot be had.
+        PreconditionError: the folder, the port, the database, the base model or a benchmark cannot be had.
         UsageError: the recipe does not fit its base model.
     """
+    hygiene = settings.recipe.hygiene
+    Benchmarks(hygiene.benchmarks, hygiene.benchmark_gram_words)  # a file that cannot be read: now, not at a claim
     home = Home(settings.home)
     stop = threading.Event()
     with ExitStack() as stack:

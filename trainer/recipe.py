@@ -26,6 +26,11 @@ def choice(default: str, *others: str) -> Any:
     return field(default=default, metadata={"choices": (default, *others)})
 
 
+def names() -> Any:
+    """A list of texts, which may be empty."""
+    return field(default=(), metadata={"may_be_empty": True})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Base:
     """The frozen model under the adapter."""
@@ -134,6 +139,40 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hygiene:
+    """What may be trained on: a row is refused for each of these with a reason of its own (docs/hygiene.md)."""
+
+    duplicates: str = choice("near", "exact", "none")
+    """What counts as a duplicate of a row that is trained, claimed or held out. `exact`: the same but for blanks."""
+    near_duplicate_jaccard: float = number(0.7, 0.5, 1.0)
+    """Share of common 5-grams of tokens from which two files are near duplicates (estimated by MinHash)."""
+    longest_line_chars: int = number(1000, 1)
+    mean_line_chars: int = number(100, 1)
+    """Most characters of a line on average, blank ones left out."""
+    least_alphanumeric_share: float = number(0.25, 0.0, 1.0)
+    """Least share of letters and digits among a text's characters, ends of lines and blank lines left out."""
+    largest_encoded_share: float = number(0.5, 0.0, 1.0)
+    """Largest share of a text that may be base64, bytes in hex or escapes, in runs of 64 characters or more."""
+    longest_encoded_chars: int = number(1024, 64)
+    """Longest such run."""
+    generated: str = choice("refuse", "allow")
+    """Files that say in their first ten lines that a program wrote them."""
+    max_rows_per_repository: int | None = number(5000, 1)
+    max_rows_per_author: int | None = number(5000, 1)
+    """Rows of one repository, and of one author (metadata's `author`), in a run; more wait for a later one."""
+    benchmarks: tuple[str, ...] = names()
+    """JSONL files of evaluations, in HumanEval's or MBPP's form, whose tasks must not be trained on."""
+    benchmark_gram_words: int = number(10, 5, 100)
+    """Words in a row, of a task's own, that give it away."""
+    secrets: str = choice("replace", "keep")
+    """Whether keys, tokens and passwords give way to placeholders in what is trained and measured on."""
+    licenses: tuple[str, ...] = names()
+    """SPDX identifiers that a row's license may be; an empty list allows every one."""
+    unknown_license: str = choice("refuse", "allow")
+    """What becomes of a row without a license where `licenses` names some."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tracking:
     """Where a run's curves go besides the service."""
 
@@ -171,6 +210,7 @@ class Recipe:
     training: Training = field(default_factory=Training)
     evaluation: Evaluation = field(default_factory=Evaluation)
     gate: Gate = field(default_factory=Gate)
+    hygiene: Hygiene = field(default_factory=Hygiene)
     tracking: Tracking = field(default_factory=Tracking)
     service: ServiceDefaults = field(default_factory=ServiceDefaults)
 
@@ -219,7 +259,8 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
 def recipe_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain YAML and JSON values, defaults included."""
     data = asdict(recipe)
-    data["lora"]["targets"] = list(recipe.lora.targets)
+    for section in (section for section in data.values() if isinstance(section, dict)):
+        section |= {key: list(value) for key, value in section.items() if isinstance(value, tuple)}
     data["data"]["builders"] = dict(recipe.data.builders)
     return data
 
@@ -283,7 +324,11 @@ def _value(hint: Any, value: Any, limits: Mapping[str, Any], key: str, problems:
             good = isinstance(value, str) and bool(value.strip())
             expected = "text"
         case t if t is tuple:
-            good = isinstance(value, list | tuple) and bool(value) and all(isinstance(v, str) for v in value)
+            good = (
+                isinstance(value, list | tuple)
+                and bool(value or limits.get("may_be_empty"))
+                and all(isinstance(v, str) and v.strip() for v in value)
+            )
             expected = "a list of names"
             value = tuple(value) if good else value
         case _:

@@ -12,6 +12,7 @@ from pathlib import Path
 from db.pool import Pool
 from db.source import Eligibility, NewFile, Source, insert_files, is_empty, known_files, pending
 from service.intake.drop import new_file
+from service.intake.records import Given
 from service.settings import Settings
 
 REPOSITORY = "python-standard-library"
@@ -34,7 +35,7 @@ def demo_files(eligibility: Eligibility) -> Iterator[NewFile]:
         if digest[0] % 2 == 1 and not LEFT_OUT & set(path.relative_to(root).parts):
             found.append((digest, path, name))
     for _, path, name in sorted(found):
-        file = new_file(path, repository=REPOSITORY, name=name, score=None)
+        file = new_file(path, Given(score=100.0), repository=REPOSITORY, name=name)
         if isinstance(file, NewFile) and eligibility.min_chars <= len(file.content) <= eligibility.max_chars:
             yield file
 

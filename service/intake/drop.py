@@ -1,40 +1,29 @@
-"""Files, folders, git checkouts and JSONL into code_files; says what was passed over and why. Safe to repeat."""
+"""Files, folders, git checkouts, JSONL, Parquet and datasets into code_files. Says what was passed over, and is safe to
+repeat."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from db.pool import Pool
-from db.source import NewFile, insert_files, known_files
+from db.source import NewFile, insert_files, known_changes, known_files
+from service.intake.history import read_history
+from service.intake.hub import SCHEME, read_dataset
+from service.intake.languages import by_name, language
+from service.intake.records import Given, Skipped, read_jsonl, read_parquet, stored
 from trainer.run_dir import content_sha256
-
-LANGUAGES = {
-    ".py": "python", ".pyi": "python", ".rs": "rust", ".go": "go", ".js": "javascript", ".mjs": "javascript",
-    ".cjs": "javascript", ".jsx": "javascript", ".ts": "typescript", ".tsx": "typescript", ".java": "java",
-    ".kt": "kotlin", ".scala": "scala", ".c": "c", ".h": "c", ".cc": "cpp", ".cpp": "cpp", ".cxx": "cpp",
-    ".hh": "cpp", ".hpp": "cpp", ".cs": "csharp", ".swift": "swift", ".rb": "ruby", ".php": "php", ".pl": "perl",
-    ".lua": "lua", ".r": "r", ".jl": "julia", ".hs": "haskell", ".ml": "ocaml", ".ex": "elixir", ".exs": "elixir",
-    ".erl": "erlang", ".clj": "clojure", ".dart": "dart", ".zig": "zig", ".nim": "nim", ".sh": "bash",
-    ".bash": "bash", ".sql": "sql", ".html": "html", ".css": "css", ".scss": "css", ".vue": "vue",
-    ".proto": "protobuf", ".cmake": "cmake", ".tf": "terraform", ".asm": "assembly", ".s": "assembly",
-}  # fmt: skip
-"""Language by extension; a file with another one is passed over."""
 
 KEY_FILES = ("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "credentials", "secrets", "htpasswd")
 KEY_ENDINGS = (".pem", ".key", ".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".asc", ".gpg")
 MAX_FILE_BYTES = 2_000_000
-LARGEST_SCORE = 3e38
-"""Scores are stored in single precision."""
+FIRST_BYTES = 4096
+"""Of a file whose name says no language: enough to see whether its text does."""
 PROGRESS_EVERY = 200
-
-Skipped = str
-"""Why a file was passed over."""
 
 
 @dataclass
@@ -51,21 +40,23 @@ class Summary:
 
 def drop_paths(
     pool: Pool,
-    paths: list[Path],
+    sources: Sequence[str],
+    given: Given,
     *,
-    score: float,
-    repository: str | None = None,
+    history_commits: int = 0,
+    token: str | None = None,
     on_progress: Callable[[Summary], None] = lambda summary: None,
 ) -> Summary:
-    """Insert every file below `paths`. A file whose repository, path and text are there already is passed over."""
+    """Insert all that the sources give. What is there already (repository, path and text; of a change, its commit) is
+    passed over. `history_commits`: of a git checkout, the changes of so many commits instead of its files."""
     summary = Summary()
-    known: dict[str, dict[str, str]] = {}
+    known = _Known(pool)
 
     def fresh() -> Iterator[NewFile]:
-        for found in read_paths(paths, score=score, repository=repository):
+        for found in read_sources(sources, given, history_commits=history_commits, token=token):
             if isinstance(found, Skipped):
                 summary.skipped[found] += 1
-            elif _is_known(pool, known, found):
+            elif known.has(found):
                 summary.skipped["already there"] += 1
             else:
                 summary.inserted += 1
@@ -78,37 +69,62 @@ def drop_paths(
     return summary
 
 
-def _is_known(pool: Pool, known: dict[str, dict[str, str]], file: NewFile) -> bool:
-    """Whether this text is the newest at this path; remembers it, so that a path given twice counts once."""
-    repository, path = file.repository or "", file.path or ""
-    if repository not in known:
-        known[repository] = known_files(pool, repository)
-    digest = content_sha256(file.content)
-    if known[repository].get(path) == digest:
-        return True
-    known[repository][path] = digest
-    return False
+class _Known:
+    """What the table has, read once for each repository; what was seen since counts too."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._files: dict[str, dict[str, str]] = {}
+        self._changes: dict[str, set[tuple[str, str]]] = {}
+
+    def has(self, file: NewFile) -> bool:
+        repository, path = file.repository or "", file.path or ""
+        if "diff" in file.metadata:
+            if repository not in self._changes:
+                self._changes[repository] = known_changes(self._pool, repository)
+            change = (path, file.commit_sha or "")
+            there = change in self._changes[repository]
+            self._changes[repository].add(change)
+            return there
+        if repository not in self._files:
+            self._files[repository] = known_files(self._pool, repository)
+        digest = content_sha256(file.content)
+        there = self._files[repository].get(path) == digest
+        self._files[repository][path] = digest
+        return there
 
 
-def read_paths(paths: list[Path], *, score: float, repository: str | None) -> Iterator[NewFile | Skipped]:
-    """Every file below the paths, in a fixed order, or the reason why it is passed over."""
-    for path in paths:
-        if path.is_symlink():
+def read_sources(
+    sources: Sequence[str], given: Given, *, history_commits: int = 0, token: str | None = None
+) -> Iterator[NewFile | Skipped]:
+    """Every file or row of the sources, in a fixed order, or the reason why it is passed over."""
+    for source in sources:
+        path = Path(source)
+        if source.startswith(SCHEME):
+            yield from read_dataset(source.removeprefix(SCHEME).strip("/"), given, token)
+        elif path.is_symlink():
             yield "symlink"
         elif path.is_dir():
-            yield from _read_folder(path.resolve(), score, repository)
+            yield from _read_folder(path.resolve(), given, history_commits)
         elif path.suffix in (".jsonl", ".ndjson"):
-            yield from _read_jsonl(path, score, repository)
+            yield from read_jsonl(path, given)
+        elif path.suffix == ".parquet":
+            yield from read_parquet(path, given)
         else:
-            parent = path.resolve().parent
-            yield new_file(path, repository=repository or parent.name, name=path.name, score=score)
+            yield new_file(path, given, repository=given.repository or path.resolve().parent.name, name=path.name)
 
 
-def _read_folder(root: Path, score: float, repository: str | None) -> Iterator[NewFile | Skipped]:
+def _read_folder(root: Path, given: Given, history_commits: int) -> Iterator[NewFile | Skipped]:
     checkout = _git(root, "rev-parse", "--is-inside-work-tree") == "true"
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD") if checkout else None
+    if history_commits:
+        if commit is None:
+            yield "folder without a git history"
+        else:
+            yield from read_history(root, given, max_commits=history_commits)
+        return
     for name in _tracked(root) if checkout else _walk(root):
-        yield new_file(root / name, repository=repository or root.name, name=name, score=score, commit=commit)
+        yield new_file(root / name, given, repository=given.repository or root.name, name=name, commit=commit)
 
 
 def _tracked(root: Path) -> list[str]:
@@ -136,50 +152,20 @@ def _walk(root: Path) -> list[str]:
     return sorted(found)
 
 
-def _read_jsonl(path: Path, score: float, repository: str | None) -> Iterator[NewFile | Skipped]:
-    """One row a line: `content`, and what else there is of language, path, repository, quality_score."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                record = json.loads(line)
-                content = record["content"]
-            except (ValueError, KeyError, TypeError, RecursionError):
-                yield "JSONL line without a content"
-                continue
-            about = [record.get(name) or "" for name in ("repository", "path", "language")]
-            if not all(_is_storable(text) for text in (content, *about)):
-                yield "not text"
-                continue
-            given = record.get("quality_score")
-            if isinstance(given, int | float) and not abs(given) <= LARGEST_SCORE:
-                yield "quality_score out of range"
-                continue
-            yield NewFile(
-                repository=about[0] or _stored(repository or path.stem),
-                path=about[1] or _stored(f"{path.name}:{number}"),
-                language=(about[2] or _language(about[1]) or "text").lower(),
-                content=content,
-                quality_score=float(given) if isinstance(given, int | float) else score,
-            )
-
-
-def new_file(
-    path: Path, *, repository: str, name: str, score: float | None, commit: str | None = None
-) -> NewFile | Skipped:
-    """One file as a row, or the reason why it is passed over. `score` None: the highest, 100."""
-    language = _language(name)
+def new_file(path: Path, given: Given, *, repository: str, name: str, commit: str | None = None) -> NewFile | Skipped:
+    """One file as a row, or the reason why it is passed over."""
     lowered = path.name.lower()
     if path.is_symlink():
         return "symlink"
-    if any(part.startswith(".") for part in Path(name).parts):
+    if any(part.startswith(".") for part in name.split("/")):
         return "dotfile"
     if lowered.endswith(KEY_ENDINGS) or lowered.split(".")[0] in KEY_FILES:
         return "key file"
-    if language is None:
-        return "not a known language"
     try:
         if not path.is_file():
             return "not a file"
+        if by_name(name) is None and not _may_say_a_language(path):
+            return "not a known language"
         if path.stat().st_size > MAX_FILE_BYTES:
             return f"over {MAX_FILE_BYTES:,} bytes"
         content = path.read_bytes().decode("utf-8")
@@ -187,33 +173,25 @@ def new_file(
         return "not UTF-8"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
+    spoken = language(name, content)
+    if spoken is None:
+        return "not a known language"
     if "\0" in content:
         return "not text"
     return NewFile(
-        repository=_stored(repository),
-        path=_stored(name),
-        language=language,
+        repository=stored(repository),
+        path=stored(name),
+        language=spoken,
         content=content,
-        quality_score=100.0 if score is None else score,
+        quality_score=given.score_of(content),
         commit_sha=commit,
+        phase=given.phase,
     )
 
 
-def _language(name: str) -> str | None:
-    return LANGUAGES.get(Path(name).suffix.lower())
-
-
-def _stored(name: str) -> str:
-    """A name of the file system as text; bytes of it that are not UTF-8 become question marks."""
-    return name.encode("utf-8", "replace").decode()
-
-
-def _is_storable(text: object) -> bool:
-    """Whether Postgres can hold it as text: no NUL character, no half of a surrogate pair."""
-    if not isinstance(text, str) or "\0" in text:
+def _may_say_a_language(path: Path) -> bool:
+    """Whether a file without a telling name is worth reading: only one without any extension can be a program."""
+    if path.suffix:
         return False
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    with path.open("rb") as file:
+        return language(path.name, file.read(FIRST_BYTES).decode("utf-8", "replace")) is not None

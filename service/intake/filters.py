@@ -1,22 +1,55 @@
-"""What may be trained on: reasons to refuse a claimed row before it reaches a run."""
+"""What a text has to look like: reasons to refuse one by itself, without anything to compare it with."""
 
 from __future__ import annotations
 
 import re
 
+from trainer.recipe import Hygiene
+
 CONTROL_TOKEN = re.compile(r"<\|[A-Za-z0-9_ ]{1,40}\|>")
 MAX_CONTROL_TOKEN_SHARE = 0.05
 """Share of a text's characters that may look like a model's control tokens; more is not code but a probe."""
 
+GENERATED_LINES = 10
+"""Generators say so at the top."""
+GENERATED = re.compile(
+    r"@generated\b|\b(?:auto|automatically|machine)[ -]?generated\b|\bgenerated (?:automatically|file|from ['\"])"
+    r"|^\W*generated (?:by|from|with)\b|\b(?:file|module|code) (?:is|was|has been) generated\b"
+    r"|\bdo not (?:edit|modify|make changes to) this\b|\bgenerated\b.{0,80}\bdo not (?:edit|modify)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+ENCODED = re.compile(
+    r"[A-Za-z0-9+/]{64,}={0,2}"  # base64
+    r"|(?:(?:0x|\\x)?[0-9A-Fa-f]{2}[\s,]*){32,}"  # bytes in hex, with or without their signs
+    r"|(?:\\u[0-9A-Fa-f]{4}){16,}"
+)
+"""Runs of data that somebody wrote out as text."""
 
-def refusal(text: str, *, min_lines: int) -> str | None:
-    """Why a row is refused, or None. Control tokens in ordinary number are fine: they are encoded as plain text."""
+
+def refusal(text: str, hygiene: Hygiene, *, min_lines: int) -> str | None:
+    """Why a text is refused, or None. Control tokens in ordinary number are fine: they are encoded as plain text."""
     if "\0" in text:
         return "binary"
     if not text.strip():
         return "empty"
+    lines = [line for line in text.splitlines() if line.strip()]
     if len([line for line in text.split("\n") if line.strip()]) < min_lines:
         return "too_few_lines"
     if sum(len(match.group()) for match in CONTROL_TOKEN.finditer(text)) > MAX_CONTROL_TOKEN_SHARE * len(text):
         return "control_tokens"
+    if max(map(len, lines)) > hygiene.longest_line_chars:
+        return "long_line"
+    if sum(map(len, lines)) > hygiene.mean_line_chars * len(lines):
+        return "long_lines"
+    if sum(map(str.isalnum, text)) < hygiene.least_alphanumeric_share * sum(map(len, lines)):
+        return "few_letters"
+    if hygiene.generated == "refuse" and GENERATED.search("\n".join(lines[:GENERATED_LINES])):
+        return "generated"
+    if _is_encoded(text, hygiene):
+        return "encoded"
     return None
+
+
+def _is_encoded(text: str, hygiene: Hygiene) -> bool:
+    runs = [len(match.group()) for match in ENCODED.finditer(text)]
+    return sum(runs) > hygiene.largest_encoded_share * len(text) or max(runs, default=0) > hygiene.longest_encoded_chars

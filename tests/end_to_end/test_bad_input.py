@@ -53,6 +53,11 @@ def test_a_recipe_that_does_not_fit_its_base(codelupe: Codelupe, tmp_path: Path,
     check_refused(codelupe.run("up", "--recipe", str(recipe)), 2, part)
 
 
+def test_a_benchmark_that_is_not_there(codelupe: Codelupe):
+    done = codelupe.run("up", BENCHMARK_FILES="absent.jsonl")
+    check_refused(done, 3, "the benchmark absent.jsonl cannot be read", "BENCHMARK_FILES")
+
+
 def test_a_model_that_is_not_there(codelupe: Codelupe, tmp_path: Path):
     check_refused(codelupe.run("up", "--model", str(tmp_path / "no-such-model")), 2, "no-such-model")
 

@@ -75,7 +75,7 @@ def test_an_undone_claim_leaves_nothing(pool: Pool, lease: Lease, query: Any, ho
     def attempt() -> None:
         with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
             for row in claimed.rows():
-                claimed.keep(row, "held_out", digest(row.content))
+                claimed.keep(row, "held_out")
             claimed.flush()
             if how == "error":
                 raise KeyError("the caller's own")
@@ -103,9 +103,9 @@ def test_a_renewal_during_a_claim_neither_waits_nor_breaks_it(pool: Pool, lease:
         renew(pool, lease, 600)
         request_training(pool, STREAM)
         assert time.monotonic() - started < 2
-        claimed.keep(first, "train", digest(first.content))
+        claimed.keep(first, "train")
         for row in rows:
-            claimed.keep(row, "train", digest(row.content))
+            claimed.keep(row, "train")
     assert runs.live(pool, STREAM) is not None
     assert training_requested(pool, STREAM)  # asked for after the claim began: for the next one
 
@@ -115,7 +115,7 @@ def test_a_takeover_during_a_claim_undoes_it(pool: Pool, lease: Lease, query: An
     with pytest.raises(LeaseLost):  # noqa: SIM117
         with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
             for row in claimed.rows():
-                claimed.keep(row, "train", digest(row.content))
+                claimed.keep(row, "train")
             query("update codelupe.leases set expires_at = now() - interval '1 s'")
             assert acquire(pool, STREAM, "another", 60) is not None
     assert runs.live(pool, STREAM) is None
@@ -130,7 +130,7 @@ def test_a_half_read_claim_leaves_the_connection_usable(database_url: str, lease
     with claim(pool, lease, SOURCE, ELIGIBLE, limit=1200, parent_version=None, seed=1) as claimed:
         rows = claimed.rows()
         row = next(rows)
-        claimed.keep(row, "train", digest(row.content))
+        claimed.keep(row, "train")
         if cancelled:
             claimed.cancel()
     rows.close()
@@ -150,7 +150,7 @@ def test_a_settled_row_cannot_be_claimed(pool: Pool, lease: Lease, query: Any) -
     runs.give_back(pool, lease, run_id, state="returned", reason="test")
     with pytest.raises(DatabaseError, match="could claim 0 of 1 rows"):  # noqa: SIM117
         with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
-            claimed.keep(row, "train", digest(row.content))
+            claimed.keep(row, "train")
     assert query("select disposition from codelupe.ledger") == [("rejected",)]
 
 
@@ -172,7 +172,7 @@ def test_a_row_that_was_held_out_is_never_kept_for_training(pool: Pool, lease: L
         row = next(iter(claimed.rows()))
         assert row.held_out
         with pytest.raises(ValueError, match="held out"):
-            claimed.keep(row, "train", digest(row.content))
+            claimed.keep(row, "train")
         claimed.cancel()
 
 
@@ -338,7 +338,7 @@ def test_bytes_that_are_not_utf8_are_rejected(postgres_url: str) -> None:
     with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
         kept = list(claimed.rows())
         for row in kept:
-            claimed.keep(row, "held_out", digest(row.content))
+            claimed.keep(row, "held_out")
     assert [row.content for row in kept] == ["naïve 😀 " * 20]
     assert known_files(pool, "owner/repo1") == {"src/file1.py": digest("naïve 😀 " * 20)}
     with pool.transaction() as cursor:
@@ -364,7 +364,7 @@ def test_a_view_with_odd_names(pool: Pool, lease: Lease, query: Any) -> None:
     )
     source = Source.parse('"Odd.Schema"."My%""View"""', 'id=ID,content="The, Body",language=select,quality_score=100%')
     checked = check_source(pool, source)
-    assert checked.absent == {"repository", "path", "created_at"}
+    assert checked.absent == {"repository", "path", "license", "metadata", "created_at"}
     assert not is_empty(pool, source)
     for one in (source, checked):
         assert pending(pool, one, ELIGIBLE, STREAM).rows == 2
@@ -431,3 +431,55 @@ def test_insert_files(pool: Pool, query: Any) -> None:
     for bad in ("nul \x00", "half \ud800"):
         with pytest.raises(ValueError, match="NUL"):
             insert_files(pool, [new_file(1, content=bad)])
+
+
+# --- what comes along with a row ---------------------------------------------------------------------------
+
+
+def test_metadata_and_license_come_along(pool: Pool, lease: Lease) -> None:
+    insert_files(pool, [new_file(1, metadata={"author": "a", "é": [1]}, license="MIT"), new_file(2)])
+    with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
+        found = [(row.license, row.metadata) for row in claimed.rows()]
+        claimed.cancel()
+    assert found == [("MIT", {"author": "a", "é": [1]}), (None, {})]
+
+
+def test_a_source_without_such_columns_has_empty_ones(pool: Pool, lease: Lease, query: Any) -> None:
+    fill(pool, 1)
+    query("create view plain as select id, content, language, quality_score from code_files")
+    with claim(pool, lease, Source.parse("plain", ""), ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
+        assert [(row.license, row.metadata) for row in claimed.rows()] == [(None, {})]
+        claimed.cancel()
+
+
+def test_metadata_must_be_json(pool: Pool, query: Any) -> None:
+    query("create view odd as select id, content, language, quality_score, 'x'::text as metadata from code_files")
+    with pytest.raises(Misconfigured, match=r"metadata \(for metadata\) must be jsonb or json, not text"):
+        check_source(pool, Source.parse("odd", ""))
+
+
+def test_metadata_that_cannot_be_written_again_is_a_reason(pool: Pool, lease: Lease, query: Any) -> None:
+    good, bad = ['{"a": "\\\\u0000"}', "[1]", "null"], ['{"a": 1e999}', '{"a": "\\u0000"}', '{"a": "\\ud800"}']
+    for text in good + bad:
+        query("insert into code_files (content, quality_score, license) values (repeat('x', 60), 80, %s)", text)
+    query("insert into code_files (content, quality_score, license) values (repeat('x', 60), 80, %s)",
+          '{"a": "%s"}' % ("x" * 4_000_000))  # fmt: skip
+    query("create view given as select id, content, language, quality_score, license::json as metadata from code_files")
+    source = Source.parse("given", "")
+    with claim(pool, lease, source, ELIGIBLE, limit=100, parent_version=None, seed=1) as claimed:
+        rows = list(claimed.rows())
+        assert [row.metadata for row in rows] == [{"a": "\\u0000"}, {}, {}]
+        for row in rows:
+            claimed.keep(row, "held_out")
+    assert query("select file_id, reason from codelupe.ledger where disposition = 'rejected' order by 1") == [
+        (number, "bad_metadata") for number in (4, 5, 6, 7)
+    ]
+
+
+def test_a_row_that_is_put_off_does_not_count(pool: Pool, lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.claim.PAGE_ROWS", 3)
+    fill(pool, 20)
+    with claim(pool, lease, SOURCE, ELIGIBLE, limit=2, parent_version=None, seed=1) as claimed:
+        files = [row.file_id for row in claimed.rows(lambda row: row.file_id % 8 == 0)]
+        assert (files, claimed.put_off) == ([8, 16], 14)
+        claimed.cancel()

@@ -25,7 +25,7 @@ from service.publish import tidy_run
 from service.settings import PROJECT_RECIPES, Settings, load_settings
 from service.states import State
 from service.upkeep import Pause
-from trainer.recipe import pinned
+from trainer.recipe import Hygiene, pinned
 from trainer.run_dir import (
     RowOutcome,
     new_folder,
@@ -50,7 +50,8 @@ class World:
         self.settings: Settings = load_settings(
             PROJECT_RECIPES / "embedded.yaml", environment={"CODELUPE_HOME": str(root)}, env_file=None
         )
-        self.recipe = pinned(self.settings.recipe, model="tiny-qwen2", revision="r" * 40)
+        recipe = pinned(self.settings.recipe, model="tiny-qwen2", revision="r" * 40)
+        self.recipe = replace(recipe, hygiene=Hygiene(duplicates="none"))  # these tests insert the same text often
         binding = streams.Binding(source="code_files", base_model="tiny-qwen2", base_revision="r" * 40, lora={})
         streams.bind(pool, STREAM, binding)
         lease = leases.acquire(pool, STREAM, self.home.instance(), 60)
@@ -446,3 +447,51 @@ def test_a_damaged_candidate_is_not_called_published(world: World):
     found = world.audit()
     assert (found.pending, found.published_runs, found.problems) == (20, 0, [])
     assert daemon.home.adapter(daemon._run_id).exists() is False
+
+
+def test_new_files_wake_the_poll_early(world: World):
+    import threading
+
+    world.settings = replace(world.settings, check_interval_seconds=60.0, min_new_files=5)
+    daemon = world.daemon()
+    assert daemon._starting() is State.WAITING
+    timer = threading.Timer(0.5, world.insert, [10])
+    timer.start()
+    started = time.monotonic()
+    assert daemon._waiting() is State.WAITING
+    assert time.monotonic() - started < 20
+    assert daemon._waiting() is State.CLAIMING
+    timer.join()
+    assert world.pool.stats().in_use == 0
+
+
+def test_a_stop_is_heard_while_waiting(world: World):
+    import threading
+
+    world.settings = replace(world.settings, check_interval_seconds=60.0)
+    daemon = world.daemon()
+    assert daemon._starting() is State.WAITING
+    threading.Timer(0.5, daemon.stop.set).start()
+    started = time.monotonic()
+    daemon._waiting()
+    assert time.monotonic() - started < 10
+
+
+def test_a_database_that_goes_while_it_is_listened_to_is_noticed(world: World):
+    import threading
+
+    from db.errors import Unavailable
+
+    world.settings = replace(world.settings, check_interval_seconds=60.0)
+    daemon = world.daemon()
+    assert daemon._starting() is State.WAITING
+
+    def end() -> None:
+        with world.pool.transaction() as cursor:
+            cursor.execute("select pg_terminate_backend(pid) from pg_stat_activity "
+                           "where datname = current_database() and pid <> pg_backend_pid()")  # fmt: skip
+
+    threading.Timer(0.5, end).start()
+    with pytest.raises(Unavailable):
+        daemon._waiting()
+    assert world.pool.stats().in_use == 0

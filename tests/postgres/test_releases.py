@@ -189,4 +189,4 @@ def test_a_kill_in_the_middle_of_migrating_leaves_nothing(
     next_migration("create table codelupe.whole (n int);")
     assert apply(url)[-1] == "9999_next.sql"  # waits for the killed one's transaction, which is rolled back
     added = [line for line in schema(url) if line not in before and line.startswith("CREATE TABLE")]
-    assert added == ["CREATE TABLE codelupe.whole ("]
+    assert "CREATE TABLE codelupe.whole (" in added and "CREATE TABLE codelupe.half (" not in added

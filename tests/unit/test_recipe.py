@@ -97,3 +97,12 @@ def test_a_file_that_is_no_recipe(tmp_path):
             load_recipe(path)
     with pytest.raises(RecipeError, match="No such file"):
         load_recipe(tmp_path / "missing.yaml")
+
+
+def test_a_list_may_be_empty_where_that_says_something():
+    recipe = parse_recipe(LEAST | {"hygiene": {"licenses": ["MIT", "ISC"]}}, where="r")
+    assert recipe.hygiene.licenses == ("MIT", "ISC")
+    assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), where="frozen") == recipe
+    assert parse_recipe(LEAST | {"hygiene": {"licenses": []}}, where="r").hygiene.licenses == ()
+    with pytest.raises(RecipeError, match=r"hygiene\.licenses: a list of names"):
+        parse_recipe(LEAST | {"hygiene": {"licenses": [""]}}, where="r")

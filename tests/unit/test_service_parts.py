@@ -24,6 +24,7 @@ from service.settings import PROJECT_RECIPES, Eligibility, load_settings
 from service.states import TRANSITIONS, State, may_follow
 from service.up import _show_addresses
 from service.watch import HANDLERS, Watcher
+from trainer.recipe import Hygiene
 from trainer.run_dir import RunDirectory, append_event
 
 ROOT = PROJECT_RECIPES.parent
@@ -50,7 +51,7 @@ def test_every_state_has_a_row_and_can_be_left_by_stopping():
     ],
 )
 def test_refusals(text: str, reason: str | None):
-    assert refusal(text, min_lines=6) == reason
+    assert refusal(text, Hygiene(), min_lines=6) == reason
 
 
 def test_the_trainer_sees_an_allow_list(monkeypatch: pytest.MonkeyPatch):

@@ -10,7 +10,7 @@ from trainer.recipe import Data
 def rows(count: int, repository: str = "r") -> list[SourceRow]:
     return [
         SourceRow(
-            file_id=n, repository=repository, path=f"{n}.py", language="python", content=f"x = {n}",
+            file_id=n, repository=repository, path=f"{n}.py", language="python", content=f"x = {n}", sha256="0" * 64,
             quality_score=90.0, held_out=False, attempts=0,
         )
         for n in range(1, count + 1)

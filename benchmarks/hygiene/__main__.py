@@ -1,0 +1,175 @@
+"""Recall and false positives of each rule of hygiene, and what it costs a row; writes benchmarks/results/hygiene.md.
+
+500 each of exact copies, edited copies, secrets, benchmark solutions and licences are planted among Python's standard
+library; what is refused of the library itself is a false positive, or one that its header admits to (`generated`).
+Duplicates go through a real claim on an embedded Postgres of its own: python benchmarks/hygiene [HumanEval.jsonl.gz]
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path += [str(ROOT), str(Path(__file__).parent)]
+
+from planted import edited_copy, planted_secrets, standard_library
+
+from db import embedded, migrate, streams
+from db import lease as leases
+from db.pool import Pool
+from db.source import Eligibility, NewFile, Source, claim, insert_files
+from service.intake.contamination import Benchmarks, read_tasks
+from service.intake.duplicates import Duplicates, fingerprints
+from service.intake.filters import refusal
+from service.intake.licences import refused_licence
+from service.intake.secrets import without_secrets
+from trainer.recipe import Hygiene
+
+PLANTED = 500
+ELIGIBLE = Eligibility(quality_threshold=70, min_chars=50, max_chars=20_000)
+STREAM = "hygiene"
+
+Line = tuple[str, str, str, str]
+"""Rule, found of planted, false of how many, cost."""
+
+
+def milliseconds(work: Callable[[str], object], texts: Sequence[str]) -> float:
+    """Median cost of a text, in milliseconds."""
+    costs = []
+    for text in texts:
+        started = time.perf_counter()
+        work(text)
+        costs.append(time.perf_counter() - started)
+    return statistics.median(costs) * 1000
+
+
+def filters(texts: Sequence[str]) -> Line:
+    reasons = Counter(refusal(text, Hygiene(), min_lines=6) for text in texts)
+    of_these = ", ".join(f"{reason} {n}" for reason, n in sorted(reasons.items(), key=str) if reason)
+    cost = milliseconds(lambda text: refusal(text, Hygiene(), min_lines=6), texts[:300])
+    return "filters", "", f"{of_these or 0} of {len(texts)}", f"{cost:.2f} ms"
+
+
+def secrets(texts: Sequence[str]) -> Line:
+    found = 0
+    for _, text, secret in planted_secrets(list(texts), PLANTED):
+        clean = without_secrets(text, Counter())
+        found += not any(len(line) >= 8 and "-----" not in line and line in clean for line in secret.split("\n"))
+    false = sum(without_secrets(text, Counter()) != text for text in texts)
+    cost = milliseconds(lambda text: without_secrets(text, Counter()), texts[:300])
+    return "secrets", f"{found} of {PLANTED}", f"{false} of {len(texts)}", f"{cost:.2f} ms"
+
+
+def licences() -> Line:
+    hygiene, chance = Hygiene(licenses=("MIT", "Apache-2.0", "BSD-3-Clause")), random.Random(3)
+    good, bad = list(hygiene.licenses), ["GPL-3.0-only", "AGPL-3.0-or-later", "SSPL-1.0", "LicenseRef-Proprietary"]
+    planted = [f"{chance.choice(good)} AND {chance.choice(bad)}" for _ in range(PLANTED // 2)]
+    planted += [" OR ".join(chance.sample(bad, 2)) for _ in range(PLANTED // 2)]
+    fine = [f"{chance.choice(good)} OR {chance.choice(bad)}" for _ in range(PLANTED)]
+    found = sum(refused_licence(licence, hygiene) is not None for licence in planted)
+    false = sum(refused_licence(licence, hygiene) is not None for licence in fine)
+    return "licences", f"{found} of {PLANTED}", f"{false} of {PLANTED}", ""
+
+
+def contamination(texts: Sequence[str], path: Path) -> list[Line]:
+    known, tasks = Benchmarks([str(path)], 10), list(read_tasks(path))
+    false = sum(known.reason(text) is not None for text in texts)
+    cost = milliseconds(known.reason, texts[:300])
+    lines = []
+    for name, part in (("statement and solution", 0), ("solution alone", None)):
+        found = 0
+        for number in range(PLANTED):
+            task = tasks[number % len(tasks)]
+            lines_around = texts[number % len(texts)].split("\n")
+            middle = len(lines_around) // 2
+            planted = task.solution if part is None else task.texts[part]
+            found += known.reason("\n".join([*lines_around[:middle], planted, *lines_around[middle:]])) is not None
+        lines.append((f"benchmark: {name}", f"{found} of {PLANTED}", f"{false} of {len(texts)}", f"{cost:.2f} ms"))
+    return lines
+
+
+def duplicates(texts: Sequence[str]) -> list[Line]:
+    """A claim over the library with 500 exact and 500 edited copies behind it."""
+    chance = random.Random(9)
+    originals = list(texts)
+    exact = [text.replace("\n", "\r\n") for text in chance.sample(originals, PLANTED)]
+    near = [edited_copy(text, chance) for text in chance.sample(originals, PLANTED)]
+    folder = Path(tempfile.mkdtemp(prefix="codelupe-hygiene-"))
+    url = embedded.start(folder)
+    try:
+        pool = Pool(url)
+        migrate.apply(pool)
+        rows = [("original", originals), ("exact", exact), ("near", near)]
+        insert_files(pool, (NewFile(repository=kind, path=str(n), language="python", content=text, quality_score=90)
+                            for kind, group in rows for n, text in enumerate(group)))  # fmt: skip
+        reasons, seconds, growth = claimed(pool)
+        pool.close()
+    finally:
+        embedded.stop(folder)
+    refused = {kind: sum(n for (found, reason), n in reasons.items() if found == kind and reason) for kind, _ in rows}
+    cost = f"{seconds * 1000:.2f} ms a row, {growth:.0f} MB"
+    return [
+        ("duplicate", f"{refused['exact']} of {PLANTED}", f"{refused['original']} of {len(originals)}", cost),
+        ("near_duplicate", f"{refused['near']} of {PLANTED}", f"{refused['original']} of {len(originals)}", cost),
+    ]
+
+
+def claimed(pool: Pool) -> tuple[Counter[tuple[str, str | None]], float, float]:
+    """(repository, reason) of each row, seconds a row for fingerprints and bands, MB by which the process grew."""
+    streams.bind(pool, STREAM, streams.Binding(source="code_files", base_model="m", base_revision="r", lora={}))
+    lease = leases.acquire(pool, STREAM, "benchmark", 600)
+    assert lease is not None
+    reasons: Counter[tuple[str, str | None]] = Counter()
+    seconds, count = 0.0, 0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with claim(pool, lease, Source(), ELIGIBLE, limit=10**6, parent_version=None, seed=1) as rows:
+        found = Duplicates(rows, Hygiene())
+        batch = []
+        for row in rows.rows():
+            batch.append(row)
+            if len(batch) == 200:
+                started = time.perf_counter()
+                judged = found.reasons(batch)
+                seconds += time.perf_counter() - started
+                count += len(batch)
+                reasons.update(zip((one.repository or "" for one in batch), judged, strict=True))
+                batch = []
+        reasons.update(zip((one.repository or "" for one in batch), found.reasons(batch), strict=True))
+        rows.cancel()
+    return reasons, seconds / count, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def main() -> None:
+    texts = standard_library()
+    fingerprints(texts[:10])
+    lines = [filters(texts), secrets(texts), licences(), *duplicates(texts)]
+    if len(sys.argv) > 1:
+        lines += contamination(texts, Path(sys.argv[1]))
+    page = "\n".join([
+        "# Hygiene: what is found of what was planted",
+        "",
+        f"`python benchmarks/hygiene HumanEval.jsonl.gz`, {PLANTED} planted of each; {len(texts)} files of Python "
+        f"{sys.version.split()[0]}'s standard library, cut at 8,000 characters; {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f} (shared machine). Of files that repeat each other one is kept.",
+        "",
+        "| rule | found of planted | refused of the library | cost (median) |",
+        "|---|---|---|---|",
+        *(f"| {' | '.join(line)} |" for line in lines),
+        "",
+    ])  # fmt: skip
+    target = ROOT / "benchmarks" / "results" / "hygiene.md"
+    target.write_text(page, encoding="utf-8")
+    print(page)
+
+
+if __name__ == "__main__":
+    main()

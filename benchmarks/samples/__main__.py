@@ -1,0 +1,258 @@
+"""`make bench-samples`: what real repositories become; writes benchmarks/results/samples.md.
+
+Source distributions go the whole way of a producer's files: dropped into a Postgres of their own, claimed with the
+default hygiene, and built by every builder alone. Beside the counts, how fast that is against what trains on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import sys
+import tarfile
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urljoin
+from urllib.request import urlopen
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+from db import embedded, lease, migrate, streams
+from db.pool import Pool
+from service.claim import claim_run
+from service.home import Home
+from service.intake.drop import drop_paths
+from service.intake.records import Given
+from service.settings import PROJECT_RECIPES, load_settings
+from trainer.data.encoder import SampleEncoder
+from trainer.data.tokenize import TokenRows, tokenize_rows
+from trainer.model.load import load_tokenizer
+from trainer.recipe import Data, Recipe, load_recipe, pinned
+from trainer.run_dir import Row, read_rows
+from trainer.samples.build import BUILDERS
+
+WORK = ROOT / "build" / "bench" / "samples"
+STREAM = "samples"
+FASTEST_TOKENS_PER_SECOND = 1245
+"""Of the default recipe on its card, as `codelupe plan` says (60 % of the dense rate)."""
+ROUNDS = 3
+PYPI = "https://pypi.org/pypi/{name}/json"
+NPM = "https://registry.npmjs.org/{name}/-/{name}-{version}.tgz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repository:
+    """A source distribution."""
+
+    name: str
+    language: str
+    version: str
+    sha256: str
+    registry: str = PYPI
+
+
+REPOSITORIES = [
+    Repository(name="flask", language="Python", version="3.1.3",
+               sha256="0ef0e52b8a9cd932855379197dd8f94047b359ca0a78695144304cb45f87c9eb"),
+    Repository(name="zstandard", language="C", version="0.25.0",
+               sha256="7713e1179d162cf5c7906da876ec2ccb9c3a9dcbdffef0cc7f70c3667a205f0b"),
+    Repository(name="orjson", language="Rust", version="3.13.0",
+               sha256="d1de5eb04485110c5da4c657e49168995d55e076b1ce60f1a042e254f4186c4f"),
+    Repository(name="webpack", language="JavaScript", version="5.99.9",
+               sha256="2382f23c1e85641b38cc9d374ca3a50d8c396a51925dfca5f0e747a35f356675", registry=NPM),
+]  # fmt: skip
+"""orjson brings the crates that it is built from along."""
+
+
+def fetched(repository: Repository) -> Path:
+    """The unpacked distribution; downloaded once, and compared with its hash."""
+    folder = WORK / f"{repository.name}-{repository.version}"
+    if not folder.exists():
+        data = downloaded(repository)
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != repository.sha256:
+            raise SystemExit(f"{repository.name} {repository.version}: sha256 {digest} is not {repository.sha256}")
+        temporary = folder.with_name(f".{folder.name}")
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            tar.extractall(temporary, filter="data")
+        temporary.rename(folder)
+    return folder
+
+
+def downloaded(repository: Repository) -> bytes:
+    """The packed distribution, from the registry."""
+    url = repository.registry.format(name=repository.name, version=repository.version)
+    try:
+        with urlopen(url, timeout=60) as answer:
+            data: bytes = answer.read()
+        if repository.registry == NPM:
+            return data
+        files = json.loads(data)["releases"][repository.version]
+        (packed,) = [found["url"] for found in files if found["packagetype"] == "sdist"]
+        with urlopen(urljoin(url, packed), timeout=120) as answer:
+            source: bytes = answer.read()
+            return source
+    except (OSError, KeyError, ValueError) as error:
+        raise SystemExit(f"{repository.name} {repository.version} cannot be had from {url} ({error!r})") from error
+
+
+# --- the way in -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intake:
+    """What became of a repository's files."""
+
+    repository: Repository
+    skipped: Counter[str]
+    ineligible: Counter[str]
+    refused: Counter[str]
+    rows: list[Row]
+    """What a run gets: to train on and held out."""
+
+
+def taken_in(repositories: list[Repository]) -> list[Intake]:
+    """Drop and claim each repository, in a database of its own."""
+    return [_taken_in(repository, fetched(repository)) for repository in repositories]
+
+
+def _taken_in(repository: Repository, folder: Path) -> Intake:
+    with tempfile.TemporaryDirectory(prefix="codelupe-bench-") as temporary:
+        home = Home(Path(temporary) / "home")
+        home.prepare()
+        pool = Pool(embedded.start(Path(temporary) / "postgres"))
+        try:
+            migrate.apply(pool)
+            source = shutil.copytree(
+                folder, Path(temporary) / repository.name
+            )  # out of this checkout, which ignores it
+            dropped = drop_paths(pool, [str(source)], Given(repository=repository.name))
+            environment = {"CODELUPE_HOME": str(home.root), "MAX_CONTENT_CHARS": "100000"}
+            settings = load_settings(PROJECT_RECIPES / "qwen-5090.yaml", environment=environment, env_file=None)
+            recipe = replace(pinned(settings.recipe, model="tiny-qwen2", revision="r" * 40), stream=STREAM)
+            binding = streams.Binding(source="code_files", base_model="tiny-qwen2", base_revision="r" * 40, lora={})
+            streams.bind(pool, STREAM, binding)
+            held = lease.acquire(pool, STREAM, home.instance(), 600)
+            assert held is not None
+            claimed = claim_run(pool, held, home, settings, recipe, None)
+            assert claimed.run_id is not None
+            directory = home.run(claimed.run_id)
+            rows = [*read_rows(directory.rows), *read_rows(directory.held_out)]
+            return Intake(
+                repository=repository, skipped=dropped.skipped, ineligible=_ineligible(pool), refused=_refused(pool),
+                rows=rows,
+            )  # fmt: skip
+        finally:
+            pool.close()
+            embedded.stop(Path(temporary) / "postgres")
+
+
+def _ineligible(pool: Pool) -> Counter[str]:
+    with pool.transaction(read_only=True) as cursor:
+        cursor.execute(
+            "select case when quality_score < 70 then 'low_score' when length(content) < 50 then 'too_short' "
+            "when length(content) > 100000 then 'too_long' end as reason, count(*) from code_files group by 1"
+        )
+        return Counter({reason: rows for reason, rows in cursor.fetchall() if reason})
+
+
+def _refused(pool: Pool) -> Counter[str]:
+    with pool.transaction(read_only=True) as cursor:
+        cursor.execute("select reason, count(*) from codelupe.ledger where disposition = 'rejected' group by 1")
+        return Counter(dict(cursor.fetchall()))
+
+
+# --- the builders ---------------------------------------------------------------------------------------------
+
+
+def built(rows: list[Row], encoder: SampleEncoder, recipe: Recipe, builder: str) -> TokenRows:
+    """Every row by one builder."""
+    data: Data = replace(recipe.data, builders={builder: 1.0})
+    return tokenize_rows(rows, encoder, data, seed=42)
+
+
+def tokens_per_second(rows: list[Row], encoder: SampleEncoder, recipe: Recipe) -> dict[str, float]:
+    """Of building and encoding all rows, by builder: the median of rounds in which each has its turn."""
+    rates: dict[str, list[float]] = {name: [] for name in BUILDERS}
+    for _ in range(ROUNDS):
+        for name, found in rates.items():
+            began = time.perf_counter()
+            made = built(rows, encoder, recipe, name)
+            seconds = time.perf_counter() - began
+            if made.samples:
+                found.append(sum(sample.tokens for sample in made.samples) / seconds)
+    return {name: statistics.median(found) for name, found in rates.items() if found}
+
+
+# --- the page -------------------------------------------------------------------------------------------------
+
+
+def page(intakes: list[Intake], encoder: SampleEncoder, recipe: Recipe) -> Iterator[str]:
+    yield "# What real repositories become"
+    yield ""
+    yield f"`make bench-samples` on {processor()}: source distributions, dropped and claimed with the default recipe's"
+    yield "hygiene (texts of up to 100,000 characters), then built by every builder alone with samples of 4,096 tokens of"
+    yield "the tiny base's tokenizer."
+    yield ""
+    yield "| repository | passed over by `drop` | not eligible | refused at the claim | rows |"
+    yield "|---|---|---|---|---|"
+    for intake in intakes:
+        name = f"{intake.repository.name} {intake.repository.version} ({intake.repository.language})"
+        counts = " | ".join(counted(found) for found in (intake.skipped, intake.ineligible, intake.refused))
+        yield f"| {name} | {counts} | {len(intake.rows)} |"
+    yield ""
+    yield "| builder | repository | rows with samples | samples, by kind | tokens | learned | rows without, by reason |"
+    yield "|---|---|---|---|---|---|---|"
+    for builder in BUILDERS:
+        for intake in intakes:
+            made = built(intake.rows, encoder, recipe, builder)
+            kinds = Counter(sample.kind for sample in made.samples)
+            tokens, learned = (sum(getattr(s, key) for s in made.samples) for key in ("tokens", "supervised"))
+            share = f"{learned / tokens:.0%}" if tokens else "–"
+            yield (
+                f"| {builder} | {intake.repository.name} | {len(intake.rows) - len(made.rejected)} | {counted(kinds)} "
+                f"| {tokens:,} | {share} | {counted(Counter(made.rejected.values()))} |"
+            )
+    yield ""
+    rows = [row for intake in intakes for row in intake.rows]
+    planned = f"{FASTEST_TOKENS_PER_SECOND:,} tokens a second"
+    yield f"Building and tokenizing all {len(rows)} rows in one process, against the {planned}"
+    yield "that `codelupe plan` gives the default recipe on its card:"
+    yield ""
+    yield "| builder | tokens/s | times the trainer's |"
+    yield "|---|---|---|"
+    for builder, rate in tokens_per_second(rows, encoder, recipe).items():
+        yield f"| {builder} | {rate:,.0f} | {rate / FASTEST_TOKENS_PER_SECOND:,.0f} |"
+
+
+def counted(found: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in found.most_common()) or "–"
+
+
+def processor() -> str:
+    names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+
+
+def main() -> None:
+    recipe = load_recipe(PROJECT_RECIPES / "qwen-5090.yaml")
+    encoder = SampleEncoder(load_tokenizer(load_recipe(PROJECT_RECIPES / "embedded.yaml").base))
+    text = "\n".join(page(taken_in(REPOSITORIES), encoder, recipe)) + "\n"
+    target = ROOT / "benchmarks" / "results" / "samples.md"
+    target.write_text(text, encoding="utf-8")
+    print(text)
+    print(f"· {target.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

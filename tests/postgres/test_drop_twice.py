@@ -1,0 +1,104 @@
+"""Dropping into a real table: what is there already stays once, large files go through, and whoever listens is told."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from modules import code
+
+from db.errors import DatabaseError
+from db.pool import Pool
+from db.source import NewFile, insert_files
+from service.intake.drop import drop_paths
+from service.intake.records import Given
+
+
+def checkout(root: Path, commits: int) -> Path:
+    root.mkdir()
+    git = ["git", "-C", str(root), "-c", "user.name=n", "-c", "user.email=e@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    for number in range(commits):
+        (root / "a.py").write_text(code(number))
+        (root / f"b{number}.py").write_text(code(100 + number))
+        subprocess.run([*git, "add", "."], check=True)
+        subprocess.run([*git, "commit", "-qm", f"commit {number}"], check=True)
+    return root
+
+
+def test_files_and_history_are_there_once(pool: Pool, tmp_path: Path, query: Any):
+    root = checkout(tmp_path / "project", 3)
+    for _ in range(2):
+        drop_paths(pool, [str(root)], Given())
+        drop_paths(pool, [str(root)], Given(phase="evolution"), history_commits=100)
+    assert query("select phase, count(*) from code_files group by 1 order by 1 nulls first") == [
+        (None, 4), ("evolution", 6),
+    ]  # fmt: skip
+    assert query("select count(distinct commit_sha) from code_files where phase is not null") == [(3,)]
+    again = drop_paths(pool, [str(root)], Given(), history_commits=100)
+    assert (again.inserted, again.skipped) == (0, {"already there": 6})
+
+
+def test_text_of_every_kind_goes_through_copy(pool: Pool, query: Any):
+    odd = "tab\t back\\slash \\N \\. \r\n line \x0b \x85 \u2028 🙂 '\"{} %s\n\\."
+    file = NewFile(repository="r\\t", path="a\nb", language=None, content=odd, quality_score=None,
+                   license="\\N", metadata={"é\n": [odd, None]})  # fmt: skip
+    insert_files(pool, [file])
+    assert query("select repository, path, language, content, quality_score, license, metadata from code_files") == [
+        ("r\\t", "a\nb", None, odd, None, "\\N", {"é\n": [odd, None]})
+    ]
+
+
+def test_large_files_do_not_wait_for_a_full_batch(pool: Pool, query: Any, monkeypatch: pytest.MonkeyPatch):
+    """At most one batch is made while another is written."""
+    monkeypatch.setattr("db.source.INSERT_CHARS", 1000)
+    lag = []
+
+    def files() -> Any:
+        for number in range(20):
+            lag.append(number - query("select count(*) from code_files")[0][0])
+            yield NewFile(repository="r", path=str(number), language="c", content="x" * 600, quality_score=1.0)
+
+    assert insert_files(pool, files()) == 20
+    assert max(lag) <= 4 and query("select count(*) from code_files") == [(20,)]
+
+
+def test_a_batch_that_cannot_be_written_is_an_error(pool: Pool, query: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("db.source.INSERT_ROWS", 2)
+    query("alter table code_files add check (path <> '3')")
+    files = [NewFile(repository="r", path=str(n), language="c", content="x", quality_score=1.0) for n in range(9)]
+    with pytest.raises(DatabaseError, match="violates check constraint"):
+        insert_files(pool, files)
+    assert query("select path from code_files order by id") == [("0",), ("1",)]
+
+
+def test_who_listens_is_told_at_the_commit(pool: Pool, database_url: str):
+    connection = psycopg2.connect(database_url)
+    connection.autocommit = True
+    connection.cursor().execute("listen codelupe_files")
+    insert_files(pool, [NewFile(repository="r", path="a", language="c", content="x", quality_score=1.0)])
+    for _ in range(100):  # it arrives when it arrives
+        connection.poll()
+        if connection.notifies:
+            break
+        time.sleep(0.05)
+    assert [notice.channel for notice in connection.notifies] == ["codelupe_files"]
+    connection.close()
+
+
+def test_listening_hears_once_and_holds_nothing_afterwards(pool: Pool):
+    with pool.listening("codelupe_files") as heard:
+        started = time.monotonic()
+        assert heard(0.2) is False and time.monotonic() - started >= 0.2
+        timer = threading.Timer(0.3, insert_files, [pool, [NewFile(
+            repository="r", path="a", language="c", content="x", quality_score=1.0)]])  # fmt: skip
+        timer.start()
+        assert heard(10) is True and time.monotonic() - started < 5
+        timer.join()
+        assert heard(0) is False
+    assert pool.stats().in_use == 0

@@ -1,0 +1,291 @@
+"""What a claim refuses: duplicates within it, across runs and of held-out files; every reason in the ledger."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from modules import code, edited
+from test_claim_run import World, published
+
+from db import runs
+from db.queries import QUERIES
+from db.source import NewFile, insert_files
+from service.upkeep import Pause
+from trainer.recipe import Hygiene
+from trainer.run_dir import content_sha256, read_rows, verify_manifest
+
+
+class Careful(World):
+    """A service that looks for duplicates."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.hygiene()
+
+    def hygiene(self, **options: Any) -> None:
+        self.recipe = replace(self.recipe, hygiene=Hygiene(**options))
+
+    def add(self, *contents: str, prefix: str = "a", **facts: Any) -> None:
+        insert_files(
+            self.pool,
+            [
+                NewFile(**{"repository": "r", "path": f"{prefix}{number}.py", "language": "python",
+                           "content": content, "quality_score": 90.0} | facts)
+                for number, content in enumerate(contents)
+            ],
+        )  # fmt: skip
+
+    def rejected(self) -> Counter[str]:
+        settled = self.audit().settled
+        return Counter({name.partition(":")[2]: n for name, n in settled.items() if name.startswith("rejected")})
+
+    def give_back(self, run_id: int | None) -> None:
+        assert run_id is not None
+        runs.give_back(self.pool, self.lease, run_id, state="returned", reason="for the test")
+
+    def roles(self, run_id: int | None) -> dict[str, set[str]]:
+        assert run_id is not None
+        run = self.home.run(run_id)
+        return {"train": {row.path or "" for row in read_rows(run.rows)},
+                "held_out": {row.path or "" for row in read_rows(run.held_out) if row.fresh}}  # fmt: skip
+
+
+@pytest.fixture
+def world(pool: Any, tmp_path: Any) -> Careful:
+    return Careful(pool, tmp_path / "home")
+
+
+def test_the_first_of_what_is_alike_is_kept(world: Careful):
+    texts = [code(n) for n in range(30)]
+    world.add(*texts, prefix="first")
+    world.add(*(text.replace("\n", "\r\n") for text in texts[:5]), prefix="exact")
+    world.add(*(edited(text, 7, lines=2) for text in texts[5:15]), prefix="near")
+    claimed = world.claim()
+    assert world.rejected() == {"duplicate": 5, "near_duplicate": 10}
+    roles = world.roles(claimed.run_id)
+    assert roles["train"] | roles["held_out"] == {f"first{n}.py" for n in range(30)}
+    assert world.audit().problems == []
+
+
+def test_what_was_trained_is_known_in_later_runs(world: Careful):
+    texts = [code(n) for n in range(30)]
+    world.add(*texts)
+    published(world)
+    world.add(*texts[:4], *(edited(text, 3) for text in texts[4:9]), *(code(n) for n in range(100, 120)), prefix="b")
+    claimed = world.claim()
+    assert world.rejected() == {"duplicate": 4, "near_duplicate": 5}
+    assert claimed.trained + claimed.held_out == 20
+
+
+def test_no_near_duplicate_of_a_held_out_file_is_ever_trained(world: Careful):
+    texts = {f"a{n}.py": code(n) for n in range(40)}
+    world.add(*texts.values())
+    first = world.claim()
+    held_out = world.roles(first.run_id)["held_out"]
+    assert len(held_out) >= 8
+    world.give_back(first.run_id)  # even while the held-out rows wait to be claimed again
+    with world.pool.transaction() as cursor:  # copies with lower ids: the claim meets them first
+        cursor.execute("update code_files set id = id + 100000")
+        cursor.execute("update codelupe.ledger set file_id = file_id + 100000")
+        cursor.execute("update codelupe.held_out set file_id = file_id + 100000")
+        cursor.execute("update codelupe.fingerprints set file_id = file_id + 100000")
+    world.add(*(edited(texts[path], 5) for path in sorted(held_out)), prefix="copy")
+    second = world.claim()
+    roles = world.roles(second.run_id)
+    assert not any(path.startswith("copy") for path in roles["train"] | roles["held_out"])
+    assert held_out <= roles["held_out"]
+    assert world.rejected() == {"near_duplicate": len(held_out)}
+
+
+def test_rows_that_come_back_are_no_duplicates_of_themselves(world: Careful):
+    world.add(*(code(n) for n in range(30)))
+    for _ in range(3):
+        claimed = world.claim()
+        assert claimed.trained + claimed.held_out == 30 and world.rejected() == {}
+        world.give_back(claimed.run_id)
+        assert world.audit().problems == []
+
+
+def test_a_copy_of_a_row_that_waits_again_is_taken_in_its_stead(world: Careful):
+    """Only what is trained, claimed or held out counts: the original may never come back."""
+    world.hygiene()
+    world.add(*(code(n) for n in range(30)))
+    first = world.claim()
+    trained = world.roles(first.run_id)["train"]
+    world.give_back(first.run_id)
+    with world.pool.transaction() as cursor:
+        cursor.execute("delete from code_files where path = any(%s)", [sorted(trained)])
+    world.add(*(code(int(path[1:-3])) for path in sorted(trained)), prefix="copy")
+    world.claim()
+    assert world.rejected() == {}
+
+
+def test_rejected_rows_leave_nothing_to_be_compared_with(world: Careful):
+    world.add(*(code(n) for n in range(30)))
+    claimed = world.claim()
+    roles = world.roles(claimed.run_id)
+    assert claimed.run_id is not None
+    with world.pool.transaction() as cursor:
+        cursor.execute(
+            "update codelupe.ledger set disposition = 'rejected', reason = 'no_gain', settled_at = now() "
+            "where file_id in (select id from code_files where path = any(%s))",
+            [sorted(roles["train"])],
+        )
+        cursor.execute("select path from codelupe.fingerprints join code_files on id = file_id")
+        assert {path for (path,) in cursor.fetchall()} == roles["held_out"]
+
+
+def test_an_undone_claim_remembers_nothing(world: Careful):
+    world.add(*(code(n) for n in range(30)))
+    world.recipe = replace(world.recipe, data=replace(world.recipe.data, split="repository", held_out_fraction=0.0))
+    with pytest.raises(Exception, match="held-out share"):
+        world.claim()
+    with world.pool.transaction() as cursor:
+        cursor.execute("select count(*) from codelupe.fingerprints")
+        assert cursor.fetchone() == (0,)
+
+
+def test_what_was_trained_before_there_were_fingerprints_is_caught_up_with(world: Careful):
+    texts = [code(n) for n in range(30)]
+    world.hygiene(duplicates="none")
+    world.add(*texts)
+    published(world)
+    with world.pool.transaction() as cursor:
+        cursor.execute("select count(*) from codelupe.fingerprints")
+        assert cursor.fetchone() == (0,)
+    world.hygiene()
+    world.add(*(edited(text, 3) for text in texts), *(code(n) for n in range(100, 120)), prefix="b")
+    claimed = world.claim()
+    assert world.rejected() == {"near_duplicate": 30} and claimed.trained + claimed.held_out == 20
+
+
+def test_how_much_counts_is_the_recipes(world: Careful):
+    texts = [code(n) for n in range(20)]
+    world.hygiene(duplicates="exact")
+    world.add(*texts, *texts[:3], *(edited(text, 1) for text in texts[3:6]))
+    world.claim()
+    assert world.rejected() == {"duplicate": 3}
+
+
+def test_many_rows_are_judged_in_batches(world: Careful):
+    """More than one batch, and copies that are batches apart."""
+    texts = [code(n, functions=3) for n in range(450)]
+    world.settings = replace(world.settings, max_dataset_size=1000)
+    world.add(*texts)
+    world.add(*(edited(text, 2) for text in texts[:100]), prefix="copy")
+    claimed = world.claim()
+    assert sum(world.rejected().values()) >= 99
+    assert claimed.trained + claimed.held_out + claimed.refused == 550
+
+
+def test_facts_of_a_row_reach_the_run_directory(world: Careful):
+    world.add(*(code(n) for n in range(20)), metadata={"author": "a", "n": [1, {"é": None}]}, license="MIT")
+    claimed = world.claim()
+    assert claimed.run_id is not None
+    for path in (world.home.run(claimed.run_id).rows, world.home.run(claimed.run_id).held_out):
+        for row in read_rows(path):
+            assert row.metadata == {"author": "a", "n": [1, {"é": None}]}
+
+
+def test_earlier_held_out_rows_bring_their_metadata(world: Careful):
+    world.add(*(code(n) for n in range(20)), metadata={"author": "a"})
+    published(world)
+    world.add(*(code(n) for n in range(100, 120)), prefix="b")
+    second = world.claim()
+    assert second.run_id is not None
+    earlier = [row for row in read_rows(world.home.run(second.run_id).held_out) if not row.fresh]
+    assert earlier and all(row.metadata == {"author": "a"} for row in earlier)
+
+
+def test_every_refusal_is_settled_with_its_reason(world: Careful):
+    world.hygiene(licenses=("MIT",))
+    world.add(*(code(n) for n in range(20)), license="mit")
+    world.add(code(100), license="GPL-3.0-only", prefix="b")
+    world.add(code(101), prefix="c")
+    world.add("# @generated\n" + code(102), license="MIT", prefix="d")
+    world.claim()
+    assert world.rejected() == {"license": 1, "no_license": 1, "generated": 1}
+    assert world.audit().problems == []
+
+
+def test_secrets_reach_neither_the_run_directory_nor_the_held_out_table(world: Careful):
+    token = "ghp_" + "aB3dE6gH9j" * 3 + "kL2mN5"
+    contents = [code(n) + f'\nTOKEN_{n} = "{token}"\n' for n in range(20)]
+    world.add(*contents, metadata={"diff": f"+token = '{token}'"})
+    claimed = world.claim()
+    assert claimed.run_id is not None and claimed.secrets == 40
+    run = world.home.run(claimed.run_id)
+    written = run.rows.read_text() + run.held_out.read_text()
+    assert token not in written and written.count("REDACTED_GITHUB_TOKEN") == 40
+    assert verify_manifest(run.root)["secrets_replaced"] == {"GITHUB_TOKEN": 40}
+    assert all(row.sha256 == content_sha256(row.content) for row in read_rows(run.rows))
+    with world.pool.transaction() as cursor:
+        cursor.execute("select count(*) from codelupe.held_out where content like %s or metadata::text like %s",
+                       [f"%{token}%"] * 2)  # fmt: skip
+        assert cursor.fetchone() == (0,)
+        cursor.execute("select content_sha256 from codelupe.run_rows")
+        assert {sha for (sha,) in cursor.fetchall()} == {content_sha256(content) for content in contents}
+    assert world.audit().problems == []
+
+
+def test_secrets_may_be_kept(world: Careful):
+    world.hygiene(secrets="keep")
+    world.add(*(code(n) + '\nTOKEN = "ghp_' + "aB3dE6gH9j" * 3 + 'kL2mN5"\n' for n in range(20)))
+    assert world.claim().secrets == 0
+
+
+def test_a_benchmark_is_refused_and_one_that_went_pauses_the_service(world: Careful, tmp_path: Any):
+    path = tmp_path / "own.jsonl"
+    solution = "\n".join(f"    step_{n} = first[{n}] + second[{n}]" for n in range(6))
+    task = {"task_id": 1, "prompt": "def f():\n", "canonical_solution": solution, "test": ""}
+    path.write_text(json.dumps(task))
+    world.hygiene(benchmarks=(str(path),))
+    world.add(*(code(n) for n in range(20)), code(30) + "\ndef g(first, second):\n" + solution + "\n")
+    world.claim()
+    assert world.rejected() == {"benchmark": 1}
+    world.give_back(1)
+    path.unlink()
+    daemon = world.daemon()
+    daemon._starting()
+    with pytest.raises(Pause, match=r"own\.jsonl cannot be read"):
+        daemon._claiming()
+
+
+def test_surplus_rows_of_a_repository_or_author_wait_for_a_later_run(world: Careful):
+    world.hygiene(max_rows_per_repository=20, max_rows_per_author=15)
+    world.add(*(code(n) for n in range(50)), repository="flood", prefix="f")
+    world.add(*(code(n) for n in range(100, 120)), repository="one", metadata={"author": "Mallory"}, prefix="m")
+    world.add(*(code(n) for n in range(200, 205)), repository="two", metadata={"author": " mallory"}, prefix="n")
+    world.add(*(code(n) for n in range(300, 320)), repository=None, prefix="o")
+    claimed = world.claim()
+    assert (claimed.trained + claimed.held_out, claimed.put_off) == (20 + 15 + 20, 30 + 5 + 5)
+    assert world.rejected() == {} and world.audit().pending == 40
+    roles = world.roles(claimed.run_id)
+    taken = roles["train"] | roles["held_out"]
+    assert sum(path.startswith("f") for path in taken) == 20 and sum(path[0] in "mn" for path in taken) == 15
+    world.give_back(claimed.run_id)
+    assert world.audit().pending == 95
+
+
+def test_a_flood_of_low_ids_does_not_keep_others_out_of_a_run(world: Careful):
+    world.settings = replace(world.settings, max_dataset_size=30)
+    world.hygiene(max_rows_per_repository=10, duplicates="none")
+    world.add(*(code(n, 2) for n in range(200)), repository="flood", prefix="f")
+    world.add(*(code(n, 2) for n in range(300, 310)), repository="one", prefix="m")
+    world.add(*(code(n, 2) for n in range(400, 410)), repository="two", prefix="n")
+    claimed = world.claim()
+    assert claimed.trained + claimed.held_out == 30
+
+
+def test_looking_for_what_is_alike_never_reads_all_that_is_remembered(world: Careful):
+    """Without the index each claim would take the square of its rows: nothing has been counted in it yet."""
+    with world.pool.transaction() as cursor:
+        cursor.execute(QUERIES["fingerprints_by_index"], {"scan": "off"})
+        parameters = {"stream": "s", "files": [1, 1, 2], "bands": [1, 2, 3]}
+        cursor.execute("explain " + QUERIES["fingerprints_alike"], parameters)
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "Index Scan on fingerprints_bands" in plan and "Seq Scan on fingerprints" not in plan

@@ -1,0 +1,112 @@
+"""Evaluations must not be learned by heart: their solutions and statements are found, and nothing else in real code."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "hygiene"))
+
+from planted import standard_library
+
+from service.errors import PreconditionError
+from service.intake.contamination import Benchmarks, read_tasks
+
+HUMAN_EVAL = Path(__file__).parents[3] / "shared" / "data" / "HumanEval.jsonl.gz"
+TASK = {
+    "task_id": "Own/1",
+    "prompt": "def closest(numbers, wanted):\n    # Return a number that lies nearest to wanted, the lesser of two.\n",
+    "canonical_solution": "    best = None\n    for number in sorted(numbers):\n        gap = abs(number - wanted)\n"
+    "        if best is None or gap < best[0]:\n            best = (gap, number)\n    return best[1]\n",
+    "test": "def check(candidate):\n    assert candidate([1, 4, 9], 5) == 4\n",
+}
+OTHER = {
+    "task_id": 2,
+    "text": "Write a function that turns every word of a sentence around and keeps their order.",
+    "code": "def turned(sentence):\n    parts = sentence.split()\n    return ' '.join(part[::-1] for part in parts)\n",
+    "test_list": ["assert turned('ab cd') == 'ba dc'"],
+}
+AROUND = "".join(f"value_{n} = compute({n}, other_{n})\n" for n in range(20))
+
+
+@pytest.fixture
+def benchmarks(tmp_path: Path) -> Benchmarks:
+    (tmp_path / "own.jsonl").write_text(json.dumps(TASK) + "\n\n")
+    (tmp_path / "mbpp.jsonl.gz").write_bytes(gzip.compress(json.dumps(OTHER).encode()))
+    return Benchmarks([str(tmp_path / "own.jsonl"), str(tmp_path / "mbpp.jsonl.gz")], 10)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TASK["canonical_solution"].replace("    ", "\t"),
+        TASK["prompt"],
+        OTHER["code"],
+        "# " + OTHER["text"],
+        "def f(x):\n" + "\n".join("    " + line for line in str(TASK["canonical_solution"]).split("\n")),
+    ],
+)
+def test_what_gives_a_task_away(benchmarks: Benchmarks, text: str):
+    assert benchmarks.reason(AROUND + text + AROUND) == "benchmark"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        AROUND,
+        "",
+        "best = None\nfor number in sorted(numbers):\n    pass\n",
+        "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]",
+        str(TASK["canonical_solution"]).replace("best", "other").replace("gap", "way"),
+    ],
+)
+def test_what_does_not(benchmarks: Benchmarks, text: str):
+    assert benchmarks.reason(text) is None
+
+
+def test_what_two_tasks_share_gives_none_away(tmp_path: Path):
+    second = TASK | {"task_id": "Own/2", "canonical_solution": "    return min(numbers)\n"}
+    (tmp_path / "own.jsonl").write_text(json.dumps(TASK) + "\n" + json.dumps(second))
+    assert Benchmarks([str(tmp_path / "own.jsonl")], 10).reason(str(TASK["prompt"])) is None
+
+
+def test_a_solution_counts_whole(tmp_path: Path):
+    signs = TASK | {"canonical_solution": "    t = [(0, -1), (0, +1), (-1, 0), (+1, 0)]\n    return t\n"}
+    (tmp_path / "own.jsonl").write_text(json.dumps(signs))
+    found = Benchmarks([str(tmp_path / "own.jsonl")], 10)
+    assert found.reason("t = [(0, -1), (0, +1), (-1, 0), (+1, 0)]\nreturn t\n") == "benchmark"
+    assert found.reason("t = [(0, -1), (0, +1), (-1, 0), (+1, 9)]\nreturn t\n") is None
+
+
+def test_no_benchmark_no_reason():
+    assert Benchmarks([], 10).reason(str(TASK["prompt"])) is None
+
+
+@pytest.mark.parametrize(
+    "line", ['{"task_id": 1}', "[]", "{", '{"task_id": 1, "text": 5, "code": "", "test_list": []}']
+)
+def test_another_form_is_named_with_its_line(tmp_path: Path, line: str):
+    path = tmp_path / "odd.jsonl"
+    path.write_text(json.dumps(OTHER) + "\n" + line + "\n")
+    with pytest.raises(PreconditionError, match=r"odd\.jsonl, line 2: neither HumanEval's form"):
+        list(read_tasks(path))
+
+
+@pytest.mark.parametrize("name", ["absent.jsonl", "broken.jsonl.gz"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str):
+    (tmp_path / "broken.jsonl.gz").write_bytes(gzip.compress(b"{}" * 100)[:20])
+    with pytest.raises(PreconditionError, match=rf"{name} cannot be read .*BENCHMARK_FILES"):
+        Benchmarks([str(tmp_path / name)], 10)
+
+
+@pytest.mark.skipif(not HUMAN_EVAL.exists(), reason="HumanEval is not beside this checkout")
+def test_humaneval_is_found_and_the_standard_library_is_not_taken_for_it():
+    found, tasks, texts = Benchmarks([str(HUMAN_EVAL)], 10), list(read_tasks(HUMAN_EVAL)), standard_library(300)
+    assert all(found.reason(texts[n] + task.texts[0]) for n, task in enumerate(tasks))
+    solutions = sum(found.reason(texts[n] + task.solution) is not None for n, task in enumerate(tasks))
+    assert solutions / len(tasks) > 0.85  # the others have fewer than 20 tokens
+    assert sum(found.reason(text) is not None for text in texts) <= 1

@@ -1,0 +1,71 @@
+"""Fingerprints: what is the same gets the same, what is alike shares a band, and all of it stays so for ever."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from service.intake.duplicates import BANDS, fingerprints, similarity
+
+TEXT = Path(sysconfig.get_path("stdlib"), "heapq.py").read_text(encoding="utf-8")[:6000]
+
+
+def jaccard(one: str, other: str) -> float:
+    """The true similarity, by sets of tuples."""
+    sets = []
+    for text in (one, other):
+        tokens = re.findall(r"\w+|[^\w\s]", text)
+        sets.append({tuple(tokens[n : n + 5]) for n in range(len(tokens) - 4)})
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+def test_what_the_database_remembers_stays_readable():
+    """A signature of another algorithm would know no file again: then the fingerprints have to be made anew."""
+    (found,) = fingerprints(["def add(a, b):\n    return a + b\n"])
+    assert hashlib.sha256(found.signature + repr(found.bands).encode()).hexdigest()[:16] == "c8a34cc214760c8d"
+    assert found.exact.hex() == hashlib.sha256(b"def add(a, b): return a + b").hexdigest()[:32]
+
+
+@pytest.mark.parametrize(
+    ("change", "exact"),
+    [
+        (lambda text: text.replace("\n", "\r\n"), True),
+        (lambda text: text.replace("    ", "\t") + "\n\n", True),
+        (lambda text: text.upper(), False),
+        (lambda text: "# a comment\n" + text, False),
+    ],
+    ids=["line ends", "blanks", "case", "comment"],
+)
+def test_blanks_alone_make_no_other_text(change, exact):
+    one, other = fingerprints([TEXT, change(TEXT)])
+    assert (one.exact == other.exact) is exact
+
+
+def test_the_estimate_is_near_the_true_similarity():
+    lines = TEXT.split("\n")
+    for removed in (2, 10, 30, 60):
+        other = "\n".join(lines[removed:] + [f"other_{n} = {n} * {n + 1}" for n in range(removed)])
+        a, b = fingerprints([TEXT, other])
+        assert abs(similarity(a.signature, b.signature) - jaccard(TEXT, other)) < 0.15
+
+
+def test_texts_that_are_alike_share_a_band_and_others_do_not():
+    lines = TEXT.split("\n")
+    other = "\n".join(line for number, line in enumerate(lines) if number % 25)
+    assert jaccard(TEXT, other) > 0.7
+    a, b, c = fingerprints([TEXT, other, "import os\n\nprint(os.environ)\n"])
+    assert set(a.bands) & set(b.bands) and not set(a.bands) & set(c.bands)
+    assert len(a.bands) == BANDS
+
+
+def test_one_text_alone_and_among_others_is_the_same():
+    assert fingerprints(["", "x", TEXT])[2] == fingerprints([TEXT])[0]
+    assert fingerprints([]) == []
+
+
+def test_a_text_without_tokens_has_a_fingerprint_too():
+    assert len(fingerprints(["", " \n", "é"])) == 3
