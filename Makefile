@@ -2,6 +2,7 @@
 # make test    lint, types, import contracts and every test (what CI runs)
 # make bench   the optimizer step against its peers on this machine; make bench-cycle: what a run costs before it
 # make bench-gpu   the default recipe's step on this machine's card, a 14B by shape; says why where there is none
+# make bench-samples   what four real repositories become, and how fast
 # make containers   the image and the compose file, on a running Docker engine
 # Each target installs first what it needs, into $(VENV).
 SHELL       := /bin/bash
