@@ -139,14 +139,16 @@ def load_model(checked: Checked, tell: Tell = lambda _event, /, **_fields: None)
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device.type == "cpu")
     recipe, plan = fitted(checked.recipe, accelerator.device)
     base = load_kept(recipe.base, accelerator.device, tell)
-    loss_model, optimizer = make_trainable(base, recipe, accelerator.device, parent=checked.parent, seed=checked.seed)
+    loss_model, optimizer = make_trainable(
+        base, recipe, accelerator.device, parent=checked.parent, seed=checked.seed, run_id=checked.run_id
+    )
     model, optimizer = accelerator.prepare(loss_model, optimizer)
     set_seed(checked.seed + accelerator.process_index)
     return Loaded(accelerator=accelerator, model=model, optimizer=optimizer, recipe=recipe, plan=plan)
 
 
 def make_trainable(
-    base: Any, recipe: Recipe, device: torch.device, *, parent: Path | None, seed: int
+    base: Any, recipe: Recipe, device: torch.device, *, parent: Path | None, seed: int, run_id: int = 0
 ) -> tuple[LossModel, torch.optim.Optimizer]:
     """A loaded base with its adapter, its checkpoints and the loss as the recipe says, and an optimizer for it.
 
@@ -159,7 +161,7 @@ def make_trainable(
     check_head(adapted)
     fuse_adapter(adapted)
     checkpoint_layers(adapted, training.checkpointing, offload=training.offload_checkpoints == "always")
-    optimizer = make_optimizer(adapted.parameters(), training)
+    optimizer = make_optimizer(adapted.parameters(), training, draws=(seed, run_id))
     kernel = choose_kernel(recipe.base, device, compute_dtype(recipe.base, device))
     return LossModel(adapted, kernel=kernel, label_smoothing=training.label_smoothing), optimizer
 

@@ -491,7 +491,9 @@ def test_a_database_that_goes_while_it_is_listened_to_is_noticed(world: World):
             cursor.execute("select pg_terminate_backend(pid) from pg_stat_activity "
                            "where datname = current_database() and pid <> pg_backend_pid()")  # fmt: skip
 
-    threading.Timer(0.5, end).start()
+    ending = threading.Timer(0.5, end)
+    ending.start()
     with pytest.raises(Unavailable):
         daemon._waiting()
+    ending.join()
     assert world.pool.stats().in_use == 0

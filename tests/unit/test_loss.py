@@ -44,6 +44,15 @@ def test_loss_gradient_and_count_are_those_of_torch(chunk, smoothing, monkeypatc
     assert int(correct) == int((logits.argmax(-1) == targets).sum())
 
 
+@pytest.mark.parametrize("offset", [0.0, 300.0, 1e4])
+def test_large_logits_keep_their_loss(offset):
+    head = torch.nn.Linear(2, 3, bias=False).requires_grad_(False)
+    head.weight.copy_(torch.tensor([[1.0, 0.0], [1.0, -8.0], [1.0, -9.0]]))
+    hidden = torch.tensor([[offset, 1.0]]).expand(1000, 2)
+    found, _ = supervised_loss(hidden, head, torch.zeros(1000, dtype=torch.int64))
+    assert found.item() == pytest.approx(0.458767, rel=1e-3)
+
+
 def test_full_logits_never_exist(monkeypatch):
     """No chunk of logits sees more positions than it may, nor any without loss."""
     monkeypatch.setattr(loss, "CHUNK_LOGITS", 16 * 4096)

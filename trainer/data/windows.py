@@ -17,6 +17,9 @@ from itertools import accumulate
 from trainer.data.encoder import Encoded, Part, TokenSample, joined
 from trainer.recipe import Data
 
+NEAR = 0.25
+"""Share of the room that a cut at a line end may leave unused; else it is made between two tokens."""
+
 
 def fitted_samples(encoded: Encoded, data: Data) -> list[TokenSample] | None:
     """Samples of at most data.max_length tokens, or None where there is nothing that may be cut."""
@@ -64,7 +67,7 @@ def cut_windows(encoded: Encoded, data: Data) -> list[TokenSample]:
     samples: list[TokenSample] = []
     start = new = 0
     while True:
-        stop = total if total - start <= tokens else _last_between(ends, new, min(start + tokens, total - 2))
+        stop = total if total - start <= tokens else _last_between(ends, new, min(start + tokens, total - 2), tokens)
         parts = _between(encoded.parts, starts, start, stop)
         samples.append(joined(encoded.kind, parts, unsupervised=new - start, with_bare=with_bare))
         if stop == total:
@@ -72,10 +75,10 @@ def cut_windows(encoded: Encoded, data: Data) -> list[TokenSample]:
         start, new = _first_between(ends, max(stop - data.window_overlap, start + 1), stop - 1), stop
 
 
-def _last_between(ends: Sequence[int], low: int, high: int) -> int:
-    """The last line end above `low` and not above `high`; `high` where there is none."""
+def _last_between(ends: Sequence[int], low: int, high: int, room: int) -> int:
+    """The last line end above `low` and not above `high`; `high` where none is near."""
     place = bisect_right(ends, high)
-    return ends[place - 1] if place and ends[place - 1] > low else high
+    return ends[place - 1] if place and ends[place - 1] > max(low, high - int(room * NEAR)) else high
 
 
 def _first_between(ends: Sequence[int], low: int, high: int) -> int:
@@ -100,5 +103,6 @@ def _shortened(part: Part, tokens: int) -> Part:
     if count <= tokens:
         return part
     if part.keeps == "start":
-        return replace(part, ids=part.ids[: _last_between(part.line_ends, 0, tokens)], content=None)
-    return replace(part, ids=part.ids[_first_between(part.line_ends, count - tokens, count - 1) :], content=None)
+        return replace(part, ids=part.ids[: _last_between(part.line_ends, 0, tokens, tokens)], content=None)
+    nearest = count - tokens + int(tokens * NEAR)
+    return replace(part, ids=part.ids[_first_between(part.line_ends, count - tokens, nearest) :], content=None)

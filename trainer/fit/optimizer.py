@@ -33,9 +33,18 @@ OPTIMIZERS: dict[str, Callable[[list[torch.nn.Parameter], Training], torch.optim
 }
 
 
-def make_optimizer(parameters: Iterable[torch.nn.Parameter], training: Training) -> torch.optim.Optimizer:
-    """A fresh optimizer over what is trainable."""
-    return OPTIMIZERS[training.optimizer]([p for p in parameters if p.requires_grad], training)
+def make_optimizer(
+    parameters: Iterable[torch.nn.Parameter], training: Training, *, draws: tuple[int, ...] = ()
+) -> torch.optim.Optimizer:
+    """A fresh optimizer over what is trainable.
+
+    Args:
+        draws: what random rounding depends on: the same on every rank and after a resume, another in every run
+    """
+    optimizer = OPTIMIZERS[training.optimizer]([p for p in parameters if p.requires_grad], training)
+    if isinstance(optimizer, RoundedAdamW8bit | RoundedPagedAdamW8bit):
+        optimizer.draws = draws
+    return optimizer
 
 
 def set_learning_rate(optimizer: Any, rate: float) -> None:

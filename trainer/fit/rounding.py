@@ -8,6 +8,7 @@ moves only for more than 1/512 of itself. One parameter at a time is float32, so
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import bitsandbytes as bnb
@@ -24,12 +25,16 @@ def round_at_random(exact: torch.Tensor, generator: torch.Generator) -> torch.Te
     section 3: stochastic rounding).
     """
     noise = torch.randint(0, 1 << LOW_BITS, exact.shape, dtype=torch.int32, device=exact.device, generator=generator)
-    bits = exact.contiguous().view(torch.int32).add_(noise).bitwise_and_(-1 << LOW_BITS)
-    return bits.view(torch.float32).to(torch.bfloat16)
+    rounded = exact.contiguous().view(torch.int32).add(noise).bitwise_and_(-1 << LOW_BITS).view(torch.float32)
+    return torch.where(exact.isfinite(), rounded, exact).to(torch.bfloat16)  # a carry would make a number of nan
 
 
 class _Rounded:
     """What bitsandbytes' optimizers do for one parameter, around a float32 stand-in."""
+
+    draws: tuple[int, ...] = ()
+    """What the draws depend on besides step and parameter. Were they the same in every run, those of a stream would
+    push the same weights every time."""
 
     def update_step(self, group: Any, p: torch.Tensor, gindex: int, pindex: int) -> None:
         """Overrides Optimizer2State.update_step."""
@@ -43,8 +48,13 @@ class _Rounded:
         finally:
             del self.state[exact]  # type: ignore[attr-defined]
         # The same draws on all ranks, or their copies would drift apart; and the same after a resume.
-        generator = torch.Generator(p.device).manual_seed((state["step"] << 20) + pindex)
+        generator = torch.Generator(p.device).manual_seed(_seed(*self.draws, state["step"], gindex, pindex))
         p.copy_(round_at_random(exact.detach(), generator))
+
+
+def _seed(*numbers: int) -> int:
+    """32 bits, which is what a CPU's generator takes."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:4])
 
 
 class RoundedAdamW8bit(_Rounded, bnb.optim.AdamW8bit):

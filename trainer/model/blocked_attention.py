@@ -35,6 +35,7 @@ def blocked_attention(
     Returns:
         [tokens, heads, width]
     """
+    assert sum(lengths) == len(q)
     out: torch.Tensor = _Blocked.apply(q, k, v, scale, lengths)
     return out
 

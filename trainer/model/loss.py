@@ -83,11 +83,10 @@ def _chunk(
     """
     rows = torch.arange(len(targets), device=logits.device)
     highest, at_target = logits.amax(dim=-1), logits[rows, targets]
-    mean = logits.mean(dim=-1) if smoothing else at_target
     gradient = torch.softmax(logits, dim=-1)
-    log_sums = highest - gradient.amax(dim=-1).log()
-    loss = (log_sums - (1.0 - smoothing) * at_target - smoothing * mean).sum()
+    loss = (highest - at_target - gradient.amax(dim=-1).log()).sum()  # differences first: logits may be large
     if smoothing:
+        loss += smoothing * (at_target - logits.mean(dim=-1)).sum()
         gradient -= smoothing / logits.shape[-1]
     gradient[rows, targets] -= 1.0 - smoothing
     return loss, (at_target == highest).sum(), gradient

@@ -28,6 +28,7 @@ import torch
 from safetensors import SafetensorError
 
 from trainer.errors import UnusableInput
+from trainer.fit.memory import is_out_of_memory
 from trainer.model.load import compute_dtype, load_base
 from trainer.recipe import Base
 from trainer.run_dir import MANIFEST, RunDirectoryError, held_lock, new_folder, read_json, write_json
@@ -53,18 +54,25 @@ def load_kept(base: Base, device: torch.device, tell: Tell) -> Any:
     if base.quantization != "nf4" or base.revision is None:
         return load_base(base, device)
     facts = copy_facts(base, device)
-    folder = copies_folder() / copy_name(base, facts)
-    if folder.exists():
+    try:
+        folder = copies_folder() / copy_name(base, facts)
+        there = folder.exists()
+    except (OSError, RuntimeError) as error:  # a folder that we may not look into, or no home at all
+        tell("base_copy", state="not_made", path="", message=f"{error}; every run quantizes")
+        return load_base(base, device)
+    if there:
         try:
             return load_copy(base, device, folder, facts)
-        except (RunDirectoryError, UnusableInput, RuntimeError) as error:
+        except (OSError, RunDirectoryError, UnusableInput, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             tell("base_copy", state="damaged", path=str(folder), message=f"{error}; it is made again")
     model = load_base(base, device)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # one process of a machine
         began = time.monotonic()
         try:
             written = keep_copy(model, folder, facts)
-        except (OSError, SafetensorError, RunDirectoryError) as error:
+        except (OSError, SafetensorError, RunDirectoryError, ValueError) as error:
             tell("base_copy", state="not_made", path=str(folder), message=f"{error}; the next run quantizes again")
         else:
             seconds = round(time.monotonic() - began, 3)
@@ -115,10 +123,10 @@ def check_copy(folder: Path, facts: dict[str, Any]) -> None:
     """Raises RunDirectoryError unless a copy's facts are these and every file has the bytes that were written."""
     try:
         manifest = read_json(folder / MANIFEST)
-        found, sizes = manifest["facts"], manifest["bytes"]
+        found, sizes = manifest["facts"], dict(manifest["bytes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunDirectoryError(f"{folder} has no readable {MANIFEST} ({error})") from error
-    if found != facts:
+    if found != facts or not sizes:
         raise RunDirectoryError(f"{folder} was made from {found}")
     if differing := [name for name, size in sizes.items() if _size(folder / name) != size]:
         raise RunDirectoryError(f"{', '.join(differing)} in {folder} changed in size or went missing")
