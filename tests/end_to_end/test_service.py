@@ -100,7 +100,8 @@ def test_the_log_can_be_grepped_as_ever(running: Codelupe):
 
 
 def test_every_dropped_file_is_accounted_for(running: Codelupe, tmp_path: Path):
-    wait_for(lambda: running.metric("pending_rows") == 0 and running.health()["state"] == "waiting", "a rest", 300)
+    # What only steps after the best one saw goes back, and waits for company where it is less than a run starts from.
+    wait_for(lambda: running.metric("pending_rows") < 8 and running.health()["state"] == "waiting", "a rest", 300)
     before = running.published() + running.metric("runs")["refused"]
     folder = tmp_path / "mine"
     folder.mkdir()
