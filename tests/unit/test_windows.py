@@ -93,6 +93,11 @@ def test_a_line_longer_than_a_window_is_cut_between_tokens():
     assert learned(samples) == whole("x = '" + "ab1" * 300 + "'\n")[1:]
 
 
+def test_a_line_end_that_is_far_is_no_place_to_cut():
+    samples = windows("# a title\n" + "x = " + "1 + " * 400 + "1\n", tokens=128, overlap=32)
+    assert all(sample.tokens >= 96 for sample in samples[:-1])
+
+
 def test_a_window_may_be_shorter_than_the_longest_sample():
     data = Data(builders={"chunks": 1.0}, max_length=512, window_tokens=64)
     rows = tokenize_rows(demo_rows(3), encoder(), data, seed=1)
