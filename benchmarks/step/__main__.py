@@ -144,7 +144,6 @@ def contestants(dtype: str) -> dict[str, tuple[str | None, list[str]]]:
         "codelupe-peft-layers": "peft-layers",
         "codelupe-small-packs": "small-packs",
         "codelupe-full-logits": "full-logits",
-        "codelupe-torch-attention": "torch-attention",
         "codelupe-checkpointing-full": "checkpointing-full",
     }
     trl = {f"trl-{kind}": ("peers", [str(HERE / "contestant_trl.py"), *common, kind]) for kind in TRL_KINDS}

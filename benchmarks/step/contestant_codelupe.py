@@ -19,7 +19,7 @@ from trainer.model.step import LossModel
 from trainer.recipe import Base
 
 KIND = sys.argv[3]
-KINDS = ("all", "peft-layers", "small-packs", "full-logits", "torch-attention", "checkpointing-full")
+KINDS = ("all", "peft-layers", "small-packs", "full-logits", "checkpointing-full")
 assert KIND in KINDS, f"{KIND!r} is not one of {', '.join(KINDS)}"
 
 
@@ -51,8 +51,7 @@ if KIND != "peft-layers":
     fuse_adapter(adapted)
 if KIND == "checkpointing-full":
     checkpoint_layers(adapted, "full")
-chosen = choose_kernel(Base(), torch.device("cpu"), getattr(torch, dtype_name()))
-kernel = "each" if KIND == "torch-attention" else chosen
+kernel = choose_kernel(Base(), torch.device("cpu"), getattr(torch, dtype_name()))
 model = (FullLogits if KIND == "full-logits" else LossModel)(adapted, kernel=kernel).train()
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
 train = token_samples("train")

@@ -21,7 +21,6 @@ from transformers import AttentionInterface
 
 from trainer.data.batches import Batch
 from trainer.errors import UnusableInput
-from trainer.model.blocked_attention import blocked_attention
 from trainer.recipe import Base
 
 NAME = "by_document"
@@ -82,11 +81,7 @@ def _flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float,
     return out
 
 
-def _blocked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, docs: Documents) -> torch.Tensor:
-    return blocked_attention(q, k, v, scale, docs.lengths)
-
-
-KERNELS = {"each": _each, "blocked": _blocked, "torch_varlen": _torch_varlen, "flash_attn": _flash_attn}
+KERNELS = {"each": _each, "torch_varlen": _torch_varlen, "flash_attn": _flash_attn}
 """How the documents of a pack are attended to. q: [tokens, heads, width]; k, v: [tokens, key heads, width]."""
 
 
@@ -127,10 +122,8 @@ def choose_kernel(base: Base, device: torch.device, dtype: torch.dtype) -> str:
             )
         case "auto" | "flash_attention_2" if available:
             return "flash_attn"
-        case _ if on_gpu:
-            return "torch_varlen"
         case _:
-            return "blocked" if dtype != torch.float32 else "each"
+            return "torch_varlen" if on_gpu else "each"
 
 
 def attend_by_document(causal: Any) -> None:
