@@ -3,8 +3,7 @@
     pack      | a a a a | b b | c c c |      boundaries are plain integers (`Documents`), made once a batch
     a token attends to earlier ones of its own sample; no mask over the whole pack is ever made
 
-On a GPU one call for all of them (flash-attn's or torch's own varlen kernel); on a CPU one document after the
-other.
+On a GPU one call for all of them (flash-attn's or torch's own varlen kernel); on a CPU one call a document.
 """
 
 from __future__ import annotations
