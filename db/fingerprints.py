@@ -51,10 +51,10 @@ class Fingerprints:
             "files": [file_id for file_id, _ in pairs],
             "bands": [band for _, band in pairs],
         }
-        self._claim.cursor.execute(QUERIES["fingerprints_by_index"], {"scan": "off"})
+        self._claim.cursor.execute(QUERIES["by_index"], {"scan": "off"})
         for file_id, exact, signature in self._claim.stream("alike", QUERIES["fingerprints_alike"], parameters):
             yield Alike(file_id=file_id, exact=bytes(exact), signature=bytes(signature))
-        self._claim.cursor.execute(QUERIES["fingerprints_by_index"], {"scan": "on"})
+        self._claim.cursor.execute(QUERIES["by_index"], {"scan": "on"})
 
     def remember(self, kept: Mapping[int, Fingerprint]) -> None:
         """Write fingerprints."""

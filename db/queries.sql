@@ -185,15 +185,27 @@ copy code_files (repository, path, language, content, quality_score, license, co
 -- Tell who waits for new files, at the commit; who does not listen finds them at the next poll.
 select pg_notify(%(channel)s, '');
 
--- name: changes_known
--- Path and commit of the changes of a repository's history.
-select path, commit_sha from code_files
-where repository = %(repository)s and path is not null and commit_sha is not null and metadata ? 'diff';
+-- name: files_lock
+-- Who adds files waits for whoever does so now.
+select pg_advisory_xact_lock(hashtext('codelupe.files'));
 
 -- name: files_known
--- Paths of a repository with the sha256 of their content, oldest first; changes of its history left out.
-select path, encode(sha256({content_bytes}), 'hex') from code_files s
-where repository = %(repository)s and path is not null and not metadata ? 'diff' order by id;
+-- Which of a batch are there, by number from 1: files by their text, changes by their commit (arrays side by side).
+select a.number
+from unnest(%(repositories)s::text[], %(paths)s::text[], %(changes)s::boolean[], %(commits)s::text[],
+            %(digests)s::bytea[]) with ordinality as a (repository, path, is_change, commit_sha, digest, number)
+cross join lateral (
+    select {content_bytes} as content, s.commit_sha, s.metadata ? 'diff' as is_change from code_files s
+    where hashtextextended(s.path, hashtextextended(coalesce(s.repository, ''), 0))
+            = hashtextextended(a.path, hashtextextended(a.repository, 0))
+      and s.path = a.path and coalesce(s.repository, '') = a.repository offset 0
+) s
+where s.is_change = a.is_change
+  and case when a.commit_sha is null then sha256(s.content) = a.digest else s.commit_sha = a.commit_sha end;
+
+-- name: files_paths
+-- Paths of a repository.
+select distinct path from code_files where repository = %(repository)s and path is not null;
 
 -- === claim =================================================================================================
 
@@ -242,8 +254,8 @@ from asked a cross join lateral (
 ) f
 where f.stream = %(stream)s and f.file_id <> a.file_id;
 
--- name: fingerprints_by_index
--- Within the claim nothing is known yet of what it wrote, and the planner would read it all for each row that asks.
+-- name: by_index
+-- What a transaction has just written is not in the planner's statistics: it would read it all for each row that asks.
 select set_config('enable_seqscan', %(scan)s, true);
 
 -- name: fingerprints_insert

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from db import adapters, embedded, runs, source, streams
+from db import adapters, embedded, runs, streams
 from db.errors import DatabaseError, LeaseLost, ParentMoved, SettlementMismatch, Unavailable
+from db.files import CHANNEL
 from db.lease import Lease
 from db.pool import Pool
 from service.board import Board
@@ -156,7 +157,7 @@ class Daemon:
             return State.STOPPED
         self._leadership.renew()
         self.upkeep.derive_pointer()
-        with self.pool.listening(source.CHANNEL) as heard:  # before the poll: what comes after it is heard
+        with self.pool.listening(CHANNEL) as heard:  # before the poll: what comes after it is heard
             found = self.upkeep.poll()
             if self.upkeep.survey_due():
                 found = self.upkeep.survey()

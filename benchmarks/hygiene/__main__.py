@@ -25,8 +25,9 @@ from planted import edited_copy, planted_secrets, standard_library
 
 from db import embedded, migrate, streams
 from db import lease as leases
+from db.files import NewFile, insert_files
 from db.pool import Pool
-from db.source import Eligibility, NewFile, Source, claim, insert_files
+from db.source import Eligibility, Source, claim
 from service.intake.contamination import Benchmarks, read_tasks
 from service.intake.duplicates import Duplicates, fingerprints
 from service.intake.filters import refusal

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from db.files import NewFile, insert_files, known_paths
 from db.pool import Pool
-from db.source import Eligibility, NewFile, Source, insert_files, is_empty, known_files, pending
+from db.source import Eligibility, Source, is_empty, pending
 from service.intake.drop import new_file
 from service.intake.records import Given
 from service.settings import Settings
@@ -42,7 +43,7 @@ def demo_files(eligibility: Eligibility) -> Iterator[NewFile]:
 
 def wanted(pool: Pool, source: Source) -> bool:
     """Whether there is something to feed: an empty table, or a demonstration that was interrupted."""
-    return source.name == "code_files" and (is_empty(pool, source) or bool(known_files(pool, REPOSITORY)))
+    return source.name == "code_files" and (is_empty(pool, source) or bool(known_paths(pool, REPOSITORY)))
 
 
 def feed(
@@ -58,7 +59,7 @@ def feed(
         found = pending(pool, settings.source, settings.eligibility, settings.recipe.stream)
         return found.rows < settings.min_new_files
 
-    known = known_files(pool, REPOSITORY)
+    known = known_paths(pool, REPOSITORY)
     corpus = list(islice(demo_files(settings.eligibility), MOST_FILES))
     files = [file for file in corpus if file.path not in known]
     batch_files = -(-len(corpus) // BATCHES)

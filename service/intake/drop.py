@@ -3,6 +3,7 @@ repeat."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from collections import Counter
@@ -10,13 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from db.files import NewFile, Written, insert_files
 from db.pool import Pool
-from db.source import NewFile, insert_files, known_changes, known_files
-from service.intake.history import read_history
+from service.intake.history import read_history, records
 from service.intake.hub import SCHEME, read_dataset
 from service.intake.languages import by_name, language
 from service.intake.records import Given, Skipped, read_jsonl, read_parquet, stored
-from trainer.run_dir import content_sha256
 
 KEY_FILES = ("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "credentials", "secrets", "htpasswd")
 KEY_ENDINGS = (".pem", ".key", ".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".asc", ".gpg")
@@ -50,48 +50,24 @@ def drop_paths(
     """Insert all that the sources give. What is there already (repository, path and text; of a change, its commit) is
     passed over. `history_commits`: of a git checkout, the changes of so many commits instead of its files."""
     summary = Summary()
-    known = _Known(pool)
 
-    def fresh() -> Iterator[NewFile]:
-        for found in read_sources(sources, given, history_commits=history_commits, token=token):
+    def files() -> Iterator[NewFile]:
+        for seen, found in enumerate(read_sources(sources, given, history_commits=history_commits, token=token)):
             if isinstance(found, Skipped):
                 summary.skipped[found] += 1
-            elif known.has(found):
-                summary.skipped["already there"] += 1
             else:
-                summary.inserted += 1
                 yield found
-            if summary.seen % PROGRESS_EVERY == 0:
+            if seen % PROGRESS_EVERY == 0:
                 on_progress(summary)
 
-    insert_files(pool, fresh())
-    on_progress(summary)
+    def on_batch(written: Written) -> None:
+        summary.inserted += written.inserted
+        if written.already_there:
+            summary.skipped["already there"] += written.already_there
+        on_progress(summary)
+
+    insert_files(pool, files(), on_batch)
     return summary
-
-
-class _Known:
-    """What the table has, read once for each repository; what was seen since counts too."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._files: dict[str, dict[str, str]] = {}
-        self._changes: dict[str, set[tuple[str, str]]] = {}
-
-    def has(self, file: NewFile) -> bool:
-        repository, path = file.repository or "", file.path or ""
-        if "diff" in file.metadata:
-            if repository not in self._changes:
-                self._changes[repository] = known_changes(self._pool, repository)
-            change = (path, file.commit_sha or "")
-            there = change in self._changes[repository]
-            self._changes[repository].add(change)
-            return there
-        if repository not in self._files:
-            self._files[repository] = known_files(self._pool, repository)
-        digest = content_sha256(file.content)
-        there = self._files[repository].get(path) == digest
-        self._files[repository][path] = digest
-        return there
 
 
 def read_sources(
@@ -127,10 +103,14 @@ def _read_folder(root: Path, given: Given, history_commits: int) -> Iterator[New
         yield new_file(root / name, given, repository=given.repository or root.name, name=name, commit=commit)
 
 
-def _tracked(root: Path) -> list[str]:
-    """Files that git tracks, or would: .gitignore is honoured."""
-    listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard") or ""
-    return sorted(name for name in set(listed.split("\0")) if name and (root / name).exists())
+def _tracked(root: Path) -> Iterator[str]:
+    """Files that git tracks, then those that it would: .gitignore is honoured. Each group in order."""
+    for which in (["--cached"], ["--others", "--exclude-standard"]):
+        command = ["git", "-C", str(root), "ls-files", "-z", *which]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as listing:
+            assert listing.stdout is not None
+            names = (os.fsdecode(name) for name in records(listing.stdout, b"\0"))
+            yield from (name for name, _ in itertools.groupby(names) if (root / name).exists())
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -144,12 +124,10 @@ def _git(root: Path, *arguments: str) -> str | None:
     return done.stdout.decode("utf-8", "surrogateescape").strip("\n") if done.returncode == 0 else None
 
 
-def _walk(root: Path) -> list[str]:
-    found = []
+def _walk(root: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
-        found += [(Path(folder) / name).relative_to(root).as_posix() for name in files]
-    return sorted(found)
+        yield from ((Path(folder) / name).relative_to(root).as_posix() for name in sorted(files))
 
 
 def new_file(path: Path, given: Given, *, repository: str, name: str, commit: str | None = None) -> NewFile | Skipped:

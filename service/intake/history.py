@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from db.source import NewFile
+from db.files import NewFile
 from service.intake.languages import by_name
 from service.intake.records import Given, Skipped, is_storable, stored
 
@@ -31,7 +31,7 @@ def read_history(root: Path, given: Given, *, max_commits: int = MAX_COMMITS) ->
     log = subprocess.Popen(["git", "-c", "core.quotePath=false", *command[1:]], stdout=subprocess.PIPE)
     assert log.stdout is not None
     try:
-        for record in _records(log.stdout):
+        for record in (found.decode("utf-8", "replace") for found in records(log.stdout, _RECORD.encode())):
             sha, author, message, changes = record.split(_FIELD, 3)
             for change in changes.strip("\n").split("\n"):
                 if change.startswith(":"):
@@ -43,14 +43,14 @@ def read_history(root: Path, given: Given, *, max_commits: int = MAX_COMMITS) ->
             process.communicate()
 
 
-def _records(output: IO[bytes]) -> Iterator[str]:
-    """What stands between two record separators, one commit at a time."""
+def records(output: IO[bytes], separator: bytes) -> Iterator[bytes]:
+    """What stands between two separators, as it comes; nothing for two in a row."""
     held = b""
     while chunk := output.read(1 << 16):
-        *whole, held = (held + chunk).split(_RECORD.encode())
-        yield from (record.decode("utf-8", "replace") for record in whole if record)
+        *whole, held = (held + chunk).split(separator)
+        yield from (record for record in whole if record)
     if held:
-        yield held.decode("utf-8", "replace")
+        yield held
 
 
 def _row(

@@ -9,7 +9,7 @@ import httpx
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from db.source import NewFile
+from db.files import NewFile
 from service.errors import PreconditionError
 from service.intake.records import Given, Skipped, read_parquet
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from db.source import NewFile
+from db.files import NewFile
 from service.intake.languages import language
 from service.intake.quality import quality_score
 

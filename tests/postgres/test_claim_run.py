@@ -13,8 +13,8 @@ from db import runs, streams
 from db.adapters import NewAdapter
 from db.audit import audit
 from db.errors import LeaseLost, Misconfigured
+from db.files import NewFile, insert_files
 from db.pool import Pool
-from db.source import NewFile, insert_files
 from service import leadership
 from service.board import Board, Snapshot
 from service.claim import NothingToHoldOut, claim_run

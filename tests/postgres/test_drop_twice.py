@@ -13,8 +13,8 @@ import pytest
 from modules import code
 
 from db.errors import DatabaseError
+from db.files import NewFile, insert_files
 from db.pool import Pool
-from db.source import NewFile, insert_files
 from service.intake.drop import drop_paths
 from service.intake.records import Given
 
@@ -44,6 +44,45 @@ def test_files_and_history_are_there_once(pool: Pool, tmp_path: Path, query: Any
     assert (again.inserted, again.skipped) == (0, {"already there": 6})
 
 
+def test_many_drops_at_once_insert_each_file_once(
+    pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch, query: Any
+):
+    monkeypatch.setattr("db.files.INSERT_ROWS", 7)
+    files = [NewFile(repository="r", path=f"{n}.c", language="c", content="x", quality_score=1.0) for n in range(100)]
+    totals: list[int] = []
+
+    def add() -> None:
+        own = Pool(database_url)
+        totals.append(insert_files(own, files))
+        own.close()
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(totals) == 100 and query("select count(*), count(distinct path) from code_files") == [(100, 100)]
+
+
+def test_what_makes_a_file_another_one(pool: Pool, query: Any):
+    def add(**changes: Any) -> int:
+        facts: dict[str, Any] = {"repository": "r", "path": "a", "language": "c", "content": "x", "quality_score": 1.0}
+        return insert_files(pool, [NewFile(**facts | changes)])
+
+    changed: list[dict[str, Any]] = [
+        {}, {"content": "y"}, {"path": "b"}, {"repository": "s"}, {"path": "é" * 5000},
+        {"metadata": {"diff": "d"}}, {"metadata": {"diff": "d"}, "commit_sha": "1"},
+        {"metadata": {"diff": "d"}, "commit_sha": "2"},
+    ]  # fmt: skip
+    assert [add(**changes) for changes in changed] == [1] * len(changed)
+    assert [add(**changes) for changes in changed] == [0] * len(changed)
+    assert add(commit_sha="3", license="MIT", quality_score=2.0) == 0  # the same file at another commit
+    assert add(metadata={"diff": "d"}, commit_sha="2", content="z") == 0  # a change is known by its commit
+    assert [add(path=None), add(path=None)] == [1, 1]  # nothing says which file it is
+    twice = [NewFile(repository="r", path=p, language="c", content="x", quality_score=1.0) for p in ("c", "c", "d")]
+    assert insert_files(pool, twice) == 2
+
+
 def test_text_of_every_kind_goes_through_copy(pool: Pool, query: Any):
     odd = "tab\t back\\slash \\N \\. \r\n line \x0b \x85 \u2028 🙂 '\"{} %s\n\\."
     file = NewFile(repository="r\\t", path="a\nb", language=None, content=odd, quality_score=None,
@@ -56,7 +95,7 @@ def test_text_of_every_kind_goes_through_copy(pool: Pool, query: Any):
 
 def test_large_files_do_not_wait_for_a_full_batch(pool: Pool, query: Any, monkeypatch: pytest.MonkeyPatch):
     """At most one batch is made while another is written."""
-    monkeypatch.setattr("db.source.INSERT_CHARS", 1000)
+    monkeypatch.setattr("db.files.INSERT_CHARS", 1000)
     lag = []
 
     def files() -> Any:
@@ -69,7 +108,7 @@ def test_large_files_do_not_wait_for_a_full_batch(pool: Pool, query: Any, monkey
 
 
 def test_a_batch_that_cannot_be_written_is_an_error(pool: Pool, query: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("db.source.INSERT_ROWS", 2)
+    monkeypatch.setattr("db.files.INSERT_ROWS", 2)
     query("alter table code_files add check (path <> '3')")
     files = [NewFile(repository="r", path=str(n), language="c", content="x", quality_score=1.0) for n in range(9)]
     with pytest.raises(DatabaseError, match="violates check constraint"):

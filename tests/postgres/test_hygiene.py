@@ -12,8 +12,8 @@ from modules import code, edited
 from test_claim_run import World, published
 
 from db import runs
+from db.files import NewFile, insert_files
 from db.queries import QUERIES
-from db.source import NewFile, insert_files
 from service.upkeep import Pause
 from trainer.recipe import Hygiene
 from trainer.run_dir import content_sha256, read_rows, verify_manifest
@@ -284,7 +284,7 @@ def test_a_flood_of_low_ids_does_not_keep_others_out_of_a_run(world: Careful):
 def test_looking_for_what_is_alike_never_reads_all_that_is_remembered(world: Careful):
     """Without the index each claim would take the square of its rows: nothing has been counted in it yet."""
     with world.pool.transaction() as cursor:
-        cursor.execute(QUERIES["fingerprints_by_index"], {"scan": "off"})
+        cursor.execute(QUERIES["by_index"], {"scan": "off"})
         parameters = {"stream": "s", "files": [1, 1, 2], "bands": [1, 2, 3]}
         cursor.execute("explain " + QUERIES["fingerprints_alike"], parameters)
         plan = "\n".join(line for (line,) in cursor.fetchall())

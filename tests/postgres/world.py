@@ -10,9 +10,10 @@ import psycopg2
 from psycopg2 import sql
 
 from db.adapters import NewAdapter
+from db.files import NewFile, insert_files
 from db.lease import Lease
 from db.pool import Pool
-from db.source import Eligibility, NewFile, Source, claim, insert_files
+from db.source import Eligibility, Source, claim
 
 STREAM = "qwen"
 ELIGIBLE = Eligibility(quality_threshold=70, min_chars=50, max_chars=8000)
@@ -59,7 +60,11 @@ def new_file(number: int, **changes: Any) -> NewFile:
 
 
 def fill(pool: Pool, count: int, **changes: Any) -> None:
-    insert_files(pool, (new_file(number, **changes) for number in range(1, count + 1)))
+    """Add files; what is there already does not keep them out, whatever it is."""
+    with pool.transaction() as cursor:
+        cursor.execute("select count(*) from code_files")
+        (before,) = cursor.fetchone() or (0,)
+    assert insert_files(pool, (new_file(before + n, **changes) for n in range(1, count + 1))) == count
 
 
 def claim_all(

@@ -13,7 +13,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from db.source import NewFile
+from db.files import NewFile
 from service.errors import PreconditionError
 from service.intake.drop import MAX_FILE_BYTES, read_sources
 from service.intake.languages import language
