@@ -79,6 +79,8 @@ class Data:
     """Share of the steps, the last ones, that see the same samples without that block."""
     rename_fraction: float = number(0.0, 0.0, 1.0)
     """Share of the training rows whose local variables get other names."""
+    largest_unparsed_share: float = number(0.25, 0.0, 1.0)
+    """Largest share of a text's bytes that its language's grammar may not understand; 1 takes every text."""
     split: str = choice("file", "repository")
     """What the held-out hash is taken of: repository and path, or the repository alone."""
     held_out_fraction: float = number(0.05, 0.0, 0.5)

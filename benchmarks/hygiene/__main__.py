@@ -33,7 +33,8 @@ from service.intake.duplicates import Duplicates, fingerprints
 from service.intake.filters import refusal
 from service.intake.licences import refused_licence
 from service.intake.secrets import without_secrets
-from trainer.recipe import Hygiene
+from trainer.recipe import Data, Hygiene
+from trainer.samples.syntax import GRAMMARS, unparsed_share
 
 PLANTED = 500
 ELIGIBLE = Eligibility(quality_threshold=70, min_chars=50, max_chars=20_000)
@@ -79,6 +80,24 @@ def licences() -> Line:
     found = sum(refused_licence(licence, hygiene) is not None for licence in planted)
     false = sum(refused_licence(licence, hygiene) is not None for licence in fine)
     return "licences", f"{found} of {PLANTED}", f"{false} of {PLANTED}", ""
+
+
+def parse_failures(texts: Sequence[str]) -> Line:
+    """Half of what is planted is Python that is said to be another language, half its lines in another order."""
+    largest, chance = Data().largest_unparsed_share, random.Random(5)
+    others = sorted({*GRAMMARS} - {"python"})
+
+    def shuffled(text: str) -> str:
+        lines = text.split("\n")
+        return "\n".join(chance.sample(lines, len(lines)))
+
+    long = [text for text in texts if text.count("\n") > 20]
+    planted = [(chance.choice(others), text) for text in chance.sample(long, PLANTED // 2)]
+    planted += [("python", shuffled(text)) for text in chance.sample(long, PLANTED // 2)]
+    found = sum(unparsed_share(language, text) > largest for language, text in planted)
+    false = sum(unparsed_share("python", text) > largest for text in texts)
+    cost = milliseconds(lambda text: unparsed_share("python", text), texts[:300])
+    return "parse_failure", f"{found} of {PLANTED}", f"{false} of {len(texts)}", f"{cost:.2f} ms"
 
 
 def contamination(texts: Sequence[str], path: Path) -> list[Line]:
@@ -152,14 +171,20 @@ def claimed(pool: Pool) -> tuple[Counter[tuple[str, str | None]], float, float]:
 def main() -> None:
     texts = standard_library()
     fingerprints(texts[:10])
-    lines = [filters(texts), secrets(texts), licences(), *duplicates(texts)]
+    lines = [
+        filters(texts),
+        parse_failures(standard_library(most_chars=10**6)),
+        secrets(texts),
+        licences(),
+        *duplicates(texts),
+    ]
     if len(sys.argv) > 1:
         lines += contamination(texts, Path(sys.argv[1]))
     page = "\n".join([
         "# Hygiene: what is found of what was planted",
         "",
         f"`python benchmarks/hygiene HumanEval.jsonl.gz`, {PLANTED} planted of each; {len(texts)} files of Python "
-        f"{sys.version.split()[0]}'s standard library, cut at 8,000 characters; {os.cpu_count()} cores, load "
+        f"{sys.version.split()[0]}'s standard library, cut at 8,000 characters (for parse_failure whole); {os.cpu_count()} cores, load "
         f"{os.getloadavg()[0]:.1f} (shared machine). Of files that repeat each other one is kept.",
         "",
         "| rule | found of planted | refused of the library | cost (median) |",

@@ -9,7 +9,7 @@ import pytest
 from source_rows import source_rows
 
 from trainer.samples import syntax
-from trainer.samples.syntax import ALIASES, GRAMMARS, MAX_BYTES, MAX_OPEN_ANGLES, language_name, parse
+from trainer.samples.syntax import ALIASES, GRAMMARS, MAX_BYTES, MAX_OPEN_ANGLES, language_name, parse, unparsed_share
 
 
 @pytest.mark.parametrize("row", source_rows(), ids=lambda row: row.path)
@@ -45,6 +45,22 @@ def test_what_has_no_tree(language, content):
 def test_a_small_error_is_no_obstacle():
     content = "def f(x):\n    return x + 1\n" * 40
     assert parse("python", content + "x = = 3\n") is not None
+
+
+@pytest.mark.parametrize(("wrong", "share"), [(0, 0), (10, 0.1), (40, 0.4)])
+def test_what_the_grammar_does_not_understand_is_measured(wrong, share):
+    good = "def f(x):\n    return x + 1\n\n\n" * 100
+    content = good + ")" * round(len(good) * wrong / (100 - wrong))
+    assert unparsed_share("python", content) == pytest.approx(share, abs=0.02)
+    assert unparsed_share("cobol", content) == 0
+
+
+def test_what_is_called_c_may_be_a_header_of_cpp():
+    header = "namespace shapes {\ntemplate <typename T>\nclass Box : public Shape<T> {\npublic:\n    T side;\n};\n}\n"
+    source = parse("c", header * 5, "box.h")
+    assert source is not None and source.language == "cpp"
+    plain = parse("c", "int class = 1;\nint f(int new) { return new + class; }\n" * 5, "plain.h")
+    assert plain is not None and plain.language == "c"
 
 
 @pytest.mark.parametrize("content", ["x = " + "(" * 20_000 + ")" * 20_000, "[" * 50_000, "if a:\n b\n" * 9000])

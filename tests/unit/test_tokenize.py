@@ -112,6 +112,7 @@ def test_a_row_that_fits_is_one_sample():
         ("a\nb\n", "too_few_lines"),
         ("\n", "empty"),
         (program(1) + "\ud800\n", "not_unicode"),
+        ("It was a dark, stormy night; the rain fell (as it does).\n" * 9, "parse_failure"),
     ],
 )
 def test_a_row_that_gives_nothing_has_a_reason(content, reason):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ from trainer.samples.chunks import build_chunks
 
 def windows(content: str, *, tokens: int, overlap: int) -> list[TokenSample]:
     data = Data(builders={"chunks": 1.0}, max_length=tokens, window_overlap=overlap)
-    return tokenize_rows([make_row(1, content)], encoder(), data, seed=1).samples
+    return tokenize_rows([replace(make_row(1, content), language="text")], encoder(), data, seed=1).samples
 
 
 def whole(content: str) -> list[int]:

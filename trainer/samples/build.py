@@ -18,6 +18,7 @@ from trainer.samples.items import build_items
 from trainer.samples.rename import renamed
 from trainer.samples.repo import build_repository, check_repo
 from trainer.samples.sample import Rejected, Sample
+from trainer.samples.syntax import unparsed_share
 
 REPO = "repo"
 
@@ -85,12 +86,14 @@ def ready(row: Row, data: Data, *, seed: int) -> Row:
     """The row as its builder is to see it: rewritten, where that is drawn.
 
     Raises:
-        Rejected: `not_unicode` (a lone surrogate).
+        Rejected: `not_unicode` (a lone surrogate), `parse_failure` (data.largest_unparsed_share).
     """
     try:
         row.content.encode()
     except UnicodeEncodeError as error:
         raise Rejected("not_unicode") from error
+    if unparsed_share(row.language, row.content, row.path) > data.largest_unparsed_share:
+        raise Rejected("parse_failure")
     if data.rename_fraction and builder_of(row, data, seed=seed).rewrites:
         return renamed(row, fraction=data.rename_fraction, seed=seed)
     return row

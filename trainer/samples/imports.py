@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from tree_sitter import Node
 
 from trainer.run_dir import Row
-from trainer.samples.syntax import Source, language_name, parse
+from trainer.samples.syntax import Source, parse
 
 SCRIPT_ENDINGS = ("", ".ts", ".tsx", ".js", ".jsx", ".mjs", "/index.ts", "/index.tsx", "/index.js")
 
@@ -58,9 +58,8 @@ class Files:
 
     def imported_by(self, row: Row) -> set[str]:
         """Paths of the repository's files that a row imports."""
-        name = language_name(row.language, row.path)
-        read = IMPORTS.get(name)
-        source = parse(row.language, row.content, row.path) if read is not None else None
+        source = parse(row.language, row.content, row.path)
+        read = IMPORTS.get(source.language) if source is not None else None
         if read is None or source is None or row.path is None:
             return set()
         found: set[str] = set()

@@ -16,7 +16,7 @@ from tree_sitter import Node
 from trainer.recipe import Data
 from trainer.run_dir import Row
 from trainer.samples.sample import Control, Document, Rejected, Text
-from trainer.samples.syntax import LEADING, Source, language_name, parse
+from trainer.samples.syntax import LEADING, Source, parse
 
 MIN_BYTES = 40
 """Shorter items (`pub struct Marker;`) teach nothing by themselves."""
@@ -47,8 +47,8 @@ def build_items(row: Row, data: Data, *, seed: int) -> list[Document]:
     documents = [_document(row, "file", row.content)]
     source = parse(row.language, row.content, row.path)
     if source is not None:
-        items = ITEMS[language_name(row.language, row.path)]
-        documents += [_document(row, kind, source.text(*span)) for kind, span in find_items(source, items)]
+        found = find_items(source, ITEMS[source.language])
+        documents += [_document(row, kind, source.text(*span)) for kind, span in found]
     return documents
 
 

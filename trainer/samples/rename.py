@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from tree_sitter import Node
 
 from trainer.run_dir import Row
-from trainer.samples.syntax import Source, language_name, parse
+from trainer.samples.syntax import Source, parse
 
 NAMES = (
     "value", "item", "entry", "current", "result", "data", "element", "total", "target", "first", "part", "record",
@@ -50,8 +50,8 @@ def renamed(row: Row, *, fraction: float, seed: int) -> Row:
     draw = random.Random(f"{seed}:rename:{row.file_id}")
     if draw.random() >= fraction:
         return row
-    scopes = SCOPES.get(language_name(row.language, row.path))
-    source = parse(row.language, row.content, row.path) if scopes is not None else None
+    source = parse(row.language, row.content, row.path)
+    scopes = SCOPES.get(source.language) if source is not None else None
     if scopes is None or source is None or source.root.has_error:
         return row
     edits = list(_edits(source, scopes, draw))

@@ -65,9 +65,14 @@ LEADING = ATTRIBUTES | {"comment", "line_comment", "block_comment"}
 class Source:
     """A text with its tree. Places are byte offsets into its UTF-8 form."""
 
-    grammar: Grammar
+    language: str
+    """The grammar's name."""
     data: bytes
     tree: Tree
+
+    @property
+    def grammar(self) -> Grammar:
+        return GRAMMARS[self.language]
 
     @property
     def root(self) -> Node:
@@ -143,22 +148,29 @@ def language_name(language: str, path: str | None = None) -> str:
     return "tsx" if name == "typescript" and path is not None and path.endswith((".tsx", ".jsx")) else name
 
 
-@lru_cache(maxsize=4)
 def parse(language: str, content: str, path: str | None = None) -> Source | None:
-    """A text with its tree, or None: no grammar, too long, or not of this language.
+    """A text with its tree, or None: no grammar, too long, or not of this language."""
+    source, share = _parsed(language_name(language, path), content)
+    return source if share <= MAX_ERROR_SHARE else None
 
-    The last few are kept, since several steps look at one row.
-    """
-    name = language_name(language, path)
-    grammar = GRAMMARS.get(name)
-    if grammar is None:
-        return None
-    data = content.encode()
+
+def unparsed_share(language: str, content: str, path: str | None = None) -> float:
+    """Share of a text's bytes that lie in places which its grammar does not understand; 0 where it has no grammar."""
+    return _parsed(language_name(language, path), content)[1]
+
+
+@lru_cache(maxsize=4)
+def _parsed(name: str, content: str) -> tuple[Source | None, float]:
+    """A text with its tree, and what the grammar does not understand of it. The last few are kept, since several steps
+    look at one row. What is called C may be a header of C++: the better reading counts."""
+    data = content.encode() if name in GRAMMARS else b""
     if not data or len(data) > MAX_BYTES or data.count(b"<") - data.count(b">") > MAX_OPEN_ANGLES:
-        return None
-    tree = _parser(name).parse(data)
-    source = Source(grammar, data, tree)
-    return source if _error_bytes(source.root) <= MAX_ERROR_SHARE * len(data) else None
+        return None, 0.0
+    source = Source(name, data, _parser(name).parse(data))
+    share = _error_bytes(source.root) / len(data)
+    if name == "c" and share > MAX_ERROR_SHARE:
+        return min((source, share), _parsed("cpp", content), key=lambda reading: reading[1])
+    return source, share
 
 
 def descend(node: Node) -> Iterator[Node]:
