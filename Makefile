@@ -3,6 +3,7 @@
 # make bench   the optimizer step against its peers on this machine; make bench-cycle: what a run costs before it
 # make bench-gpu   the default recipe's step on this machine's card, a 14B by shape; says why where there is none
 # make bench-samples   what four real repositories become, and how fast
+# make faults   every fault that a service of months meets, in full: hours, and taken up where it was left
 # make containers   the image and the compose file, on a running Docker engine
 # Each target installs first what it needs, into $(VENV).
 SHELL       := /bin/bash
@@ -14,7 +15,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 ARGS        ?=
 
-.PHONY: up install dev test containers bench bench-cycle bench-gpu bench-samples check format lock clean
+.PHONY: up install dev test faults containers bench bench-cycle bench-gpu bench-samples check format lock clean
 
 up: install
 	@exec $(BIN)/codelupe up $(ARGS)
@@ -58,6 +59,9 @@ format: dev
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not containers" $(ARGS)
+
+faults: dev
+	$(BIN)/python tests/faults $(ARGS)
 
 bench: install
 	$(BIN)/python benchmarks/step/__main__.py $(ARGS)

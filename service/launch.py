@@ -14,6 +14,7 @@ from pathlib import Path
 from trainer.run_dir import RunDirectory
 
 PROJECT = Path(__file__).resolve().parent.parent
+TRAINER = (sys.executable, "-m", "trainer")
 
 WATCH_SECONDS = 0.25
 STOP_GRACE_SECONDS = 60.0
@@ -82,7 +83,7 @@ class TrainerProcess:
     def __init__(self, run: RunDirectory, secrets: Mapping[str, str]) -> None:
         with run.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "trainer", "run", str(run.root)],
+                [*TRAINER, "run", str(run.root)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -143,7 +144,7 @@ def watch_to_end(process: TrainerProcess, stop: threading.Event, each_moment: Ca
 
 def plan_memory(recipe_file: Path, arguments: Sequence[str], secrets: Mapping[str, str]) -> int:
     """Run `python -m trainer plan`, which prints for itself; its exit code: 2 unusable recipe, 3 nothing fits."""
-    command = [sys.executable, "-m", "trainer", "plan", str(recipe_file), *arguments]
+    command = [*TRAINER, "plan", str(recipe_file), *arguments]
     return subprocess.run(
         command, stdin=subprocess.DEVNULL, cwd=PROJECT, env=trainer_environment(os.environ, secrets), check=False
     ).returncode
@@ -151,7 +152,7 @@ def plan_memory(recipe_file: Path, arguments: Sequence[str], secrets: Mapping[st
 
 def show_samples(recipe_file: Path, rows_file: Path, arguments: Sequence[str], secrets: Mapping[str, str]) -> int:
     """Run `python -m trainer samples`, which prints for itself; its exit code: 2 when something cannot be used."""
-    command = [sys.executable, "-m", "trainer", "samples", str(recipe_file), str(rows_file), *arguments]
+    command = [*TRAINER, "samples", str(recipe_file), str(rows_file), *arguments]
     return subprocess.run(
         command, stdin=subprocess.DEVNULL, cwd=PROJECT, env=trainer_environment(os.environ, secrets), check=False
     ).returncode
@@ -171,7 +172,7 @@ def prepare_base(
     In a session of its own, where a terminal's Ctrl-C does not reach it; killed when we are told to stop.
     """
     with subprocess.Popen(
-        [sys.executable, "-m", "trainer", "prepare", str(recipe_file)],
+        [*TRAINER, "prepare", str(recipe_file)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if capture_stderr else None,

@@ -184,7 +184,8 @@ def main() -> None:
         "# Hygiene: what is found of what was planted",
         "",
         f"`python benchmarks/hygiene HumanEval.jsonl.gz`, {PLANTED} planted of each; {len(texts)} files of Python "
-        f"{sys.version.split()[0]}'s standard library, cut at 8,000 characters (for parse_failure whole); {os.cpu_count()} cores, load "
+        f"{sys.version.split()[0]}'s standard library, cut at 8,000 characters (for parse_failure whole); "
+        f"{os.cpu_count()} cores, load "
         f"{os.getloadavg()[0]:.1f} (shared machine). Of files that repeat each other one is kept.",
         "",
         "| rule | found of planted | refused of the library | cost (median) |",

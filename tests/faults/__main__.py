@@ -1,0 +1,166 @@
+"""`make faults`: the fault suite in full, row by row. What passed is kept, so that a run can be taken up again.
+
+python tests/faults                every row, from where the last time ended
+python tests/faults 1 3            these rows
+python tests/faults --sample       a few trials of each, as `make test` does it
+python tests/faults --again 3      forget what row 3 has come to, and start it over
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(ROOT), str(HERE)]
+
+from suite import ROWS  # noqa: E402
+
+WORK = ROOT / "build" / "faults"
+RESULTS = ROOT / "benchmarks" / "results" / "faults.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One trial that was made."""
+
+    trial: int
+    of: int
+    """How many trials the row has."""
+    count: int
+    ok: bool
+    note: str
+    seconds: float
+    commit: str
+    date: str
+
+
+def records(number: int) -> dict[int, Record]:
+    """What a row has come to, by trial: the newest of each."""
+    path = WORK / f"row{number:02d}.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {record.trial: record for record in (Record(**json.loads(line)) for line in lines)}
+
+
+def run(number: int, *, sample: bool) -> bool:
+    """Every trial of a row that has not passed yet; whether all have."""
+    row = ROWS[number]
+    folder = Path(tempfile.mkdtemp(prefix=f"faults{number}-"))
+    passed = {} if sample else {trial: record for trial, record in records(number).items() if record.ok}
+    failures = 0
+    try:
+        with row.prepare(folder, sample) as trials:
+            for trial in range(trials.number):
+                if trial in passed:
+                    continue
+                began = time.monotonic()
+                try:
+                    done = trials.run(trial)
+                    count, ok, note = done.count, True, done.note
+                except Exception as error:  # noqa: BLE001  (a trial that fails is a result)
+                    count, ok, note = 0, False, f"{type(error).__name__}: {error}"
+                    traceback.print_exc()
+                    failures += 1
+                seconds = time.monotonic() - began
+                print(f"row {number}, {trial + 1} of {trials.number}: {'ok' if ok else 'FAILED'} "
+                      f"{note.splitlines()[0] if note else ''} ({seconds:.1f} s)", flush=True)  # fmt: skip
+                if not sample:
+                    keep(number, Record(trial=trial, of=trials.number, count=count, ok=ok, note=note[:2000],
+                                        seconds=round(seconds, 2), commit=commit(), date=today()))  # fmt: skip
+    finally:
+        if failures:
+            print(f"kept for whoever looks: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    return not failures
+
+
+def keep(number: int, record: Record) -> None:
+    WORK.mkdir(parents=True, exist_ok=True)
+    with (WORK / f"row{number:02d}.jsonl").open("a") as file:
+        file.write(json.dumps(asdict(record)) + "\n")
+
+
+def commit() -> str:
+    """The commit that was tested, marked where the tree differs from it."""
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"], capture_output=True, text=True
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+def report() -> str:
+    """The table of all rows."""
+    lines = [
+        "# Faults",
+        "",
+        f"`make faults` on {processor()}, {os.cpu_count()} cores. A trial that failed stays in the table until it has "
+        "passed; the commits are those that were tested.",
+        "",
+        "| # | fault | passes where | count | failures | hours | date | commit |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for number, row in sorted(ROWS.items()):
+        made = list(records(number).values())
+        good = [record for record in made if record.ok]
+        of = max((record.of for record in made), default=0)
+        reached = f"{sum(record.count for record in good):,} {row.unit}" if made else "not run"
+        if made and len(good) < of:
+            reached += f" ({len(good)} of {of} trials)"
+        dates = sorted({record.date for record in made})
+        commits = list(dict.fromkeys(record.commit for record in made))
+        lines.append(
+            f"| {number} | {row.fault} | {row.passes} | {reached} | {len(made) - len(good)} "
+            f"| {sum(record.seconds for record in made) / 3600:.2f} | {' – '.join(dates[:1] + dates[1:][-1:])} "
+            f"| {', '.join(commits[-3:])} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="make faults", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("rows", nargs="*", type=int, help=f"of {', '.join(map(str, sorted(ROWS)))}; all by default")
+    parser.add_argument("--sample", action="store_true", help="a few trials of each, and no results kept")
+    parser.add_argument("--again", action="store_true", help="forget what these rows have come to")
+    chosen = parser.parse_args()
+    if unknown := [number for number in chosen.rows if number not in ROWS]:
+        parser.error(f"there is no row {', '.join(map(str, unknown))}")
+    numbers = chosen.rows or sorted(ROWS)
+    good = True
+    for number in numbers:
+        if chosen.again:
+            (WORK / f"row{number:02d}.jsonl").unlink(missing_ok=True)
+        good &= run(number, sample=chosen.sample)
+        if not chosen.sample:
+            RESULTS.write_text(report(), encoding="utf-8")
+    print(report() if not chosen.sample else ("all passed" if good else "some FAILED"))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

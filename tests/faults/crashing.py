@@ -1,0 +1,160 @@
+"""`kill -9` at a named point: before or after each side effect that a process has on disk, database or processes.
+
+A point's name is who has the effect and what it is, `service.claim.claim_run:commit`. They are not written into the
+program but found in it: every call that changes something outside of the process is wrapped, and says which function
+made it. `record` lists them as they come; `Crash` ends the process at one of them. For a trainer, which is started as a
+program: `python crashing.py record FILE -- PROGRAM …`, `python crashing.py crash POINT before|after TIME -- PROGRAM …`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+ROOT = Path(__file__).resolve().parents[2]
+BENEATH = ("db/pool.py", "trainer/run_dir.py", "db/lease.py")
+"""Files that only pass effects on: the name is that of who called them."""
+PACKAGES = ("service/", "db/", "trainer/", "tests/faults/stub_trainer.py")
+EFFECTS = (
+    "rename",
+    "replace",
+    "unlink",
+    "mkdir",
+    "rmdir",
+    "symlink",
+    "fsync",
+    "killpg",
+    "utime",
+    "truncate",
+    "ftruncate",
+)
+"""Of the module os."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crash:
+    """Where to end."""
+
+    point: str
+    when: Literal["before", "after"]
+    time: int
+    """1: the first time that the point is passed."""
+
+    def __str__(self) -> str:
+        return f"{self.when} {self.point}, time {self.time}"
+
+
+class Points:
+    """Counts the points that a process passes."""
+
+    def __init__(self, on_point: Callable[[str, str, int], None]) -> None:
+        self._on_point = on_point
+        self._passed: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._inside = threading.local()
+
+    def wrap(self, effect: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            if getattr(self._inside, "now", False):
+                return call(*arguments, **options)
+            name = caller(sys._getframe(1))
+            if name is None:
+                return call(*arguments, **options)
+            point = f"{name}:{effect}"
+            with self._lock:
+                self._passed[point] += 1
+                time = self._passed[point]
+            self._inside.now = True
+            try:
+                self._on_point(point, "before", time)
+                result = call(*arguments, **options)
+                self._on_point(point, "after", time)
+                return result
+            finally:
+                self._inside.now = False
+
+        return wrapped
+
+
+def caller(frame: FrameType | None) -> str | None:
+    """`package.module.function` of ours that has an effect; None where none of ours is on the stack."""
+    beneath = None
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if path.startswith(str(ROOT)):
+            name = path[len(str(ROOT)) + 1 :]
+            if name.startswith(PACKAGES):
+                full = f"{name.removesuffix('.py').replace('/', '.')}.{frame.f_code.co_qualname}"
+                if not name.startswith(BENEATH):
+                    return full
+                beneath = beneath or full
+        frame = frame.f_back
+    return beneath
+
+
+def install(on_point: Callable[[str, str, int], None]) -> None:
+    """Wrap every effect of this process."""
+    points = Points(on_point)
+    for name in EFFECTS:
+        setattr(os, name, points.wrap(name, getattr(os, name)))
+    shutil.rmtree = points.wrap("rmtree", shutil.rmtree)
+    subprocess.Popen.__init__ = points.wrap("start", subprocess.Popen.__init__)  # type: ignore[method-assign]
+    if importlib.util.find_spec("psycopg2"):  # the stub knows no package but ours
+        from db.pool import _Connection
+
+        _Connection.commit = points.wrap("commit", _Connection.commit)  # type: ignore[method-assign]
+
+
+def crash_at(crash: Crash) -> None:
+    """End this process, as the kernel would, when it comes to the point."""
+
+    def on_point(point: str, when: str, time: int) -> None:
+        if (point, when, time) == (crash.point, crash.when, crash.time):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    install(on_point)
+
+
+def record(path: Path) -> None:
+    """List the points that this process passes, `point time` a line."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def on_point(point: str, when: str, time: int) -> None:
+        if when == "after":
+            os.write(descriptor, f"{point} {time}\n".encode())
+
+    install(on_point)
+
+
+def main(arguments: list[str]) -> None:
+    """Run a program with its points recorded, or up to one of them."""
+    split = arguments.index("--")
+    what, program = arguments[:split], arguments[split + 1 :]
+    match what:
+        case ["record", path]:
+            record(Path(path))
+        case ["crash", point, ("before" | "after") as when, time]:
+            crash_at(Crash(point=point, when=when, time=int(time)))
+    sys.path.insert(0, str(ROOT))
+    if program[0] == "-m":
+        sys.argv = program[1:]
+        runpy.run_module(program[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = program
+        runpy.run_path(program[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

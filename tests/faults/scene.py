@@ -1,0 +1,308 @@
+"""A service in a process of its own, on a database and a folder of its own, with a producer beside it.
+
+The process is forked from one that has everything imported, so that a start takes a tenth of a second and not three:
+what `codelupe up` does before its loop (resolving the base, HTTP) is left out, the loop and all below it is real.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from crashing import Crash, crash_at, record
+from oracle import Broken, Count, ProducerLog, check_pointer, count, lineage
+from psycopg2 import sql
+from psycopg2.extensions import make_dsn
+from psycopg2.extras import execute_values
+
+from db import audit, embedded, migrate, streams
+from db.pool import Pool
+from service import daemon, launch, leadership, logs
+from service.board import Board, Snapshot
+from service.home import Home, only_service
+from service.settings import PROJECT_RECIPES, Settings, load_settings
+from trainer.recipe import Recipe, pinned
+from trainer.run_dir import read_json
+
+HERE = Path(__file__).parent
+STUB = (sys.executable, "-S", str(HERE / "stub_trainer.py"))
+REAL = (sys.executable, "-m", "trainer")
+SETTLE_SECONDS = 60.0
+WORDS = ("read", "write", "open", "close", "merge", "split", "count", "total", "index", "value", "node", "left", "next",
+         "last", "item", "group", "cache", "token", "batch", "frame", "state", "event", "limit", "range", "shift",
+         "scale", "first", "depth")  # fmt: skip
+INSERT = "insert into code_files (repository, path, language, content, quality_score) values %s returning id"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a service is started."""
+
+    url: str
+    home: Path
+    crash: Crash | None = None
+    points: Path | None = None
+    """Where to list the crash points that are passed."""
+    trainer: tuple[str, ...] = STUB
+    """The command that stands for `python -m trainer`."""
+    revision: str = "r" * 40
+    """Of the tiny base; the stub does not look at it."""
+    settings: tuple[tuple[str, str], ...] = ()
+    lease_seconds: float | None = None
+    once: bool = False
+
+
+def code(number: int, lines: int = 14) -> str:
+    """A text that is like no other number's."""
+    chance = random.Random(number)
+
+    def word() -> str:
+        return f"{chance.choice(WORDS)}_{chance.choice(WORDS)}_{chance.randrange(1000)}"
+
+    body = "".join(f"    {word()} = {word()}({word()}, {chance.randrange(10**6)})\n" for _ in range(lines))
+    return f"def {word()}_{number}({word()}, {word()}):\n{body}    return {word()}\n"
+
+
+# --- the service's process ------------------------------------------------------------------------------------
+
+
+def settings_of(options: Options) -> Settings:
+    """Small runs, and nothing to wait for."""
+    given = {
+        "CODELUPE_HOME": str(options.home),
+        "DATABASE_URL": options.url,
+        "MIN_NEW_FILES": "1",
+        "CHECK_INTERVAL": "0.1",
+        "SWEEP_INTERVAL": "0.5",
+        "MAX_ATTEMPTS": "1000",
+        "KEEP_ADAPTERS": "5",
+        **dict(options.settings),
+    }
+    return load_settings(PROJECT_RECIPES / "embedded.yaml", environment=given, env_file=None)
+
+
+def recipe_of(settings: Settings, revision: str) -> Recipe:
+    recipe = pinned(settings.recipe, model="tiny-qwen2", revision=revision)
+    return replace(recipe, data=replace(recipe.data, min_held_out=2, max_eval_tokens=10**7))
+
+
+def serve(options: Options) -> None:
+    """Be a service until SIGTERM."""
+    if options.points is not None:
+        record(options.points)
+    if options.crash is not None:
+        crash_at(options.crash)
+    daemon.FIRST_PAUSE_SECONDS, daemon.REFUSED_DELAY_SECONDS, daemon.GATHERING_SECONDS = 0.1, 0.05, 0.02
+    daemon.HEARING_SECONDS = launch.WATCH_SECONDS = 0.02
+    launch.TRAINER = options.trainer
+    if options.lease_seconds is not None:
+        leadership.LEASE_SECONDS, leadership.RENEW_SECONDS = options.lease_seconds, options.lease_seconds / 4
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    settings, home = settings_of(options), Home(options.home)
+    home.prepare()
+    said = os.open(options.home / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(said, stream)
+    recipe = recipe_of(settings, options.revision)
+    with only_service(home):
+        logs.set_up("text", home.log_file)
+        pool = Pool(options.url)
+        daemon.Daemon(settings, recipe, home, pool, Board(Snapshot()), stop, options.once).run()
+        pool.close()
+    os._exit(0)
+
+
+os.environ["PYTHONPATH"] = f"{HERE}{os.pathsep}{HERE.parents[1]}"  # the server to fork from does not take over sys.path
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["scene"])
+
+
+class Service:
+    """One start of the service."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.process: BaseProcess = _CONTEXT.Process(target=serve, args=(options,), daemon=True)
+        self.process.start()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.join()
+
+    def terminate(self, within: float) -> float:
+        """SIGTERM; the seconds until it ended by itself.
+
+        Raises:
+            Broken: it did not, or not with 0.
+        """
+        began = time.monotonic()
+        self.process.terminate()
+        self.process.join(within)
+        if self.process.exitcode is None:
+            self.kill()
+            raise Broken(f"SIGTERM: still there after {within:.0f} s")
+        if self.process.exitcode != 0:
+            raise Broken(f"SIGTERM: ended with {self.process.exitcode}")
+        return time.monotonic() - began
+
+    def ended(self, within: float) -> bool:
+        """Whether it ends by itself in that time."""
+        self.process.join(within)
+        return self.process.exitcode is not None
+
+
+# --- what is around it ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Scene:
+    """A database, a folder, a producer's log, and at most one service."""
+
+    folder: Path
+    url: str
+    options: Options = field(init=False)
+    service: Service | None = None
+    made: int = 0
+    """Files inserted so far."""
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.options = Options(url=self.url, home=self.folder / "home")
+        self.home = Home(self.options.home)
+        self.log = ProducerLog(self.folder / "produced")
+        self.settings = settings_of(self.options)
+        self.stream = self.settings.recipe.stream
+        pool = Pool(self.url)
+        migrate.apply(pool)
+        binding = streams.Binding(source="code_files", base_model="tiny-qwen2", base_revision="r" * 40, lora={})
+        streams.bind(pool, self.stream, binding)
+        pool.close()
+
+    @property
+    def pointer(self) -> Path:
+        return self.home.pointer(self.stream)
+
+    def produce(self, files: int, *, lines: int = 14) -> list[int]:
+        """Insert files, and log their ids once the COMMIT has returned."""
+        records = [
+            (f"r{n % 5}", f"p/{n}.py", "python", code(n, lines), 90.0) for n in range(self.made, self.made + files)
+        ]
+        self.made += files
+        connection = psycopg2.connect(self.url)
+        with connection, connection.cursor() as cursor:
+            ids = [number for (number,) in execute_values(cursor, INSERT, records, fetch=True)]
+        connection.close()
+        self.log.add(ids)
+        return ids
+
+    def start(self, **options: Any) -> Service:
+        """Start the service."""
+        self.service = Service(replace(self.options, **options))
+        return self.service
+
+    def stop(self) -> None:
+        """End whatever runs, for good."""
+        if self.service is not None and self.service.process.exitcode is None:
+            self.service.kill()
+        self.service = None
+
+    def counted(self) -> Count:
+        return count(self.log.ids(), self.pointer, self.home.runs)
+
+    def settle(self, seconds: float = SETTLE_SECONDS) -> None:
+        """Wait until every row is consumed, and look whether all is well.
+
+        Raises:
+            Broken: it does not come to that, the pointer is bad, or the books are.
+        """
+        deadline = time.monotonic() + seconds
+        while not (found := self.counted()).settled:
+            if time.monotonic() > deadline or found.twice or found.phantom:
+                raise Broken(f"{found}; {self.said()}")
+            if self.service is None or self.service.process.exitcode is not None:
+                raise Broken(f"the service ended; {found}; {self.said()}")
+            time.sleep(0.02)
+        self.check()
+
+    def check(self) -> None:
+        """The pointer, the stub's own list of what its lineage consumed, and the audit."""
+        check_pointer(self.pointer)
+        listed = self.pointer / "consumed.json"
+        if listed.exists():
+            ids = read_json(listed)
+            by_runs = [o for run in lineage(self.pointer, self.home.runs) for o in trained(run)]
+            if sorted(ids) != sorted(by_runs):
+                raise Broken("the adapter's own list of what it consumed is not that of its runs")
+        pool = Pool(self.url)
+        try:
+            problems = audit.audit(pool, self.settings.source, self.settings.eligibility, self.stream).problems
+        finally:
+            pool.close()
+        if problems:
+            raise Broken(f"audit: {'; '.join(problems)}")
+
+    def said(self) -> str:
+        """The end of the service's log."""
+        path = self.home.log_file
+        return "".join(path.read_text().splitlines(keepends=True)[-8:]) if path.exists() else "no log"
+
+
+def trained(run: Any) -> list[int]:
+    """Ids that a run consumed."""
+    from trainer.run_dir import read_outcomes
+
+    return [outcome.file_id for outcome in read_outcomes(run.rows_outcome) if outcome.outcome == "trained"]
+
+
+def new_database(server: str, name: str) -> str:
+    """An empty database on a server; its URL."""
+    connection = psycopg2.connect(server)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+        cursor.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    connection.close()
+    return str(make_dsn(server, dbname=name))
+
+
+@contextmanager
+def scene(folder: Path, server: str, name: str) -> Iterator[Scene]:
+    """A scene on a database of its own."""
+    made = Scene(folder, new_database(server, name))
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@contextmanager
+def server(folder: Path, *, durable: bool = False) -> Iterator[str]:
+    """A Postgres of its own; its URL. Without `durable` it writes nothing through to the disk: only a power cut
+    would tell."""
+    url = embedded.start(folder)
+    try:
+        if not durable:
+            connection = psycopg2.connect(url)
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):
+                    cursor.execute(f"alter system set {setting}")
+                cursor.execute("select pg_reload_conf()")
+            connection.close()
+        yield url
+    finally:
+        embedded.stop(folder)

@@ -1,0 +1,110 @@
+"""A trainer without a model: consumes the rows of a run directory, checkpoints, and reports as the real one does.
+
+`python stub_trainer.py run DIR`. Everything that the service sees of a trainer is real: the lock, stdin, signals,
+events, outcomes, adapter folder, report last. Each adapter holds the ids that its whole lineage consumed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from trainer.errors import Stopped
+from trainer.run_dir import (
+    Row,
+    RowOutcome,
+    RunDirectory,
+    append_event,
+    held_lock,
+    new_folder,
+    read_json,
+    read_rows,
+    verify_manifest,
+    write_json,
+    write_manifest,
+    write_outcomes,
+)
+from trainer.stop import StopRequest
+
+STEP_ROWS = 4
+STEP_SECONDS = 0.004
+CONSUMED = "consumed.json"
+
+
+def main(root: Path) -> int:
+    """Train a run directory; the exit codes are the real one's."""
+    directory, stop = RunDirectory(root), StopRequest()
+    try:
+        stop.listen()
+        with held_lock(directory.lock, wait_seconds=60):
+            if not directory.report.exists():
+                train(directory, stop)
+    except Stopped as stopped:
+        append_event(directory.events, "stopping", reason=str(stopped))
+        return stopped.exit_code
+    return 0
+
+
+def train(directory: RunDirectory, stop: StopRequest) -> None:
+    manifest = verify_manifest(directory.root)
+    run_id = int(manifest["run_id"])
+    chance = random.Random(run_id)
+    rows, held_out = list(read_rows(directory.rows)), list(read_rows(directory.held_out))
+    chance.shuffle(rows)
+    best = len(rows) if len(rows) < STEP_ROWS or chance.random() < 0.6 else len(rows) - len(rows) // STEP_ROWS
+    append_event(directory.events, "started", device="none", world_size=1)
+    done = directory.checkpoints / "done.json"
+    step = read_json(done)["rows"] if done.exists() else 0
+    directory.checkpoints.mkdir(exist_ok=True)
+    while step < len(rows):
+        time.sleep(STEP_SECONDS)
+        step = min(step + STEP_ROWS, len(rows))
+        with stop.deferred():
+            write_json(done, {"rows": step})
+        append_event(directory.events, "step", step=step, steps_total=len(rows), loss=1.0 / (step + 1))
+        stop.check()
+    outcomes = [RowOutcome(file_id=row.file_id, outcome="trained", samples=1, tokens=10) for row in rows[:best]]
+    outcomes += [RowOutcome(file_id=row.file_id, outcome="unused", samples=1) for row in rows[best:]]
+    outcomes += [RowOutcome(file_id=row.file_id, outcome="held_out", samples=1, tokens=10) for row in held_out]
+    with stop.deferred():
+        write_adapter(directory, rows[:best])
+        write_outcomes(directory.rows_outcome, outcomes)
+        write_json(directory.report, report(run_id, manifest, trained=best, held_out=len(held_out)))
+    append_event(directory.events, "finished", seconds=0.1)
+
+
+def write_adapter(directory: RunDirectory, trained: list[Row]) -> None:
+    before = directory.parent / CONSUMED
+    consumed = json.loads(before.read_text()) if before.exists() else []
+    with new_folder(directory.adapter) as folder:
+        (folder / "adapter_model.safetensors").write_bytes(os.urandom(2048))
+        (folder / "adapter_config.json").write_text("{}")
+        (folder / CONSUMED).write_text(json.dumps(consumed + [row.file_id for row in trained]))
+        write_manifest(folder)
+
+
+def report(run_id: int, manifest: dict[str, object], *, trained: int, held_out: int) -> dict[str, object]:
+    """Every seventh candidate is worse than what is current."""
+    current = 1.0 - 1e-6 * run_id
+    candidate = current + 1.0 if run_id % 7 == 0 else current - 1e-6
+    return {
+        "format": 1,
+        "run_id": run_id,
+        "stream": manifest["stream"],
+        "parent_version": manifest["parent_version"],
+        "held_out": {"samples": held_out, "tokens": 10 * held_out},
+        "evaluation": {"anchor": {"loss": 1.0}, "current": {"loss": current}, "candidate": {"loss": candidate}},
+        "train": {"loss": 1.0, "tokens_published": 10 * trained},
+        "rows": {"trained": trained},
+        "seconds": {},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[2])))
