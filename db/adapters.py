@@ -56,14 +56,17 @@ def roll_back(pool: Pool, stream: str, version: int) -> None:
     and then finds that its parent is no longer current.
 
     Raises:
-        DatabaseError: the stream has no such version.
+        DatabaseError: the stream has no such version, or it was withdrawn.
     """
     with pool.transaction() as cursor:
         cursor.execute(QUERIES["lease_exclusive"], {"stream": stream})
         cursor.execute(QUERIES["adapter_retire"], {"stream": stream})
         cursor.execute(QUERIES["adapter_make_current"], {"stream": stream, "version": version})
         if cursor.fetchone() is None:
-            raise DatabaseError(f"the stream {stream} has no adapter {version}; `codelupe adapters` lists them")
+            raise DatabaseError(
+                f"the stream {stream} has no adapter {version}, or it was withdrawn (codelupe revoke); "
+                "`codelupe adapters` lists them"
+            )
 
 
 def insert_current(

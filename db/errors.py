@@ -47,5 +47,9 @@ class BadTransition(DatabaseError):
     """The run is in a state from which the requested one cannot be reached."""
 
 
+class RowsRevoked(DatabaseError):
+    """Rows of the run were revoked while it was on."""
+
+
 class ParentMoved(DatabaseError):
     """The adapter that the run started from is no longer current."""

@@ -11,10 +11,11 @@ from psycopg2 import extensions
 from psycopg2.extras import Json, execute_values
 
 from db.adapters import NewAdapter, insert_current
-from db.errors import BadTransition, DatabaseError, ParentMoved, SettlementMismatch
+from db.errors import BadTransition, DatabaseError, ParentMoved, RowsRevoked, SettlementMismatch
 from db.lease import Lease, fence
 from db.pool import Pool
 from db.queries import QUERIES
+from db.revocations import revoked_among
 
 State = Literal["claimed", "training", "judging", "published", "refused", "failed", "returned"]
 
@@ -183,6 +184,7 @@ def publish(
 
     Raises:
         ParentMoved: the run's parent is no longer current.
+        RowsRevoked: it has rows that must not be trained on any more.
         SettlementMismatch: the outcomes are not those of the run's rows.
         BadTransition: the run is not being judged.
     """
@@ -190,6 +192,8 @@ def publish(
         fence(cursor, lease)
         parent_version = _move(cursor, lease, run_id, "published", report=report)
         _check_parent(cursor, lease.stream, run_id, parent_version)
+        if found := revoked_among(cursor, lease.stream, run_id):
+            raise RowsRevoked(f"run {run_id} has rows that were revoked since it was claimed: files {_first(found)}")
         plan = _Settlement(run_id=run_id)
         for outcome, role in _matched(cursor, run_id, outcomes):
             plan.add_published(outcome, role)

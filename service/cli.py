@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -10,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +16,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TimeElapsedColumn
-from rich.table import Table
 
 from db import adapters as adapter_table
 from db import audit as audit_table
@@ -28,6 +25,7 @@ from db import runs as run_table
 from db.errors import DatabaseError
 from service import logs
 from service.connect import DEFAULT_URL, EDITORS, Connection, configuration
+from service.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for, when
 from service.database import database
 from service.errors import PreconditionError, ServiceError, UsageError
 from service.home import Home, running_service, stop_service
@@ -37,23 +35,15 @@ from service.intake.hub import SCHEME
 from service.intake.records import Given
 from service.launch import plan_memory, show_samples
 from service.preview import preview
+from service.provenance import lineage, revoke
 from service.publish import retire, sync_pointer, verify_adapter
-from service.settings import Settings, chosen_log_format, chosen_recipe, load_settings
+from service.settings import Settings, chosen_log_format
 from service.up import up as run_service
 from service.up import with_absolute_folder
 from trainer.recipe import dump_recipe
 from trainer.run_dir import RunDirectoryError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-out = Console(soft_wrap=True, highlight=False)
-
-RecipeOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--recipe", help="Recipe file, or the name of one in recipes/. Default: CODELUPE_RECIPE, else embedded."
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 STOP_WAIT_SECONDS = 120.0
 
 
@@ -67,27 +57,6 @@ def main() -> None:
     except DatabaseError as error:
         print(f"codelupe: {error}", file=sys.stderr)
         sys.exit(PreconditionError.exit_code)
-
-
-def _settings(recipe: Path | None, **flags: str | None) -> Settings:
-    return load_settings(
-        chosen_recipe(recipe), flags={name: value for name, value in flags.items() if value is not None}
-    )
-
-
-def _json(value: Any) -> None:
-    print(json.dumps(value, indent=1, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    table = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*(escape("" if value is None else str(value)) for value in row))
-    out.print(table)
 
 
 @app.command()
@@ -106,7 +75,7 @@ def up(
     logs.set_up(log_format)
     say = logs.sayer(log_format)
     try:
-        settings = _settings(recipe, METRICS_PORT=None if port is None else str(port), MODEL=model)
+        settings = settings_for(recipe, METRICS_PORT=None if port is None else str(port), MODEL=model)
         wanted = (settings.recipe.service.demo_corpus and settings.database_url is None) if demo is None else demo
         verdict = run_service(settings, once=once, demo_corpus=wanted, say=say)
     except (ServiceError, DatabaseError) as error:
@@ -128,7 +97,7 @@ def up(
 @app.command()
 def stop(recipe: RecipeOption = None) -> None:
     """End the service of this folder, its trainer and its database; a run in progress is resumed by the next start."""
-    home = Home(_settings(recipe).home)
+    home = Home(settings_for(recipe).home)
     pid = stop_service(home, wait_seconds=STOP_WAIT_SECONDS)
     was_left = embedded.stop(home.postgres)
     out.print(f"service (process {pid}) stopped" if pid else "no service was running")
@@ -157,7 +126,7 @@ def drop(
     as_json: JsonOption = False,
 ) -> None:
     """Drop files into the database; the service trains on them when there are enough."""
-    settings = _settings(recipe)
+    settings = settings_for(recipe)
     sources = [*(paths or []), *(SCHEME + name for name in dataset or [])]
     if not sources:
         raise UsageError("nothing to drop: name files, folders, JSONL, Parquet or a dataset (codelupe drop --help)")
@@ -182,7 +151,7 @@ def drop(
             streams.request_training(pool, settings.recipe.stream)
         pending = source.pending(pool, settings.source, settings.eligibility, settings.recipe.stream)
     if as_json:
-        _json({"inserted": summary.inserted, "passed_over": summary.skipped, "pending": pending.rows})
+        print_json({"inserted": summary.inserted, "passed_over": summary.skipped, "pending": pending.rows})
         return
     _say_dropped(summary, pending.rows, settings, train_now)
 
@@ -207,7 +176,7 @@ def _drop_progress() -> Iterator[Callable[[Summary], None]]:
 def _say_dropped(summary: Summary, pending: int, settings: Settings, train_now: bool) -> None:
     out.print(f"{summary.inserted} rows inserted, {summary.skipped.total()} files passed over")
     if summary.skipped:
-        _table("passed over", ["why", "files"], [[why, count] for why, count in summary.skipped.most_common()])
+        print_table("passed over", ["why", "files"], [[why, count] for why, count in summary.skipped.most_common()])
     if pending >= settings.min_new_files or train_now:
         out.print(f"{pending} rows pending: a run starts at the next poll of a running service")
     else:
@@ -217,7 +186,7 @@ def _say_dropped(summary: Summary, pending: int, settings: Settings, train_now: 
 @app.command()
 def status(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
     """Where the stream stands."""
-    settings = _settings(recipe)
+    settings = settings_for(recipe)
     home, stream = Home(settings.home), settings.recipe.stream
     with database(settings) as pool:
         totals = run_table.totals(pool, stream)
@@ -238,12 +207,12 @@ def status(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
         "last_success": totals.last_success_at,
     }
     if as_json:
-        _json(facts)
+        print_json(facts)
         return
     facts["service"] = f"process {facts['service']}" if facts["service"] else "not running in this folder"
     for name in ("rows", "runs"):
         facts[name] = ", ".join(f"{count} {what}" for what, count in sorted(facts[name].items()))
-    _table("", ["", ""], [[name.replace("_", " "), value] for name, value in facts.items()])
+    print_table("", ["", ""], [[name.replace("_", " "), value] for name, value in facts.items()])
 
 
 @app.command()
@@ -253,40 +222,36 @@ def runs(
     as_json: JsonOption = False,
 ) -> None:
     """Runs of the stream, newest first."""
-    settings = _settings(recipe)
+    settings = settings_for(recipe)
     with database(settings) as pool:
         history = run_table.history(pool, settings.recipe.stream, limit=limit)
     if as_json:
-        _json([asdict(run) for run in history])
+        print_json([asdict(run) for run in history])
         return
-    rows = [[r.run_id, r.state, r.parent_version, r.launches, _when(r.created_at), r.reason] for r in history]
-    _table("runs", ["run", "state", "parent", "starts", "claimed at", "reason"], rows)
+    rows = [[r.run_id, r.state, r.parent_version, r.launches, when(r.created_at), r.reason] for r in history]
+    print_table("runs", ["run", "state", "parent", "starts", "claimed at", "reason"], rows)
 
 
 @app.command()
 def adapters(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
     """Published adapters, newest first."""
-    settings = _settings(recipe)
+    settings = settings_for(recipe)
     with database(settings) as pool:
         history = adapter_table.history(pool, settings.recipe.stream)
     if as_json:
-        _json([asdict(adapter) for adapter in history])
+        print_json([asdict(adapter) for adapter in history])
         return
     rows = [
         [a.version, "current" if a.is_current else "", a.parent_version, _loss(a, "current"), _loss(a, "candidate"),
-         _when(a.published_at)]
+         when(a.published_at)]
         for a in history
     ]  # fmt: skip
-    _table("adapters", ["version", "", "parent", "loss before", "loss after", "published at"], rows)
+    print_table("adapters", ["version", "", "parent", "loss before", "loss after", "published at"], rows)
 
 
 def _loss(adapter: adapter_table.Adapter, name: str) -> str:
     value = adapter.evaluation.get("losses", {}).get(name)
     return f"{value:.4f}" if isinstance(value, float) else ""
-
-
-def _when(moment: datetime | None) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else ""
 
 
 @app.command()
@@ -295,7 +260,7 @@ def rollback(
     recipe: RecipeOption = None,
 ) -> None:
     """Make an earlier adapter current; the running service follows at its next poll."""
-    settings = _settings(recipe)
+    settings = settings_for(recipe)
     home, stream = Home(settings.home), settings.recipe.stream
     if not home.adapter(version).is_dir():
         raise UsageError(f"{home.adapter(version)} is not there: retention removed it, or it never was")
@@ -324,7 +289,7 @@ def connect(
     recipe: RecipeOption = None,
 ) -> None:
     """Print an editor's configuration for the served model; where it belongs is said on stderr."""
-    key = _settings(recipe).vllm_api_key if show_key else None
+    key = settings_for(recipe).vllm_api_key if show_key else None
     if show_key and key is None:
         raise PreconditionError("there is no key to show: VLLM_API_KEY is not set")
     found = configuration(editor, Connection(url=url.rstrip("/"), key=key))
@@ -340,7 +305,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Predict memory and speed from the recipe alone, and choose the fastest way that fits. Exit 3 when none does."""
-    settings = _settings(recipe)
+    settings = settings_for(recipe)
     arguments = ["--json"] if as_json else []
     arguments += [] if card is None else ["--card", card]
     arguments += [] if vram_gib is None else ["--vram-gib", str(vram_gib)]
@@ -364,7 +329,7 @@ def samples(
     as_json: JsonOption = False,
 ) -> None:
     """Show what the model would see, and what of it would be learned."""
-    settings = _settings(recipe)
+    settings = settings_for(recipe)
     arguments = ["--limit", str(limit)]
     arguments += ["--builder", builder] if builder is not None else []
     arguments += ["--plain"] if plain or os.environ.get("NO_COLOR") else []
@@ -380,11 +345,11 @@ def samples(
 @app.command()
 def audit(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
     """Prove that every row is ineligible, pending, claimed or settled, and that the sums reconcile. Exit 1 if not."""
-    settings = _settings(recipe)
+    settings = settings_for(recipe)
     with database(settings) as pool:
         found = audit_table.audit(pool, settings.source, settings.eligibility, settings.recipe.stream)
     if as_json:
-        _json(asdict(found))
+        print_json(asdict(found))
     else:
         _say_audit(found)
     if found.problems:
@@ -395,7 +360,7 @@ def _say_audit(found: audit_table.Audit) -> None:
     rows: list[list[Any]] = [["pending", found.pending], ["claimed by a live run", found.claimed]]
     rows += [[f"ineligible: {reason}", count] for reason, count in sorted(found.ineligible.items())]
     rows += [[f"settled: {name}", count] for name, count in sorted(found.settled.items())]
-    _table(f"{found.total} rows in the source", ["class", "rows"], [*rows, ["total", found.total]])
+    print_table(f"{found.total} rows in the source", ["class", "rows"], [*rows, ["total", found.total]])
     out.print(
         f"{found.trained_rows} rows trained into {found.published_runs} published runs, {found.trained_tokens} tokens"
     )
@@ -404,10 +369,14 @@ def _say_audit(found: audit_table.Audit) -> None:
     out.print("no row lost, none trained twice" if not found.problems else f"{len(found.problems)} problems")
 
 
+app.command()(lineage)
+app.command()(revoke)
+
+
 @app.command()
 def gc(recipe: RecipeOption = None) -> None:
     """Remove adapters beyond KEEP_ADAPTERS and leftovers of interrupted writes."""
-    settings = _settings(recipe)
+    settings = settings_for(recipe)
     home = Home(settings.home)
     if running_service(home) is not None:
         raise PreconditionError("the service runs, and tidies by itself after each verdict; stop it first")

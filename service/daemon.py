@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Literal
 
 from db import adapters, embedded, runs, streams
-from db.errors import DatabaseError, LeaseLost, ParentMoved, SettlementMismatch, Unavailable
+from db.errors import DatabaseError, LeaseLost, ParentMoved, RowsRevoked, SettlementMismatch, Unavailable
 from db.files import CHANNEL
 from db.lease import Lease
 from db.pool import Pool
@@ -319,8 +319,8 @@ class Daemon:
                 ),
                 report,
             )
-        except (ParentMoved, SettlementMismatch) as error:
-            self._not_published("returned" if isinstance(error, ParentMoved) else "failed", str(error))
+        except (ParentMoved, RowsRevoked, SettlementMismatch) as error:
+            self._not_published("failed" if isinstance(error, SettlementMismatch) else "returned", str(error))
             shutil.rmtree(published.folder)  # nobody will ever name this copy
             return
         log("Saving adapter", run=self._run_id, version=self._run_id, folder=str(published.folder))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from db.revocations import revoked
 from db.source import Claim, SourceRow
 from service.intake.contamination import Benchmarks
 from service.intake.duplicates import Duplicates
@@ -25,6 +26,7 @@ class Admission:
     def __init__(self, claim: Claim, recipe: Recipe) -> None:
         self._hygiene, self._min_lines = recipe.hygiene, recipe.data.min_context_lines + 1
         self.duplicates = Duplicates(claim, recipe.hygiene)
+        self._revoked_ids, self._revoked_texts = revoked(claim.cursor, claim.lease.stream)
         self._benchmarks = Benchmarks(recipe.hygiene.benchmarks, recipe.hygiene.benchmark_gram_words)
         self.secrets: Counter[str] = Counter()
         """Secrets that were replaced, by kind."""
@@ -45,6 +47,8 @@ class Admission:
         return replace(row, content=content, metadata=metadata_without_secrets(row.metadata, self.secrets))
 
     def _refusal(self, row: SourceRow) -> str | None:
+        if row.file_id in self._revoked_ids or row.sha256 in self._revoked_texts:
+            return "revoked"
         return (
             refused_licence(row.license, self._hygiene)
             or refusal(row.content, self._hygiene, min_lines=self._min_lines)

@@ -1,0 +1,110 @@
+"""`codelupe lineage` and `codelupe revoke`: which adapters saw a file, and that none may see it again."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from db import adapters, revocations
+from db.revocations import Lineage, Subject
+from service.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for, when
+from service.database import database
+from service.errors import PreconditionError, UsageError
+from service.home import Home
+from service.publish import sync_pointer
+
+FileArgument = Annotated[
+    str | None, typer.Argument(help="A row's id, or a path (with or without its repository and a slash before).")
+]
+HashOption = Annotated[str | None, typer.Option("--sha256", help="The text's sha256, instead of a file.")]
+
+
+def lineage(
+    file: FileArgument = None, sha256: HashOption = None, recipe: RecipeOption = None, as_json: JsonOption = False
+) -> None:
+    """Which runs and adapters saw a file."""
+    settings, subject = settings_for(recipe), _subject(file, sha256)
+    with database(settings) as pool:
+        found = revocations.lineage(pool, settings.source, settings.recipe.stream, subject)
+    if as_json:
+        print_json(asdict(found))
+        return
+    _say(found)
+
+
+def revoke(
+    file: FileArgument = None,
+    sha256: HashOption = None,
+    reason: Annotated[str, typer.Option(help="Why; it is kept.")] = "asked for",
+    retrain: Annotated[
+        bool,
+        typer.Option("--retrain", help="Go back to the last adapter that never saw it, and train again from there."),
+    ] = False,
+    recipe: RecipeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Never train on a file again, and list the adapters that saw it; with --retrain, withdraw those."""
+    settings, subject = settings_for(recipe), _subject(file, sha256)
+    home, stream = Home(settings.home), settings.recipe.stream
+    with database(settings) as pool:
+        if retrain:
+            _check_ancestor(home, revocations.lineage(pool, settings.source, stream, subject))
+        found = revocations.revoke(pool, settings.source, stream, subject, reason=reason, begin_anew=retrain)
+        if retrain:
+            try:
+                sync_pointer(home, stream, adapters.current(pool, stream))
+            except OSError as error:
+                raise PreconditionError(f"revoked, and {home.pointer(stream)} cannot be moved: {error}") from error
+    if as_json:
+        print_json(asdict(found))
+        return
+    _say(found)
+    if found.adapters and not retrain:
+        out.print("those adapters stay as they are; --retrain goes back to before them")
+
+
+def _subject(file: str | None, sha256: str | None) -> Subject:
+    if (file is None) == (sha256 is None):
+        raise UsageError("name one file: its id, its path, or --sha256 of its text")
+    if sha256 is not None:
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+            raise UsageError(f"--sha256: {sha256!r} is not 64 hexadecimal digits")
+        return Subject(sha256=sha256.lower())
+    assert file is not None
+    if re.fullmatch(r"-?\d{1,19}", file) and abs(int(file)) < 2**63:
+        return Subject(file_id=int(file))
+    return Subject(path=file)
+
+
+def _check_ancestor(home: Home, found: Lineage) -> None:
+    """Going back has to lead to a folder that is there."""
+    clean = found.clean_ancestor
+    current = any(adapter.is_current for adapter in found.adapters)
+    if current and clean is not None and not home.adapter(clean).is_dir():
+        raise PreconditionError(
+            f"version {clean} is the last one that never saw it, and {home.adapter(clean)} is not there (retention?): "
+            "bring it back from a backup, or revoke without --retrain"
+        )
+
+
+def _say(found: Lineage) -> None:
+    rows = [
+        [use.run_id, use.state, use.file_id, use.role, use.outcome, use.tokens, when(use.claimed_at)]
+        for use in found.uses
+    ]
+    if rows:
+        print_table("runs", ["run", "state", "file", "role", "outcome", "tokens", "claimed at"], rows)
+    else:
+        out.print("no run had it")
+    for adapter in found.adapters:
+        how = "was trained on it" if adapter.directly else f"hangs on version {adapter.parent_version}"
+        mark = " (current)" if adapter.is_current else " (withdrawn)" if adapter.is_withdrawn else ""
+        out.print(f"version {adapter.version} {how}{mark}")
+    if not found.adapters:
+        out.print("no adapter saw it")
+    if found.revoked is not None:
+        out.print(f"revoked: {escape(found.revoked)}")
