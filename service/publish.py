@@ -48,7 +48,7 @@ def copy_candidate(
     Raises:
         RunDirectoryError: the candidate, or the copy, does not match its manifest.
     """
-    verify_manifest(run.adapter)
+    verify_manifest(run.adapter, beat)
     target = home.adapter(version)
     with new_folder(target) as temporary:
         for source in sorted(run.adapter.rglob("*")):
@@ -58,10 +58,10 @@ def copy_candidate(
                 _copy_file(source, copy, beat)
         write_json(temporary / "lineage.json", lineage(run, version, report))
         originals = read_json(run.adapter / MANIFEST)["files"]
-        manifest_sha256 = write_manifest(temporary, version=version)
+        manifest_sha256 = write_manifest(temporary, beat, version=version)
         copies = read_json(temporary / MANIFEST)["files"]
         assert {name: copies[name] for name in originals} == originals, "a copy differs from its original"
-    verify_manifest(target)
+    verify_manifest(target, beat)
     return Published(folder=target, manifest_sha256=manifest_sha256)
 
 
@@ -88,14 +88,14 @@ def lineage(run: RunDirectory, version: int, report: dict[str, Any]) -> dict[str
     }
 
 
-def verify_adapter(home: Home, adapter: Adapter) -> None:
+def verify_adapter(home: Home, adapter: Adapter, beat: Beat = lambda: None) -> None:
     """Make sure that a published adapter's folder is what was published, byte by byte.
 
     Raises:
         RunDirectoryError: it is missing, damaged, or of another history.
     """
     folder = home.adapter(adapter.version)
-    verify_manifest(folder)
+    verify_manifest(folder, beat)
     if (found := sha256_file(folder / MANIFEST)) != adapter.manifest_sha256:
         raise RunDirectoryError(
             f"{folder} is whole and is not what the database has as version {adapter.version}: its {MANIFEST} has the "

@@ -31,6 +31,7 @@ from service.launch import prepare_base
 from service.logs import Say
 from service.serving import serving
 from service.settings import Settings
+from service.watchdog import watched
 from trainer.recipe import TINY_BASE, Recipe, dump_recipe, pinned
 
 
@@ -79,7 +80,8 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdic
         daemon = Daemon(settings, recipe, home, pool, board, stop, once)
         if demo_corpus:
             stack.enter_context(_demo_corpus(pool, settings, board, stop, say))
-        daemon.run()
+        with watched(board):
+            daemon.run()
         say("stopping", "")
         stop.set()
         return daemon.verdict

@@ -67,7 +67,7 @@ class Upkeep:
         current = adapters.current(self.pool, self.stream)
         if current is not None:
             try:
-                verify_adapter(self.home, current)
+                verify_adapter(self.home, current, self.board.beat)
             except RunDirectoryError as error:
                 raise Pause(
                     "adapter",

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -273,12 +273,13 @@ class EventTail:
 # --- manifests ------------------------------------------------------------------------------------------------
 
 
-def sha256_file(path: Path) -> str:
-    """sha256 of a file's bytes, in hex, read in chunks."""
+def sha256_file(path: Path, on_chunk: Callable[[], None] = lambda: None) -> str:
+    """sha256 of a file's bytes, in hex, read in chunks; `on_chunk` is called after each."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
+            on_chunk()
     return digest.hexdigest()
 
 
@@ -287,10 +288,10 @@ def content_sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def write_manifest(folder: Path, **facts: Any) -> str:
+def write_manifest(folder: Path, on_chunk: Callable[[], None] = lambda: None, **facts: Any) -> str:
     """Write MANIFEST.json with the sha256 of every other file below `folder`; returns the manifest's own sha256."""
     files = {
-        str(path.relative_to(folder)): sha256_file(path)
+        str(path.relative_to(folder)): sha256_file(path, on_chunk)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.is_symlink() and path.name != MANIFEST
     }
@@ -298,8 +299,9 @@ def write_manifest(folder: Path, **facts: Any) -> str:
     return sha256_file(folder / MANIFEST)
 
 
-def verify_manifest(folder: Path) -> dict[str, Any]:
-    """Check every file that a folder's MANIFEST.json names; returns the manifest.
+def verify_manifest(folder: Path, on_chunk: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Check every file that a folder's MANIFEST.json names; returns the manifest. Gigabytes take a while: `on_chunk` is
+    called all along.
 
     Raises:
         RunDirectoryError: the manifest or a file is missing, or a file's sha256 differs; names all of them.
@@ -314,7 +316,7 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
         path = folder / name
         if not path.is_file():
             problems.append(f"{name} is missing")
-        elif sha256_file(path) != expected:
+        elif sha256_file(path, on_chunk) != expected:
             problems.append(f"{name} has changed")
     if problems:
         raise RunDirectoryError(f"{folder} does not match its {MANIFEST}: {'; '.join(problems)}")
