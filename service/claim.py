@@ -145,7 +145,7 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admissio
             "train": files.enter_context(folder.rows.open("w", encoding="utf-8")),
             "held_out": files.enter_context(folder.held_out.open("w", encoding="utf-8")),
         }
-        admission.duplicates.catch_up(beat)
+        admission.catch_up(beat)
         for batch in _batches(rows.rows(caps.admit)):
             beat()
             for row, reason in admission.decide(batch):
