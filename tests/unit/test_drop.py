@@ -329,9 +329,10 @@ def test_a_hooks_environment_does_not_decide_which_checkout_is_read(tmp_path: Pa
     for name in ("one", "two"):
         subprocess.run(["git", "init", "-q", str(tmp_path / name)], check=True)
         (tmp_path / name / f"{name}.py").write_text("x = 1\n")
+    commit(tmp_path / "one", "first")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "one" / ".git"))
-    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "one"))
-    assert set(read(tmp_path / "two")[0]) == {"two.py"}
+    files, _ = read(tmp_path / "two")
+    assert set(files) == {"two.py"} and files["two.py"].commit_sha is None
 
 
 def test_what_cannot_be_opened_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
