@@ -139,7 +139,7 @@ def _temporary(final: RunDirectory) -> Iterator[RunDirectory]:
 
 def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admission, beat: Beat) -> Claimed:
     """Stream the claimed rows into the row files."""
-    splitter, caps = Splitter(recipe.data), Caps(recipe.hygiene)
+    splitter, caps = Splitter(recipe.data, rows.held_out_places()), Caps(recipe.hygiene)
     with ExitStack() as files:
         writing: dict[Role, TextIO] = {
             "train": files.enter_context(folder.rows.open("w", encoding="utf-8")),
@@ -151,7 +151,8 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admissio
             for row, reason in admission.decide(batch):
                 if reason is not None:
                     rows.reject(row, reason)
-                elif decided := splitter.add(row):
+                    continue
+                for decided in splitter.add(row):
                     _keep(rows, *decided, writing)
         before = list(rows.earlier_held_out(recipe.training.seed, recipe.data.max_eval_tokens * CHARS_PER_TOKEN))
         for decided in splitter.rest(len(before)):
