@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -72,6 +73,8 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiI0MiJ9.dBjftJeZ4CVPmB92K27uhbUJU1p1r"
         ("\n".join(f"+{line}" for line in KEY), KEY_LINES),
         ("\n".join(" " * 20 + line for line in KEY), KEY_LINES),
         ('x = "AKC1abcdefghijk2"\ny', ["abcdefghijk2"]),
+        ("//npm.example/:_authToken=npm_aB3dE6gH9jkL2mN5 # x", ["aB3dE6gH9jkL2mN5"]),
+        ('x = "sk-proj-aB3dE6gH9jkL2mN5pQ7rT3BlbkFJaB3dE6gH9jkL2mN5pQ7r"', ["aB3dE6gH9jkL2mN5pQ7r"]),
     ],
 )
 def test_nothing_of_a_secret_stays(text: str, secrets: list[str]):
@@ -89,6 +92,15 @@ def test_what_is_left_says_what_was_there():
 
 def test_a_long_line_takes_no_long_time():
     without_secrets("password = " + "a" * 400_000 + "\n" + "secret=" * 50_000, Counter())
+
+
+@pytest.mark.parametrize(
+    "piece", ["/", "eyJ", "sk-a", "xoxb-1-", "glpat-", "://a:", "AP1", "-----BEGIN PRIVATE KEY-----"]
+)
+def test_no_text_takes_the_square_of_its_length(piece: str):
+    began = time.process_time()
+    without_secrets(piece * (100_000 // len(piece)), Counter())
+    assert time.process_time() - began < 2
 
 
 def test_metadata_is_looked_through():
