@@ -70,6 +70,15 @@ class HeldOutRow:
     metadata: Mapping[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeldOutPlace:
+    """Where a held-out file is."""
+
+    file_id: int
+    repository: str | None
+    path: str | None
+
+
 @contextmanager
 def claim(
     pool: Pool,
@@ -220,6 +229,11 @@ class Claim:
                 return
             chars += len(row.content)
             yield row
+
+    def held_out_places(self) -> Iterator[HeldOutPlace]:
+        """Where every held-out file of the stream is."""
+        for record in self.stream("held_out_places", QUERIES["held_out_places"], {"stream": self.lease.stream}):
+            yield HeldOutPlace(file_id=record[0], repository=record[1], path=record[2])
 
     def cancel(self) -> None:
         """Undo everything when the block ends, without an error."""

@@ -242,6 +242,10 @@ from codelupe.held_out h join codelupe.ledger l using (stream, file_id)
 where h.stream = %(stream)s and l.disposition = 'held_out'
 order by md5(%(seed)s::text || ':' || h.file_id::text), h.file_id;
 
+-- name: held_out_places
+-- Where a stream's held-out files are.
+select file_id, repository, path from codelupe.held_out where stream = %(stream)s;
+
 -- name: fingerprints_alike
 -- Remembered files that share a band with the given ones; both arrays run side by side.
 with asked as (

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from db.claim import Claim, HeldOutRow, Role, SourceRow, claim
+from db.claim import Claim, HeldOutPlace, HeldOutRow, Role, SourceRow, claim
 from db.pool import Pool
 from db.table import Eligibility, Source, resolved
 
 __all__ = [
     "Claim",
     "Eligibility",
+    "HeldOutPlace",
     "HeldOutRow",
     "Pending",
     "Role",

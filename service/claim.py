@@ -139,19 +139,20 @@ def _temporary(final: RunDirectory) -> Iterator[RunDirectory]:
 
 def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admission, beat: Beat) -> Claimed:
     """Stream the claimed rows into the row files."""
-    splitter, caps = Splitter(recipe.data), Caps(recipe.hygiene)
+    splitter, caps = Splitter(recipe.data, rows.held_out_places()), Caps(recipe.hygiene)
     with ExitStack() as files:
         writing: dict[Role, TextIO] = {
             "train": files.enter_context(folder.rows.open("w", encoding="utf-8")),
             "held_out": files.enter_context(folder.held_out.open("w", encoding="utf-8")),
         }
-        admission.duplicates.catch_up(beat)
+        admission.catch_up(beat)
         for batch in _batches(rows.rows(caps.admit)):
             beat()
             for row, reason in admission.decide(batch):
                 if reason is not None:
                     rows.reject(row, reason)
-                elif decided := splitter.add(row):
+                    continue
+                for decided in splitter.add(row):
                     _keep(rows, *decided, writing)
         before = list(rows.earlier_held_out(recipe.training.seed, recipe.data.max_eval_tokens * CHARS_PER_TOKEN))
         for decided in splitter.rest(len(before)):

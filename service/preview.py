@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,9 +14,10 @@ from service.errors import UsageError
 from service.home import Home
 from service.intake.drop import read_sources
 from service.intake.records import Given
+from service.intake.secrets import metadata_without_secrets, without_secrets
 from service.settings import Settings
 from service.up import with_absolute_folder
-from trainer.recipe import dump_recipe
+from trainer.recipe import Hygiene, dump_recipe
 from trainer.run_dir import Row, RunDirectory, content_sha256, json_line
 
 
@@ -54,12 +56,13 @@ def preview(settings: Settings, paths: list[Path], *, recipe_given: bool) -> Ite
             )
             return
         rows_file = Path(folder) / "rows.jsonl"
-        passed_over = write_rows(rows_file, paths)
+        passed_over = write_rows(rows_file, paths, settings.recipe.hygiene)
         yield Preview(recipe_file=recipe_file, rows_file=rows_file, seed=None, passed_over=passed_over)
 
 
-def write_rows(rows_file: Path, paths: list[Path]) -> list[str]:
-    """Write what `drop` would take of some paths as rows; returns what it would pass over.
+def write_rows(rows_file: Path, paths: list[Path], hygiene: Hygiene) -> list[str]:
+    """Write what `drop` would take of some paths as rows, without secrets, as a claim does; returns what it would pass
+    over. What a claim would refuse is written all the same.
 
     Raises:
         UsageError: it would take nothing.
@@ -73,14 +76,18 @@ def write_rows(rows_file: Path, paths: list[Path]) -> list[str]:
                     passed_over.append(f"{path}: {found}")
                     continue
                 file_id += 1
+                content, metadata = found.content, dict(found.metadata)
+                if hygiene.secrets == "replace":
+                    content = without_secrets(content, Counter())
+                    metadata = metadata_without_secrets(metadata, Counter())
                 row = Row(
                     file_id=file_id,
                     repository=found.repository,
                     path=found.path,
                     language=found.language or "text",
-                    content=found.content,
-                    sha256=content_sha256(found.content),
-                    metadata=dict(found.metadata),
+                    content=content,
+                    sha256=content_sha256(content),
+                    metadata=metadata,
                 )
                 file.write(json_line(asdict(row)))
     if not file_id:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable
+from dataclasses import InitVar, dataclass, field
 from typing import Literal
 
-from db.source import SourceRow
+from db.source import HeldOutPlace, SourceRow
 from trainer.recipe import Data
 
 Role = Literal["train", "held_out"]
 
 
-def split_position(row: SourceRow, split: str) -> float:
+def split_position(row: SourceRow | HeldOutPlace, split: str) -> float:
     """A row's place in [0, 1): the same for ever, whatever its content. Rows below the fraction are held out.
 
     A row without a repository and path is placed by its id.
@@ -32,29 +33,45 @@ def split_position(row: SourceRow, split: str) -> float:
 class Splitter:
     """Decides rows one by one, and keeps back the few that a top-up might still take.
 
-    Memory: at most `min_held_out` rows. With `split: repository` there is no top-up: a file taken from a
-    repository whose other files are trained on would leak.
+    Rows of one place (versions of a file, changes of it) have one role, in this claim and in later ones. With `split:
+    repository` there is no top-up: a file taken from a repository whose other files are trained on would leak.
+    Memory: at most `min_held_out` places of as many rows, and the positions of what an earlier top-up took.
     """
 
     data: Data
+    earlier: InitVar[Iterable[HeldOutPlace]] = ()
+    """What is held out already."""
     held_out: int = 0
     trained: int = 0
-    _kept_back: list[tuple[float, int, SourceRow]] = field(default_factory=list)
+    _kept_back: dict[float, list[SourceRow]] = field(default_factory=dict)
+    _least_trained: float = math.inf
+    """From this position on everything is trained on."""
+    _crowded: set[float] = field(default_factory=set)
+    """Positions of more rows than a top-up asks for, which are trained on as well."""
+    _topped_up: set[float] = field(default_factory=set)
 
-    def add(self, row: SourceRow) -> tuple[SourceRow, Role] | None:
-        """The row that is now decided (often an earlier one), or None while it is kept back."""
+    def __post_init__(self, earlier: Iterable[HeldOutPlace]) -> None:
+        positions = (split_position(place, self.data.split) for place in earlier)
+        self._topped_up.update(position for position in positions if position >= self.data.held_out_fraction)
+
+    def add(self, row: SourceRow) -> list[tuple[SourceRow, Role]]:
+        """The rows that are now decided: none while it is kept back, and often earlier ones."""
         position = split_position(row, self.data.split)
-        if row.held_out or position < self.data.held_out_fraction:
+        if row.held_out or position < self.data.held_out_fraction or position in self._topped_up:
             self.held_out += 1
-            return row, "held_out"
+            return [(row, "held_out")]
         self.trained += 1
-        if self.data.split == "repository" or self.data.min_held_out == 0:
-            return row, "train"
-        entry = (-position, row.file_id, row)
-        if len(self._kept_back) < self.data.min_held_out:
-            heapq.heappush(self._kept_back, entry)
-            return None
-        return heapq.heappushpop(self._kept_back, entry)[2], "train"
+        most = 0 if self.data.split == "repository" else self.data.min_held_out
+        if most == 0 or position >= self._least_trained or position in self._crowded:
+            return [(row, "train")]
+        self._kept_back.setdefault(position, []).append(row)
+        if len(self._kept_back[position]) > most:
+            self._crowded.add(position)
+        elif len(self._kept_back) > most:
+            position = self._least_trained = max(self._kept_back)
+        else:
+            return []
+        return [(row, "train") for row in self._kept_back.pop(position)]
 
     def rest(self, earlier_held_out: int) -> list[tuple[SourceRow, Role]]:
         """Decide what was kept back: the lowest of the hash are held out until there are enough.
@@ -62,10 +79,14 @@ class Splitter:
         At least half of the claimed rows stay for training.
         """
         missing = max(0, self.data.min_held_out - self.held_out - earlier_held_out)
-        half = (self.held_out + self.trained) // 2
-        take = max(0, min(missing, half - self.held_out))
-        by_position = sorted(self._kept_back, key=lambda entry: (-entry[0], entry[1]))
-        self._kept_back = []
-        self.held_out += min(take, len(by_position))
-        self.trained -= min(take, len(by_position))
-        return [(entry[2], "held_out" if n < take else "train") for n, entry in enumerate(by_position)]
+        room = (self.held_out + self.trained) // 2 - self.held_out
+        decided: list[tuple[SourceRow, Role]] = []
+        taken = 0
+        for _, rows in sorted(self._kept_back.items(), key=lambda kept: kept[0]):
+            taking = taken < missing and taken + len(rows) <= room
+            taken += len(rows) * taking
+            decided += [(row, "held_out" if taking else "train") for row in rows]
+        self._kept_back = {}
+        self.held_out += taken
+        self.trained -= taken
+        return decided

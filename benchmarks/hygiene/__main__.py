@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT), str(Path(__file__).parent)]
 
-from planted import edited_copy, planted_secrets, standard_library
+from planted import edited_copy, leaks, planted_secrets, standard_library
 
 from db import embedded, migrate, streams
 from db import lease as leases
@@ -65,7 +65,7 @@ def secrets(texts: Sequence[str]) -> Line:
     found = 0
     for _, text, secret in planted_secrets(list(texts), PLANTED):
         clean = without_secrets(text, Counter())
-        found += not any(len(line) >= 8 and "-----" not in line and line in clean for line in secret.split("\n"))
+        found += not leaks(clean, secret)
     false = sum(without_secrets(text, Counter()) != text for text in texts)
     cost = milliseconds(lambda text: without_secrets(text, Counter()), texts[:300])
     return "secrets", f"{found} of {PLANTED}", f"{false} of {len(texts)}", f"{cost:.2f} ms"

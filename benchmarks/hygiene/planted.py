@@ -141,3 +141,9 @@ def planted_secrets(texts: list[str], count: int, seed: int = 5) -> list[tuple[s
         lines.insert(chance.randrange(len(lines)), line)
         found.append((kind, "\n".join(lines), secret))
     return found
+
+
+def leaks(text: str, secret: str) -> bool:
+    """Whether eight characters in a row of any line of a secret are still there; `ghp_` alone is no secret."""
+    lines = [line for line in secret.split("\n") if "-----" not in line]
+    return any(line[place : place + 8] in text for line in lines for place in range(len(line) - 7))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from db.revocations import revoked
@@ -25,26 +25,47 @@ class Admission:
 
     def __init__(self, claim: Claim, recipe: Recipe) -> None:
         self._hygiene, self._min_lines = recipe.hygiene, recipe.data.min_context_lines + 1
-        self.duplicates = Duplicates(claim, recipe.hygiene)
+        self._duplicates = Duplicates(claim, recipe.hygiene)
         self._revoked_ids, self._revoked_texts = revoked(claim.cursor, claim.lease.stream)
         self._benchmarks = Benchmarks(recipe.hygiene.benchmarks, recipe.hygiene.benchmark_gram_words)
         self.secrets: Counter[str] = Counter()
         """Secrets that were replaced, by kind."""
 
+    def catch_up(self, beat: Callable[[], None]) -> int:
+        """Remember what was trained or held out without a fingerprint; returns how many rows there were."""
+        return self._duplicates.catch_up(beat, lambda text: self._clean(text, Counter()))
+
     def decide(self, rows: Sequence[SourceRow]) -> Iterator[tuple[SourceRow, str | None]]:
         """Each row with why it is refused, or None: then it is as it may be written, its secrets replaced."""
         reasons = {row.file_id: self._refusal(row) for row in rows}
-        passed = [row for row in rows if reasons[row.file_id] is None]
-        reasons |= zip((row.file_id for row in passed), self.duplicates.reasons(passed), strict=True)
+        passed = [self._cleaned(row) for row in rows if reasons[row.file_id] is None]
+        # compared without their secrets: of what is held out, that is all that may be left to compare with
+        repeats = self._duplicates.reasons([row for row, _ in passed])
+        reasons |= zip((row.file_id for row, _ in passed), repeats, strict=True)
+        cleaned = {row.file_id: (row, found) for row, found in passed}
         for row in rows:
             reason = reasons[row.file_id]
-            yield (row if reason else self._clean(row)), reason
+            if reason is None:
+                row, found = cleaned[row.file_id]
+                self.secrets += found
+            yield row, reason
 
-    def _clean(self, row: SourceRow) -> SourceRow:
+    def _cleaned(self, row: SourceRow) -> tuple[SourceRow, Counter[str]]:
+        """The row without its secrets, and how many there were by kind. A clone's URL may hold one too."""
+        found: Counter[str] = Counter()
         if self._hygiene.secrets == "keep":
-            return row
-        content = without_secrets(row.content, self.secrets)
-        return replace(row, content=content, metadata=metadata_without_secrets(row.metadata, self.secrets))
+            return row, found
+        clean = replace(
+            row,
+            content=self._clean(row.content, found),
+            repository=row.repository and self._clean(row.repository, found),
+            path=row.path and self._clean(row.path, found),
+            metadata=metadata_without_secrets(row.metadata, found),
+        )
+        return clean, found
+
+    def _clean(self, text: str, found: Counter[str]) -> str:
+        return text if self._hygiene.secrets == "keep" else without_secrets(text, found)
 
     def _refusal(self, row: SourceRow) -> str | None:
         if row.file_id in self._revoked_ids or row.sha256 in self._revoked_texts:

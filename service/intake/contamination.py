@@ -1,9 +1,9 @@
 """Rows that give away an evaluation: its solutions, or ten words in a row of what it asks.
 
 A benchmark is a JSONL file, gzipped or not, in HumanEval's form (`task_id`, `prompt`, `canonical_solution`, `test`) or
-MBPP's (`task_id`, `text`, `code`, `test_list`). Two rules: a whole solution, token for token, where it has at least 20;
-and runs of ten words of its statement, tests and solution that no other task has (what several tasks share gives none
-away), of which a row may hold none.
+MBPP's (`task_id`, `text` or `prompt`, `code`, `test_list`). Two rules: a whole solution, token for token, where it has
+at least 20; and runs of ten words of its statement, tests and solution that no other task has (what several tasks
+share gives none away), of which a row may hold none.
 Not covered: a solution with other names, a statement said in other words.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,15 +41,17 @@ def read_tasks(path: Path) -> Iterator[Task]:
     """Tasks of a benchmark's file.
 
     Raises:
-        PreconditionError: the file cannot be read, or a line is of neither form.
+        PreconditionError: the file cannot be read or is empty, or a line is of neither form.
     """
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        lines = raw.decode("utf-8").splitlines()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        lines = raw.decode("utf-8-sig").split("\n")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise PreconditionError(
             f"the benchmark {path} cannot be read ({error}); correct hygiene.benchmarks (BENCHMARK_FILES)"
         ) from error
+    if not any(map(str.strip, lines)):
+        raise PreconditionError(f"the benchmark {path} is empty; correct hygiene.benchmarks (BENCHMARK_FILES)")
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield _task(line, f"{path}, line {number}")
@@ -59,13 +62,18 @@ def _task(line: str, where: str) -> Task:
         match json.loads(line):
             case {"canonical_solution": str(solution), "prompt": str(prompt), "test": str(test), "task_id": name}:
                 return Task(name=str(name), solution=solution, texts=(prompt + solution, test))
-            case {"code": str(solution), "text": str(text), "test_list": list(tests), "task_id": name}:
+            case {"code": str(solution), "text": str(text), "test_list": list(tests), "task_id": name} | {
+                "code": str(solution),
+                "prompt": str(text),
+                "test_list": list(tests),
+                "task_id": name,
+            }:
                 return Task(name=str(name), solution=solution, texts=(text, solution, "\n".join(map(str, tests))))
     except ValueError:
         pass  # the same message
     raise PreconditionError(
         f"{where}: neither HumanEval's form (task_id, prompt, canonical_solution, test) nor MBPP's "
-        "(task_id, text, code, test_list)"
+        "(task_id, text or prompt, code, test_list)"
     )
 
 
@@ -81,8 +89,6 @@ class Benchmarks:
 
     def reason(self, text: str) -> str | None:
         """`benchmark` where a text holds a part of one, else None."""
-        if not len(self._grams):
-            return None
         words = token_hashes(text, WORD)
         if len(words) >= self._gram_words and len(_places(gram_hashes(words, self._gram_words), self._grams)):
             return "benchmark"
@@ -109,8 +115,16 @@ def _places(hashes: Hashes, known: Hashes) -> list[int]:
 
 
 def _own_grams(tasks: Sequence[Task], gram_words: int) -> Hashes:
-    """Runs of words that exactly one task has, sorted."""
-    found = [np.unique(np.concatenate([_telling_grams(text, gram_words) for text in task.texts])) for task in tasks]
+    """Runs of words that exactly one task has, sorted. A task is one however often it comes: a file is named twice, or
+    two say the same with other tests (HumanEval and HumanEval+)."""
+    texts: dict[int, set[str]] = defaultdict(set)
+    firsts: dict[str | bytes, int] = {}
+    for number, task in enumerate(tasks):
+        names = task.name, token_hashes(task.solution, CODE_TOKEN).tobytes()
+        first = min(firsts.get(name, number) for name in names)
+        firsts |= dict.fromkeys(names, first)
+        texts[first].update(task.texts)
+    found = [np.unique(np.concatenate([_telling_grams(text, gram_words) for text in said])) for said in texts.values()]
     grams, counts = np.unique(np.concatenate([np.zeros(0, np.uint64), *found]), return_counts=True)
     return np.asarray(grams[counts == 1], np.uint64)
 

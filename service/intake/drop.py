@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +12,13 @@ from pathlib import Path
 
 from db.files import NewFile, Written, insert_files
 from db.pool import Pool
-from service.intake.history import read_history, records
+from service.intake.git import git, git_fields, is_checkout
+from service.intake.history import read_history
 from service.intake.hub import SCHEME, read_dataset
 from service.intake.languages import by_name, language
+from service.intake.names import refused_name
 from service.intake.records import Given, Skipped, read_jsonl, read_parquet, stored
 
-KEY_FILES = ("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "credentials", "secrets", "htpasswd")
-KEY_ENDINGS = (".pem", ".key", ".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".asc", ".gpg")
 MAX_FILE_BYTES = 2_000_000
 FIRST_BYTES = 4096
 """Of a file whose name says no language: enough to see whether its text does."""
@@ -82,6 +81,8 @@ def read_sources(
             yield "symlink"
         elif path.is_dir():
             yield from _read_folder(path.resolve(), given, history_commits)
+        elif not path.is_file():  # to open a pipe would wait for ever
+            yield "not a file"
         elif path.suffix in (".jsonl", ".ndjson"):
             yield from read_jsonl(path, given)
         elif path.suffix == ".parquet":
@@ -91,55 +92,47 @@ def read_sources(
 
 
 def _read_folder(root: Path, given: Given, history_commits: int) -> Iterator[NewFile | Skipped]:
-    checkout = _git(root, "rev-parse", "--is-inside-work-tree") == "true"
-    commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD") if checkout else None
+    checkout = is_checkout(root)
+    commit = git(root, "rev-parse", "--verify", "--quiet", "HEAD") if checkout else None
     if history_commits:
         if commit is None:
             yield "folder without a git history"
         else:
             yield from read_history(root, given, max_commits=history_commits)
         return
-    for name in _tracked(root) if checkout else _walk(root):
-        yield new_file(root / name, given, repository=given.repository or root.name, name=name, commit=commit)
+    unreadable: list[OSError] = []
+    for name in _tracked(root) if checkout else _walk(root, unreadable.append):
+        within = root / name
+        if os.path.lexists(within / ".git") and not within.is_symlink():  # a checkout with a .gitignore of its own
+            yield from _read_folder(within, given, 0)
+        else:
+            yield new_file(within, given, repository=given.repository or root.name, name=name, commit=commit)
+    yield from (f"folder that cannot be read ({error.strerror})" for error in unreadable)
 
 
 def _tracked(root: Path) -> Iterator[str]:
     """Files that git tracks, then those that it would: .gitignore is honoured. Each group in order."""
     for which in (["--cached"], ["--others", "--exclude-standard"]):
-        command = ["git", "-C", str(root), "ls-files", "-z", *which]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as listing:
-            assert listing.stdout is not None
-            names = (os.fsdecode(name) for name in records(listing.stdout, b"\0"))
-            yield from (name for name, _ in itertools.groupby(names) if (root / name).exists())
+        names = (os.fsdecode(name).rstrip("/") for name in git_fields(root, "ls-files", "-z", *which))
+        yield from (name for name, _ in itertools.groupby(names) if name and os.path.lexists(root / name))
 
 
-def _git(root: Path, *arguments: str) -> str | None:
-    """Output of a git command in a folder; None without git or outside a checkout."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, check=False, stdin=subprocess.DEVNULL
-        )
-    except FileNotFoundError:
-        return None
-    return done.stdout.decode("utf-8", "surrogateescape").strip("\n") if done.returncode == 0 else None
-
-
-def _walk(root: Path) -> Iterator[str]:
-    for folder, folders, files in os.walk(root):
+def _walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[str]:
+    """Files below a folder, and folders that are checkouts of their own."""
+    for folder, folders, files in os.walk(root, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
-        yield from ((Path(folder) / name).relative_to(root).as_posix() for name in sorted(files))
+        checkouts = {name for name in folders if os.path.lexists(Path(folder) / name / ".git")}
+        folders[:] = [name for name in folders if name not in checkouts]
+        yield from ((Path(folder) / name).relative_to(root).as_posix() for name in sorted([*files, *checkouts]))
 
 
 def new_file(path: Path, given: Given, *, repository: str, name: str, commit: str | None = None) -> NewFile | Skipped:
     """One file as a row, or the reason why it is passed over."""
-    lowered = path.name.lower()
-    if path.is_symlink():
-        return "symlink"
-    if any(part.startswith(".") for part in name.split("/")):
-        return "dotfile"
-    if lowered.endswith(KEY_ENDINGS) or lowered.split(".")[0] in KEY_FILES:
-        return "key file"
     try:
+        if path.is_symlink():
+            return "symlink"
+        if (refused := refused_name(name)) is not None:
+            return refused
         if not path.is_file():
             return "not a file"
         if by_name(name) is None and not _may_say_a_language(path):

@@ -67,12 +67,15 @@ class Duplicates:
         self._on = hygiene.duplicates != "none"
         self._near = hygiene.near_duplicate_jaccard if hygiene.duplicates == "near" else None
 
-    def catch_up(self, beat: Callable[[], None]) -> int:
-        """Remember what was trained or held out without a fingerprint; returns how many rows there were."""
+    def catch_up(self, beat: Callable[[], None], clean: Callable[[str], str]) -> int:
+        """Remember what was trained or held out without a fingerprint; returns how many rows there were.
+
+        `clean`: what is done to a text before it is compared.
+        """
         batch: dict[int, str] = {}
         count = 0
         for file_id, text in self._known.missing() if self._on else ():
-            batch[file_id] = text
+            batch[file_id] = clean(text)
             count += 1
             if len(batch) == CATCH_UP_ROWS:
                 self._remember(batch)

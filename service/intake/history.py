@@ -3,65 +3,91 @@
 from __future__ import annotations
 
 import difflib
+import io
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from db.files import NewFile
-from service.intake.languages import by_name
+from service.errors import PreconditionError
+from service.intake.git import environment, git, git_fields
+from service.intake.languages import by_name, language
+from service.intake.names import refused_name
 from service.intake.records import Given, Skipped, is_storable, stored
 
 MAX_COMMITS = 1000
 MAX_CHANGED_BYTES = 100_000
 """Of a file before or after its change: a diff takes the square of its length at worst."""
 PHASE = "commits"
-_RECORD, _FIELD = "\x1e", "\x1f"
+REGULAR = frozenset({"000000", "100644", "100755", "100664"})
+"""Modes of a file, or of none; others are links and repositories within."""
 
 
 def read_history(root: Path, given: Given, *, max_commits: int = MAX_COMMITS) -> Iterator[NewFile | Skipped]:
-    """Changes of the newest commits, merges left out, newest first. Deleted files are passed over."""
-    command = [
-        "git", "-C", str(root), "log", f"--max-count={max_commits}", "--no-merges", "--raw", "--no-abbrev",
-        "--no-renames", "--root", f"--format={_RECORD}%H{_FIELD}%an{_FIELD}%B{_FIELD}",
-    ]  # fmt: skip
-    blobs = subprocess.Popen(
-        ["git", "-C", str(root), "cat-file", "--batch"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    log = subprocess.Popen(["git", "-c", "core.quotePath=false", *command[1:]], stdout=subprocess.PIPE)
-    assert log.stdout is not None
+    """Changes of the newest commits below a folder, merges left out, newest first. Deleted files are passed over.
+
+    Raises:
+        PreconditionError: git could not read the history to its end.
+    """
+    log = git_fields(
+        root, "log", f"--max-count={max_commits}", "--no-merges", "--raw", "--no-abbrev", "-z", "--relative",
+        "--no-renames", "--root", "--no-color", "--no-show-signature", "--encoding=UTF-8", "--format=%H%x00%an%x00%B",
+    )  # fmt: skip
+    edge = _shallow_edge(root)
+    command = ["git", "-C", str(root), "cat-file", "--batch"]
+    blobs = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment())
     try:
-        for record in (found.decode("utf-8", "replace") for found in records(log.stdout, _RECORD.encode())):
-            sha, author, message, changes = record.split(_FIELD, 3)
-            for change in changes.strip("\n").split("\n"):
-                if change.startswith(":"):
-                    about = {"message": message.strip(), "author": author}
-                    yield _row(change, sha, about, blobs, given, given.repository or root.name)
+        for change in _changes(log):
+            if change.sha in edge:  # git shows all of its files as new: what it changed is not here
+                yield "commit at the edge of a shallow clone"
+            else:
+                yield _row(change, blobs, given, given.repository or root.name)
     finally:
-        for process in (log, blobs):
-            process.kill()
-            process.communicate()
+        blobs.kill()
+        blobs.communicate()
 
 
-def records(output: IO[bytes], separator: bytes) -> Iterator[bytes]:
-    """What stands between two separators, as it comes; nothing for two in a row."""
-    held = b""
-    while chunk := output.read(1 << 16):
-        *whole, held = (held + chunk).split(separator)
-        yield from (record for record in whole if record)
-    if held:
-        yield held
+@dataclass(frozen=True, kw_only=True)
+class _Change:
+    """What one commit did to one file."""
+
+    sha: str
+    author: str
+    message: str
+    facts: str
+    """Modes, blobs before and after, and a letter, as `git log --raw` has them."""
+    path: str
 
 
-def _row(
-    change: str, sha: str, about: dict[str, str], blobs: subprocess.Popen[bytes], given: Given, repository: str
-) -> NewFile | Skipped:
-    facts, _, path = change.partition("\t")
-    _, mode, before_id, after_id, status = facts.split(" ")
-    language = by_name(path)
+def _changes(fields: Iterator[bytes]) -> Iterator[_Change]:
+    """git's fields in turn: a commit's three, then two for each of its changes, the first of which has a colon."""
+    sha, author, message = "", "", ""
+    for field in fields:
+        text = field.decode("utf-8", "replace").strip("\n")
+        if text.startswith(":"):
+            path = stored(next(fields, b"").decode("utf-8", "surrogateescape"))
+            yield _Change(sha=sha, author=author, message=message, facts=text, path=path)
+        elif text:
+            sha, author, message = text, *(next(fields, b"").decode("utf-8", "replace") for _ in range(2))
+
+
+def _shallow_edge(root: Path) -> frozenset[str]:
+    """Commits whose parents a shallow clone left out."""
+    name = git(root, "rev-parse", "--git-path", "shallow")
+    path = root / name if name else None
+    return frozenset(path.read_text().split() if path is not None and path.is_file() else ())
+
+
+def _row(change: _Change, blobs: subprocess.Popen[bytes], given: Given, repository: str) -> NewFile | Skipped:
+    *modes, before_id, after_id, status = change.facts.removeprefix(":").split(" ")
     if status[0] == "D":
         return "deleted by its commit"
-    if language is None or mode in ("120000", "160000") or any(part.startswith(".") for part in Path(path).parts):
+    if not all(mode in REGULAR for mode in modes):
+        return "not a file"
+    if (refused := refused_name(change.path)) is not None:
+        return refused
+    if by_name(change.path) is None:
         return "not a known language"
     before, after = (_blob(blobs, name) for name in (before_id, after_id))
     if before is None or after is None:
@@ -70,19 +96,29 @@ def _row(
         old, new = before.decode(), after.decode()
     except UnicodeDecodeError:
         return "not UTF-8"
-    if not all(is_storable(text) for text in (old, new, about["message"], path)):
+    if not all(is_storable(text) for text in (old, new)):
         return "not text"
-    diff = "".join(difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"a/{path}", f"b/{path}"))
     return NewFile(
         repository=stored(repository),
-        path=path,
-        language=language,
+        path=change.path,
+        language=language(change.path, new),
         content=new,
         quality_score=given.score_of(new),
-        commit_sha=sha,
+        commit_sha=change.sha,
         phase=given.phase or PHASE,
-        metadata={**about, "before": old, "diff": diff},
+        metadata={
+            "message": change.message.strip(),
+            "author": change.author,
+            "before": old,
+            "diff": _difference(old, new, change.path),
+        },
     )
+
+
+def _difference(old: str, new: str, path: str) -> str:
+    """The difference as git writes it: lines end with a newline alone."""
+    lines = difflib.unified_diff(list(io.StringIO(old)), list(io.StringIO(new)), f"a/{path}", f"b/{path}")
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 
 def _blob(blobs: subprocess.Popen[bytes], name: str) -> bytes | None:
@@ -93,7 +129,9 @@ def _blob(blobs: subprocess.Popen[bytes], name: str) -> bytes | None:
     blobs.stdin.write(name.encode() + b"\n")
     blobs.stdin.flush()
     header = blobs.stdout.readline().split()
-    if len(header) < 3:  # missing: a shallow or partial clone
+    if not header:
+        raise PreconditionError("git ended while it was asked for a file's text: what it says stands above")
+    if len(header) < 3:  # missing: a partial clone
         return None
     size = int(header[2])
     content = blobs.stdout.read(size + 1)[:-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -25,6 +26,8 @@ FACTS = ("repository", "path", "language", "license", "commit_sha", "phase")
 TEXTS = ("content", "training_content", "prompt", "completion")
 COLUMNS = (*TEXTS, *FACTS, "quality_score", "metadata")
 PARQUET_ROWS = 256
+NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""A NUL character in JSON; after an even number of backslashes, else it is text about one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +45,22 @@ class Given:
 
 
 def read_jsonl(path: Path, given: Given) -> Iterator[NewFile | Skipped]:
-    """One row a line."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                record = None
-            if isinstance(record, dict):
-                yield from_record(record, Path(path.name), number, given)
-            else:
-                yield "line that is no JSON object"
+    """One row a line; blank lines are none."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _from_line(line, Path(path.name), number, given)
+    except OSError as error:
+        yield f"cannot be read ({error.strerror})"
+
+
+def _from_line(line: bytes, path: Path, number: int, given: Given) -> NewFile | Skipped:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = None
+    return from_record(record, path, number, given) if isinstance(record, dict) else "line that is no JSON object"
 
 
 def read_parquet(
@@ -64,11 +72,26 @@ def read_parquet(
         with parquet.ParquetFile(path) as file:
             columns = [column for column in COLUMNS if column in file.schema_arrow.names]
             batches = file.iter_batches(batch_size=PARQUET_ROWS, columns=columns)
-            rows = (record for batch in batches for record in batch.to_pylist())
-            for number, record in enumerate(rows, 1):
-                yield from_record(record, Path(name or path.name), number, given, repository)
+            rows = (batch.slice(place, 1) for batch in batches for place in range(batch.num_rows))
+            for number, row in enumerate(rows, 1):
+                record = _plain_record(row)
+                if isinstance(record, dict):
+                    yield from_record(record, Path(name or path.name), number, given, repository)
+                else:
+                    yield record
     except (pyarrow.ArrowException, OSError) as error:
-        yield f"cannot be read as Parquet ({str(error).splitlines()[0][:80]})"
+        yield f"cannot be read as Parquet ({' '.join(str(error).split())[:80]})"
+
+
+def _plain_record(row: pyarrow.RecordBatch) -> dict[str, Any] | Skipped:
+    """A row of Parquet; its strings may be any bytes, and its times any number."""
+    try:
+        (record,) = row.to_pylist()
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    except (ValueError, OverflowError):
+        return "row with a value that is out of range"
+    return dict(record)
 
 
 def from_record(
@@ -113,7 +136,7 @@ def _content(record: Mapping[str, Any]) -> tuple[Any, dict[str, Any] | None]:
         metadata |= {"prompt": prompt, "completion": completion}
     try:
         metadata = json.loads(json.dumps(metadata, allow_nan=False, default=_plain))
-        good = is_storable(json.dumps(metadata, ensure_ascii=False).replace("\\u0000", "\0"))
+        good = is_storable(NUL.sub("\0", json.dumps(metadata, ensure_ascii=False)))
     except (TypeError, ValueError, RecursionError):
         good = False
     return content, metadata if good else None

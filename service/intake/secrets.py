@@ -3,7 +3,8 @@
 The patterns are detect-secrets'. Its scanner goes line by line through a list of filters; here each pattern goes once
 over the whole text, and what has no pattern of its own (a password, a token of random characters) has to look random
 and to stand beside a name that says what it is.
-Not covered: secrets in pieces, passwords of letters alone, addresses of machines and people.
+Not covered: secrets in pieces, passwords of letters alone, passwords within lines over 1,000 characters, addresses of
+machines and people.
 """
 
 from __future__ import annotations
@@ -45,13 +46,31 @@ DETECTORS: tuple[type[RegexBasedDetector], ...] = (
 """Left out: public IP addresses (59 in the standard library, none a secret), and three that find a name before a value,
 as the keyword detector does, for ten times the time."""
 
+IN_GROUP: frozenset[type[RegexBasedDetector]] = frozenset({AWSKeyDetector, BasicAuthDetector, NpmDetector})
+"""Patterns with the secret in a group. In the others a group holds a part of it: `(ghp|gho)_…`."""
+_WORD = "[A-Za-z0-9_=-]"
+BOUNDED: dict[type[RegexBasedDetector], tuple[re.Pattern[str], ...]] = {
+    JwtTokenDetector: (re.compile(rf"(?<!{_WORD})eyJ{_WORD}+\.{_WORD}+\.?"),),
+    NpmDetector: (re.compile(r"/:_authToken=\s*(npm_[^\s\"'`]+|[A-Fa-f0-9-]{36})"),),
+    OpenAIDetector: (re.compile(r"sk-[A-Za-z0-9_-]{0,200}[A-Za-z0-9]{20}T3BlbkFJ[A-Za-z0-9]{20}"),),
+}
+"""In place of detect-secrets' own, which take the square of a text's length."""
+NEEDS_DIGIT: frozenset[type[RegexBasedDetector]] = frozenset({ArtifactoryDetector})
+"""Patterns that words fit too: `APDUException`."""
+REST = re.compile(r"[\w+/=-]{0,1000}")
+"""Patterns ask for the least length of a secret, and JWT's leaves out the signature; what goes on belongs to it."""
+BETWEEN = r"(?:[^A-Za-z0-9+/-]{0,16}(?:\n[ \t]{0,200}-?[ \t]{0,200})?)"
+"""What may stand between the lines of a key: quotes, an indent, a difference's minus (its plus looks like base64)."""
 PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:\s*[\w-]+: [^\n]{0,200})*"
-    r"((?:[^A-Za-z0-9+/-]{0,16}[A-Za-z0-9+/=]{16,})+(?:[^A-Za-z0-9+/-]{0,16}[A-Za-z0-9+/=]{1,15})?)"
+    rf"((?:{BETWEEN}[A-Za-z0-9+/=]{{16,}})+(?:{BETWEEN}[A-Za-z0-9+/=]{{1,15}})?)"
 )
 """The key's own characters, at least one line of them: code that only names the header stays as it is."""
+LINE = re.compile(r"[^\r\n]+")
+LONGEST_LINE_CHARS = 1000
+"""The keyword detector's own patterns take the square of a line's length."""
 NAMED = re.compile(
-    r"(?i:api_?key|_key|pass|pwd|secret|token|auth|credential|private|signature|contrase)[^\n]{0,120}?[\"'`=]"
+    r"(?i:api_?key|_key|pass|pwd|secret|token|auth|credential|private|signature|contrase).{0,120}?[\"'`=]"
 )
 """A line worth a look by the keyword and entropy detectors."""
 ASSIGNED = re.compile(
@@ -67,18 +86,16 @@ LEAST_PASSWORD_BITS, LEAST_TOKEN_BITS = 2.5, 4.0
 
 _KEYWORD = KeywordDetector()
 _PATTERNS = [
-    (re.sub(r"\W+", "_", str(detector.secret_type)).strip("_").upper(), pattern)
+    (re.sub(r"\W+", "_", str(detector.secret_type)).strip("_").upper(), pattern, detector)
     for detector in DETECTORS
-    for pattern in detector().denylist
+    for pattern in (BOUNDED[detector] if detector in BOUNDED else detector().denylist)
 ]
 
 
 def without_secrets(text: str, found: Counter[str]) -> str:
     """The text with placeholders (`REDACTED_GITHUB_TOKEN`) for its secrets; counts them by kind in `found`."""
     parts, end = [], 0
-    for start, stop, kind in sorted(_spans(text)):
-        if start < end or text.startswith("REDACTED_", start):
-            continue
+    for start, stop, kind in _merged(_spans(text)):
         found[kind] += 1
         parts += [text[end:start], f"REDACTED_{kind}"]
         end = stop
@@ -91,39 +108,62 @@ def metadata_without_secrets(value: Any, found: Counter[str]) -> Any:
         case str():
             return without_secrets(value, found)
         case Mapping():
-            return {key: metadata_without_secrets(item, found) for key, item in value.items()}
+            return {without_secrets(key, found): metadata_without_secrets(item, found) for key, item in value.items()}
         case list():
             return [metadata_without_secrets(item, found) for item in value]
     return value
 
 
+def _merged(spans: Iterator[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]]:
+    """Spans in order, those that overlap as one: nothing of the longer may stay. The kind that came first names it."""
+    left = sorted(((start, stop, (order, kind)) for order, (start, stop, kind) in enumerate(spans)), reverse=True)
+    while left:
+        start, stop, named = left.pop()
+        while left and left[-1][0] < stop:
+            _, other_stop, other_named = left.pop()
+            stop, named = max(stop, other_stop), min(named, other_named)
+        yield start, stop, named[1]
+
+
 def _spans(text: str) -> Iterator[tuple[int, int, str]]:
-    """Places of secrets; they may overlap."""
+    """Places of secrets, what is known by its form first; they may overlap."""
     for match in PRIVATE_KEY.finditer(text):
         yield *match.span(1), "PRIVATE_KEY"
-    for kind, pattern in _PATTERNS:
+    for kind, pattern, detector in _PATTERNS:
         for match in pattern.finditer(text):
-            groups = [match.span(number) for number, group in enumerate(match.groups(), 1) if group]
-            for start, stop in groups or [match.span()]:
-                while start < stop and text[start] in " \t\r\n=:\"'":  # a pattern may begin with what stands before
-                    start += 1
-                yield start, stop, kind
-    for match in NAMED.finditer(text):
-        start = text.rfind("\n", 0, match.start()) + 1
-        stop = text.find("\n", match.end())
-        yield from _named(text[start : stop if stop >= 0 else len(text)], start)
+            if (span := _secret(text, match, detector)) is not None:
+                yield *span, kind
+    for line in LINE.finditer(text):
+        if len(line.group()) <= LONGEST_LINE_CHARS and NAMED.search(line.group()):
+            yield from _named(line.group(), line.start())
+
+
+def _secret(text: str, match: re.Match[str], detector: type[RegexBasedDetector]) -> tuple[int, int] | None:
+    """The secret's place in what a pattern found, which may begin and end with what stands around it."""
+    if detector in IN_GROUP and match.lastindex:
+        start, stop = match.span(1)
+    else:
+        start, stop = match.span()
+        while start < stop and text[start] in " \t\r\n=:\"'":
+            start += 1
+        while start < stop and text[stop - 1] in " \t\r\n\"'":
+            stop -= 1
+        if stop == match.end():
+            stop = REST.match(text, stop).end()  # type: ignore[union-attr]  # it matches everywhere
+    if detector in NEEDS_DIGIT and not any(map(str.isdigit, text[start:stop])):
+        return None
+    return None if start == stop or text.startswith("REDACTED_", start) else (start, stop)
 
 
 def _named(line: str, offset: int) -> Iterator[tuple[int, int, str]]:
-    """Secrets of a line that says what it holds."""
-    if len(line) > 1000:  # the detector's own patterns take the square of a line's length
-        return
+    """Secrets of a line that says what it holds, wherever they stand in it."""
     values = [(value, "SECRET", LEAST_PASSWORD_BITS) for value in _KEYWORD.analyze_string(line)]
     values += [(match.group(2), "SECRET", LEAST_PASSWORD_BITS) for match in ASSIGNED.finditer(line)]
     values += [(value, "TOKEN", LEAST_TOKEN_BITS) for value in RANDOM_RUN.findall(line)]
     for value, kind, least_bits in values:
-        if _looks_random(value, least_bits) and (place := line.find(value)) >= 0:
-            yield offset + place, offset + place + len(value), kind
+        if _looks_random(value, least_bits) and not value.startswith("REDACTED_"):
+            for place in re.finditer(re.escape(value), line):
+                yield offset + place.start(), offset + place.end(), kind
 
 
 def _looks_random(value: str, least_bits: float) -> bool:

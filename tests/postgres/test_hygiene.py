@@ -215,21 +215,37 @@ def test_every_refusal_is_settled_with_its_reason(world: Careful):
 def test_secrets_reach_neither_the_run_directory_nor_the_held_out_table(world: Careful):
     token = "ghp_" + "aB3dE6gH9j" * 3 + "kL2mN5"
     contents = [code(n) + f'\nTOKEN_{n} = "{token}"\n' for n in range(20)]
-    world.add(*contents, metadata={"diff": f"+token = '{token}'"})
+    world.add(*contents, repository=f"https://{token}@github.com/a/b", metadata={"diff": f"+token = '{token}'"})
     claimed = world.claim()
-    assert claimed.run_id is not None and claimed.secrets == 40
+    assert claimed.run_id is not None and claimed.secrets == 60
     run = world.home.run(claimed.run_id)
     written = run.rows.read_text() + run.held_out.read_text()
-    assert token not in written and written.count("REDACTED_GITHUB_TOKEN") == 40
-    assert verify_manifest(run.root)["secrets_replaced"] == {"GITHUB_TOKEN": 40}
+    assert token[4:] not in written and written.count("REDACTED_GITHUB_TOKEN") == 60
+    assert verify_manifest(run.root)["secrets_replaced"] == {"GITHUB_TOKEN": 60}
     assert all(row.sha256 == content_sha256(row.content) for row in read_rows(run.rows))
     with world.pool.transaction() as cursor:
-        cursor.execute("select count(*) from codelupe.held_out where content like %s or metadata::text like %s",
-                       [f"%{token}%"] * 2)  # fmt: skip
+        cursor.execute("select count(*) from codelupe.held_out h where h::text like %s", [f"%{token[4:]}%"])
         assert cursor.fetchone() == (0,)
         cursor.execute("select content_sha256 from codelupe.run_rows")
         assert {sha for (sha,) in cursor.fetchall()} == {content_sha256(content) for content in contents}
     assert world.audit().problems == []
+
+
+def test_no_copy_of_a_held_out_file_with_a_secret_is_trained(world: Careful):
+    """The text that is kept has placeholders; a copy of the file has not."""
+    world.hygiene(duplicates="exact")
+    contents = [code(n) + f'\nPASSWORD = "x9K!mQ72#pL{n}"\n' for n in range(30)]
+    world.add(*contents)
+    first = world.claim()
+    held_out = world.roles(first.run_id)["held_out"]
+    world.give_back(first.run_id)
+    with world.pool.transaction() as cursor:
+        cursor.execute("update codelupe.ledger set not_before = now() + interval '1 day'")
+    world.add(
+        *(contents[int(path[1:-3])] for path in sorted(held_out)), *(code(n) for n in range(100, 120)), prefix="b"
+    )
+    world.claim()
+    assert world.rejected() == {"duplicate": len(held_out)}
 
 
 def test_secrets_may_be_kept(world: Careful):

@@ -40,7 +40,7 @@ def benchmarks(tmp_path: Path) -> Benchmarks:
     return Benchmarks([str(tmp_path / "own.jsonl"), str(tmp_path / "mbpp.jsonl.gz")], 10)
 
 
-@pytest.mark.parametrize(
+GIVEN_AWAY = pytest.mark.parametrize(
     "text",
     [
         TASK["canonical_solution"].replace("    ", "\t"),
@@ -50,6 +50,37 @@ def benchmarks(tmp_path: Path) -> Benchmarks:
         "def f(x):\n" + "\n".join("    " + line for line in str(TASK["canonical_solution"]).split("\n")),
     ],
 )
+
+
+@GIVEN_AWAY
+def test_a_task_that_comes_twice_is_given_away_too(tmp_path: Path, text: str):
+    """A file named twice, or a benchmark and its successor: they share every word."""
+    again = [task | {"task_id": f"again/{n}"} for n, task in enumerate((TASK, OTHER))]
+    more = [task | change for task, change in ((TASK, {"test": "def check(f): ..."}), (OTHER, {"test_list": []}))]
+    tasks = [[TASK, OTHER], again, more]
+    for number, file in enumerate(tasks):
+        (tmp_path / str(number)).write_text("\n".join(map(json.dumps, file)))
+    for files in ([0, 0], [0, 1], [0, 2], [2, 1, 0]):
+        found = Benchmarks([str(tmp_path / str(number)) for number in files], 10)
+        assert found.reason(AROUND + text + AROUND) == "benchmark"
+
+
+def test_a_solution_counts_where_no_run_of_words_does(tmp_path: Path):
+    task = {"task_id": 1, "text": "f", "code": "x=[" + "+".join("abcdefghijklm") + "]", "test_list": []}
+    (tmp_path / "own.jsonl").write_text(json.dumps(task))
+    assert Benchmarks([str(tmp_path / "own.jsonl")], 50).reason(f"{AROUND}{task['code']}") == "benchmark"
+
+
+def test_forms_of_a_benchmarks_file(tmp_path: Path):
+    lines = [OTHER | {"text": "a\u2028b"}, {("prompt" if key == "text" else key): v for key, v in OTHER.items()}]
+    (tmp_path / "own.jsonl").write_text("\ufeff" + "\r\n".join(json.dumps(x, ensure_ascii=False) for x in lines))
+    assert [task.texts[0] for task in read_tasks(tmp_path / "own.jsonl")] == ["a\u2028b", OTHER["text"]]
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(PreconditionError, match="is empty"):
+        list(read_tasks(tmp_path / "empty.jsonl"))
+
+
+@GIVEN_AWAY
 def test_what_gives_a_task_away(benchmarks: Benchmarks, text: str):
     assert benchmarks.reason(AROUND + text + AROUND) == "benchmark"
 

@@ -243,6 +243,141 @@ def test_a_history_gives_each_change_with_what_was_before(tmp_path: Path):
     )
 
 
+def test_a_history_with_odd_names_and_messages(tmp_path: Path):
+    """Quotes and line ends in names, separators in messages, keys, links, files without a last newline."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    latin = Path(os.fsdecode(os.fsencode(root) + b"/\xe9.py"))
+    for path in (root / 'say "a".py', root / "two\nlines.py", latin, root / "secrets.py", root / "id_rsa.py"):
+        path.write_text("x = 1")
+    (root / "link.py").symlink_to("gone")
+    commit(root, "one \x1e two \x1f three", author="A\x1fB")
+    (root / "link.py").unlink()
+    (root / "link.py").write_text("x = 1\n")
+    latin.write_text("x = 1\x0c\ny = 2")
+    commit(root, "next")
+    found = list(read_sources([str(root)], Given(score=80.0), history_commits=10))
+    changes = [(file.path, file.metadata["message"]) for file in found if isinstance(file, NewFile)]
+    first = "one \x1e two \x1f three"
+    assert changes == [("?.py", "next"), ('say "a".py', first), ("two\nlines.py", first), ("?.py", first)]
+    assert Counter(item for item in found if isinstance(item, str)) == {"key file": 2, "not a file": 2}
+    change = next(file for file in found if isinstance(file, NewFile))
+    none = "\\ No newline at end of file\n"
+    assert change.metadata["diff"].endswith(f"\n-x = 1\n{none}+x = 1\x0c\n+y = 2\n{none}")
+    files, _ = read(root)
+    assert set(files) == {"?.py", 'say "a".py', "two\nlines.py", "link.py"}  # the same names: one path, one side
+
+
+def test_a_history_of_a_part_of_a_checkout_and_of_a_shallow_one(tmp_path: Path):
+    root = tmp_path / "checkout"
+    (root / "part").mkdir(parents=True)
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    for number in range(3):
+        (root / "a.py").write_text(f"x = {number}\n")
+        (root / "part" / "b.py").write_text(f"y = {number}\n")
+        commit(root, f"change {number}")
+    files, _ = read(root / "part", history_commits=10)
+    assert set(files) == {"b.py"} == set(read(root / "part")[0])
+    shallow = tmp_path / "shallow"
+    subprocess.run(["git", "clone", "-q", "--depth=2", f"file://{root}", str(shallow)], check=True)
+    found = list(read_sources([str(shallow)], Given(score=80.0), history_commits=10))
+    assert [file.metadata["message"] for file in found if isinstance(file, NewFile)] == ["change 2"] * 2
+    assert Counter(item for item in found if isinstance(item, str)) == {"commit at the edge of a shallow clone": 2}
+
+
+def test_a_history_that_git_cannot_read_to_its_end_is_an_error(tmp_path: Path):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    for number in range(2):
+        (tmp_path / "a.py").write_text(f"x = {number}\n")
+        commit(tmp_path, f"change {number}")
+    named = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD~1"], capture_output=True, text=True)
+    name = named.stdout.strip()
+    (tmp_path / ".git" / "objects" / name[:2] / name[2:]).unlink()
+    with pytest.raises(PreconditionError, match="git log could not read"):
+        list(read_sources([str(tmp_path)], Given(), history_commits=10))
+
+
+def test_checkouts_within_a_folder_keep_their_own_gitignore(tmp_path: Path):
+    for name in ("one", "two"):
+        subprocess.run(["git", "init", "-q", str(tmp_path / name)], check=True)
+        (tmp_path / name / ".gitignore").write_text("built.py\n!kept_built.py\n")
+        for file in (f"{name}.py", "built.py", "kept_built.py"):
+            (tmp_path / name / file).write_text("x = 1\n")
+    (tmp_path / "beside.py").write_text("x = 1\n")
+    (tmp_path / "away").symlink_to(tmp_path / "one")
+    found = [item for item in read_sources([str(tmp_path)], Given(score=1.0)) if isinstance(item, NewFile)]
+    assert sorted((file.repository, file.path) for file in found) == sorted([
+        (tmp_path.name, "beside.py"), ("one", "one.py"), ("one", "kept_built.py"), ("two", "two.py"),
+        ("two", "kept_built.py"),
+    ])  # fmt: skip
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / ".gitignore").write_text("two\n")
+    files, skipped = read(tmp_path)
+    assert set(files) == {"beside.py", "one.py", "kept_built.py"} and skipped["symlink"] == 1
+
+
+def test_a_checkout_that_git_does_not_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without git's word nobody would know what .gitignore leaves out."""
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(PreconditionError, match=r"git cannot read the checkout .*safe\.directory"):
+        read(tmp_path)
+
+
+def test_a_hooks_environment_does_not_decide_which_checkout_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("one", "two"):
+        subprocess.run(["git", "init", "-q", str(tmp_path / name)], check=True)
+        (tmp_path / name / f"{name}.py").write_text("x = 1\n")
+    commit(tmp_path / "one", "first")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "one" / ".git"))
+    files, _ = read(tmp_path / "two")
+    assert set(files) == {"two.py"} and files["two.py"].commit_sha is None
+
+
+def test_what_cannot_be_opened_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("pipe.jsonl", "pipe.parquet", "pipe.py"):
+        os.mkfifo(tmp_path / name)
+        assert list(read_sources([str(tmp_path / name)], Given())) == ["not a file"]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "a.jsonl").write_text("{}")
+    scan = os.scandir
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> Any:
+        if str(path).endswith(("folder", "a.jsonl")):
+            raise PermissionError(13, "Permission denied", str(path))
+        return (scan if not arguments else Path.open)(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert read(tmp_path)[1]["folder that cannot be read (Permission denied)"] == 1
+    monkeypatch.setattr(Path, "open", refuse)
+    assert list(read_sources([str(tmp_path / "a.jsonl")], Given())) == ["cannot be read (Permission denied)"]
+
+
+def test_text_about_a_nul_character_is_text(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"prompt": r"char end = '\u0000';", "completion": "x", "path": "a.java"},
+        {"content": "x", "metadata": {"before": "\\\\u0000"}, "path": "b.java"},
+        {"content": "x", "metadata": {"before": "\\\0"}},
+    ]
+    path.write_text("\n\n".join(map(json.dumps, rows)) + "\n\n")
+    files, skipped = read(path)
+    assert set(files) == {"a.java", "b.java"} and skipped == {"metadata that cannot be stored": 1}
+
+
+def test_parquet_with_bytes_and_times_that_no_text_has(tmp_path: Path):
+    offsets, data = pyarrow.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0"), pyarrow.py_buffer(b"ok\xff\xfe")
+    content = pyarrow.Array.from_buffers(pyarrow.string(), 2, [None, offsets, data])
+    times = pyarrow.array([{"at": 2**62}, {"at": 0}], pyarrow.struct([("at", pyarrow.timestamp("us"))]))
+    parquet.write_table(pyarrow.table({"content": content}), tmp_path / "a.parquet")
+    parquet.write_table(pyarrow.table({"content": ["x", "y"], "metadata": times}), tmp_path / "b.parquet")
+    parquet.write_table(pyarrow.table({"text": ["x"]}), tmp_path / "c.parquet")
+    files, skipped = read(*(tmp_path / f"{name}.parquet" for name in "abc"))
+    assert set(files) == {"a.parquet:1", "b.parquet:2"}
+    assert skipped == {"not UTF-8": 1, "row with a value that is out of range": 1, "row without a content": 1}
+
+
 def test_a_folder_without_history_says_so(tmp_path: Path):
     assert list(read_sources([str(tmp_path)], Given(), history_commits=5)) == ["folder without a git history"]
 

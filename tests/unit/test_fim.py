@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -141,3 +142,13 @@ def test_a_control_token_in_the_file_stays_text(planted):
         control = [tokenizer().convert_ids_to_tokens(i) for i in encoded.ids.tolist() if i in encoder().added]
         assert control == ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|endoftext|>"]
         assert planted in tokenizer().decode(encoded.ids[1:-1].tolist())
+
+
+@pytest.mark.parametrize("language", ["python", "cpp"])
+def test_a_deep_tree_takes_no_long_time(language: str):
+    row = replace(make_row(1, "f(" * 8000 + ")" * 8000 + "\n"), language=language)
+    began = time.process_time()
+    for seed in range(8):
+        prefix, suffix, middle = texts(gap_of(row, seed=seed))
+        assert prefix + middle + suffix == row.content
+    assert time.process_time() - began < 12

@@ -16,7 +16,7 @@ from trainer.data.encoder import IGNORED
 from trainer.data.tokenize import tokenize_rows
 from trainer.recipe import Data
 from trainer.run_dir import Row
-from trainer.samples.items import ITEMS, MIN_BYTES, build_items
+from trainer.samples.items import ITEMS, MAX_DEPTH, MIN_BYTES, build_items
 from trainer.samples.sample import Control, Rejected, Text
 from trainer.samples.syntax import GRAMMARS, parse
 
@@ -148,3 +148,28 @@ def test_the_kinds_of_a_run_are_counted(tmp_path):
     assert stats["held_out"]["samples"].keys() == {"file"}, "a file that is one function"
     report = json.loads(directory.report.read_text())
     assert report["train"]["samples"] == sum(kind["samples"] for kind in samples.values())
+
+
+@pytest.mark.parametrize(
+    ("language", "opened", "closed"),
+    [
+        ("rust", "mod a_module_of_many {\n", "}\n"),
+        ("cpp", "namespace one_of_many {\n", "}\n"),
+        ("java", "class OneOfMany {\n", "}\n"),
+        ("typescript", "namespace one_of_many {\n", "}\n"),
+        ("python", "class OneOfMany:\n", ""),
+    ],
+)
+def test_a_nest_of_items_is_not_said_at_every_level(language: str, opened: str, closed: str):
+    """It would be the square of its length: gigabytes of a file of some hundred kilobytes."""
+
+    def nest(depth: int) -> list[str]:
+        indent = [" " * level if language == "python" else "" for level in range(depth)]
+        inner = " " * depth + ("pass  # " if not closed else "// ") + "x" * MIN_BYTES + "\n"
+        text = "".join(place + opened for place in indent) + inner + closed * depth
+        return [text for _, text in items_of(replace(make_row(1, text), language=language))]
+
+    file, *deep = nest(300)
+    assert sum(map(len, deep)) <= MAX_DEPTH * len(file)
+    if closed:  # the file itself is no item of it
+        assert len(deep) == MAX_DEPTH - 1 == len(nest(MAX_DEPTH)[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import time
 import types
 import warnings
 from dataclasses import replace
@@ -160,3 +161,26 @@ def test_rows_are_rewritten_before_their_builder_sees_them():
     )
     assert [s.ids.tolist() for s in plain.samples] != [s.ids.tolist() for s in other.samples]
     assert {s.file_id for s in plain.samples} == {s.file_id for s in other.samples}
+
+
+@pytest.mark.parametrize(
+    ("language", "head", "line", "tail"),
+    [
+        ("python", "def f():\n", "    v{} = {}\n", ""),
+        ("rust", "fn f() {{\n", "let v{} = {};\n", "}}\n"),
+        ("javascript", "function f() {{\n", "let v{} = {};\n", "}}\n"),
+    ],
+)
+def test_a_function_of_many_names_takes_no_long_time(language: str, head: str, line: str, tail: str):
+    text = head.format() + "".join(line.format(n, n) for n in range(6000)) + tail.format()
+    began = time.process_time()
+    assert rewritten(language, text) != text
+    assert time.process_time() - began < 10  # looked for one by one, the names take a minute and more
+
+
+def test_functions_within_functions_take_no_long_time():
+    text = "def f():\n    x = 1\n    y = " + "lambda: " * 4000 + "x\n    z = 2\n"
+    began = time.process_time()
+    after = rewritten("python", text)
+    assert "x = 1" in after and "z = 2" not in after
+    assert time.process_time() - began < 10

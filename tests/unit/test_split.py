@@ -1,8 +1,9 @@
 """The held-out split: stable, by repository and path, with a top-up that leaves enough to train on."""
 
+import random
 from dataclasses import replace
 
-from db.source import SourceRow
+from db.source import HeldOutPlace, SourceRow
 from service.split import Splitter, split_position
 from trainer.recipe import Data
 
@@ -19,7 +20,7 @@ def rows(count: int, repository: str = "r") -> list[SourceRow]:
 
 def decide(data: Data, given: list[SourceRow], earlier: int = 0) -> dict[int, str]:
     splitter = Splitter(data)
-    decided = [pair for row in given if (pair := splitter.add(row))] + splitter.rest(earlier)
+    decided = [pair for row in given for pair in splitter.add(row)] + splitter.rest(earlier)
     assert len(decided) == len(given)
     assert splitter.held_out == sum(role == "held_out" for _, role in decided)
     assert splitter.trained == sum(role == "train" for _, role in decided)
@@ -71,3 +72,29 @@ def test_a_repository_is_never_divided():
 def test_rows_without_a_path_are_placed_by_their_id():
     nameless = [replace(row, repository=None, path=None) for row in rows(200)]
     assert len({split_position(row, "file") for row in nameless}) == 200
+
+
+def test_versions_of_a_file_have_one_role():
+    """Changes of a history are rows with one path: none is trained while another is held out."""
+    for seed in range(300):
+        chance = random.Random(seed)
+        given = [replace(row, path=f"{int(chance.expovariate(0.2))}.py") for row in rows(chance.randrange(2, 80))]
+        roles = decide(Data(min_held_out=4, held_out_fraction=0.0), given)
+        by_path = {row.path: {roles[other.file_id] for other in given if other.path == row.path} for row in given}
+        assert all(len(found) == 1 for found in by_path.values()), seed
+    for often in range(60):  # whichever file has many, wherever its place is
+        many = [replace(row, path=f"{row.file_id if row.file_id > 20 else often}.py") for row in rows(60)]
+        roles = decide(Data(min_held_out=8, held_out_fraction=0.0), many)
+        assert len({roles[n] for n in range(1, 21)}) == 1 and 8 <= list(roles.values()).count("held_out") <= 30
+
+
+def test_a_later_version_of_what_a_top_up_took_is_held_out_too():
+    given = rows(40)
+    roles = decide(Data(min_held_out=8, held_out_fraction=0.0), given)
+    places = [
+        HeldOutPlace(file_id=r.file_id, repository="r", path=r.path) for r in given if roles[r.file_id] != "train"
+    ]
+    splitter = Splitter(Data(min_held_out=8, held_out_fraction=0.0), places)
+    later = [pair for row in given for pair in splitter.add(replace(row, file_id=row.file_id + 100))]
+    held_out = {row.path for row, role in [*later, *splitter.rest(8)] if role == "held_out"}
+    assert held_out == {place.path for place in places}

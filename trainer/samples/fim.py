@@ -81,7 +81,8 @@ def _around(source: Source, place: int, max_bytes: int) -> list[Span]:
     """The spans of the nodes around a byte, from within; those that may be a gap."""
     node = source.root.named_descendant_for_byte_range(place, place + 1)
     spans: list[Span] = []
-    while node is not None and node.end_byte - node.start_byte <= max_bytes:
+    # a tree may be as deep as its text is long, and to find a parent it is gone through from its root
+    while node is not None and node.end_byte - node.start_byte <= max_bytes and len(spans) < MAX_HEIGHT:
         span = (node.start_byte, node.end_byte)
         if span[1] - span[0] >= MIN_BYTES and span not in spans[-1:] and not source.is_all(*span):
             spans.append(span)

@@ -21,6 +21,9 @@ from trainer.samples.syntax import LEADING, Source, parse
 MIN_BYTES = 40
 """Shorter items (`pub struct Marker;`) teach nothing by themselves."""
 
+MAX_DEPTH = 8
+"""Items in so many others are left out: each level says the file once more."""
+
 Span = tuple[int, int]
 
 
@@ -55,16 +58,19 @@ def build_items(row: Row, data: Data, *, seed: int) -> list[Document]:
 def find_items(source: Source, items: Items) -> Iterator[tuple[str, Span]]:
     """Kind and place (first byte, one past the last) of each item, in the order of the text.
 
-    Macro calls, incomplete forms and what is shorter than MIN_BYTES are left out.
+    Macro calls, incomplete forms, what is shorter than MIN_BYTES and what lies deeper than MAX_DEPTH are left out.
     """
-    waiting = [source.root]
+    waiting = [(source.root, 0)]
     found: list[tuple[Span, str]] = []
     while waiting:
-        children = waiting.pop().children
+        holder, depth = waiting.pop()
+        children = holder.children
         for index, child in enumerate(children):
             node = _unwrapped(child)
-            waiting.extend(holder for holder in {child, node} if holder.type in items.inside)
             kind = _kind(node, items)
+            within = depth + (kind is not None)
+            if within < MAX_DEPTH:
+                waiting.extend((holder, within) for holder in {child, node} if holder.type in items.inside)
             if kind is not None:
                 span = source.begin(children, index), _end(source, children, index)
                 if span[1] - span[0] >= MIN_BYTES and not source.is_all(*span):

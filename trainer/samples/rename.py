@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -62,25 +63,28 @@ def renamed(row: Row, *, fraction: float, seed: int) -> Row:
         data = data[:place] + new + data[place + len(old) :]
     content = data.decode()
     after = parse(row.language, content, row.path)
-    changed = {old: {new for _, other, new in edits if other == old} for _, old, _ in edits}
+    changed: dict[bytes, set[bytes]] = defaultdict(set)
+    for _, old, new in edits:
+        changed[old].add(new)
     return replace(row, content=content) if after is not None and _same(source, after, changed) else row
 
 
 def _edits(source: Source, scopes: Scopes, draw: random.Random) -> Iterator[tuple[int, bytes, bytes]]:
     """Place, old and new name of every word to change."""
-    used = set(WORD.findall(source.data))
+    used, least = set(WORD.findall(source.data)), 0
     functions, outside = _functions(source, scopes)
     for function in functions:
         body = function.child_by_field_name("body")
         if body is None:
             continue
         names = {name.text or b"" for name in scopes.bound(body)} - outside - _unsafe(function, body, scopes)
+        others: dict[bytes, bytes] = {}
         for name in sorted(name for name in names if not name.startswith(b"_")):
-            new = _new_name(used, draw)
-            used.add(new)
-            for node in _below(body):
-                if node.type == "identifier" and node.text == name:
-                    yield node.start_byte, name, new
+            others[name], least = _new_name(used, draw, least)
+            used.add(others[name])
+        for node in _below(body) if others else ():
+            if node.type == "identifier" and node.text in others:
+                yield node.start_byte, node.text, others[node.text]
 
 
 def _functions(source: Source, scopes: Scopes) -> tuple[list[Node], set[bytes]]:
@@ -102,9 +106,12 @@ def _functions(source: Source, scopes: Scopes) -> tuple[list[Node], set[bytes]]:
 def _unsafe(function: Node, body: Node, scopes: Scopes) -> set[bytes]:
     """Names of a body that must stay, for whatever reason; every name of one that looks at its own."""
     unsafe: set[bytes] = set()
+    inner_end = 0
     for node in _below(body):
+        if node.end_byte <= inner_end and not node.children:
+            unsafe.add(node.text or b"")
         if node.type in scopes.inner:
-            unsafe.update(inner.text or b"" for inner in _below(node) if not inner.children)
+            inner_end = max(inner_end, node.end_byte)
         elif node.type == "identifier":
             if node.text in SELF_AWARE:
                 return {other.text or b"" for other in _below(body)}
@@ -140,10 +147,11 @@ def _below(node: Node) -> Iterator[Node]:
         waiting.extend(reversed(node.children))
 
 
-def _new_name(used: set[bytes], draw: random.Random) -> bytes:
+def _new_name(used: set[bytes], draw: random.Random, least: int) -> tuple[bytes, int]:
+    """A name that is not used, and the least number with which there is one: from there the next may be looked for."""
     names = draw.sample(NAMES, len(NAMES))
-    numbered = (f"{name}{number or ''}".encode() for number in range(len(used) + 1) for name in names)
-    return next(name for name in numbered if name not in used)
+    numbered = ((f"{name}{number or ''}".encode(), number) for number in range(least, len(used) + 1) for name in names)
+    return next((name, number) for name, number in numbered if name not in used)
 
 
 def _same(before: Source, after: Source, changed: dict[bytes, set[bytes]]) -> bool:
@@ -184,14 +192,18 @@ def _script_bound(body: Node) -> Iterator[Node]:
 
 def _rust_bound(body: Node) -> Iterator[Node]:
     """Names that a `let` among the body's own statements binds before anything uses them."""
+    first: dict[bytes | None, Node] = {}
+    for node in _below(body):
+        if node.type == "identifier":
+            first.setdefault(node.text, node)
     for node in body.children:
         name = node.child_by_field_name("pattern") if node.type == "let_declaration" else None
         if name is None or name.type != "identifier":
             continue
-        uses = (other for other in _below(body) if other.type == "identifier" and other.text == name.text)
         value = node.child_by_field_name("value")
         in_value = [] if value is None else [value, *_below(value)]
-        if next(uses) == name and all(other.text != name.text for other in in_value if other.type == "identifier"):
+        own = [node for node in in_value if node.type == "identifier" and node.text == name.text]
+        if first[name.text] == name and not own:
             yield name
 
 
