@@ -20,6 +20,7 @@ from typing import Any, Literal
 from psycopg2 import extensions
 from psycopg2.extras import Json, execute_values
 
+from db.chunks import GREATEST_ID, LEAST_ID
 from db.errors import DatabaseError, Misconfigured
 from db.lease import Lease, fence
 from db.pool import Pool
@@ -29,7 +30,6 @@ from db.table import Eligibility, Source, resolved
 BATCH_ROWS = 500
 PAGE_ROWS = 10_000
 """Rows that one statement looks for at least: with a small limit, many may be put off."""
-LEAST_ID = -(2**63)
 MAX_METADATA_BYTES = 4_000_000
 
 Role = Literal["train", "held_out"]
@@ -116,6 +116,7 @@ def claim(
             cursor.connection.rollback()
             return
         claimed.flush()
+        claimed.forget_counts()
         claimed.close()
         with pool.transaction() as guard:
             fence(guard, lease)
@@ -146,9 +147,10 @@ class Claim:
         self._run_rows: list[tuple[Any, ...]] = []
         self._held_out: list[tuple[Any, ...]] = []
         self._open: list[extensions.cursor] = []
+        self._ranges: list[int] = []
 
     def rows(self, admit: Callable[[SourceRow], bool] = lambda row: True) -> Iterator[SourceRow]:
-        """Eligible rows that no run has, by id, at most `limit` of them, read as they are used.
+        """Eligible rows that no run has, at most `limit` of them, read as they are used.
 
         A row that `admit` does not take stays pending and does not count. One whose bytes are not UTF-8 (a SQL_ASCII
         database holds any) is rejected here, as `not_utf8`; one with unusable metadata as `bad_metadata`.
@@ -169,19 +171,30 @@ class Claim:
                 return
 
     def _records(self) -> Iterator[Sequence[Any]]:
-        """Claimable records by id, a page a statement: sorted without a limit, the texts would go through the sort."""
+        """Claimable records, range by range where some are known to be; a range nobody has looked at comes last."""
+        parameters = {"stream": self.lease.stream, "greatest": GREATEST_ID}
+        self.cursor.execute(QUERIES["chunks_to_claim"], parameters)
+        for first_id, last_id in self.cursor.fetchall() or [(LEAST_ID, GREATEST_ID)]:
+            self._ranges.append(first_id)
+            yield from self._records_of(first_id, last_id)
+
+    def _records_of(self, first_id: int, last_id: int) -> Iterator[Sequence[Any]]:
+        """A range's records by id, a page a statement: sorted without a limit, the texts would go through the sort."""
         statement = self.source.statement("source_claimable")
         page_rows = max(self.limit, PAGE_ROWS)
-        last_id, found = LEAST_ID, page_rows
-        while found == page_rows:
+        found = page_rows
+        while found == page_rows and first_id <= last_id:
             found = 0
-            parameters = {"stream": self.lease.stream, "after": last_id, "limit": page_rows, **vars(self.eligibility)}
+            parameters = {
+                "stream": self.lease.stream, "first_id": first_id, "last_id": last_id, "limit": page_rows,
+                **vars(self.eligibility),
+            }  # fmt: skip
             for found, record in enumerate(self.stream("claim_rows", statement, parameters), 1):
-                if found > 1 and record[0] == last_id:
+                if found > 1 and record[0] < first_id:
                     raise Misconfigured(
-                        f"the source table {self.source.table} has the id {last_id} twice; ids must be unique"
+                        f"the source table {self.source.table} has the id {record[0]} twice; ids must be unique"
                     )
-                last_id = record[0]
+                first_id = record[0] + 1
                 yield record
 
     def keep(self, row: SourceRow, role: Role) -> None:
@@ -230,6 +243,11 @@ class Claim:
         self._write("ledger_claim", self._ledger)
         self._write("run_rows_insert", self._run_rows)
         self._write("held_out_insert", self._held_out)
+
+    def forget_counts(self) -> None:
+        """What waits in the ranges that rows were read from is unknown from now on."""
+        parameters = {"stream": self.lease.stream, "ranges": self._ranges}
+        self.cursor.execute(QUERIES["chunks_claimed_from"], parameters)
 
     def close(self) -> None:
         """Close the server-side cursors: a half-read one would be closed in a later transaction."""

@@ -1,4 +1,4 @@
-"""The source table: check it, count what waits in it, fill our own, claim from it.
+"""The source table: check it, fill our own, claim from it (db.chunks counts what waits in it).
 
 Wherever a `Source` is asked for, one from `check_source` saves a look at the catalogue; any other works too.
 """
@@ -22,19 +22,15 @@ __all__ = [
     "Eligibility",
     "HeldOutRow",
     "NewFile",
-    "Pending",
     "Role",
     "Source",
     "SourceRow",
-    "Survey",
     "check_source",
     "claim",
     "insert_files",
     "is_empty",
     "known_changes",
     "known_files",
-    "pending",
-    "survey",
 ]
 
 INSERT_ROWS = 1000
@@ -60,25 +56,6 @@ class NewFile:
     phase: str | None = None
     """A stage of a curriculum."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pending:
-    """What waits among the newest rows, and among the returned ones whose time has come."""
-
-    rows: int
-    oldest_age_seconds: float | None
-    """None where nothing waits, or where the table does not know when its rows came."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Survey:
-    """What a full sweep found."""
-
-    pending: int
-    ineligible: Mapping[str, int]
-    """Rows by reason: no_score, low_score, too_short, too_long, no_content."""
-    oldest_age_seconds: float | None
 
 
 def check_source(pool: Pool, source: Source) -> Source:
@@ -150,43 +127,6 @@ def known_changes(pool: Pool, repository: str) -> set[tuple[str, str]]:
     with pool.transaction(read_only=True) as cursor:
         cursor.execute(QUERIES["changes_known"], {"repository": repository})
         return set(cursor.fetchall())
-
-
-def pending(
-    pool: Pool, source: Source, eligibility: Eligibility, stream: str, *, window_rows: int = 200_000
-) -> Pending:
-    """Claimable rows among the last `window_rows` ids, and due returned ones. Cheap: for each poll."""
-    with pool.transaction(read_only=True) as cursor:
-        source = resolved(cursor, source)
-        parameters = {"stream": stream, "window_rows": window_rows, **vars(eligibility)}
-        cursor.execute(source.statement("source_pending"), parameters)
-        row = cursor.fetchone()
-    assert row is not None
-    return Pending(rows=row[0], oldest_age_seconds=row[1])
-
-
-def survey(pool: Pool, source: Source, eligibility: Eligibility, stream: str, chunk_rows: int = 50_000) -> Survey:
-    """Look at every row of the table, a chunk a transaction: claimable ones and ineligible ones by reason."""
-    counts: dict[str, int] = {}
-    oldest: float | None = None
-    after = -(2**63)
-    while True:
-        with pool.transaction(read_only=True) as cursor:
-            source = resolved(cursor, source)
-            chunk = {"after": after, "chunk_rows": chunk_rows}
-            cursor.execute(source.statement("source_chunk_end"), chunk)
-            end = cursor.fetchone()
-            if end is None or end[0] is None:
-                break
-            parameters = {"stream": stream, "after": after, "until": end[0], **vars(eligibility)}
-            cursor.execute(source.statement("source_survey"), parameters)
-            for reason, rows, age in cursor.fetchall():
-                counts[reason] = counts.get(reason, 0) + rows
-                if not reason and age is not None:
-                    oldest = max(oldest or 0.0, age)
-        after = end[0]
-    claimable = counts.pop("", 0)
-    return Survey(pending=claimable, ineligible=counts, oldest_age_seconds=oldest)
 
 
 def _line(file: NewFile) -> str:

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from db import adapters as adapter_table
 from db import audit as audit_table
-from db import embedded, source, streams
+from db import chunks, embedded, streams
 from db import lease as leases
 from db import runs as run_table
 from db.errors import DatabaseError
@@ -180,11 +180,11 @@ def drop(
             )
         if train_now:
             streams.request_training(pool, settings.recipe.stream)
-        pending = source.pending(pool, settings.source, settings.eligibility, settings.recipe.stream)
+        pending = chunks.count(pool, settings.source, settings.eligibility, settings.recipe.stream)
     if as_json:
-        _json({"inserted": summary.inserted, "passed_over": summary.skipped, "pending": pending.rows})
+        _json({"inserted": summary.inserted, "passed_over": summary.skipped, "pending": pending})
         return
-    _say_dropped(summary, pending.rows, settings, train_now)
+    _say_dropped(summary, pending, settings, train_now)
 
 
 @contextmanager
@@ -223,7 +223,7 @@ def status(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
         totals = run_table.totals(pool, stream)
         current = adapter_table.current(pool, stream)
         live = run_table.live(pool, stream)
-        pending = source.pending(pool, settings.source, settings.eligibility, stream)
+        pending = chunks.count(pool, settings.source, settings.eligibility, stream)
         held = leases.holder(pool, stream)
     facts: dict[str, Any] = {
         "stream": stream,
@@ -231,7 +231,7 @@ def status(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
         "lease_held_by": held[0] if held else None,
         "live_run": f"{live.run_id} ({live.state})" if live else None,
         "current_version": current.version if current else None,
-        "pending_rows": pending.rows,
+        "pending_rows": pending,
         "rows": totals.rows,
         "runs": totals.runs,
         "trained_tokens": totals.trained_tokens,

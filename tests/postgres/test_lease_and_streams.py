@@ -16,6 +16,7 @@ from db.pool import Pool
 from db.streams import Binding, bind, get, request_training, training_requested
 
 Query = Callable[..., list[Any]]
+NAMES = ["0001_initial.sql", "0002_hygiene.sql", "0003_chunks.sql"]
 
 
 def test_one_holder_at_a_time(pool: Pool) -> None:
@@ -110,14 +111,14 @@ def test_migrations_apply_once_however_many_ask(postgres_url: str) -> None:
 
     execute_outside(postgres_url, sql.SQL("create database empty"))
     pool = Pool(in_database(postgres_url, "empty"), max_connections=4)
-    assert migrate.pending(pool) == ["0001_initial.sql", "0002_hygiene.sql"]
+    assert migrate.pending(pool) == NAMES
     results: list[list[str]] = []
     threads = [threading.Thread(target=lambda: results.append(migrate.apply(pool))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(results) == [[], [], [], ["0001_initial.sql", "0002_hygiene.sql"]]
+    assert sorted(results) == [[], [], [], NAMES]
     assert migrate.pending(pool) == []
     pool.close()
 
@@ -125,26 +126,27 @@ def test_migrations_apply_once_however_many_ask(postgres_url: str) -> None:
 def test_migrations_refuse_what_they_do_not_know(
     pool: Pool, query: Query, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script, hygiene = ((migrate.FOLDER / name).read_text() for name in ("0001_initial.sql", "0002_hygiene.sql"))
+    scripts = {name: (migrate.FOLDER / name).read_text() for name in NAMES}
     monkeypatch.setattr(migrate, "FOLDER", tmp_path)
     for look in (migrate.pending, migrate.apply):
-        with pytest.raises(Misconfigured, match=r"does not know \(0001_initial.sql, 0002_hygiene.sql\)"):
+        with pytest.raises(Misconfigured, match=rf"does not know \({', '.join(NAMES)}\)"):
             look(pool)
-    (tmp_path / "0002_hygiene.sql").write_text(hygiene)
-    (tmp_path / "0001_initial.sql").write_text(script + "-- changed\n")
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(script)
+    (tmp_path / NAMES[0]).write_text(scripts[NAMES[0]] + "-- changed\n")
     for look in (migrate.pending, migrate.apply):
         with pytest.raises(Misconfigured, match=r"changed afterwards \(0001_initial.sql\)"):
             look(pool)
-    (tmp_path / "0001_initial.sql").write_text(script)
-    (tmp_path / "0003_next.sql").write_text("create table codelupe.next (note text default '100%');")
-    (tmp_path / "0004_broken.sql").write_text("create table codelupe.broken (;")
+    (tmp_path / NAMES[0]).write_text(scripts[NAMES[0]])
+    (tmp_path / "0009_next.sql").write_text("create table codelupe.next (note text default '100%');")
+    (tmp_path / "0010_broken.sql").write_text("create table codelupe.broken (;")
     with pytest.raises(
-        Misconfigured, match=r"migration 0004_broken.sql failed, and the database is as it was: .*syntax error"
+        Misconfigured, match=r"migration 0010_broken.sql failed, and the database is as it was: .*syntax error"
     ):
         migrate.apply(pool)
-    assert migrate.pending(pool) == ["0003_next.sql", "0004_broken.sql"]  # all or none
-    (tmp_path / "0004_broken.sql").unlink()
-    assert migrate.apply(pool) == ["0003_next.sql"]
+    assert migrate.pending(pool) == ["0009_next.sql", "0010_broken.sql"]  # all or none
+    (tmp_path / "0010_broken.sql").unlink()
+    assert migrate.apply(pool) == ["0009_next.sql"]
     (tmp_path / "0001_late.sql").write_text("select 1")
     with pytest.raises(Misconfigured, match="number it after that"):
         migrate.apply(pool)
