@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Any, Literal
 
 from psycopg2 import extensions
@@ -31,6 +32,7 @@ BATCH_ROWS = 500
 PAGE_ROWS = 10_000
 """Rows that one statement looks for at least: with a small limit, many may be put off."""
 MAX_METADATA_BYTES = 4_000_000
+HELD_OUT_ROWS = 50
 
 Role = Literal["train", "held_out"]
 
@@ -224,7 +226,8 @@ class Claim:
         """
         chars = 0
         parameters = {"stream": self.lease.stream, "seed": seed}
-        for record in self.stream("earlier_held_out", QUERIES["held_out_earlier"], parameters):
+        order = (record[0] for record in self.stream("held_out_order", QUERIES["held_out_order"], parameters))
+        for record in self._held_out_texts(order):
             row = HeldOutRow(
                 file_id=record[0], repository=record[1], path=record[2], language=record[3],
                 content=record[4], sha256=record[5], metadata=record[6],
@@ -233,6 +236,12 @@ class Claim:
                 return
             chars += len(row.content)
             yield row
+
+    def _held_out_texts(self, order: Iterator[int]) -> Iterator[Sequence[Any]]:
+        """Records of held-out files, a few at a time: sorted together, all texts would go through the sort."""
+        while files := list(islice(order, HELD_OUT_ROWS)):
+            self.cursor.execute(QUERIES["held_out_texts"], {"stream": self.lease.stream, "files": files})
+            yield from self.cursor.fetchall()
 
     def cancel(self) -> None:
         """Undo everything when the block ends, without an error."""

@@ -286,12 +286,18 @@ on conflict (stream, file_id) do update
         language = excluded.language, content = excluded.content, content_sha256 = excluded.content_sha256,
         metadata = excluded.metadata;
 
--- name: held_out_earlier
+-- name: held_out_order
 -- Settled held-out files of earlier runs, in an order that a seed decides.
-select h.file_id, h.repository, h.path, h.language, h.content, h.content_sha256, h.metadata
-from codelupe.held_out h join codelupe.ledger l using (stream, file_id)
+select h.file_id from codelupe.held_out h join codelupe.ledger l using (stream, file_id)
 where h.stream = %(stream)s and l.disposition = 'held_out'
 order by md5(%(seed)s::text || ':' || h.file_id::text), h.file_id;
+
+-- name: held_out_texts
+-- Held-out files in the order that is asked for.
+select h.file_id, h.repository, h.path, h.language, h.content, h.content_sha256, h.metadata
+from unnest(%(files)s::bigint[]) with ordinality as asked (file_id, place)
+join codelupe.held_out h on h.stream = %(stream)s and h.file_id = asked.file_id
+order by place;
 
 -- name: fingerprints_alike
 -- Remembered files that share a band with the given ones; both arrays run side by side.
@@ -315,16 +321,30 @@ insert into codelupe.fingerprints (stream, file_id, exact, signature, bands) val
 on conflict (stream, file_id) do update
     set exact = excluded.exact, signature = excluded.signature, bands = excluded.bands;
 
+-- name: fingerprints_incomplete
+-- Earlier runs that may have files without a fingerprint.
+select run_id from codelupe.runs where stream = %(stream)s and not remembered and run_id <> %(run_id)s;
+
 -- name: fingerprints_missing
--- Trained and held-out files without a fingerprint, with their text as bytes: the kept one, else the source's.
+-- Files without a fingerprint, with their text as bytes: the kept one, else the source's. Trained and held-out ones of the
+-- given runs, and held-out ones that were returned.
+with files as (
+    select l.file_id from codelupe.ledger l
+    where l.stream = %(stream)s and l.run_id = any(%(runs)s::bigint[]) and l.disposition in ('trained', 'held_out')
+    union all
+    select l.file_id from codelupe.ledger l join codelupe.held_out h using (stream, file_id)
+    where l.stream = %(stream)s and l.disposition = 'returned'
+)
 select l.file_id, coalesce(convert_to(h.content, 'UTF8'), {content_bytes})
-from codelupe.ledger l
-left join codelupe.fingerprints f using (stream, file_id)
-left join codelupe.held_out h using (stream, file_id)
+from files l
+left join codelupe.fingerprints f on f.stream = %(stream)s and f.file_id = l.file_id
+left join codelupe.held_out h on h.stream = %(stream)s and h.file_id = l.file_id
 left join {table} s on {id} = l.file_id
-where l.stream = %(stream)s and f.file_id is null
-  and (l.disposition in ('trained', 'held_out') or l.disposition = 'returned' and h.file_id is not null)
-  and (h.content is not null or {content} is not null);
+where f.file_id is null and (h.content is not null or {content} is not null);
+
+-- name: fingerprints_complete
+-- Every run has them now, the one whose claim this is included.
+update codelupe.runs set remembered = true where stream = %(stream)s and not remembered;
 
 -- === runs ==================================================================================================
 

@@ -28,3 +28,7 @@ begin
 end $$;
 create trigger look_at_returned after update on codelupe.ledger
     referencing new table as changed for each statement execute function codelupe.look_at_returned();
+
+-- Whether all that a run trains on or holds out has its fingerprint, so that a claim need not look for those without one
+-- through all of the ledger.
+alter table codelupe.runs add column remembered boolean not null default false;

@@ -61,10 +61,61 @@ def bind(pool: Pool) -> None:
 
 
 def take_lease(pool: Pool, home: Home) -> lease.Lease:
-    """The right to write to the stream, for as long as the benchmark lasts."""
+    """The right to write to the stream, for as long as the benchmark lasts; an earlier one may have been killed."""
+    with pool.transaction() as cursor:
+        cursor.execute("delete from codelupe.leases")
     held = lease.acquire(pool, STREAM, home.instance(), 24 * 3600)
-    assert held is not None, "another process holds the benchmark's stream"
+    assert held is not None
     return held
+
+
+def stop(folder: Path) -> None:
+    """Stop the server; the table stays."""
+    embedded.stop(folder)
+
+
+def forget(pool: Pool) -> None:
+    """As if nothing had been looked at or claimed but what was settled from the start."""
+    with pool.transaction() as cursor:
+        cursor.execute("delete from codelupe.chunks")
+        cursor.execute("delete from codelupe.ledger where run_id > (select min(run_id) from codelupe.runs)")
+        cursor.execute("delete from codelupe.held_out")
+        cursor.execute("delete from codelupe.fingerprints")
+        cursor.execute("update code_files set quality_score = null where quality_score = 91")
+
+
+def score_scattered_rows(pool: Pool) -> None:
+    """The scores come for which rows all over the table have waited."""
+    with pool.transaction() as cursor:
+        cursor.execute("set local statement_timeout = 0")
+        cursor.execute("update code_files set quality_score = 91 where quality_score is null")
+        cursor.execute("update codelupe.chunks set due_at = now() where due_at > now()")
+
+
+def let_all_be_due(pool: Pool) -> None:
+    """As if the time between two looks had passed."""
+    with pool.transaction() as cursor:
+        cursor.execute("update codelupe.chunks set due_at = now() where due_at > now()")
+
+
+def count_ranges(pool: Pool) -> int:
+    """Ranges of ids that the stream has."""
+    return _number(pool, "select count(*) from codelupe.chunks")
+
+
+def count_rows(pool: Pool, run_id: int, *, refused: bool) -> int:
+    """Rows that a run has, or that it refused."""
+    return _number(
+        pool, f"select count(*) from codelupe.run_rows where run_id = {run_id} and (outcome is not null) = {refused}"
+    )
+
+
+def _number(pool: Pool, statement: str) -> int:
+    with pool.transaction(read_only=True) as cursor:
+        cursor.execute(statement)
+        row = cursor.fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _settled_rows(cursor: extensions.cursor, rows: int) -> None:
@@ -82,6 +133,12 @@ def _settled_rows(cursor: extensions.cursor, rows: int) -> None:
         for statement in (ROWS, SETTLED):
             cursor.execute(statement, {**values, "stream": STREAM, "run": found[0]})
         print(f"rows to {last:,}: {time.perf_counter() - began:.1f} s", flush=True)
+
+
+def poor_files(count: int) -> Iterator[NewFile]:
+    """Files that are not good enough, so that what waits stays the same."""
+    for number in range(count):
+        yield NewFile(repository="poor", path=f"{number}.py", language="python", content="x" * 200, quality_score=1.0)
 
 
 def code_files(count: int) -> Iterator[NewFile]:

@@ -68,7 +68,10 @@ class Duplicates:
         self._near = hygiene.near_duplicate_jaccard if hygiene.duplicates == "near" else None
 
     def catch_up(self, beat: Callable[[], None]) -> int:
-        """Remember what was trained or held out without a fingerprint; returns how many rows there were."""
+        """Remember what was trained or held out without a fingerprint; returns how many rows there were.
+
+        What `reasons` lets through later is remembered too, so that no claim after this one has to look for it.
+        """
         batch: dict[int, str] = {}
         count = 0
         for file_id, text in self._known.missing() if self._on else ():
@@ -79,6 +82,8 @@ class Duplicates:
                 batch = {}
                 beat()
         self._remember(batch)
+        if self._on:
+            self._known.complete()
         return count
 
     def reasons(self, rows: Sequence[SourceRow]) -> list[str | None]:

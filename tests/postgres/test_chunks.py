@@ -154,6 +154,9 @@ def test_rows_that_are_returned_count_again_at_once_or_when_their_time_comes(
     found = poll(pool, lease)
     assert found.rows == 0 and found.unknown_ranges > 0
     assert look_around(pool, lease).unknown_ranges == 0
+    runs.give_back(pool, lease, run_id, state="returned", reason="test")
+    assert look_around(pool, lease).rows == 60
+    run_id, _ = claim_all(pool, lease)
     runs.give_back(pool, lease, run_id, state="returned", reason="test", delay_seconds=3600)
     assert look_around(pool, lease).rows == 0
     query("update codelupe.chunks set due_at = due_at - interval '61 min'")  # an hour and a minute later …

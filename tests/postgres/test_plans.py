@@ -100,6 +100,11 @@ def test_no_plan_scans_the_source_or_the_ledger(many: Pool, name: str, between: 
         assert not [node for node in nodes if "Sort" in node["Node Type"]]
 
 
+def test_fingerprints_are_not_looked_for_in_all_of_the_ledger(many: Pool) -> None:
+    nodes = plan_of(many, "fingerprints_missing", Source(absent=frozenset()), runs=[])
+    assert not [node for node in nodes if node["Node Type"] == "Seq Scan" and node["Relation Name"] == "ledger"]
+
+
 def test_a_view_is_read_by_its_index_too(many: Pool) -> None:
     with many.transaction() as cursor:
         cursor.execute(
