@@ -220,10 +220,11 @@ def test_who_has_lost_the_lease_counts_no_more(pool: Pool, lease: Lease, query: 
 
 def test_a_view_that_repeats_an_id_is_named_by_the_claim(pool: Pool, lease: Lease, query: Query) -> None:
     fill(pool, 12)
-    query("create view often as select 7 as id, content, language, quality_score from code_files")
+    query(f"create view often as select {LEAST} as id, content, language, quality_score from code_files")
     source = Source(table="often")
-    assert look_around(pool, lease, source=source).rows == 12
-    with pytest.raises(Misconfigured, match="id 7 twice"):
+    for _ in range(2):
+        assert look_around(pool, lease, source=source).rows == 12
+    with pytest.raises(Misconfigured, match=f"id {LEAST} twice"):
         claim_all(pool, lease, source=source)
 
 
@@ -231,7 +232,7 @@ def test_times_that_python_does_not_know(pool: Pool, lease: Lease, query: Query)
     for moment in ("infinity", "-infinity", "20000-01-01", "0044-03-15 BC"):
         query("insert into code_files (content, quality_score, created_at) values (repeat('x', 60), 90, %s)", moment)
     found = look_around(pool, lease)
-    assert found.rows == 4 and found.oldest_age_seconds is not None and found.oldest_age_seconds > 6e10
+    assert found.rows == 4 and found.oldest_age_seconds is not None and 6e10 < found.oldest_age_seconds < 7e10
 
 
 # --- the claim ----------------------------------------------------------------------------------------------
