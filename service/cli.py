@@ -29,6 +29,7 @@ from db.errors import DatabaseError
 from service import logs
 from service.connect import DEFAULT_URL, EDITORS, Connection, configuration
 from service.database import database
+from service.doctor import Finding, examine
 from service.errors import PreconditionError, ServiceError, UsageError
 from service.home import Home, running_service, stop_service
 from service.intake.drop import Summary, drop_paths
@@ -349,6 +350,32 @@ def plan(
         path.write_text(dump_recipe(with_absolute_folder(settings.recipe)), encoding="utf-8")
         code = plan_memory(path, arguments, settings.trainer_secrets)
     raise typer.Exit(code)
+
+
+@app.command()
+def doctor(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
+    """Look at folders, disk, database, card, memory, base, Hub and W&B. Exit 1 when something has to be mended."""
+    findings = []
+    for finding in examine(_settings(recipe)):
+        findings.append(finding)
+        if not as_json:
+            _say_finding(finding)
+    failed = sum(finding.state == "failed" for finding in findings)
+    if as_json:
+        _json([asdict(finding) for finding in findings])
+    else:
+        out.print(f"{failed} of {len(findings)} have to be mended" if failed else "all is well")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _say_finding(finding: Finding) -> None:
+    mark = {"ok": "[green]ok[/green]    ", "note": "[yellow]note[/yellow]  ", "failed": "[red]FAILED[/red]"}[
+        finding.state
+    ]
+    out.print(f"{mark} {finding.check:<12} {escape(finding.said)}")
+    if finding.mend:
+        out.print(f"       {'':<12} → {escape(finding.mend)}")
 
 
 @app.command()
