@@ -21,7 +21,8 @@ from trainer import doctor
 from trainer.recipe import dump_recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
-KNOWN = base64.b64encode(b"api:good-key").decode()
+KNOWN, GUEST = (base64.b64encode(login).decode() for login in (b"api:good-key", b"api:guest"))
+"""A key of somebody, and one that is let in and is nobody's."""
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -35,8 +36,9 @@ class Answers(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        known = self.headers["Authorization"] == f"Basic {KNOWN}"
-        self._answer(True, {"data": {"viewer": {"username": "ada"} if known else None}}, 200)
+        who = self.headers["Authorization"]
+        viewer = {"username": "ada"} if who == f"Basic {KNOWN}" else None
+        self._answer(viewer is not None or who == f"Basic {GUEST}", {"data": {"viewer": viewer}}, 401)
 
     def _answer(self, known: bool, said: Any, otherwise: int) -> None:
         body = json.dumps(said if known else {"error": "no"}).encode()
@@ -93,6 +95,10 @@ def test_accounts_are_asked_for(tmp_path: Path, server: str, known: bool) -> Non
         assert known or variable in found[name]["mend"]
     assert "bad" not in json.dumps(found)
     assert known or code == 1
+
+
+def test_a_key_of_nobody(server: str) -> None:
+    assert doctor.viewer(server, "guest") is None
 
 
 def test_who_does_not_answer(tmp_path: Path) -> None:
