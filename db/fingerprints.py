@@ -65,11 +65,18 @@ class Fingerprints:
         if records:
             execute_values(self._claim.cursor, QUERIES["fingerprints_insert"], records, page_size=BATCH_ROWS)
 
+    def complete(self) -> None:
+        """Remember that `missing` need not look at the runs again that there are, this claim's own included."""
+        self._claim.cursor.execute(QUERIES["fingerprints_complete"], {"stream": self._claim.lease.stream})
+
     def missing(self) -> Iterator[tuple[int, str]]:
         """Trained and held-out files of which none is kept, with their text: of runs before there were any, or while
         duplicates were not looked for. Texts that the source no longer has, or that are not UTF-8, are left out."""
+        ours = {"stream": self._claim.lease.stream, "run_id": self._claim.run_id}
+        self._claim.cursor.execute(QUERIES["fingerprints_incomplete"], ours)
+        runs = [run_id for (run_id,) in self._claim.cursor.fetchall()]
         statement = self._claim.source.statement("fingerprints_missing")
-        for file_id, content in self._claim.stream("missing", statement, {"stream": self._claim.lease.stream}):
+        for file_id, content in self._claim.stream("missing", statement, {**ours, "runs": runs}):
             try:
                 yield file_id, bytes(content).decode()
             except UnicodeDecodeError:

@@ -70,6 +70,7 @@ class Duplicates:
     def catch_up(self, beat: Callable[[], None], clean: Callable[[str], str]) -> int:
         """Remember what was trained or held out without a fingerprint; returns how many rows there were.
 
+        What `reasons` lets through later is remembered too, so that no claim after this one has to look for it.
         `clean`: what is done to a text before it is compared.
         """
         batch: dict[int, str] = {}
@@ -82,6 +83,8 @@ class Duplicates:
                 batch = {}
                 beat()
         self._remember(batch)
+        if self._on:
+            self._known.complete()
         return count
 
     def reasons(self, rows: Sequence[SourceRow]) -> list[str | None]:

@@ -163,6 +163,40 @@ def test_what_was_trained_before_there_were_fingerprints_is_caught_up_with(world
     assert world.rejected() == {"near_duplicate": 30} and claimed.trained + claimed.held_out == 20
 
 
+def test_only_runs_without_all_their_fingerprints_are_looked_through(world: Careful):
+    def remembered() -> list[bool]:
+        with world.pool.transaction() as cursor:
+            cursor.execute("select remembered from codelupe.runs order by run_id")
+            return [found for (found,) in cursor.fetchall()]
+
+    def trained() -> None:
+        world.claim()
+        with world.pool.transaction() as cursor:
+            cursor.execute("update codelupe.ledger set disposition = 'trained', settled_at = now()")
+            cursor.execute("update codelupe.runs set state = 'failed', ended_at = now() where ended_at is null")
+
+    world.hygiene(duplicates="none")
+    world.add(*(code(n) for n in range(30)))
+    trained()
+    assert remembered() == [False]
+    world.hygiene()
+    world.add(*(code(n) for n in range(30, 60)), prefix="b")
+    trained()
+    assert remembered() == [True, True]
+    with world.pool.transaction() as cursor:
+        cursor.execute("delete from codelupe.fingerprints")
+    world.hygiene(duplicates="none")
+    world.add(*(code(n) for n in range(60, 90)), prefix="c")
+    trained()
+    world.hygiene()
+    world.add(*(code(n) for n in range(90, 120)), prefix="d")
+    world.claim()
+    assert remembered() == [True] * 4
+    with world.pool.transaction() as cursor:  # the third run's and the fourth's
+        cursor.execute("select count(*) from codelupe.fingerprints")
+        assert cursor.fetchone() == (60,)
+
+
 def test_how_much_counts_is_the_recipes(world: Careful):
     texts = [code(n) for n in range(20)]
     world.hygiene(duplicates="exact")
