@@ -315,11 +315,11 @@ class Claim:
                 held_out=held_out,
                 attempts=attempts,
                 license=_text(license),
-                metadata=_object(metadata),
+                metadata=metadata_object(metadata),
             )
         except UnicodeDecodeError:
             self._reject(file_id, held_out, sha256, "not_utf8")
-        except _BadMetadata:
+        except BadMetadata:
             self._reject(file_id, held_out, sha256, "bad_metadata")
         return None
 
@@ -332,7 +332,7 @@ class Claim:
             yield from cursor
 
 
-class _BadMetadata(Exception):
+class BadMetadata(Exception):
     """Metadata that cannot go along with its row: too much, too deep, or not fit to be written again."""
 
 
@@ -344,20 +344,20 @@ def _text(value: Any) -> str | None:
     return None if value is None else bytes(value).decode()
 
 
-def _object(value: Any) -> Mapping[str, Any]:
+def metadata_object(value: Any) -> Mapping[str, Any]:
     """A JSON object from its bytes; empty for null and for JSON that is no object."""
     if value is None:
         return {}
     if len(value) > MAX_METADATA_BYTES:
-        raise _BadMetadata
+        raise BadMetadata
     text = bytes(value).decode()
     try:
         found = json.loads(text)
         json.dumps(found, allow_nan=False, ensure_ascii=False).encode()  # 1e999 is infinite to Python
     except (ValueError, RecursionError) as error:
-        raise _BadMetadata from error
+        raise BadMetadata from error
     if _NUL.search(text):
-        raise _BadMetadata
+        raise BadMetadata
     return found if isinstance(found, dict) else {}
 
 

@@ -342,7 +342,7 @@ on conflict (stream, file_id) do update
 select run_id from codelupe.runs where stream = %(stream)s and not remembered and run_id <> %(run_id)s;
 
 -- name: fingerprints_missing
--- Files without a fingerprint, with their text as bytes: the kept one, else the source's. Trained and held-out ones of the
+-- Files without a fingerprint, with text and metadata as bytes: the kept ones, else the source's. Trained and held-out ones of the
 -- given runs, and held-out ones that were returned.
 with files as (
     select l.file_id from codelupe.ledger l
@@ -351,7 +351,8 @@ with files as (
     select l.file_id from codelupe.ledger l join codelupe.held_out h using (stream, file_id)
     where l.stream = %(stream)s and l.disposition = 'returned'
 )
-select l.file_id, coalesce(convert_to(h.content, 'UTF8'), {content_bytes})
+select l.file_id, coalesce(convert_to(h.content, 'UTF8'), {content_bytes}),
+       coalesce(convert_to(h.metadata::text, 'UTF8'), {metadata_bytes})
 from files l
 left join codelupe.fingerprints f on f.stream = %(stream)s and f.file_id = l.file_id
 left join codelupe.held_out h on h.stream = %(stream)s and h.file_id = l.file_id
