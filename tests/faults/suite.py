@@ -1,6 +1,7 @@
 """All rows of the fault suite, by number."""
 
 import kills
+import leaders
 from rows import Row
 
-ROWS: dict[int, Row] = {**kills.ROWS}
+ROWS: dict[int, Row] = {**kills.ROWS, **leaders.ROWS}
