@@ -17,7 +17,7 @@ create table codelupe.chunks (
 );
 
 -- Rows that go back into the queue wait again: their ranges are looked at next. A session plans this once, perhaps when
--- nothing has changed and the tables are empty: "offset 0" and no sequential scans keep it to a search for each changed row.
+-- nothing has changed and the tables are empty: lateral and no sequential scans keep it to a search for each changed row.
 create function codelupe.look_at_returned() returns trigger language plpgsql set enable_seqscan = off as $$
 begin
     update codelupe.chunks c set looked_at = null, due_at = '-infinity'
