@@ -16,14 +16,16 @@ create table codelupe.chunks (
     check (first_id <= last_id)
 );
 
--- Rows that go back into the queue wait again: their ranges are looked at next.
-create function codelupe.look_at_returned() returns trigger language plpgsql as $$
+-- Rows that go back into the queue wait again: their ranges are looked at next. A session plans this once, perhaps when
+-- nothing has changed and the tables are empty: lateral and no sequential scans keep it to a search for each changed row.
+create function codelupe.look_at_returned() returns trigger language plpgsql set enable_seqscan = off as $$
 begin
     update codelupe.chunks c set looked_at = null, due_at = '-infinity'
-    where (c.stream, c.first_id) in (
-        select n.stream, (select max(k.first_id) from codelupe.chunks k
-                          where k.stream = n.stream and k.first_id <= n.file_id)
-        from changed n where n.disposition = 'returned');
+    where c.ctid = any (array(
+        select distinct k.ctid from changed n cross join lateral (
+            select i.ctid from codelupe.chunks i where i.stream = n.stream and i.first_id <= n.file_id
+            order by i.first_id desc limit 1) k
+        where n.disposition = 'returned'));
     return null;
 end $$;
 create trigger look_at_returned after update on codelupe.ledger
@@ -32,3 +34,13 @@ create trigger look_at_returned after update on codelupe.ledger
 -- Whether all that a run trains on or holds out has its fingerprint, so that a claim need not look for those without one
 -- through all of the ledger.
 alter table codelupe.runs add column remembered boolean not null default false;
+
+-- As before, and planned in the same way: all fingerprints were compared with all changed rows.
+create or replace function codelupe.forget_fingerprints() returns trigger language plpgsql set enable_seqscan = off as $$
+begin
+    delete from codelupe.fingerprints f where f.ctid = any (array(
+        select k.ctid from changed c cross join lateral (
+            select i.ctid from codelupe.fingerprints i where i.stream = c.stream and i.file_id = c.file_id offset 0) k
+        where c.disposition in ('rejected', 'quarantined', 'returned')));
+    return null;
+end $$;

@@ -48,14 +48,15 @@ work ran beside it), embedded Postgres with fsync and 128 MB of shared buffers.
 {rows:,} rows of 64 characters, most of them settled, and {files:,} files of code after them; {pending:,} rows
 pending and {ineligible:,} ineligible in {ranges:,} ranges of ids after the last sweep. Milliseconds, commit included:
 
-| what | times | median | most |
-|---|---|---|---|
+| what | times | median | 95 % | most |
+|---|---|---|---|---|
 {timed}
 
 The first poll meets a stream that knows nothing yet. A sweep is so many looks at one range each.
 
 Claims by a service's own loop, in a process of its own, its hygiene on (near duplicates, secrets, licences). Memory is
-resident memory: after the imports and the first poll, and the most until the claim's commit (VmHWM).
+resident memory: after the imports and the first poll, and the most until the claim's commit (VmHWM). The scattered rows
+lie in every range, one in 400, and are refused for their length.
 
 | rows that wait | claimed | refused | polls and sweeps before, s | claim, s | before, MB | most, MB |
 |---|---|---|---|---|---|---|
@@ -157,7 +158,8 @@ def claim(url: str, home: Home, which: str) -> dict[str, Any]:
 def report(found: dict[str, Any], rows: int, files: int) -> None:
     names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     timed = "\n".join(
-        f"| {what} | {len(found[what]):,} | {statistics.median(found[what]):,.1f} | {max(found[what]):,.1f} |"
+        f"| {what} | {len(found[what]):,} | {statistics.median(found[what]):,.1f} | "
+        f"{sorted(found[what])[len(found[what]) * 95 // 100]:,.1f} | {max(found[what]):,.1f} |"
         for what in ("first poll", "poll, nothing new", "poll, 500 new rows each", "first sweep", "sweep")
     )
     claims = "\n".join(

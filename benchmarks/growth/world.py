@@ -85,9 +85,12 @@ def forget(pool: Pool) -> None:
 
 
 def score_scattered_rows(pool: Pool) -> None:
-    """The scores come for which rows all over the table have waited."""
+    """The scores come for which rows all over the table have waited; what an earlier run gave back rests."""
     with pool.transaction() as cursor:
         cursor.execute("set local statement_timeout = 0")
+        cursor.execute(
+            "update codelupe.ledger set not_before = now() + interval '1 day' where disposition = 'returned'"
+        )
         cursor.execute("update code_files set quality_score = 91 where quality_score is null")
         cursor.execute("update codelupe.chunks set due_at = now() where due_at > now()")
 

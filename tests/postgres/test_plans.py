@@ -44,6 +44,8 @@ def many(postgres_url: str, template: str) -> Iterator[Pool]:
     )
     pool = Pool(in_database(postgres_url, name))
     with pool.transaction() as cursor:
+        cursor.execute("insert into codelupe.streams values (%s, 'code_files', 'm', 'r', '{}')", [STREAM])
+        cursor.execute("insert into codelupe.runs (stream, seed, epoch) values (%s, 1, 1)", [STREAM])
         cursor.execute("set local session_replication_role = replica")
         cursor.execute(
             "insert into code_files (content, quality_score) select repeat(md5(n::text), 2), 90"
@@ -55,7 +57,7 @@ def many(postgres_url: str, template: str) -> Iterator[Pool]:
             " select %s, n, 1, 'rejected', 'duplicate', now() from generate_series(1, %s) n where n %% 50 <> 0",
             [STREAM, ROWS],
         )
-        cursor.execute("analyze code_files, codelupe.ledger, codelupe.held_out")
+        cursor.execute("analyze code_files, codelupe.ledger, codelupe.held_out, codelupe.fingerprints, codelupe.chunks")
         cursor.execute(
             "insert into code_files (content, quality_score) select repeat(md5(n::text), 2), 90"
             " from generate_series(1, 5000) n"
@@ -103,6 +105,30 @@ def test_no_plan_scans_the_source_or_the_ledger(many: Pool, name: str, between: 
 def test_fingerprints_are_not_looked_for_in_all_of_the_ledger(many: Pool) -> None:
     nodes = plan_of(many, "fingerprints_missing", Source(absent=frozenset()), runs=[])
     assert not [node for node in nodes if node["Node Type"] == "Seq Scan" and node["Relation Name"] == "ledger"]
+
+
+def test_a_verdict_does_not_read_all_fingerprints(many: Pool) -> None:
+    """Nor all ranges; not even in a session that planned the triggers when there was nothing."""
+    returned = "update codelupe.ledger set disposition = 'returned', reason = null where file_id <= %s"
+    rows_read = "select relname, seq_tup_read from pg_stat_xact_user_tables where relname in ('fingerprints', 'chunks')"
+    with many.transaction() as cursor:
+        cursor.execute(returned, [0])
+        cursor.execute(
+            "insert into codelupe.fingerprints select %s, n, 'x', 'x', '{}' from generate_series(1, 20000) n", [STREAM]
+        )
+        cursor.execute(
+            "insert into codelupe.chunks (stream, first_id, last_id, most_rows)"
+            " select %s, n * 100, n * 100 + 99, 100 from generate_series(0, 200) n",
+            [STREAM],
+        )
+        cursor.execute(rows_read)
+        before = cursor.fetchall()
+        cursor.execute(returned, [1000])
+        cursor.execute(rows_read)
+        assert cursor.fetchall() == before
+        cursor.execute("select count(*) from codelupe.fingerprints")
+        assert cursor.fetchone() == (20_000 - 980,)
+        cursor.connection.rollback()
 
 
 def test_a_view_is_read_by_its_index_too(many: Pool) -> None:
