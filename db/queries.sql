@@ -560,9 +560,9 @@ where stream = %(stream)s and (file_id = any(%(file_ids)s::bigint[]) or content_
 select file_id, content_sha256 from codelupe.revocations where stream = %(stream)s;
 
 -- name: revoked_of_run
--- Rows of a run that must not be trained on.
+-- Rows of a live run that must not be trained on; what its claim refused was not.
 select w.file_id from codelupe.run_rows w
-where w.run_id = %(run_id)s and w.role <> 'held_out' and exists (
+where w.run_id = %(run_id)s and w.role <> 'held_out' and w.outcome is null and exists (
     select from codelupe.revocations v where v.stream = %(stream)s
     and (v.file_id = w.file_id or v.content_sha256 = w.content_sha256))
 order by 1;

@@ -2,6 +2,7 @@
 
 import kills
 import leaders
+import machine
 from rows import Row
 
-ROWS: dict[int, Row] = {**kills.ROWS, **leaders.ROWS}
+ROWS: dict[int, Row] = {**kills.ROWS, **leaders.ROWS, **machine.ROWS}
