@@ -63,7 +63,7 @@ def main() -> None:
     }
     if after is State.TRAINING:
         daemon._give_back("returned", "the benchmark has seen what it wanted")
-    shutil.rmtree(home.run(run.run_id).root)
+    shutil.rmtree(home.run(run.run_id).root, ignore_errors=True)  # tidied, where nothing was left for training
     daemon._leadership.release()
     print(json.dumps(facts))
 

@@ -92,7 +92,7 @@ def score_scattered_rows(pool: Pool) -> None:
             "update codelupe.ledger set not_before = now() + interval '1 day' where disposition = 'returned'"
         )
         cursor.execute("update code_files set quality_score = 91 where quality_score is null")
-        cursor.execute("update codelupe.chunks set due_at = now() where due_at > now()")
+        cursor.execute("update codelupe.chunks set pending = 0, looked_at = null, due_at = '-infinity'")
 
 
 def let_all_be_due(pool: Pool) -> None:
