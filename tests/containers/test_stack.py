@@ -68,7 +68,7 @@ def test_logs_say_what_a_person_needs(stack):
 @pytest.mark.parametrize("container", [TRAINER, POSTGRES])
 def test_a_killed_container_loses_nothing(stack, container):
     before = stack.published()
-    stack.drop(30, f"kill_{container[-4:]}_{int(time.time())}")
+    stack.drop(90, f"kill_{container[-4:]}_{int(time.time())}")
     run = stack.wait_for_training(step=2)
     docker("kill", container)
     time.sleep(2)

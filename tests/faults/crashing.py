@@ -90,6 +90,8 @@ class Points:
 
 def caller(frame: FrameType | None) -> str | None:
     """`package.module.function` of ours that has an effect; None where none of ours is on the stack."""
+    if frame is not None and frame.f_code.co_qualname == "_Connection.__init__":
+        return None  # a connection that is opened commits nothing
     beneath = None
     while frame is not None:
         path = frame.f_code.co_filename

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from crashing import Crash
-from oracle import Broken, check_pointer
+from oracle import Broken
 from rows import Done, Row, Trials
 from scene import HERE, REAL, STUB, Scene, Service, scene, server
 
@@ -23,8 +24,8 @@ from trainer.recipe import dump_recipe
 
 BATCH, BATCHES = 24, 9
 """Files of a batch, and batches of a trial: enough runs for a refused one, and for a lineage."""
-RECORDED_TIMES = 2
-"""The first time that a point is passed and the second: with no adapter yet, and with one."""
+RECORDED_TIMES = 3
+"""So many times that a point is passed: with no adapter yet, with one, and with a refused run behind."""
 CYCLE_SECONDS = 0.9
 """About what a start and a cycle of the stub take: kills fall anywhere in it."""
 BLOCK = 10
@@ -51,6 +52,7 @@ def fed(one: Scene, service: Service) -> bool:
         while not one.counted().settled:
             if service.ended(0.02):
                 return True
+        one.check_pointer()
     return service.ended(0.1)
 
 
@@ -77,7 +79,9 @@ def points_of(folder: Path, url: str) -> list[tuple[Who, Crash]]:
 def every_point(folder: Path, sample: bool) -> Iterator[Trials]:
     with server(folder / "postgres") as url:
         listed = points_of(folder, url)
-        if sample:
+        if pattern := os.environ.get("FAULTS_POINTS"):
+            listed = [(kind, crash) for kind, crash in listed if re.search(pattern, str(crash))]
+        elif sample:
             listed = random.Random(1).sample(listed, 4)
 
         def trial(number: int) -> Done:
@@ -95,7 +99,7 @@ def every_point(folder: Path, sample: bool) -> Iterator[Trials]:
                     one.produce(BATCH)
                     time.sleep(CYCLE_SECONDS)
                     service.kill()  # each start of the trainer dies at its point: the next has a whole one
-                check_pointer(one.pointer)
+                one.check_pointer()
                 one.start()
                 one.produce(BATCH)
                 one.settle()
@@ -187,7 +191,7 @@ def stub_kills(folder: Path, sample: bool) -> Iterator[Trials]:
                 service = one.start()
             time.sleep(chance.uniform(0, CYCLE_SECONDS))
             who = kill(one, service, chance)
-            check_pointer(one.pointer)
+            one.check_pointer()
             lineages.settle(n, 60)
             return Done(note=who)
 
@@ -211,7 +215,7 @@ def second_kills(folder: Path, sample: bool) -> Iterator[Trials]:
                     service = one.start()
                     time.sleep(chance.uniform(0, 0.4))
                     service.kill()
-                    check_pointer(one.pointer)
+                    one.check_pointer()
                 one.start()
                 one.settle()
             return Done()
@@ -246,7 +250,7 @@ def real_kills(folder: Path, sample: bool) -> Iterator[Trials]:
                 service = one.start(**options)
             time.sleep(chance.uniform(0, 20))
             who = kill(one, service, chance)
-            check_pointer(one.pointer)
+            one.check_pointer()
             lineages.settle(n, 300)
             return Done(note=who)
 
@@ -271,7 +275,7 @@ def terminations(folder: Path, sample: bool) -> Iterator[Trials]:
             seconds = service.terminate(GRACE_SECONDS)
             if left := trainers(one):
                 raise Broken(f"trainers are left: {left}")
-            check_pointer(one.pointer)
+            one.check_pointer()
             lineages.settle(n, 60)
             return Done(note=f"{seconds:.2f} s")
 

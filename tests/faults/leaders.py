@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psycopg2
 from kills import trainers
-from oracle import Broken, check_pointer
+from oracle import Broken
 from rows import Done, Row, Trials
 from scene import Scene, Service, scene, server
 
@@ -105,7 +105,7 @@ def stopped_leader(one: Scene, both: list[Service], chance: random.Random) -> st
     one.produce(10)
     send([first.process.pid or 0], signal.SIGCONT)
     time.sleep(chance.uniform(0, 1.0))
-    check_pointer(one.pointer)
+    one.check_pointer()
     return f"stopped leader {'first' if second is both[1] else 'second'}"
 
 
@@ -118,7 +118,7 @@ def stopped_with_its_trainer(one: Scene, both: list[Service], chance: random.Ran
     time.sleep(LEASE_SECONDS * 2)
     send(pids, signal.SIGCONT)
     time.sleep(chance.uniform(0, 1.0))
-    check_pointer(one.pointer)
+    one.check_pointer()
     return "stopped with its trainer"
 
 
@@ -134,7 +134,7 @@ def trainer_of_a_killed_service(one: Scene, both: list[Service], chance: random.
     time.sleep(chance.uniform(0.1, 1.0))
     send(pids, signal.SIGCONT)
     time.sleep(chance.uniform(0, 1.0))
-    check_pointer(one.pointer)
+    one.check_pointer()
     return f"{len(pids)} trainer of a killed service"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -344,9 +345,10 @@ def state_machine(folder: Path, sample: bool) -> Iterator[Trials]:
         pool.close()
 
         def trial(number: int) -> Done:
-            examples = 6 if sample else EXAMPLES
+            examples = int(os.environ.get("FAULTS_EXAMPLES", "6" if sample else str(EXAMPLES)))
             options = settings(
-                max_examples=examples, stateful_step_count=20 if sample else STEPS, deadline=None, database=None,
+                max_examples=examples, stateful_step_count=20 if sample and examples < EXAMPLES else STEPS,
+                deadline=None, database=None,
                 suppress_health_check=list(HealthCheck), verbosity=Verbosity.normal,
                 phases=[Phase.generate, Phase.shrink],
             )  # fmt: skip

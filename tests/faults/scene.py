@@ -178,6 +178,8 @@ class Scene:
     service: Service | None = None
     made: int = 0
     """Files inserted so far."""
+    had_pointer: bool = False
+    """Whether there was a live adapter at any look: from then on there has to be one."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -233,6 +235,7 @@ class Scene:
         while not (found := self.counted()).settled:
             if time.monotonic() > deadline or found.twice or found.phantom:
                 raise Broken(f"{found}; {self.said()}")
+            self.check_pointer()
             if self.service is None or self.service.process.exitcode is not None:
                 raise Broken(f"the service ended; {found}; {self.said()}")
             time.sleep(0.02)
@@ -240,7 +243,7 @@ class Scene:
 
     def check(self) -> None:
         """The pointer, the stub's own list of what its lineage consumed, and the audit."""
-        check_pointer(self.pointer)
+        self.check_pointer()
         listed = self.pointer / "consumed.json"
         if listed.exists():
             ids = read_json(listed)
@@ -254,6 +257,17 @@ class Scene:
             pool.close()
         if problems:
             raise Broken(f"audit: {'; '.join(problems)}")
+
+    def check_pointer(self) -> None:
+        """The live adapter can be loaded, if there ever was one.
+
+        Raises:
+            Broken
+        """
+        check_pointer(self.pointer)
+        if self.had_pointer and not self.pointer.is_symlink():
+            raise Broken(f"{self.pointer} is gone")
+        self.had_pointer = self.pointer.is_symlink()
 
     def said(self) -> str:
         """The end of the service's log."""
