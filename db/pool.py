@@ -1,7 +1,8 @@
 """psycopg2's pool made to wait, check and heal; `transaction()` is where its errors become db.errors.
 
 psycopg2's own pool raises when it is exhausted, hands out dead connections, and loses a slot for ever when
-the server dies inside a transaction (rolling back on return raises before the slot is given back).
+the server dies inside a transaction (rolling back on return raises before the slot is given back). What waits for a
+server that has gone silent is ended by a sentinel: db/sentinel.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
@@ -21,6 +23,8 @@ from psycopg2 import extensions, sql
 from psycopg2.pool import ThreadedConnectionPool
 
 from db.errors import DatabaseError, Misconfigured, Unavailable
+from db.queries import QUERIES
+from db.sentinel import Sentinel, WatchedConnection
 
 CONNECT_TIMEOUT_SECONDS = 10
 TCP_TIMEOUT_MILLISECONDS = 30_000
@@ -34,12 +38,13 @@ ROUND_TRIP_AFTER_SECONDS = 30.0
 Isolation = Literal["read committed", "repeatable read"]
 
 
-class _Connection(extensions.connection):
+class _Connection(WatchedConnection):
     """A connection that limits its own statements and knows since when it has been idle."""
 
-    def __init__(self, dsn: str, *arguments: Any, **options: Any) -> None:
+    def __init__(self, sentinel: Sentinel, dsn: str, *arguments: Any, **options: Any) -> None:
         super().__init__(dsn, *arguments, **options)
         self.idle_since = time.monotonic()
+        sentinel.watch(self)
         with self.cursor() as cursor:
             cursor.execute(
                 "select set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false), "
@@ -53,6 +58,9 @@ class _Connection(extensions.connection):
                     )
                 ],
             )
+            cursor.execute(QUERIES["backend_self"])
+            if (row := cursor.fetchone()) and row[0] == self.info.backend_pid:
+                self.backend = row
         self.commit()
 
     def answers(self) -> bool:
@@ -110,12 +118,13 @@ class Pool:
         self._in_use = 0
         self._waiting = 0
         self._closed = False
+        self._sentinel = Sentinel(url, application_name=f"{application_name} sentinel")
         # minconn 0 opens nothing now; it is then also the number that putconn keeps, hence the assignment.
         self._connections = ThreadedConnectionPool(
             0,
             max_connections,
             dsn=url,
-            connection_factory=_Connection,
+            connection_factory=partial(_Connection, self._sentinel),
             client_encoding="UTF8",  # psycopg2 takes the database's, which SQL_ASCII spoils
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             keepalives=1,
@@ -193,6 +202,7 @@ class Pool:
             self._closed = True
             self._free.notify_all()
         self._connections.closeall()
+        self._sentinel.end()
 
     @contextmanager
     def _slot(self) -> Iterator[None]:
@@ -302,6 +312,8 @@ def classify(
                 return Misconfigured(f"cannot use the database: {text}; {advice}")
         return Unavailable(f"the database cannot be reached: {text}")
     code = error.pgcode or ""
+    if isinstance(connection, WatchedConnection) and connection.given_up:
+        return Unavailable(f"the connection to the database was given up: {connection.given_up}")
     if connection.closed or isinstance(error, psycopg2.InterfaceError):
         return Unavailable(f"the connection to the database was lost: {text or type(error).__name__}")
     if code == "25006":

@@ -31,6 +31,8 @@ from service.watch import Watcher
 from trainer.recipe import Recipe
 from trainer.run_dir import RowOutcome, RunDirectory, RunDirectoryError, read_json, read_outcomes, read_rows
 
+DATABASE_PAUSE_SECONDS, LONGEST_DATABASE_PAUSE_SECONDS = 2.0, 10.0
+"""Between two tries of a database that does not answer; doubled each time. It is back for this long before we notice."""
 MAX_CRASHES = 3
 """Starts of one run that may end in a crash before the run is given up."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 3600.0
@@ -93,7 +95,8 @@ class Daemon:
                 database_failures += 1
                 self._database_trouble(error)
                 self._revive_database()
-                self._sleep(min(30.0, 2.0**database_failures), renew=False)
+                pause = DATABASE_PAUSE_SECONDS * 2.0 ** (database_failures - 1)
+                self._sleep(min(LONGEST_DATABASE_PAUSE_SECONDS, pause), renew=False)
                 continue
             except LeaseLost as error:
                 log("Lease lost", level=logging.WARNING, reason=str(error))
