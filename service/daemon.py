@@ -32,7 +32,7 @@ from trainer.recipe import Recipe
 from trainer.run_dir import RowOutcome, RunDirectory, RunDirectoryError, read_json, read_outcomes, read_rows
 
 DATABASE_PAUSE_SECONDS, LONGEST_DATABASE_PAUSE_SECONDS = 2.0, 10.0
-"""Between two tries of a database that does not answer; doubled each time. It is back for this long before we notice."""
+"""Between two tries of a database that does not answer; doubled each time."""
 MAX_CRASHES = 3
 """Starts of one run that may end in a crash before the run is given up."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 3600.0

@@ -10,7 +10,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,8 @@ def restart(data_folder: Path, how: signal.Signals, outage_seconds: float) -> No
 
 MOMENTS = {
     "idle": "state = 'idle'",
-    "in transaction": "(state = 'idle in transaction' or state = 'active' and query not ilike 'commit%%')",
-    "in COMMIT": "state = 'active' and query ilike 'commit%%'",
+    "in transaction": "(state = 'idle in transaction' or state = 'active' and query not ilike 'commit%')",
+    "in COMMIT": "state = 'active' and query ilike 'commit%'",
 }
 SLOW_COMMIT = """
 create function public.slow_commit() returns trigger language plpgsql as $$ begin
@@ -136,8 +136,8 @@ create constraint trigger slow_commit after insert or update on codelupe.runs
 """Makes a commit's moment wide: deferred triggers fire in it."""
 TERMINATE = """
 select count(pg_terminate_backend(pid)) from pg_stat_activity
-where datname = current_database() and application_name like 'codelupe:%%'
-  and application_name not like '%% sentinel' and {moment}
+where datname = current_database() and application_name like 'codelupe:%'
+  and application_name not like '% sentinel' and {moment}
 """
 
 
@@ -152,15 +152,15 @@ def terminations(folder: Path, sample: bool) -> Iterator[Trials]:
         def trial(n: int) -> Done:
             chance, one = random.Random(n), served.running(n)
             moment = list(MOMENTS)[n // of_each]
-            with psycopg2.connect(one.url) as connection, connection.cursor() as cursor:
-                connection.autocommit = True
+            connection = psycopg2.connect(one.url)
+            connection.autocommit = True
+            with closing(connection), connection.cursor() as cursor:
                 cursor.execute("select to_regproc('public.slow_commit') is null")
                 if cursor.fetchone() == (True,):
                     cursor.execute(SLOW_COMMIT)
                 one.produce(chance.randrange(4, 30))
                 time.sleep(chance.uniform(0, CYCLE_SECONDS))
                 ended = terminate(cursor, moment, lambda: one.produce(4))
-            connection.close()
             took = served.recovered(n)
             return Done(note=f"{moment}: {ended} ended, {took:.1f} s")
 
