@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
@@ -184,6 +184,13 @@ def serve(options: Options) -> None:
 os.environ["PYTHONPATH"] = f"{HERE}{os.pathsep}{HERE.parents[1]}"  # the server to fork from does not take over sys.path
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["scene"])
+
+
+def in_process(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """Call a function of one of the suite's modules in a process of its own."""
+    process = _CONTEXT.Process(target=target, args=arguments, daemon=True)
+    process.start()
+    return process
 
 
 class Service:

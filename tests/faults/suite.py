@@ -2,6 +2,7 @@
 
 import database_faults
 import kills
+import producers
 from rows import Row
 
-ROWS: dict[int, Row] = {**kills.ROWS, **database_faults.ROWS}
+ROWS: dict[int, Row] = {**kills.ROWS, **producers.ROWS, **database_faults.ROWS}
