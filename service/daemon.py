@@ -44,6 +44,8 @@ GATHERING_SECONDS = 1.0
 """New files come in batches: poll once for a second of them."""
 TOLD_BY_EVENTS = (State.STANDBY, State.CLAIMING, State.TRAINING, State.JUDGING, State.PAUSED)
 """States whose own events (Standby, Claimed, Training process, Verdict, Paused) say that they were entered."""
+WRITING = (State.CLAIMING, State.TRAINING, State.JUDGING)
+"""States in which a lost connection leaves it open whether a COMMIT arrived: what the database says is taken up."""
 FINAL_CODES = (2, 3, 4)
 """Exit codes of the trainer after which starting the same run again would end the same way."""
 
@@ -97,6 +99,8 @@ class Daemon:
                 self._revive_database()
                 pause = DATABASE_PAUSE_SECONDS * 2.0 ** (database_failures - 1)
                 self._sleep(min(LONGEST_DATABASE_PAUSE_SECONDS, pause), renew=False)
+                if self.state in WRITING:
+                    self._enter(State.STARTING)
                 continue
             except LeaseLost as error:
                 log("Lease lost", level=logging.WARNING, reason=str(error))

@@ -29,7 +29,7 @@ from trainer.run_dir import read_json
 RECOVERY_SECONDS = 30.0
 """From the moment that the server can be reached again."""
 SILENCE_SECONDS = 10.0
-"""A hurried service is degraded after this long without an answer."""
+"""A hurried service is degraded after this long without an answer, be it to a statement or to a new connection."""
 SETTINGS = (("DB_POOL_MAX_CONN", "2"),)
 
 
@@ -39,6 +39,8 @@ class Served(Lineages):
     def __init__(self, folder: Path, url: str, name: str, last: int, **options: Any) -> None:
         super().__init__(folder, url, name, last, settings=SETTINGS, **options)
         self._proxy: Proxy | None = options.get("proxy")
+        self._seen = 0
+        """Lines of the log before the trial."""
 
     def running(self, number: int) -> Scene:
         """The scene of a trial, its service running."""
@@ -49,7 +51,12 @@ class Served(Lineages):
                 one.options = replace(one.options, url=self._proxy.url(one.url))
             one.start(witness=one.folder / "witness", **options)
             await_witness(one, lambda seen: True, 30.0, "the service does not start")
+        self._seen = len(self._lines(one))
         return one
+
+    def _lines(self, one: Scene) -> list[str]:
+        """The service's log."""
+        return one.home.log_file.read_text().splitlines() if one.home.log_file.exists() else []
 
     def recovered(self, number: int, seconds: float = RECOVERY_SECONDS) -> float:
         """Wait until rows produced now are consumed, and every slot is back; the seconds that it took."""
@@ -58,6 +65,8 @@ class Served(Lineages):
         one.settle(seconds)
         took = time.monotonic() - began
         await_witness(one, quiet, 10.0, "not every slot came back")
+        if paused := [line for line in self._lines(one)[self._seen :] if " Paused " in line]:
+            raise Broken(f"it rested, as if a person had to do something: {paused[0]}")
         if number % 10 == 9 or number == self._last:
             assert one.service is not None
             one.service.terminate(GRACE_SECONDS)

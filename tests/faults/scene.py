@@ -29,6 +29,7 @@ from psycopg2.extensions import make_dsn
 from psycopg2.extras import execute_values
 
 from db import audit, embedded, migrate, sentinel, streams
+from db import pool as pools
 from db.pool import Pool
 from service import daemon, launch, leadership, logs
 from service.board import Board, Snapshot
@@ -159,6 +160,7 @@ def serve(options: Options) -> None:
     daemon.FIRST_PAUSE_SECONDS, daemon.REFUSED_DELAY_SECONDS, daemon.GATHERING_SECONDS = 0.1, 0.05, 0.02
     if options.hurried:
         daemon.DATABASE_PAUSE_SECONDS, daemon.LONGEST_DATABASE_PAUSE_SECONDS = 0.1, 1.0
+        pools.CONNECT_TIMEOUT_SECONDS = 3
         sentinel.ASK_AFTER_SECONDS, sentinel.LOOK_SECONDS, sentinel.ANSWER_SECONDS = 1.0, 0.1, 0.7
     daemon.HEARING_SECONDS = launch.WATCH_SECONDS = 0.02
     launch.TRAINER = options.trainer
