@@ -32,6 +32,8 @@ STATEMENT_TIMEOUT_SECONDS = 300
 LOCK_TIMEOUT_SECONDS = 30
 IDLE_IN_TRANSACTION_SECONDS = 600
 """A stopped process must not keep its locks for ever."""
+BROKEN = 2
+"""psycopg2's `closed` of a connection that was lost, not closed."""
 ROUND_TRIP_AFTER_SECONDS = 30.0
 """A connection idle for longer than this is asked for an answer before it is handed out."""
 
@@ -245,6 +247,8 @@ class Pool:
         """Roll back, close, and give the slot back, whatever state the connection is in."""
         with suppress(psycopg2.Error):  # a dead connection's transaction is over already
             connection.rollback()  # closing would do, but only some milliseconds later
+        if connection.closed == BROKEN:
+            self._sentinel.leave_behind(connection)
         self._put_back(connection, close=True)
 
     def _put_back(self, connection: _Connection, *, close: bool) -> None:

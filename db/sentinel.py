@@ -116,9 +116,21 @@ class Sentinel:
         """Watch a connection until it is closed."""
         with self._lock:
             self._connections.add(connection)
-            if self._thread is None and not self._ended.is_set():
-                self._thread = threading.Thread(target=self._run, name="database sentinel", daemon=True)
-                self._thread.start()
+            self._start()
+
+    def leave_behind(self, connection: WatchedConnection) -> None:
+        """A connection broke. The server may not have noticed: it is told once it can be reached, for else it keeps
+        the transaction with its locks."""
+        if connection.backend is not None:
+            with self._lock:
+                until = time.monotonic() + LEFT_BEHIND_SECONDS
+                self._left_behind[connection.backend] = (connection.address, until)
+                self._start()
+
+    def _start(self) -> None:
+        if self._thread is None and not self._ended.is_set():
+            self._thread = threading.Thread(target=self._run, name="database sentinel", daemon=True)
+            self._thread.start()
 
     def end(self) -> None:
         """Stop watching; returns when the thread has ended."""
@@ -158,20 +170,20 @@ class Sentinel:
                 return False
         assert reason is not None
         connection.give_up(reason)
-        if connection.backend is not None:
-            self._left_behind[connection.backend] = (connection.address, time.monotonic() + LEFT_BEHIND_SECONDS)
         return True
 
     def _end_left_behind(self) -> None:
-        """The server may not have noticed, and keeps the transaction with its locks for what will never come."""
-        for (pid, started), (address, until) in list(self._left_behind.items()):
+        with self._lock:
+            left_behind = list(self._left_behind.items())
+        for (pid, started), (address, until) in left_behind:
             try:
                 with _Question(self._url, self._ended, {**self._options, **address}) as question:
                     question.ask(QUERIES["backend_end"], {"pid": pid, "started": started})
             except (_NoAnswer, psycopg2.Error):
                 if time.monotonic() < until:
                     return  # not yet
-            del self._left_behind[pid, started]
+            with self._lock:
+                del self._left_behind[pid, started]
 
     def _trouble(self, connection: WatchedConnection) -> str | None:
         """Why the answer will not come; None where it may."""

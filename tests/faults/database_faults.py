@@ -195,11 +195,12 @@ def terminate(cursor: Any, moment: str, go_on: Callable[[], object]) -> int:
 
 
 def reset(one: Scene, proxy: Proxy, chance: random.Random) -> str:
-    """Every connection is cut."""
+    """Every connection is cut, on both sides, or on the service's alone: the server goes on holding its locks."""
+    server_too = chance.random() < 0.5
     one.produce(chance.randrange(4, 30))
     time.sleep(chance.uniform(0, CYCLE_SECONDS))
-    proxy.reset()
-    return ""
+    proxy.reset(server_too=server_too)
+    return "both sides" if server_too else "one side"
 
 
 def black_hole(one: Scene, proxy: Proxy, chance: random.Random) -> str:

@@ -36,11 +36,13 @@ class Link:
         self.losing: After | None = None
         """The next thing that the server says is lost, and then this happens."""
 
-    def reset(self) -> None:
+    def reset(self, *, server_too: bool = True) -> None:
+        self.black = self.black or not server_too
         if not self.client.is_closing():
             self.client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.client.transport.abort()
-        self.server.transport.abort()
+        if server_too:
+            self.server.transport.abort()
 
     def end(self) -> None:
         """One side has closed. Through a black hole not even that is heard."""
@@ -84,9 +86,9 @@ class Proxy:
 
         self._now(change)
 
-    def reset(self) -> None:
-        """Cut every connection."""
-        self._now(lambda: [link.reset() for link in self._links])
+    def reset(self, *, server_too: bool = True) -> None:
+        """Cut every connection; the server need not hear of it."""
+        self._now(lambda: [link.reset(server_too=server_too) for link in self._links])
 
     def black_hole(self, *, new_ones: bool) -> None:
         """Every byte of the present connections vanishes, and of those to come as well until it is healed."""

@@ -158,6 +158,18 @@ def test_a_black_hole(proxy: Proxy, postgres_url: str, new_ones: bool) -> None:
     pool.close()
 
 
+def test_a_transaction_that_the_server_holds_for_nobody_is_ended(proxy: Proxy, postgres_url: str) -> None:
+    """The network ended the connection on one side: its locks would stay for ten minutes."""
+    pool = Pool(proxy.url(postgres_url))
+    with pytest.raises(Unavailable, match="lost"), pool.transaction() as cursor:
+        cursor.execute("select 1")
+        pid = cursor.connection.info.backend_pid
+        proxy.reset(server_too=False)
+        cursor.execute("select 1")
+    assert gone(postgres_url, pid)
+    pool.close()
+
+
 def test_the_answer_to_a_commit_is_lost(proxy: Proxy, postgres_url: str) -> None:
     pool = Pool(proxy.url(postgres_url))
     with pool.transaction() as cursor:
