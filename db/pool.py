@@ -46,6 +46,8 @@ class _Connection(WatchedConnection):
     def __init__(self, sentinel: Sentinel, dsn: str, *arguments: Any, **options: Any) -> None:
         super().__init__(dsn, *arguments, **options)
         self.idle_since = time.monotonic()
+        self.given_up_before = sentinel.given_up
+        """How many connections the sentinel had given up when this one was handed out."""
         sentinel.watch(self)
         with self.cursor() as cursor:
             cursor.execute(
@@ -64,6 +66,7 @@ class _Connection(WatchedConnection):
             if (row := cursor.fetchone()) and row[0] == self.info.backend_pid:
                 self.backend = row
         self.commit()
+        self.greeted = True
 
     def answers(self) -> bool:
         """Whether an idle connection is good: nothing to read on it, and after a while a round trip."""
@@ -239,6 +242,7 @@ class Pool:
             except psycopg2.Error as error:
                 raise classify(error, None, secret=self._password) from error
             assert isinstance(connection, _Connection)
+            connection.given_up_before = self._sentinel.given_up
             if connection.answers():
                 return connection
             self._discard(connection)
@@ -246,7 +250,10 @@ class Pool:
     def _discard(self, connection: _Connection) -> None:
         """Roll back, close, and give the slot back, whatever state the connection is in."""
         with suppress(psycopg2.Error):  # a dead connection's transaction is over already
-            connection.rollback()  # closing would do, but only some milliseconds later
+            if self._sentinel.given_up == connection.given_up_before:
+                connection.rollback()  # closing would do, but only some milliseconds later
+            else:  # another one was silent meanwhile: this one would be waited for as long
+                self._sentinel.leave_behind(connection)
         if connection.closed == BROKEN:
             self._sentinel.leave_behind(connection)
         self._put_back(connection, close=True)

@@ -52,8 +52,10 @@ class WatchedConnection(extensions.connection):
         self._socket_number = os.fstat(self.fileno()).st_ino
         self.address = _address(self)
         """Where the server is, as options for a second connection."""
+        self.greeted = False
+        """Whether the first statements were answered, and `backend` is known: they are no work for a server."""
         self.backend: tuple[int, datetime] | None = None
-        """The server's process, by its id and its start; None where a pooler stands between."""
+        """The server's process, by its id and its start; None until greeted, and where a pooler stands between."""
 
     def close(self) -> None:
         with self._closing:
@@ -109,6 +111,8 @@ class Sentinel:
         self._connections: weakref.WeakSet[WatchedConnection] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
+        self.given_up = 0
+        """How many connections so far."""
         self._left_behind: dict[tuple[int, datetime], tuple[dict[str, Any], float]] = {}
         """Processes of the server that still have to hear that nobody waits for them, and until when they are told."""
 
@@ -169,6 +173,7 @@ class Sentinel:
             if reason is None or self._ended.wait(LOOK_SECONDS) or not connection.waits():
                 return False
         assert reason is not None
+        self.given_up += 1
         connection.give_up(reason)
         return True
 
@@ -192,7 +197,7 @@ class Sentinel:
             with _Question(self._url, self._ended, {**self._options, **connection.address}) as question:
                 if connection.backend is None:
                     question.ask("select true")
-                    return None
+                    return None if connection.greeted else f"{waiting}, while the server answers a second connection"
                 pid, started = connection.backend
                 limits = {"idle": ASK_AFTER_SECONDS, "overdue": OVERDUE_SECONDS}
                 if question.ask(QUERIES["backend_is_busy"], {"pid": pid, "started": started, **limits}):

@@ -248,7 +248,7 @@ def unimpressed(one: Scene) -> None:
 def lost_commit(one: Scene, proxy: Proxy, chance: random.Random) -> str:
     """A COMMIT goes through, and its answer never arrives: the connection breaks, or stays silent."""
     after = chance.choice(("reset", "hole"))
-    proxy.lose_commit(chance.randrange(1, 9), after)
+    proxy.lose_answer(after, number=chance.randrange(1, 9))
     for _ in range(10):
         one.produce(chance.randrange(4, 30))
         if proxy.lost.wait(2.0):

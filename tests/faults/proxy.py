@@ -60,9 +60,9 @@ class Proxy:
         self._links: set[Link] = set()
         self._new_ones_black = self._slices = False
         self._delay_seconds = 0.0
-        self._lose: tuple[int, After] | None = None
+        self._lose: tuple[bytes, int, After] | None = None
         self.lost = threading.Event()
-        """The answer to a COMMIT was lost."""
+        """The answer was lost."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
@@ -108,12 +108,12 @@ class Proxy:
         """Each byte is a packet."""
         self._slices = True
 
-    def lose_commit(self, number: int, after: After) -> None:
-        """The number-th COMMIT of writes from now goes through, and its answer is lost."""
+    def lose_answer(self, after: After, *, number: int = 1, to: bytes = COMMIT) -> None:
+        """What is sent goes through, and its answer is lost: of the number-th from now; COMMITs count after writes."""
 
         def change() -> None:
             self.lost.clear()
-            self._lose = (number, after)
+            self._lose = (to, number, after)
 
         self._now(change)
 
@@ -156,7 +156,7 @@ class Proxy:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
                 if up:
-                    self._look_for_commit(link, data)
+                    self._look(link, data)
                 elif link.losing is not None:
                     if link.losing == "reset":
                         link.reset()
@@ -185,14 +185,15 @@ class Proxy:
                         await writer.drain()
                         await asyncio.sleep(0)
 
-    def _look_for_commit(self, link: Link, data: bytes) -> None:
+    def _look(self, link: Link, data: bytes) -> None:
         link.wrote = link.wrote or any(write in data for write in WRITES)
-        if not data.endswith(COMMIT):
+        wrote = link.wrote
+        if data.endswith(COMMIT):
+            link.wrote = False
+        if self._lose is None:
             return
-        wrote, link.wrote = link.wrote, False
-        if self._lose is None or not wrote:
-            return
-        number, after = self._lose
-        self._lose = (number - 1, after) if number > 1 else None
-        if number <= 1:
-            link.losing = after
+        to, number, after = self._lose
+        if to in data and (wrote or to != COMMIT):
+            self._lose = (to, number - 1, after) if number > 1 else None
+            if number <= 1:
+                link.losing = after

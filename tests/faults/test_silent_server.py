@@ -170,17 +170,45 @@ def test_a_transaction_that_the_server_holds_for_nobody_is_ended(proxy: Proxy, p
     pool.close()
 
 
+def test_two_connections_at_once_are_one_silence(proxy: Proxy, postgres_url: str) -> None:
+    """Who holds two does not wait for the second one after the first."""
+    pool = Pool(proxy.url(postgres_url))
+    with pytest.raises(Unavailable), pool.transaction() as outer:
+        outer.execute("select 1")
+        pid = outer.connection.info.backend_pid
+        with pool.transaction() as inner:
+            inner.execute("select 1")
+            proxy.black_hole(new_ones=False)
+            began = time.monotonic()
+            outer.execute("select 1")
+    assert time.monotonic() - began < 1.4
+    assert gone(postgres_url, pid)
+    pool.close()
+
+
 def test_the_answer_to_a_commit_is_lost(proxy: Proxy, postgres_url: str) -> None:
     pool = Pool(proxy.url(postgres_url))
     with pool.transaction() as cursor:
         cursor.execute("create schema if not exists codelupe")
         cursor.execute("create table if not exists codelupe.notes (n int)")
-    proxy.lose_commit(1, "hole")
+    proxy.lose_answer("hole")
     with pytest.raises(Unavailable, match="were lost"), pool.transaction() as cursor:
         cursor.execute("insert into codelupe.notes values (1)")
     with pool.transaction() as cursor:
         cursor.execute("delete from codelupe.notes")
         assert cursor.rowcount == 1
+    pool.close()
+
+
+def test_a_new_connection_that_is_silent_from_the_start(proxy: Proxy, postgres_url: str) -> None:
+    """Before it is known which process of the server is its own."""
+    pool = Pool(proxy.url(postgres_url))
+    for first in (b"set_config", b"pg_backend_pid"):
+        proxy.lose_answer("hole", to=first)
+        with pytest.raises(Unavailable), pool.transaction():
+            pass
+    with pool.transaction() as cursor:
+        cursor.execute("select 1")
     pool.close()
 
 
