@@ -49,9 +49,12 @@ class WatchedConnection(extensions.connection):
         self.given_up: str | None = None
         """Why the connection was shut down; None where it was not."""
         super().__init__(dsn, *arguments, **options)
-        self._socket_number = os.fstat(self.fileno()).st_ino
-        self.address = _address(self)
-        """Where the server is, as options for a second connection."""
+        try:
+            self._socket_number = os.fstat(self.fileno()).st_ino
+            self.address = _address(self)
+            """Where the server is, as options for a second connection."""
+        except OSError as error:
+            raise psycopg2.OperationalError(f"the connection broke at once: {error}") from error
         self.greeted = False
         """Whether the first statements were answered, and `backend` is known: they are no work for a server."""
         self.backend: tuple[int, datetime] | None = None
@@ -145,37 +148,43 @@ class Sentinel:
             thread.join()
 
     def _run(self) -> None:
-        waited: weakref.WeakKeyDictionary[WatchedConnection, float] = weakref.WeakKeyDictionary()
-        while not self._ended.wait(LOOK_SECONDS):
-            for connection in self._open():
-                # Counted as it passes here: who was stopped as a whole has not waited meanwhile.
-                waited[connection] = waited.get(connection, 0.0) + LOOK_SECONDS if connection.waits() else 0.0
-                if waited[connection] >= ASK_AFTER_SECONDS:
-                    if self._give_up_hope(connection):
-                        del waited[connection]
-                    else:
-                        waited[connection] = 0.0
-                del connection  # the thread must not be what keeps it open
-            self._end_left_behind()
+        since: weakref.WeakKeyDictionary[WatchedConnection, float] = weakref.WeakKeyDictionary()
+        try:
+            while not self._ended.wait(LOOK_SECONDS) and self._is_needed():
+                for connection in self._open():
+                    if not connection.waits():
+                        since.pop(connection, None)
+                    elif time.monotonic() - since.setdefault(connection, time.monotonic()) >= ASK_AFTER_SECONDS:
+                        del since[connection]
+                        self._ask(connection)
+                    del connection  # the thread must not be what keeps it open
+                self._end_left_behind()
+        finally:
             with self._lock:
-                if not self._left_behind and all(connection.closed for connection in self._connections):
+                if self._thread is threading.current_thread():
                     self._thread = None
-                    return
+
+    def _is_needed(self) -> bool:
+        """Whether there is anything to watch; the next connection starts another thread otherwise."""
+        with self._lock:
+            if self._left_behind or any(not connection.closed for connection in self._connections):
+                return True
+            self._thread = None
+            return False
 
     def _open(self) -> list[WatchedConnection]:
         with self._lock:
             return [connection for connection in self._connections if not connection.closed]
 
-    def _give_up_hope(self, connection: WatchedConnection) -> bool:
-        """Ask, and once more if need be: the answer may have come while this process slept."""
+    def _ask(self, connection: WatchedConnection) -> None:
+        """Twice if need be: the answer may have come while this process was stopped, and not be read yet."""
         for _ in range(2):
             reason = self._trouble(connection)
             if reason is None or self._ended.wait(LOOK_SECONDS) or not connection.waits():
-                return False
+                return
         assert reason is not None
         self.given_up += 1
         connection.give_up(reason)
-        return True
 
     def _end_left_behind(self) -> None:
         with self._lock:
