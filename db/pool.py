@@ -325,7 +325,9 @@ def classify(
     code = error.pgcode or ""
     if isinstance(connection, WatchedConnection) and connection.given_up:
         return Unavailable(f"the connection to the database was given up: {connection.given_up}")
-    if connection.closed or isinstance(error, psycopg2.InterfaceError):
+    # What a server says has a code. Asked for beside `closed`, as the error may be another connection's.
+    lost = type(error) is psycopg2.DatabaseError and not code
+    if connection.closed or lost or isinstance(error, psycopg2.InterfaceError):
         return Unavailable(f"the connection to the database was lost: {text or type(error).__name__}")
     if code == "25006":
         return Unavailable(f"the database is read-only at the moment (a standby?): {text}")

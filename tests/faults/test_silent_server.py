@@ -170,6 +170,17 @@ def test_a_transaction_that_the_server_holds_for_nobody_is_ended(proxy: Proxy, p
     pool.close()
 
 
+def test_the_error_of_another_connection(proxy: Proxy, postgres_url: str) -> None:
+    """A claim commits while it holds a second one: the first one's loss is raised within the second one's block."""
+    pool = Pool(proxy.url(postgres_url))
+    with pool.transaction() as outer:
+        outer.execute("select 1")
+        with pytest.raises(Unavailable, match="lost"), pool.transaction() as inner:
+            inner.execute("select 1")
+            raise psycopg2.DatabaseError("server closed the connection unexpectedly")
+    pool.close()
+
+
 def test_two_connections_at_once_are_one_silence(proxy: Proxy, postgres_url: str) -> None:
     """Who holds two does not wait for the second one after the first."""
     pool = Pool(proxy.url(postgres_url))
@@ -209,6 +220,18 @@ def test_a_new_connection_that_is_silent_from_the_start(proxy: Proxy, postgres_u
             pass
     with pool.transaction() as cursor:
         cursor.execute("select 1")
+    pool.close()
+
+
+def test_a_connection_that_breaks_at_once(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise OSError("Transport endpoint is not connected")
+
+    monkeypatch.setattr(sentinel, "_address", broken)
+    pool = Pool(postgres_url)
+    with pytest.raises(Unavailable, match="broke at once"), pool.transaction():
+        pass
+    assert pool.stats().in_use == 0
     pool.close()
 
 
