@@ -193,7 +193,7 @@ class Sentinel:
             try:
                 with _Question(self._url, self._ended, {**self._options, **address}) as question:
                     question.ask(QUERIES["backend_end"], {"pid": pid, "started": started})
-            except (_NoAnswer, psycopg2.Error):
+            except (_NoAnswer, psycopg2.OperationalError):
                 if time.monotonic() < until:
                     return  # not yet
             with self._lock:

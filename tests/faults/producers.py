@@ -166,7 +166,7 @@ def settled(one: Scene, seconds: float) -> Count:
 
 @contextmanager
 def producers(folder: Path, sample: bool) -> Iterator[Trials]:
-    number, rows = (1, 1200) if sample else (8, 25_000)
+    number, rows = (1, 800) if sample else (8, 25_000)
     with server(folder / "postgres") as url:
 
         def trial(n: int) -> Done:

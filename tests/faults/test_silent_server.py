@@ -275,7 +275,7 @@ def test_closing_the_pool_ends_a_statement_and_the_sentinel(proxy: Proxy, postgr
 
 def test_nothing_is_left_of_many_silences(proxy: Proxy, postgres_url: str) -> None:
     pool = Pool(proxy.url(postgres_url))
-    for _ in range(3):
+    for _ in range(2):
         with pytest.raises(Unavailable), pool.transaction() as cursor:
             cursor.execute("select 1")
             proxy.black_hole(new_ones=True)
