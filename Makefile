@@ -2,6 +2,7 @@
 # make test    lint, types, import contracts and every test (what CI runs)
 # make bench   the optimizer step against its peers on this machine; make bench-cycle: what a run costs before it
 # make bench-gpu   the default recipe's step on this machine's card, a 14B by shape; says why where there is none
+# make bench-growth   polls, sweeps and claims on 20 million rows, which it makes first (10 GB)
 # make bench-samples   what four real repositories become, and how fast
 # make faults   every fault that a service of months meets, in full: hours, and taken up where it was left
 # make containers   the image and the compose file, on a running Docker engine
@@ -15,7 +16,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 ARGS        ?=
 
-.PHONY: up install dev test faults containers bench bench-cycle bench-gpu bench-samples check format lock clean
+.PHONY: up install dev test faults containers bench bench-cycle bench-gpu bench-samples bench-growth check format lock clean
 
 up: install
 	@exec $(BIN)/codelupe up $(ARGS)
@@ -74,6 +75,9 @@ bench-gpu: install
 
 bench-samples: install
 	$(BIN)/python benchmarks/samples $(ARGS)
+
+bench-growth: install
+	$(BIN)/python benchmarks/growth $(ARGS)
 
 containers: dev
 	DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1 $(BIN)/python -m pytest -v tests/containers $(ARGS)

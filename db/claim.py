@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Any, Literal
 
 from psycopg2 import extensions
 from psycopg2.extras import Json, execute_values
 
+from db.chunks import GREATEST_ID, LEAST_ID
 from db.errors import DatabaseError, Misconfigured
 from db.lease import Lease, fence
 from db.pool import Pool
@@ -29,8 +31,8 @@ from db.table import Eligibility, Source, resolved
 BATCH_ROWS = 500
 PAGE_ROWS = 10_000
 """Rows that one statement looks for at least: with a small limit, many may be put off."""
-LEAST_ID = -(2**63)
 MAX_METADATA_BYTES = 4_000_000
+HELD_OUT_ROWS = 50
 
 Role = Literal["train", "held_out"]
 
@@ -125,6 +127,7 @@ def claim(
             cursor.connection.rollback()
             return
         claimed.flush()
+        claimed.forget_counts()
         claimed.close()
         with pool.transaction() as guard:
             fence(guard, lease)
@@ -155,9 +158,10 @@ class Claim:
         self._run_rows: list[tuple[Any, ...]] = []
         self._held_out: list[tuple[Any, ...]] = []
         self._open: list[extensions.cursor] = []
+        self._ranges: list[int] = []
 
     def rows(self, admit: Callable[[SourceRow], bool] = lambda row: True) -> Iterator[SourceRow]:
-        """Eligible rows that no run has, by id, at most `limit` of them, read as they are used.
+        """Eligible rows that no run has, at most `limit` of them, read as they are used.
 
         A row that `admit` does not take stays pending and does not count. One whose bytes are not UTF-8 (a SQL_ASCII
         database holds any) is rejected here, as `not_utf8`; one with unusable metadata as `bad_metadata`.
@@ -178,19 +182,30 @@ class Claim:
                 return
 
     def _records(self) -> Iterator[Sequence[Any]]:
-        """Claimable records by id, a page a statement: sorted without a limit, the texts would go through the sort."""
+        """Claimable records, range by range where some are known to be; a range nobody has looked at comes last."""
+        parameters = {"stream": self.lease.stream, "greatest": GREATEST_ID}
+        self.cursor.execute(QUERIES["chunks_to_claim"], parameters)
+        for first_id, last_id in self.cursor.fetchall() or [(LEAST_ID, GREATEST_ID)]:
+            self._ranges.append(first_id)
+            yield from self._records_of(first_id, last_id)
+
+    def _records_of(self, first_id: int, last_id: int) -> Iterator[Sequence[Any]]:
+        """A range's records by id, a page a statement: sorted without a limit, the texts would go through the sort."""
         statement = self.source.statement("source_claimable")
         page_rows = max(self.limit, PAGE_ROWS)
-        last_id, found = LEAST_ID, page_rows
-        while found == page_rows:
+        found = page_rows
+        while found == page_rows and first_id <= last_id:
             found = 0
-            parameters = {"stream": self.lease.stream, "after": last_id, "limit": page_rows, **vars(self.eligibility)}
+            parameters = {
+                "stream": self.lease.stream, "first_id": first_id, "last_id": last_id, "limit": page_rows,
+                **vars(self.eligibility),
+            }  # fmt: skip
             for found, record in enumerate(self.stream("claim_rows", statement, parameters), 1):
-                if found > 1 and record[0] == last_id:
+                if found > 1 and record[0] < first_id:
                     raise Misconfigured(
-                        f"the source table {self.source.table} has the id {last_id} twice; ids must be unique"
+                        f"the source table {self.source.table} has the id {record[0]} twice; ids must be unique"
                     )
-                last_id = record[0]
+                first_id = record[0] + 1
                 yield record
 
     def keep(self, row: SourceRow, role: Role) -> None:
@@ -220,7 +235,8 @@ class Claim:
         """
         chars = 0
         parameters = {"stream": self.lease.stream, "seed": seed}
-        for record in self.stream("earlier_held_out", QUERIES["held_out_earlier"], parameters):
+        order = (record[0] for record in self.stream("held_out_order", QUERIES["held_out_order"], parameters))
+        for record in self._held_out_texts(order):
             row = HeldOutRow(
                 file_id=record[0], repository=record[1], path=record[2], language=record[3],
                 content=record[4], sha256=record[5], metadata=record[6],
@@ -235,6 +251,12 @@ class Claim:
         for record in self.stream("held_out_places", QUERIES["held_out_places"], {"stream": self.lease.stream}):
             yield HeldOutPlace(file_id=record[0], repository=record[1], path=record[2])
 
+    def _held_out_texts(self, order: Iterator[int]) -> Iterator[Sequence[Any]]:
+        """Records of held-out files, a few at a time: sorted together, all texts would go through the sort."""
+        while files := list(islice(order, HELD_OUT_ROWS)):
+            self.cursor.execute(QUERIES["held_out_texts"], {"stream": self.lease.stream, "files": files})
+            yield from self.cursor.fetchall()
+
     def cancel(self) -> None:
         """Undo everything when the block ends, without an error."""
         self.cancelled = True
@@ -244,6 +266,11 @@ class Claim:
         self._write("ledger_claim", self._ledger)
         self._write("run_rows_insert", self._run_rows)
         self._write("held_out_insert", self._held_out)
+
+    def forget_counts(self) -> None:
+        """What waits in the ranges that rows were read from is unknown from now on."""
+        parameters = {"stream": self.lease.stream, "ranges": self._ranges}
+        self.cursor.execute(QUERIES["chunks_claimed_from"], parameters)
 
     def close(self) -> None:
         """Close the server-side cursors: a half-read one would be closed in a later transaction."""
@@ -288,11 +315,11 @@ class Claim:
                 held_out=held_out,
                 attempts=attempts,
                 license=_text(license),
-                metadata=_object(metadata),
+                metadata=metadata_object(metadata),
             )
         except UnicodeDecodeError:
             self._reject(file_id, held_out, sha256, "not_utf8")
-        except _BadMetadata:
+        except BadMetadata:
             self._reject(file_id, held_out, sha256, "bad_metadata")
         return None
 
@@ -305,7 +332,7 @@ class Claim:
             yield from cursor
 
 
-class _BadMetadata(Exception):
+class BadMetadata(Exception):
     """Metadata that cannot go along with its row: too much, too deep, or not fit to be written again."""
 
 
@@ -317,20 +344,20 @@ def _text(value: Any) -> str | None:
     return None if value is None else bytes(value).decode()
 
 
-def _object(value: Any) -> Mapping[str, Any]:
+def metadata_object(value: Any) -> Mapping[str, Any]:
     """A JSON object from its bytes; empty for null and for JSON that is no object."""
     if value is None:
         return {}
     if len(value) > MAX_METADATA_BYTES:
-        raise _BadMetadata
+        raise BadMetadata
     text = bytes(value).decode()
     try:
         found = json.loads(text)
         json.dumps(found, allow_nan=False, ensure_ascii=False).encode()  # 1e999 is infinite to Python
     except (ValueError, RecursionError) as error:
-        raise _BadMetadata from error
+        raise BadMetadata from error
     if _NUL.search(text):
-        raise _BadMetadata
+        raise BadMetadata
     return found if isinstance(found, dict) else {}
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from psycopg2.extras import execute_values
 
-from db.claim import BATCH_ROWS, Claim
+from db.claim import BATCH_ROWS, BadMetadata, Claim, metadata_object
 from db.queries import QUERIES
 
 
@@ -65,12 +66,20 @@ class Fingerprints:
         if records:
             execute_values(self._claim.cursor, QUERIES["fingerprints_insert"], records, page_size=BATCH_ROWS)
 
-    def missing(self) -> Iterator[tuple[int, str]]:
-        """Trained and held-out files of which none is kept, with their text: of runs before there were any, or while
-        duplicates were not looked for. Texts that the source no longer has, or that are not UTF-8, are left out."""
+    def complete(self) -> None:
+        """Remember that `missing` need not look at the runs again that there are, this claim's own included."""
+        self._claim.cursor.execute(QUERIES["fingerprints_complete"], {"stream": self._claim.lease.stream})
+
+    def missing(self) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
+        """Trained and held-out files of which none is kept, with text and metadata: of runs before there were any, or
+        while duplicates were not looked for. Those that the source no longer has, or that cannot be read, are left
+        out."""
+        ours = {"stream": self._claim.lease.stream, "run_id": self._claim.run_id}
+        self._claim.cursor.execute(QUERIES["fingerprints_incomplete"], ours)
+        runs = [run_id for (run_id,) in self._claim.cursor.fetchall()]
         statement = self._claim.source.statement("fingerprints_missing")
-        for file_id, content in self._claim.stream("missing", statement, {"stream": self._claim.lease.stream}):
+        for file_id, content, metadata in self._claim.stream("missing", statement, {**ours, "runs": runs}):
             try:
-                yield file_id, bytes(content).decode()
-            except UnicodeDecodeError:
+                yield file_id, bytes(content).decode(), metadata_object(metadata)
+            except (UnicodeDecodeError, BadMetadata):
                 continue

@@ -158,42 +158,105 @@ end
 -- Fragment: a text's bytes, in UTF-8 unless the database does not know its own encoding.
 convert_to({value}::text, case getdatabaseencoding() when 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end)
 
--- name: source_pending
--- Claimable rows among the last ids, and returned rows whose time has come: their number and the oldest one's age.
-with bound as (
-    select coalesce((select {id} from {table} s order by {id} desc offset %(window_rows)s limit 1), -9223372036854775808) as id
-), candidates as materialized (
-    select {id} as id from {table} s
-    where {id} > (select id from bound)
-      and not exists (select from codelupe.ledger l where l.stream = %(stream)s and l.file_id = {id})
-    union all
-    select l.file_id from codelupe.ledger l
-    where l.stream = %(stream)s and l.disposition = 'returned' and (l.not_before is null or l.not_before <= now())
-)
-select count(*), extract(epoch from now() - min({created_at}))::double precision
-from candidates c join {table} s on {id} = c.id
-where {ineligible} is null;
+-- name: source_nth_newest
+-- The id of the row that is the so-many-th from the end of a range; no row where the range has fewer.
+select {id} from {table} s where {id} between %(first_id)s and %(last_id)s order by {id} desc offset %(rows)s - 1 limit 1;
 
--- name: source_chunk_end
--- The last id of the next chunk of a sweep; null when the table has no id above.
-select max(id) from (select {id} as id from {table} s where {id} > %(after)s order by {id} limit %(chunk_rows)s) chunk;
+-- name: source_nth
+-- The id of the so-many-th row of a range; no row where it has fewer.
+select {id} from {table} s where {id} between %(first_id)s and %(last_id)s order by {id} offset %(rows)s - 1 limit 1;
 
--- name: source_survey
--- Rows of one chunk that the ledger does not hold, by reason ('' = claimable), with the oldest one's age.
-select coalesce({ineligible}, ''), count(*), extract(epoch from now() - min({created_at}))::double precision
-from {table} s left join codelupe.ledger l on l.stream = %(stream)s and l.file_id = {id}
-where {id} > %(after)s and {id} <= %(until)s
-  and (l.file_id is null or l.disposition = 'returned' and (l.not_before is null or l.not_before <= now()))
+-- name: source_look
+-- Rows of a range that no run has, by reason ('' = pending): how many, the oldest one's time, and when the next of those
+-- that rest may be claimed. The ledger's range is named too: the planner does not infer it from the join.
+select coalesce({ineligible}, ''), count(*) filter (where not rests),
+       min({created_at}::timestamptz) filter (where not rests and isfinite({created_at}::timestamptz))::text,
+       min(not_before) filter (where rests)::text
+from {table} s
+left join codelupe.ledger l on l.stream = %(stream)s and l.file_id = {id} and l.file_id between %(first_id)s and %(last_id)s
+cross join lateral (select coalesce(l.not_before > now(), false) as rests) r
+where {id} between %(first_id)s and %(last_id)s and (l.file_id is null or l.disposition = 'returned')
 group by 1;
 
+-- name: chunks_forget
+-- What was counted with other limits says nothing.
+update codelupe.chunks set pending = 0, ineligible = '{}', oldest = null, looked_at = null, due_at = '-infinity'
+where stream = %(stream)s and eligibility <> %(eligibility)s and looked_at is not null;
+
+-- name: chunks_distrust
+-- What was counted is not there: count again.
+update codelupe.chunks set pending = 0, oldest = null, looked_at = null, due_at = '-infinity'
+where stream = %(stream)s and pending > 0;
+
+-- name: chunk_newest
+-- The range that has no end.
+select first_id, most_rows from codelupe.chunks where stream = %(stream)s order by first_id desc limit 1;
+
+-- name: chunk_insert
+-- A range that was never looked at.
+insert into codelupe.chunks (stream, first_id, last_id, most_rows) values (%(stream)s, %(first_id)s, %(last_id)s, %(most_rows)s);
+
+-- name: chunk_begin_at
+-- Let a range begin later.
+update codelupe.chunks set first_id = %(begin)s where stream = %(stream)s and first_id = %(first_id)s;
+
+-- name: chunk_end_at
+-- Let a range end earlier.
+update codelupe.chunks set last_id = %(end)s where stream = %(stream)s and first_id = %(first_id)s;
+
+-- name: chunk_extend
+-- Let the range that ends at %(before)s end at %(end)s; no row where there is none.
+update codelupe.chunks set last_id = %(end)s, most_rows = least(most_rows, %(most_rows)s), looked_at = null, due_at = '-infinity'
+where stream = %(stream)s and last_id = %(before)s returning first_id;
+
+-- name: chunk_due
+-- The range to look at next, most overdue first, the newest left out. With %(confirm)s also where rows were counted before.
+select first_id, last_id, most_rows from codelupe.chunks
+where stream = %(stream)s and last_id < %(greatest)s
+  and (due_at <= least(now(), %(due)s::timestamptz) or pending > 0 and looked_at < %(confirm)s::timestamptz)
+order by due_at limit 1;
+
+-- name: chunk_store
+-- What a look found, and when the next is due: when a row that rests may be claimed, or after %(interval)s; sooner among
+-- the newest, where commits come late.
+update codelupe.chunks c
+set most_rows = %(most_rows)s, pending = %(pending)s, ineligible = %(ineligible)s, oldest = %(oldest)s::timestamptz, eligibility = %(eligibility)s, looked_at = now(),
+    due_at = least(%(rests_until)s::timestamptz, now() + make_interval(secs => %(interval)s / case when
+        (select count(*) from (select from codelupe.chunks n where n.stream = c.stream and n.first_id > c.first_id
+                               limit %(recent)s) newer) < %(recent)s then %(recent_factor)s else 1 end))
+where stream = %(stream)s and first_id = %(first_id)s;
+
+-- name: chunks_sum
+-- What is known of the whole source, but for a range that is counted otherwise.
+select coalesce(sum(pending), 0)::bigint, extract(epoch from now() - min(oldest))::double precision,
+       extract(epoch from now() - min(looked_at))::double precision, count(*) filter (where looked_at is null), now()
+from codelupe.chunks where stream = %(stream)s and first_id is distinct from cast(%(without)s as bigint);
+
+-- name: chunks_ineligible
+-- Ineligible rows by reason.
+select reason, sum(rows::bigint)::bigint from codelupe.chunks, jsonb_each_text(ineligible) as found (reason, rows)
+where stream = %(stream)s group by reason;
+
+-- name: chunks_to_claim
+-- The ranges in which rows wait, as far as is known; those that nobody has looked at come last.
+select first_id, last_id from codelupe.chunks
+where stream = %(stream)s and (pending > 0 or looked_at is null or last_id = %(greatest)s)
+order by looked_at is null and last_id < %(greatest)s, first_id;
+
+-- name: chunks_claimed_from
+-- A claim took rows of these ranges: what waits there now is unknown.
+update codelupe.chunks set pending = 0, oldest = null, looked_at = null, due_at = '-infinity'
+where stream = %(stream)s and first_id = any(%(ranges)s);
+
 -- name: source_claimable
--- A page of eligible rows that no run has, in the order of their ids, with their texts as bytes.
+-- A page of eligible rows of a range that no run has, in the order of their ids, with their texts as bytes.
 select {id}, {repository_bytes}, {path_bytes}, {language_bytes}, {content_bytes}, {quality_score}::double precision,
        h.file_id is not null, coalesce(l.attempts, 0), {license_bytes}, {metadata_bytes}
 from {table} s
-left join codelupe.ledger l on l.stream = %(stream)s and l.file_id = {id}
-left join codelupe.held_out h on h.stream = %(stream)s and h.file_id = {id}
-where {id} > %(after)s and (l.file_id is null or l.disposition = 'returned' and (l.not_before is null or l.not_before <= now()))
+left join codelupe.ledger l on l.stream = %(stream)s and l.file_id = {id} and l.file_id between %(first_id)s and %(last_id)s
+left join codelupe.held_out h on h.stream = %(stream)s and h.file_id = {id} and h.file_id between %(first_id)s and %(last_id)s
+where {id} between %(first_id)s and %(last_id)s
+  and (l.file_id is null or l.disposition = 'returned' and (l.not_before is null or l.not_before <= now()))
   and {ineligible} is null
 order by {id} limit %(limit)s;
 
@@ -255,16 +318,22 @@ on conflict (stream, file_id) do update
         language = excluded.language, content = excluded.content, content_sha256 = excluded.content_sha256,
         metadata = excluded.metadata;
 
--- name: held_out_earlier
+-- name: held_out_order
 -- Settled held-out files of earlier runs, in an order that a seed decides.
-select h.file_id, h.repository, h.path, h.language, h.content, h.content_sha256, h.metadata
-from codelupe.held_out h join codelupe.ledger l using (stream, file_id)
+select h.file_id from codelupe.held_out h join codelupe.ledger l using (stream, file_id)
 where h.stream = %(stream)s and l.disposition = 'held_out'
 order by md5(%(seed)s::text || ':' || h.file_id::text), h.file_id;
 
 -- name: held_out_places
 -- Where a stream's held-out files are.
 select file_id, repository, path from codelupe.held_out where stream = %(stream)s;
+
+-- name: held_out_texts
+-- Held-out files in the order that is asked for.
+select h.file_id, h.repository, h.path, h.language, h.content, h.content_sha256, h.metadata
+from unnest(%(files)s::bigint[]) with ordinality as asked (file_id, place)
+join codelupe.held_out h on h.stream = %(stream)s and h.file_id = asked.file_id
+order by place;
 
 -- name: fingerprints_alike
 -- Remembered files that share a band with the given ones; both arrays run side by side.
@@ -288,16 +357,31 @@ insert into codelupe.fingerprints (stream, file_id, exact, signature, bands) val
 on conflict (stream, file_id) do update
     set exact = excluded.exact, signature = excluded.signature, bands = excluded.bands;
 
+-- name: fingerprints_incomplete
+-- Earlier runs that may have files without a fingerprint.
+select run_id from codelupe.runs where stream = %(stream)s and not remembered and run_id <> %(run_id)s;
+
 -- name: fingerprints_missing
--- Trained and held-out files without a fingerprint, with their text as bytes: the kept one, else the source's.
-select l.file_id, coalesce(convert_to(h.content, 'UTF8'), {content_bytes})
-from codelupe.ledger l
-left join codelupe.fingerprints f using (stream, file_id)
-left join codelupe.held_out h using (stream, file_id)
+-- Files without a fingerprint, with text and metadata as bytes: the kept ones, else the source's. Trained and held-out ones of the
+-- given runs, and held-out ones that were returned.
+with files as (
+    select l.file_id from codelupe.ledger l
+    where l.stream = %(stream)s and l.run_id = any(%(runs)s::bigint[]) and l.disposition in ('trained', 'held_out')
+    union all
+    select l.file_id from codelupe.ledger l join codelupe.held_out h using (stream, file_id)
+    where l.stream = %(stream)s and l.disposition = 'returned'
+)
+select l.file_id, coalesce(convert_to(h.content, 'UTF8'), {content_bytes}),
+       coalesce(convert_to(h.metadata::text, 'UTF8'), {metadata_bytes})
+from files l
+left join codelupe.fingerprints f on f.stream = %(stream)s and f.file_id = l.file_id
+left join codelupe.held_out h on h.stream = %(stream)s and h.file_id = l.file_id
 left join {table} s on {id} = l.file_id
-where l.stream = %(stream)s and f.file_id is null
-  and (l.disposition in ('trained', 'held_out') or l.disposition = 'returned' and h.file_id is not null)
-  and (h.content is not null or {content} is not null);
+where f.file_id is null and (h.content is not null or {content} is not null);
+
+-- name: fingerprints_complete
+-- Every run has them now, the one whose claim this is included.
+update codelupe.runs set remembered = true where stream = %(stream)s and not remembered;
 
 -- === runs ==================================================================================================
 
@@ -496,9 +580,9 @@ where stream = %(stream)s and (file_id = any(%(file_ids)s::bigint[]) or content_
 select file_id, content_sha256 from codelupe.revocations where stream = %(stream)s;
 
 -- name: revoked_of_run
--- Rows of a run that must not be trained on.
+-- Rows of a live run that must not be trained on; what its claim refused was not.
 select w.file_id from codelupe.run_rows w
-where w.run_id = %(run_id)s and w.role <> 'held_out' and exists (
+where w.run_id = %(run_id)s and w.role <> 'held_out' and w.outcome is null and exists (
     select from codelupe.revocations v where v.stream = %(stream)s
     and (v.file_id = w.file_id or v.content_sha256 = w.content_sha256))
 order by 1;

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from db.chunks import Pending
 from db.runs import Totals
-from db.source import Pending, Survey
 
 STALE_HEARTBEAT_SECONDS = 180.0
 """A loop that has not come round for this long is taken for dead."""
@@ -50,7 +50,6 @@ class Snapshot:
     disk_free_bytes: int | None = None
     min_new_files: int = 0
     pending: Pending | None = None
-    survey: Survey | None = None
     totals: Totals | None = None
     current_version: int | None = None
     current_known: bool = False

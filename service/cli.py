@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
 from db import adapters as adapter_table
 from db import audit as audit_table
-from db import embedded, source, streams
+from db import chunks, embedded, streams
 from db import lease as leases
 from db import runs as run_table
 from db.errors import DatabaseError
@@ -27,6 +27,7 @@ from service import logs
 from service.connect import DEFAULT_URL, EDITORS, Connection, configuration
 from service.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for, when
 from service.database import database
+from service.doctor import Finding, examine
 from service.errors import PreconditionError, ServiceError, UsageError
 from service.home import Home, running_service, stop_service
 from service.intake.drop import Summary, drop_paths
@@ -149,11 +150,11 @@ def drop(
             )
         if train_now:
             streams.request_training(pool, settings.recipe.stream)
-        pending = source.pending(pool, settings.source, settings.eligibility, settings.recipe.stream)
+        pending = chunks.count(pool, settings.source, settings.eligibility, settings.recipe.stream)
     if as_json:
-        print_json({"inserted": summary.inserted, "passed_over": summary.skipped, "pending": pending.rows})
+        print_json({"inserted": summary.inserted, "passed_over": summary.skipped, "pending": pending})
         return
-    _say_dropped(summary, pending.rows, settings, train_now)
+    _say_dropped(summary, pending, settings, train_now)
 
 
 @contextmanager
@@ -192,7 +193,7 @@ def status(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
         totals = run_table.totals(pool, stream)
         current = adapter_table.current(pool, stream)
         live = run_table.live(pool, stream)
-        pending = source.pending(pool, settings.source, settings.eligibility, stream)
+        pending = chunks.count(pool, settings.source, settings.eligibility, stream)
         held = leases.holder(pool, stream)
     facts: dict[str, Any] = {
         "stream": stream,
@@ -200,7 +201,7 @@ def status(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
         "lease_held_by": held[0] if held else None,
         "live_run": f"{live.run_id} ({live.state})" if live else None,
         "current_version": current.version if current else None,
-        "pending_rows": pending.rows,
+        "pending_rows": pending,
         "rows": totals.rows,
         "runs": totals.runs,
         "trained_tokens": totals.trained_tokens,
@@ -314,6 +315,32 @@ def plan(
         path.write_text(dump_recipe(with_absolute_folder(settings.recipe)), encoding="utf-8")
         code = plan_memory(path, arguments, settings.trainer_secrets)
     raise typer.Exit(code)
+
+
+@app.command()
+def doctor(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
+    """Look at folders, disk, database, card, memory, base, Hub and W&B. Exit 1 when something has to be mended."""
+    findings = []
+    for finding in examine(settings_for(recipe)):
+        findings.append(finding)
+        if not as_json:
+            _say_finding(finding)
+    failed = sum(finding.state == "failed" for finding in findings)
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        out.print(f"{failed} of {len(findings)} have to be mended" if failed else "all is well")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _say_finding(finding: Finding) -> None:
+    mark = {"ok": "[green]ok[/green]    ", "note": "[yellow]note[/yellow]  ", "failed": "[red]FAILED[/red]"}[
+        finding.state
+    ]
+    out.print(f"{mark} {finding.check:<12} {escape(finding.said)}")
+    if finding.mend:
+        out.print(f"       {'':<12} → {escape(finding.mend)}")
 
 
 @app.command()

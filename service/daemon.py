@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Literal
 
-from db import adapters, embedded, runs, streams
+from db import adapters, chunks, embedded, runs, streams
 from db.errors import DatabaseError, LeaseLost, ParentMoved, RowsRevoked, SettlementMismatch, Unavailable
 from db.files import CHANNEL
 from db.lease import Lease
@@ -40,6 +41,8 @@ REFUSED_DELAY_SECONDS = 600.0
 """How long a refused candidate's rows rest the first time; doubled each time."""
 HEARING_SECONDS = 0.5
 """How long the daemon listens at a time: it hears of being stopped in between."""
+CONFIRM_SECONDS = 60.0
+"""Rows that were counted longer ago than this are counted again before they start a run."""
 GATHERING_SECONDS = 1.0
 """New files come in batches: poll once for a second of them."""
 TOLD_BY_EVENTS = (State.STANDBY, State.CLAIMING, State.TRAINING, State.JUDGING, State.PAUSED)
@@ -132,7 +135,7 @@ class Daemon:
         self.upkeep.derive_pointer()
         self.upkeep.clean_up()
         self.upkeep.refresh()
-        self.upkeep.poll()
+        self.upkeep.poll(self.lease)
         run = runs.live(self.pool, stream)
         if run is None:
             self.upkeep.check_current()
@@ -165,15 +168,28 @@ class Daemon:
         self._leadership.renew()
         self.upkeep.derive_pointer()
         with self.pool.listening(CHANNEL) as heard:  # before the poll: what comes after it is heard
-            found = self.upkeep.poll()
-            if self.upkeep.survey_due():
-                found = self.upkeep.survey()
+            found = self._what_waits()
             requested = found.rows > 0 and streams.training_requested(self.pool, self.recipe.stream) is not None
             if found.rows >= self.settings.min_new_files or requested:
                 self.upkeep.check_disk()
                 return State.CLAIMING
             self._sleep_until(heard, self.settings.check_interval_seconds)
         return State.WAITING
+
+    def _what_waits(self) -> chunks.Pending:
+        """The newest rows, and all of which nothing is known yet; where that is enough for a run, what was counted
+        some time ago is counted again. Ends early with as many rows as a run can have."""
+        found = self.upkeep.poll(self.lease)
+        most = max(self.settings.max_dataset_size, self.settings.min_new_files)
+        counted_before = found.at - timedelta(seconds=CONFIRM_SECONDS)
+        while found.rows < most and not self.stop.is_set():
+            enough = found.rows >= self.settings.min_new_files
+            swept = self.upkeep.sweep(self.lease, urgent=True, confirm=counted_before if enough else None)
+            if swept is None:
+                break
+            found = swept
+            self._beat_and_renew()
+        return found
 
     def _claiming(self) -> State:
         self.upkeep.check_current()
@@ -186,11 +202,11 @@ class Daemon:
             raise Pause("held_out", str(error)) from error
         except PreconditionError as error:  # a benchmark that was there at the start
             raise Pause("service", str(error)) from error
-        if claimed.run_id is None:
+        if claimed.run_id is None:  # the rows are gone, or no longer good enough
+            chunks.distrust(self.pool, self.lease)
             return State.WAITING
         self._run_id, self._crashes = claimed.run_id, 0
         self._log_claim(claimed, current.version if current else None)
-        self.upkeep.survey_soon()
         if claimed.trained == 0:
             return self._settle_without_training()
         return State.TRAINING
@@ -414,21 +430,29 @@ class Daemon:
                     raise
             runs.heartbeat(self.pool, self.lease, self._run_id)
             if self.upkeep.poll_due():
-                self.upkeep.poll()
+                self.upkeep.poll(self.lease)
+            self.upkeep.sweep(self.lease)
             self.board.clear("database")
         except Unavailable as error:
             self._leadership.put_off()
             self._database_trouble(error)
 
     def _sleep_until(self, heard: Callable[[float], bool], seconds: float) -> None:
-        """Wait as `_sleep` does, at most until somebody tells of new files. A message that is lost costs nothing."""
+        """Wait as `_sleep` does, at most until somebody tells of new files or a sweep finds enough. A message that is
+        lost costs nothing."""
         deadline = time.monotonic() + seconds
+        swept: chunks.Pending | None = None
+        due = True
         while (left := deadline - time.monotonic()) > 0 and not self.stop.is_set():
             if heard(min(left, HEARING_SECONDS)):
                 self.stop.wait(min(left, GATHERING_SECONDS))
                 return
-            self.board.beat()
-            self._leadership.renew()
+            self._beat_and_renew()
+            if due:
+                swept = self.upkeep.sweep(self.lease)
+                due = swept is not None
+            if swept is not None and swept.rows >= self.settings.min_new_files:
+                return
 
     def _sleep(self, seconds: float, *, renew: bool = True) -> None:
         """Wait, with heartbeats and the lease kept, and end early when asked to stop."""

@@ -158,6 +158,27 @@ def show_samples(recipe_file: Path, rows_file: Path, arguments: Sequence[str], s
     ).returncode
 
 
+def examine_trainer(recipe_file: Path, secrets: Mapping[str, str], *, seconds: float) -> tuple[str, str]:
+    """Run `python -m trainer doctor`: what it printed until its end, or until the time was up, on stdout and stderr."""
+    command = [sys.executable, "-m", "trainer", "doctor", str(recipe_file)]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+        env=trainer_environment(os.environ, secrets),
+        start_new_session=True,
+    ) as process:
+        try:
+            return process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, errors = process.communicate()
+            return output, f"{errors}\nno answer in {seconds:.0f} s"
+
+
 def prepare_base(
     recipe_file: Path,
     secrets: Mapping[str, str],

@@ -87,21 +87,33 @@ METRICS: tuple[Definition, ...] = (
     Definition(
         name="pending_rows",
         kind="gauge",
-        help="Eligible rows that wait to be claimed.",
+        help="Eligible rows that wait to be claimed: the newest at the last poll, the others at their last sweep.",
         read=lambda s: _one(s.pending.rows if s.pending else None),
     ),
     Definition(
         name="ineligible_rows",
         kind="gauge",
-        help="Rows that may not be trained on as they are, by reason (at the last sweep).",
+        help="Rows that may not be trained on as they are, by reason (counted as the pending ones are).",
         labels=("reason",),
-        read=lambda s: _by(s.survey.ineligible if s.survey else None),
+        read=lambda s: _by(s.pending.ineligible if s.pending else None),
     ),
     Definition(
         name="oldest_pending_row_age_seconds",
         kind="gauge",
         help="Age of the oldest row that waits to be claimed; 0 when none does.",
         read=lambda s: _one((s.pending.oldest_age_seconds or 0.0) if s.pending else None),
+    ),
+    Definition(
+        name="oldest_sweep_age_seconds",
+        kind="gauge",
+        help="How long ago the part of the source was looked at whose turn is longest ago.",
+        read=lambda s: _one(s.pending.looked_age_seconds if s.pending else None),
+    ),
+    Definition(
+        name="unknown_ranges",
+        kind="gauge",
+        help="Parts of the source that nobody has looked at since rows there were claimed or returned.",
+        read=lambda s: _one(s.pending.unknown_ranges if s.pending else None),
     ),
     Definition(
         name="loss",

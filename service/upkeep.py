@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import datetime
 
-from db import adapters, runs, source
+from db import adapters, chunks, runs
+from db.lease import Lease
 from db.pool import Pool
 from service.board import Board
 from service.home import Home
@@ -30,19 +32,10 @@ class Upkeep:
         self.settings, self.home, self.pool, self.board = settings, home, pool, board
         self.stream = settings.recipe.stream
         self._polled = 0.0
-        self._surveyed = 0.0
 
     def poll_due(self) -> bool:
         """Whether the last poll is CHECK_INTERVAL ago."""
         return time.monotonic() - self._polled > self.settings.check_interval_seconds
-
-    def survey_due(self) -> bool:
-        """Whether the last full sweep is SWEEP_INTERVAL ago, or there has been none since the last claim."""
-        return not self._surveyed or time.monotonic() - self._surveyed > self.settings.sweep_interval_seconds
-
-    def survey_soon(self) -> None:
-        """A claim changed the picture: sweep at the next chance."""
-        self._surveyed = 0.0
 
     def derive_pointer(self) -> None:
         """Make the pointer follow the database; degraded while they differ."""
@@ -94,20 +87,27 @@ class Upkeep:
             progress=None,
         )
 
-    def poll(self) -> source.Pending:
-        """What waits among the newest rows."""
-        found = source.pending(self.pool, self.settings.source, self.settings.eligibility, self.stream)
+    def poll(self, lease: Lease) -> chunks.Pending:
+        """Look at the newest rows: what waits, as far as is known."""
+        found = chunks.poll(self.pool, lease, self.settings.source, self.settings.eligibility)
         self._polled = time.monotonic()
         self.board.update(pending=found)
         return found
 
-    def survey(self) -> source.Pending:
-        """The full sweep: what the windowed poll could miss, and why rows are ineligible."""
-        found = source.survey(self.pool, self.settings.source, self.settings.eligibility, self.stream)
-        self._surveyed = time.monotonic()
-        waiting = source.Pending(rows=found.pending, oldest_age_seconds=found.oldest_age_seconds)
-        self.board.update(survey=found, pending=waiting, totals=runs.totals(self.pool, self.stream))
-        return waiting
+    def sweep(self, lease: Lease, *, urgent: bool = False, confirm: datetime | None = None) -> chunks.Pending | None:
+        """Look at the one range of older rows whose turn it is (see db.chunks); None where none is due."""
+        found = chunks.sweep(
+            self.pool,
+            lease,
+            self.settings.source,
+            self.settings.eligibility,
+            interval_seconds=self.settings.sweep_interval_seconds,
+            urgent=urgent,
+            confirm=confirm,
+        )
+        if found is not None:
+            self.board.update(pending=found)
+        return found
 
     def check_disk(self) -> None:
         """No claim while less than twice what a run needs is free.

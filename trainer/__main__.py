@@ -1,4 +1,4 @@
-"""`python -m trainer run DIR`, `… prepare RECIPE.yaml`, `… plan RECIPE.yaml` and `… samples RECIPE.yaml ROWS.jsonl`."""
+"""`python -m trainer run DIR`, and `… prepare`, `… plan`, `… doctor` and `… samples` with a recipe's file."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     plan.add_argument("--card")
     plan.add_argument("--vram-gib", type=float)
     plan.add_argument("--json", action="store_true")
+    doctor = commands.add_parser("doctor", help="say whether this machine is ready for a recipe, as lines of JSON")
+    doctor.add_argument("recipe", type=Path)
     samples = commands.add_parser("samples", help="show the samples of some rows, with what is learned of them")
     samples.add_argument("recipe", type=Path)
     samples.add_argument("rows", type=Path)
@@ -50,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
             return run_command(chosen.directory)
         case "plan":
             return plan_command(chosen.recipe, card=chosen.card, vram_gib=chosen.vram_gib, as_json=chosen.json)
+        case "doctor":
+            return doctor_command(chosen.recipe)
         case "samples":
             return samples_command(chosen)
         case _:
@@ -120,6 +124,19 @@ def plan_command(path: Path, *, card: str | None, vram_gib: float | None, as_jso
         from trainer.plan import command
 
         return command.plan_command(recipe, card=card, vram_gib=vram_gib, as_json=as_json)
+    except TrainerError as error:
+        write_stderr(str(error))
+        return error.exit_code
+
+
+def doctor_command(path: Path) -> int:
+    """Print whether the machine is ready to train a recipe; 1 when something failed."""
+    try:
+        recipe = load_recipe(path)
+        with collector_paused():
+            from trainer import doctor
+
+        return doctor.doctor_command(recipe)
     except TrainerError as error:
         write_stderr(str(error))
         return error.exit_code

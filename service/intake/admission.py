@@ -74,4 +74,5 @@ class Admission:
             refused_licence(row.license, self._hygiene)
             or refusal(row.content, self._hygiene, min_lines=self._min_lines)
             or self._benchmarks.reason(row.content)
+            or self._benchmarks.reason("\n".join(text for text in row.metadata.values() if isinstance(text, str)))
         )

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from db.chunks import count
 from db.files import NewFile, insert_files, known_paths
 from db.pool import Pool
-from db.source import Eligibility, Source, is_empty, pending
+from db.source import Eligibility, Source, is_empty
 from service.intake.drop import new_file
 from service.intake.records import Given
 from service.settings import Settings
@@ -56,8 +57,8 @@ def feed(
     rows are pending than start a run."""
 
     def is_claimed() -> bool:
-        found = pending(pool, settings.source, settings.eligibility, settings.recipe.stream)
-        return found.rows < settings.min_new_files
+        waiting = count(pool, settings.source, settings.eligibility, settings.recipe.stream)
+        return waiting < settings.min_new_files
 
     known = known_paths(pool, REPOSITORY)
     corpus = list(islice(demo_files(settings.eligibility), MOST_FILES))

@@ -57,7 +57,7 @@ class ProducerLog:
 
 def lineage(pointer: Path, runs: Path) -> Iterator[RunDirectory]:
     """The runs behind the adapter that a pointer names, newest first."""
-    version = _version(pointer) if pointer.is_symlink() else None
+    version = _version(pointer.readlink()) if pointer.is_symlink() else None
     while version is not None:
         run = RunDirectory(runs / f"{version:06d}")
         yield run
@@ -97,13 +97,14 @@ def check_pointer(pointer: Path) -> None:
             raise Broken(f"{pointer} is no symlink")
         return
     try:
-        manifest = verify_manifest(pointer)
-        lineage_file = json.loads((pointer / "lineage.json").read_text())
+        folder = pointer.resolve(strict=True)  # once, as whoever loads it has to: it may be swapped at any moment
+        manifest = verify_manifest(folder)
+        lineage_file = json.loads((folder / "lineage.json").read_text())
     except Exception as error:
         raise Broken(f"what {pointer} names cannot be loaded: {error}") from error
-    if not manifest["version"] == lineage_file["version"] == _version(pointer):
-        raise Broken(f"{pointer} names {pointer.readlink()}, which says that it is version {manifest['version']}")
+    if not manifest["version"] == lineage_file["version"] == _version(folder):
+        raise Broken(f"{folder} says that it is version {manifest['version']}")
 
 
-def _version(pointer: Path) -> int:
-    return int(pointer.readlink().name.removeprefix("v"))
+def _version(folder: Path) -> int:
+    return int(folder.name.removeprefix("v"))

@@ -1,4 +1,4 @@
-"""The answer to a COMMIT is lost, of a claim, a step or a verdict: the service takes up what arrived, and asks nobody for help."""
+"""The answer to a COMMIT of a cycle is lost: the service takes up what arrived, and asks nobody for help."""
 
 from __future__ import annotations
 

@@ -19,11 +19,13 @@ from world import (
     execute_outside,
     fill,
     in_database,
+    look_around,
     new_file,
 )
 
 from db import migrate, runs
 from db.audit import audit
+from db.chunks import count
 from db.errors import DatabaseError, LeaseLost, Misconfigured
 from db.files import NewFile, insert_files, known_paths
 from db.lease import Lease, acquire, renew
@@ -33,8 +35,6 @@ from db.source import (
     check_source,
     claim,
     is_empty,
-    pending,
-    survey,
 )
 from db.streams import Binding, bind, request_training, training_requested
 
@@ -183,18 +183,16 @@ def test_rejecting_settles_at_once(pool: Pool, lease: Lease, query: Any) -> None
         == [("rejected", "duplicate", True)] * 2
     )
     assert query("select outcome from codelupe.run_rows") == [("rejected",)] * 2
-    assert pending(pool, SOURCE, ELIGIBLE, STREAM).rows == 0
+    assert look_around(pool, lease).rows == 0
 
 
 def test_returned_rows_wait_for_their_time(pool: Pool, lease: Lease, query: Any) -> None:
     fill(pool, 2)
     run_id, _ = claim_all(pool, lease)
     runs.give_back(pool, lease, run_id, state="returned", reason="test", delay_seconds=3600)
-    assert pending(pool, SOURCE, ELIGIBLE, STREAM).rows == 0
-    assert survey(pool, SOURCE, ELIGIBLE, STREAM).pending == 0
+    assert count(pool, SOURCE, ELIGIBLE, STREAM) == look_around(pool, lease).rows == 0
     query("update codelupe.ledger set not_before = now() - interval '1 s' where file_id = 2")
-    assert pending(pool, SOURCE, ELIGIBLE, STREAM, window_rows=1).rows == 1
-    assert survey(pool, SOURCE, ELIGIBLE, STREAM).pending == 1
+    assert count(pool, SOURCE, ELIGIBLE, STREAM) == look_around(pool, lease).rows == 1
     assert claim_all(pool, lease)[1] == [2]
 
 
@@ -269,7 +267,7 @@ def test_earlier_held_out_texts_come_in_a_seeded_order(pool: Pool, lease: Lease)
 # --- what may be trained on ---------------------------------------------------------------------------------
 
 
-def test_reasons(pool: Pool, lease: Lease) -> None:
+def test_reasons(pool: Pool, lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
     cases: dict[str, dict[str, Any]] = {
         "no_score": {"quality_score": None},
         "low_score": {"quality_score": 69.9},
@@ -283,12 +281,12 @@ def test_reasons(pool: Pool, lease: Lease) -> None:
     insert_files(pool, [new_file(number, **changes) for number, changes in enumerate(cases.values())])
     insert_files(pool, [new_file(99, quality_score=float("nan"))])
     insert_files(pool, [new_file(100, content="😀" * 8001)])
-    found = survey(pool, SOURCE, ELIGIBLE, STREAM, chunk_rows=3)
-    assert found.pending == 4
+    monkeypatch.setattr("db.chunks.WINDOW_ROWS", 2)
+    monkeypatch.setattr("db.chunks.CHUNK_ROWS", 3)
+    found = look_around(pool, lease)
+    assert found.rows == count(pool, SOURCE, ELIGIBLE, STREAM) == 4
     assert found.ineligible == {"no_score": 2, "low_score": 1, "too_short": 1, "too_long": 2}
     assert found.oldest_age_seconds is not None and 0 <= found.oldest_age_seconds < 60
-    assert pending(pool, SOURCE, ELIGIBLE, STREAM).rows == 4
-    assert pending(pool, SOURCE, ELIGIBLE, STREAM, window_rows=3).rows == 1
     assert claim_all(pool, lease)[1] == [5, 6, 7, 8]
 
 
@@ -301,8 +299,8 @@ def test_a_huge_row_costs_nothing(pool: Pool, lease: Lease, query: Any) -> None:
     unpacked = time.monotonic() - started
     assert char_length == [(200_000_000,)]
     started = time.monotonic()
-    assert survey(pool, SOURCE, ELIGIBLE, STREAM).ineligible == {"too_long": 1}
-    assert pending(pool, SOURCE, ELIGIBLE, STREAM).rows == 1
+    found = look_around(pool, lease)
+    assert (found.rows, found.ineligible) == (1, {"too_long": 1})
     assert claim_all(pool, lease)[1] == [1]
     assert time.monotonic() - started < unpacked
 
@@ -364,9 +362,9 @@ def test_a_view_with_odd_names(pool: Pool, lease: Lease, query: Any) -> None:
     assert checked.absent == {"repository", "path", "license", "metadata", "created_at"}
     assert not is_empty(pool, source)
     for one in (source, checked):
-        assert pending(pool, one, ELIGIBLE, STREAM).rows == 2
-        found = survey(pool, one, ELIGIBLE, STREAM)
-        assert (found.pending, found.oldest_age_seconds) == (2, None)
+        found = look_around(pool, lease, source=one)
+        assert (found.rows, found.oldest_age_seconds) == (2, None)
+        assert count(pool, one, ELIGIBLE, STREAM) == 2
     with claim(pool, lease, checked, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
         rows = list(claimed.rows())
         claimed.cancel()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from db import chunks, runs, streams
 from db import lease as leases
-from db import runs, streams
 from db.adapters import NewAdapter
 from db.audit import audit
 from db.errors import LeaseLost, Misconfigured
@@ -463,6 +463,82 @@ def test_new_files_wake_the_poll_early(world: World):
     assert daemon._waiting() is State.CLAIMING
     timer.join()
     assert world.pool.stats().in_use == 0
+
+
+@pytest.fixture
+def _small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a small table has many ranges of ids, most of which are not among the newest."""
+    monkeypatch.setattr(chunks, "WINDOW_ROWS", 5)
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(chunks, "RECENT_CHUNKS", 1)
+
+
+@pytest.mark.usefixtures("_small_ranges")
+def test_rows_that_wait_anywhere_together_start_a_run(world: World):
+    """Ten among the newest and five each elsewhere, whose scores came late: none of them would be enough."""
+    world.settings = replace(world.settings, check_interval_seconds=2.0, sweep_interval_seconds=0.5, min_new_files=20)
+    world.insert(100)
+    with world.pool.transaction() as cursor:
+        cursor.execute("update code_files set quality_score = null where id <= 90")
+    daemon = world.daemon()
+    assert daemon._starting() is State.WAITING
+    assert daemon._waiting() is State.WAITING
+    with world.pool.transaction() as cursor:
+        cursor.execute("update code_files set quality_score = 90 where id between 11 and 15 or id between 51 and 55")
+    for _ in range(20):
+        if daemon._waiting() is State.CLAIMING:
+            break
+    assert daemon.board.read().pending.rows == 20
+    assert daemon._claiming() is State.TRAINING
+    assert world.audit().claimed == 20
+
+
+@pytest.mark.usefixtures("_small_ranges")
+def test_all_that_is_new_is_known_before_a_run_starts(world: World):
+    """What came at once is not claimed in two runs because a poll looks at the newest rows alone."""
+    world.settings = replace(world.settings, min_new_files=5)
+    daemon = world.daemon()
+    assert daemon._starting() is State.WAITING
+    world.insert(100)
+    assert daemon._waiting() is State.CLAIMING
+    assert daemon.board.read().pending.rows == 100
+    daemon._claiming()
+    assert world.audit().claimed == 100
+
+
+@pytest.mark.usefixtures("_small_ranges")
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_rows_that_are_gone_start_no_run_and_no_loop(world: World, monkeypatch: pytest.MonkeyPatch, confirmed: bool):
+    """Counted rows are counted again before a run; where that was only now, the claim finds that they are gone."""
+    monkeypatch.setattr("service.daemon.CONFIRM_SECONDS", 0.0 if confirmed else 60.0)
+    world.settings = replace(world.settings, check_interval_seconds=0.1)
+    daemon = world.daemon()
+    daemon._starting()
+    world.insert(100)
+    assert daemon._waiting() is State.CLAIMING
+    with world.pool.transaction() as cursor:
+        cursor.execute("delete from code_files")
+    if not confirmed:
+        assert daemon._waiting() is State.CLAIMING
+        assert daemon._claiming() is State.WAITING
+    assert daemon._waiting() is State.WAITING
+    assert daemon.board.read().pending.rows == 0
+
+
+@pytest.mark.usefixtures("_small_ranges")
+def test_ranges_are_looked_at_while_a_run_is_on(world: World, monkeypatch: pytest.MonkeyPatch):
+    world.settings = replace(world.settings, check_interval_seconds=0.1)
+    world.insert(40)
+    daemon = world.daemon()
+    daemon._starting()
+    assert daemon._waiting() is State.CLAIMING
+    assert daemon._claiming() is State.TRAINING
+    time.sleep(0.2)
+    monkeypatch.setattr(leadership, "RENEW_SECONDS", 0.0)
+    for _ in range(6):
+        daemon._renew_or_note()
+    found = daemon.board.read().pending
+    assert (found.rows, found.unknown_ranges) == (0, 0)
 
 
 def test_a_stop_is_heard_while_waiting(world: World):

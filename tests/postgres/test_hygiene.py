@@ -71,6 +71,52 @@ def test_the_first_of_what_is_alike_is_kept(world: Careful):
     assert world.audit().problems == []
 
 
+def test_changes_are_compared_with_changes(world: Careful):
+    """Each holds the whole file; the same change picked into another branch is a duplicate, another one is not."""
+    text = code(1)
+    world.add(*(code(n) for n in range(200, 220)), text)
+    for n in range(6):
+        lines = code(300 + n, functions=2).split("\n")
+        diff = "--- a/a.py\n+++ b/a.py\n" + "\n".join(f"+{line}" for line in lines)
+        facts = {"message": f"change {n}", "before": text, "diff": diff}
+        world.add(text + "\n".join(lines), prefix=f"change{n}", metadata=facts, commit_sha=f"{n}")
+        if n < 2:
+            world.add(text + "\n".join(lines), prefix=f"picked{n}", metadata=facts, commit_sha=f"{n}p")
+    claimed = world.claim()
+    assert world.rejected() == {"duplicate": 2}
+    assert claimed.trained + claimed.held_out == 27
+    published_run = claimed.run_id
+    world.give_back(published_run)
+    assert world.claim().refused == 0  # none repeats itself
+
+
+def test_what_changes_are_compared_by_is_caught_up_with_too(world: Careful):
+    world.hygiene(duplicates="none")
+    text = code(1)
+    change = {"message": "m", "before": text, "diff": "+" + code(2).replace("\n", "\n+")}
+    world.add(*(code(n) for n in range(200, 220)))
+    world.add(text + code(2), prefix="change", metadata=change, commit_sha="1")
+    published(world)
+    world.hygiene()
+    world.add(text + code(3), prefix="file")
+    world.add(text + code(2), prefix="again", metadata=change, commit_sha="2")
+    world.claim()
+    assert world.rejected() == {"duplicate": 1}
+
+
+def test_a_benchmark_in_what_a_change_replaced_counts(world: Careful, tmp_path: Any):
+    solution = "".join(f"    total_{n} = gather_{n}(weights, {n}) + offset_{n}\n" for n in range(8))
+    task = {"task_id": "H/1", "prompt": "def f(weights):\n", "canonical_solution": solution, "test": "assert f(1)\n"}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(task) + "\n")
+    world.hygiene(benchmarks=(str(tmp_path / "tasks.jsonl"),))
+    world.add(*(code(n) for n in range(200, 220)))
+    world.add(
+        code(5), prefix="change", metadata={"message": "m", "before": "def f(weights):\n" + solution, "diff": "-x"}
+    )
+    world.claim()
+    assert world.rejected() == {"benchmark": 1}
+
+
 def test_what_was_trained_is_known_in_later_runs(world: Careful):
     texts = [code(n) for n in range(30)]
     world.add(*texts)
@@ -163,6 +209,40 @@ def test_what_was_trained_before_there_were_fingerprints_is_caught_up_with(world
     assert world.rejected() == {"near_duplicate": 30} and claimed.trained + claimed.held_out == 20
 
 
+def test_only_runs_without_all_their_fingerprints_are_looked_through(world: Careful):
+    def remembered() -> list[bool]:
+        with world.pool.transaction() as cursor:
+            cursor.execute("select remembered from codelupe.runs order by run_id")
+            return [found for (found,) in cursor.fetchall()]
+
+    def trained() -> None:
+        world.claim()
+        with world.pool.transaction() as cursor:
+            cursor.execute("update codelupe.ledger set disposition = 'trained', settled_at = now()")
+            cursor.execute("update codelupe.runs set state = 'failed', ended_at = now() where ended_at is null")
+
+    world.hygiene(duplicates="none")
+    world.add(*(code(n) for n in range(30)))
+    trained()
+    assert remembered() == [False]
+    world.hygiene()
+    world.add(*(code(n) for n in range(30, 60)), prefix="b")
+    trained()
+    assert remembered() == [True, True]
+    with world.pool.transaction() as cursor:
+        cursor.execute("delete from codelupe.fingerprints")
+    world.hygiene(duplicates="none")
+    world.add(*(code(n) for n in range(60, 90)), prefix="c")
+    trained()
+    world.hygiene()
+    world.add(*(code(n) for n in range(90, 120)), prefix="d")
+    world.claim()
+    assert remembered() == [True] * 4
+    with world.pool.transaction() as cursor:  # the third run's and the fourth's
+        cursor.execute("select count(*) from codelupe.fingerprints")
+        assert cursor.fetchone() == (60,)
+
+
 def test_how_much_counts_is_the_recipes(world: Careful):
     texts = [code(n) for n in range(20)]
     world.hygiene(duplicates="exact")
@@ -215,7 +295,7 @@ def test_every_refusal_is_settled_with_its_reason(world: Careful):
 def test_secrets_reach_neither_the_run_directory_nor_the_held_out_table(world: Careful):
     token = "ghp_" + "aB3dE6gH9j" * 3 + "kL2mN5"
     contents = [code(n) + f'\nTOKEN_{n} = "{token}"\n' for n in range(20)]
-    world.add(*contents, repository=f"https://{token}@github.com/a/b", metadata={"diff": f"+token = '{token}'"})
+    world.add(*contents, repository=f"https://{token}@github.com/a/b", metadata={"before": f"token = '{token}'"})
     claimed = world.claim()
     assert claimed.run_id is not None and claimed.secrets == 60
     run = world.home.run(claimed.run_id)

@@ -16,6 +16,7 @@ from db.pool import Pool
 from db.streams import Binding, bind, get, request_training, training_requested
 
 Query = Callable[..., list[Any]]
+NAMES = sorted(path.name for path in migrate.FOLDER.glob("*.sql"))
 
 
 def test_one_holder_at_a_time(pool: Pool) -> None:
@@ -103,8 +104,6 @@ def test_asking_for_a_run(pool: Pool) -> None:
 
 # --- migrations ---------------------------------------------------------------------------------------------
 
-ALL = sorted(path.name for path in migrate.FOLDER.glob("*.sql"))
-
 
 def test_migrations_apply_once_however_many_ask(postgres_url: str) -> None:
     from psycopg2 import sql
@@ -112,14 +111,14 @@ def test_migrations_apply_once_however_many_ask(postgres_url: str) -> None:
 
     execute_outside(postgres_url, sql.SQL("create database empty"))
     pool = Pool(in_database(postgres_url, "empty"), max_connections=4)
-    assert migrate.pending(pool) == ALL
+    assert migrate.pending(pool) == NAMES
     results: list[list[str]] = []
     threads = [threading.Thread(target=lambda: results.append(migrate.apply(pool))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(results) == [[], [], [], ALL]
+    assert sorted(results) == [[], [], [], NAMES]
     assert migrate.pending(pool) == []
     pool.close()
 
@@ -127,18 +126,18 @@ def test_migrations_apply_once_however_many_ask(postgres_url: str) -> None:
 def test_migrations_refuse_what_they_do_not_know(
     pool: Pool, query: Query, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripts = {name: (migrate.FOLDER / name).read_text() for name in ALL}
+    scripts = {name: (migrate.FOLDER / name).read_text() for name in NAMES}
     monkeypatch.setattr(migrate, "FOLDER", tmp_path)
     for look in (migrate.pending, migrate.apply):
-        with pytest.raises(Misconfigured, match=rf"does not know \({', '.join(ALL)}\)"):
+        with pytest.raises(Misconfigured, match=rf"does not know \({', '.join(NAMES)}\)"):
             look(pool)
     for name, script in scripts.items():
         (tmp_path / name).write_text(script)
-    (tmp_path / "0001_initial.sql").write_text(scripts["0001_initial.sql"] + "-- changed\n")
+    (tmp_path / NAMES[0]).write_text(scripts[NAMES[0]] + "-- changed\n")
     for look in (migrate.pending, migrate.apply):
         with pytest.raises(Misconfigured, match=r"changed afterwards \(0001_initial.sql\)"):
             look(pool)
-    (tmp_path / "0001_initial.sql").write_text(scripts["0001_initial.sql"])
+    (tmp_path / NAMES[0]).write_text(scripts[NAMES[0]])
     (tmp_path / "9001_next.sql").write_text("create table codelupe.next (note text default '100%');")
     (tmp_path / "9002_broken.sql").write_text("create table codelupe.broken (;")
     with pytest.raises(

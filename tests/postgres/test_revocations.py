@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from test_claim_run import CODE, World
+from test_claim_run import published as publish_all
 from test_verdicts import ledger, published
 from world import ADAPTER, ELIGIBLE, STREAM, Outcome, claim_all, digest, fill
 
@@ -140,3 +141,12 @@ def test_a_claim_refuses_revoked_rows_and_copies_of_their_text(pool: Pool, tmp_p
     assert {n: found[n] for n in (5, 21, 22)} == dict.fromkeys((5, 21, 22), ("rejected", "revoked"))
     assert claimed.run_id is not None
     assert not {5, 21, 22} & {row.file_id for row in read_rows(world.home.run(claimed.run_id).rows)}
+
+
+def test_a_run_whose_claim_refused_a_revoked_row_is_published(pool: Pool, tmp_path: Any, query: Any):
+    world = World(pool, tmp_path / "home")
+    world.insert(20)
+    revoke(pool, SOURCE, world.recipe.stream, Subject(file_id=5), reason="x")
+    publish_all(world)
+    assert adapters.current(pool, world.recipe.stream) is not None
+    assert ledger(query)[5] == ("rejected", "revoked")

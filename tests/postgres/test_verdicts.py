@@ -12,11 +12,12 @@ from world import ADAPTER, ELIGIBLE, STREAM, Outcome, claim_all, fill
 
 from db import adapters, runs
 from db.audit import audit
+from db.chunks import count
 from db.errors import BadTransition, DatabaseError, LeaseLost, ParentMoved, SettlementMismatch
 from db.lease import Lease, acquire
 from db.pool import Pool
 from db.runs import TRANSITIONS
-from db.source import Source, pending
+from db.source import Source
 
 SOURCE = Source()
 Query = Callable[..., list[Any]]
@@ -329,7 +330,7 @@ def test_the_audit_counts_every_class(pool: Pool, lease: Lease, query: Query) ->
     assert found.ineligible == {"low_score": 2}
     assert found.settled == {"trained": 1, "held_out": 1}
     assert found.problems == []
-    assert pending(pool, SOURCE, ELIGIBLE, STREAM).rows == 1
+    assert count(pool, SOURCE, ELIGIBLE, STREAM) == 1
 
 
 PLANTED = {

@@ -9,7 +9,9 @@ from typing import Any
 import psycopg2
 from psycopg2 import sql
 
+from db import chunks
 from db.adapters import NewAdapter
+from db.chunks import Pending
 from db.files import NewFile, insert_files
 from db.lease import Lease
 from db.pool import Pool
@@ -65,6 +67,20 @@ def fill(pool: Pool, count: int, **changes: Any) -> None:
         cursor.execute("select count(*) from code_files")
         (before,) = cursor.fetchone() or (0,)
     assert insert_files(pool, (new_file(before + n, **changes) for n in range(1, count + 1))) == count
+
+
+def look_around(
+    pool: Pool, lease: Lease, *, source: Source | None = None, eligible: Eligibility = ELIGIBLE,
+    interval_seconds: float = 3600.0,
+) -> Pending:  # fmt: skip
+    """Poll, and look at every range that is due."""
+    found = chunks.poll(pool, lease, source or Source(), eligible)
+    for _ in range(10_000):
+        swept = chunks.sweep(pool, lease, source or Source(), eligible, interval_seconds=interval_seconds)
+        if swept is None:
+            return found
+        found = swept
+    raise AssertionError("there is always another range that is due")
 
 
 def claim_all(

@@ -1,0 +1,185 @@
+"""`make bench-growth`: polls, sweeps and claims on a source of many rows; writes benchmarks/results/growth.md.
+
+The table is made once, in a folder that is kept, 10 GB for 20 million rows: make bench-growth ARGS="--rows 2000000
+--folder /mnt/large". Each claim is made by a service's own loop in a process of its own, and its rows are given back
+afterwards, so that the benchmark can be run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+import world
+
+from db import chunks
+from db.files import insert_files
+from db.lease import Lease, release
+from db.pool import Pool
+from db.source import Eligibility, Source
+from service.home import Home
+
+ELIGIBLE = Eligibility(quality_threshold=70, min_chars=50, max_chars=8000)
+SOURCE = Source()
+POLLS = 200
+BYTES_PER_ROW = 500
+"""Source, ledger and their indexes, with room for the write-ahead log."""
+
+PAGE = """\
+# Cost as the table grows
+
+`make bench-growth ARGS="--rows {rows} --files {files}"`, {day}: {processor}, load {load:.1f} at the end (other
+work ran beside it), embedded Postgres with fsync and 128 MB of shared buffers.
+
+{rows:,} rows of 64 characters, most of them settled, and {files:,} files of code after them; {pending:,} rows
+pending and {ineligible:,} ineligible in {ranges:,} ranges of ids after the last sweep. Milliseconds, commit included:
+
+| what | times | median | 95 % | most |
+|---|---|---|---|---|
+{timed}
+
+The first poll meets a stream that knows nothing yet. A sweep is so many looks at one range each.
+
+Claims by a service's own loop, in a process of its own, its hygiene on (near duplicates, secrets, licences). Memory is
+resident memory: after the imports and the first poll, and the most until the claim's commit (VmHWM). The scattered rows
+lie in every range, one in 400, and are refused for their length.
+
+| rows that wait | claimed | refused | polls and sweeps before, s | claim, s | before, MB | most, MB |
+|---|---|---|---|---|---|---|
+{claims}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks/growth", description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=20_000_000, help="rows that are settled, or not good enough")
+    parser.add_argument("--files", type=int, default=100_000, help="files to be claimed")
+    parser.add_argument("--folder", type=Path, default=ROOT / "var" / "bench-growth", help="where the database is made")
+    options = parser.parse_args()
+    folder: Path = options.folder.resolve() / f"{options.rows}-{options.files}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "home").exists() and shutil.disk_usage(folder).free < BYTES_PER_ROW * options.rows:
+        sys.exit(f"{folder}: {BYTES_PER_ROW * options.rows / 1e9:.0f} GB are needed; choose --folder or fewer --rows")
+    url = world.build(folder / "postgres", options.rows, options.files)
+    home = Home(folder / "home")
+    home.prepare()
+    try:
+        found = measure(Pool(url), home)
+        found["claims"] = [claim(url, home, which) for which in ("the newest", "scattered")]
+    finally:
+        world.stop(folder / "postgres")
+    report(found, options.rows, options.files)
+
+
+# --- polls and sweeps ---------------------------------------------------------------------------------------
+
+
+def measure(pool: Pool, home: Home) -> dict[str, Any]:
+    """Milliseconds of each poll and each look at a range, from a stream that knows nothing to one that rests."""
+    lease = world.take_lease(pool, home)
+    world.forget(pool)
+    found: dict[str, Any] = {"first poll": milliseconds(lambda: poll(pool, lease), 1)}
+    found["first sweep"] = sweep_all(pool, lease, 3600.0)
+    found["poll, nothing new"] = milliseconds(lambda: poll(pool, lease), POLLS)
+    found["poll, 500 new rows each"] = polls_of_new_rows(pool, lease)
+    world.let_all_be_due(pool)
+    found["sweep"] = sweep_all(pool, lease, 3600.0)
+    found["pending"], found["ineligible"] = (known := poll(pool, lease)).rows, sum(known.ineligible.values())
+    found["ranges"] = world.count_ranges(pool)
+    release(pool, lease)
+    pool.close()
+    return found
+
+
+def poll(pool: Pool, lease: Lease) -> chunks.Pending:
+    return chunks.poll(pool, lease, SOURCE, ELIGIBLE)
+
+
+def polls_of_new_rows(pool: Pool, lease: Lease) -> list[float]:
+    """Polls that each find rows that were not there before."""
+    values: list[float] = []
+    for _ in range(POLLS // 4):
+        insert_files(pool, world.poor_files(500))
+        values += milliseconds(lambda: poll(pool, lease), 1)
+    return values
+
+
+def sweep_all(pool: Pool, lease: Lease, interval_seconds: float) -> list[float]:
+    """Look at every range that is due, one after the other."""
+    values: list[float] = []
+    while True:
+        started = time.perf_counter()
+        if chunks.sweep(pool, lease, SOURCE, ELIGIBLE, interval_seconds=interval_seconds) is None:
+            return values
+        values.append(1000 * (time.perf_counter() - started))
+
+
+def milliseconds(work: Callable[[], Any], times: int) -> list[float]:
+    values = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        values.append(1000 * (time.perf_counter() - started))
+    return values
+
+
+# --- claims -------------------------------------------------------------------------------------------------
+
+
+def claim(url: str, home: Home, which: str) -> dict[str, Any]:
+    """What a service's process says of its claim (service_claim.py)."""
+    environment = {**os.environ, "DATABASE_URL": url, "CODELUPE_HOME": str(home.root), "CODELUPE_STREAM": world.STREAM}
+    script = Path(__file__).with_name("service_claim.py")
+    done = subprocess.run(
+        [sys.executable, str(script), which], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(which, found, flush=True)
+    return found
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+
+
+def report(found: dict[str, Any], rows: int, files: int) -> None:
+    names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    timed = "\n".join(
+        f"| {what} | {len(found[what]):,} | {statistics.median(found[what]):,.1f} | "
+        f"{sorted(found[what])[len(found[what]) * 95 // 100]:,.1f} | {max(found[what]):,.1f} |"
+        for what in ("first poll", "poll, nothing new", "poll, 500 new rows each", "first sweep", "sweep")
+    )
+    claims = "\n".join(
+        f"| {one['which']} | {one['rows']:,} | {one['refused']:,} | {one['waiting_seconds']:.1f} | "
+        f"{one['claim_seconds']:.1f} | {one['before_mb']:.0f} | {one['peak_mb']:.0f} |"
+        for one in found["claims"]
+    )
+    page = PAGE.format(
+        rows=rows,
+        files=files,
+        day=f"{datetime.now(UTC):%Y-%m-%d}",
+        processor=f"{names[0] if names else 'unknown processor'}, {os.cpu_count()} cores",
+        load=os.getloadavg()[0],
+        timed=timed,
+        claims=claims,
+        **{name: found[name] for name in ("pending", "ineligible", "ranges")},
+    )
+    (ROOT / "benchmarks" / "results" / "growth.md").write_text(page, encoding="utf-8")
+    print(page)
+
+
+if __name__ == "__main__":
+    main()

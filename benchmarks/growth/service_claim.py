@@ -1,0 +1,72 @@
+"""One claim by the service's own loop, in a process of its own; says as JSON how long it took and in how much memory.
+
+python benchmarks/growth/service_claim.py "the newest"|scattered     (DATABASE_URL, CODELUPE_HOME, CODELUPE_STREAM)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+import world
+
+import service.up  # all that a service has in memory
+from db import runs
+from db.pool import Pool
+from service.board import Board, Snapshot
+from service.daemon import Daemon
+from service.home import Home
+from service.settings import PROJECT_RECIPES, load_settings
+from service.states import State
+from trainer.recipe import pinned
+
+
+def resident_mb(which: str) -> float:
+    """VmRSS or VmHWM of this process."""
+    found = re.search(rf"^{which}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def main() -> None:
+    settings = load_settings(PROJECT_RECIPES / "qwen-5090.yaml", env_file=None)
+    assert settings.database_url is not None and service.up is not None
+    pool, home = Pool(settings.database_url), Home(settings.home)
+    if sys.argv[1] == "scattered":
+        world.score_scattered_rows(pool)
+    recipe = pinned(settings.recipe, model="m", revision="r")
+    daemon = Daemon(settings, recipe, home, pool, Board(Snapshot()), threading.Event(), once=False)
+    assert daemon._starting() is State.WAITING
+    before_mb, started = resident_mb("VmRSS"), time.perf_counter()
+    assert daemon._waiting() is State.CLAIMING
+    waited = time.perf_counter()
+    after = daemon._claiming()
+    claimed = time.perf_counter()
+    peak_mb = resident_mb("VmHWM")
+    run = runs.history(pool, world.STREAM, limit=1)[0]
+    facts = {
+        "which": sys.argv[1],
+        "rows": world.count_rows(pool, run.run_id, refused=False),
+        "refused": world.count_rows(pool, run.run_id, refused=True),
+        "waiting_seconds": waited - started,
+        "claim_seconds": claimed - waited,
+        "before_mb": before_mb,
+        "peak_mb": peak_mb,
+    }
+    if after is State.TRAINING:
+        daemon._give_back("returned", "the benchmark has seen what it wanted")
+    shutil.rmtree(home.run(run.run_id).root, ignore_errors=True)  # tidied, where nothing was left for training
+    daemon._leadership.release()
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()

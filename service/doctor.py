@@ -1,0 +1,131 @@
+"""`codelupe doctor`: is all there that a service needs; each failure comes with the command that mends it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from db import migrate
+from db.errors import DatabaseError, Misconfigured
+from db.pool import Pool
+from db.source import check_source
+from service.database import database, shown_url
+from service.errors import PreconditionError
+from service.home import Home
+from service.launch import examine_trainer
+from service.settings import Settings
+from service.up import with_absolute_folder
+from trainer.recipe import dump_recipe
+
+TRAINER_SECONDS = 180.0
+"""torch alone takes seconds to import, and the Hub or W&B may not answer."""
+EDIT = "${EDITOR:-vi} .env"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    check: str
+    state: Literal["ok", "note", "failed"]
+    """note: worth knowing, and as somebody chose it."""
+    said: str
+    mend: str | None = None
+    """The command that mends it, where it failed."""
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Look at everything, the quick things first."""
+    folders = folders_finding(Home(settings.home))
+    yield folders
+    if folders.state == "ok":
+        yield disk_finding(Home(settings.home))
+        yield from database_findings(settings)
+    yield from trainer_findings(settings)
+
+
+def folders_finding(home: Home) -> Finding:
+    """Whether all folders of CODELUPE_HOME can be written."""
+    try:
+        home.prepare()
+    except PreconditionError as error:
+        return Finding(
+            check="folders", state="failed", said=str(error), mend=f'sudo chown -R "$(id -u):$(id -g)" {home.root}'
+        )
+    return Finding(check="folders", state="ok", said=f"{home.root} and what is below can be written")
+
+
+def disk_finding(home: Home) -> Finding:
+    """Whether there is room for what a claim wants: twice what a run needs."""
+    free, needed = home.free_bytes(), 2 * home.run_bytes()
+    said = f"{free / 1e9:.1f} GB are free for {home.runs} and {home.models}; a run wants {needed / 1e9:.1f} GB"
+    if free < needed:
+        return Finding(check="disk", state="failed", said=said, mend="codelupe gc")
+    return Finding(check="disk", state="ok", said=said)
+
+
+# --- the database -------------------------------------------------------------------------------------------
+
+
+def database_findings(settings: Settings) -> Iterator[Finding]:
+    """Whether the database answers, has this version's tables, and has the source. Nothing is changed in it."""
+    url = settings.database_url
+    name = "the embedded one" if url is None else shown_url(url)
+    try:
+        with database(settings, migrated=False) as pool:
+            with pool.transaction(read_only=True) as cursor:
+                cursor.execute("show server_version")
+                row = cursor.fetchone()
+            version = row[0] if row else "?"
+            yield Finding(check="database", state="ok", said=f"PostgreSQL {version} answers ({name})")
+            migrations = migrations_finding(pool)
+            yield migrations
+            if migrations.state == "ok":
+                yield source_finding(pool, settings)
+    except Misconfigured as error:
+        yield Finding(check="database", state="failed", said=str(error), mend=EDIT)
+    except (DatabaseError, PreconditionError) as error:
+        mend = "codelupe stop" if url is None else "docker-compose up -d postgres"
+        yield Finding(check="database", state="failed", said=f"{name}: {error}", mend=mend)
+
+
+def migrations_finding(pool: Pool) -> Finding:
+    """Whether the database has the tables of this version; older ones are brought up to date by a start."""
+    try:
+        outstanding = migrate.pending(pool)
+    except Misconfigured as error:
+        return Finding(check="migrations", state="failed", said=str(error), mend="git pull && make install")
+    if outstanding:
+        said = f"{', '.join(outstanding)}: applied by the next `codelupe up`"
+        return Finding(check="migrations", state="note", said=said)
+    return Finding(check="migrations", state="ok", said="all are applied")
+
+
+def source_finding(pool: Pool, settings: Settings) -> Finding:
+    """Whether SOURCE_TABLE has the columns that are needed, and may be read."""
+    try:
+        check_source(pool, settings.source)
+    except Misconfigured as error:
+        return Finding(check="source", state="failed", said=str(error), mend=EDIT)
+    return Finding(check="source", state="ok", said=f"{settings.source.name} can be read")
+
+
+# --- the trainer --------------------------------------------------------------------------------------------
+
+
+def trainer_findings(settings: Settings) -> Iterator[Finding]:
+    """What the trainer finds of its card, its base, the Hub and W&B, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{settings.recipe.name}.yaml"
+        path.write_text(dump_recipe(with_absolute_folder(settings.recipe)), encoding="utf-8")
+        output, errors = examine_trainer(path, settings.trainer_secrets, seconds=TRAINER_SECONDS)
+    lines = output.splitlines()
+    for line in lines:
+        yield Finding(**json.loads(line))
+    if not lines or json.loads(lines[-1])["check"] != "wandb":  # the last one: it did not come so far
+        said = " ".join(errors.split())[-400:] or "it ended without a word"
+        yield Finding(check="trainer", state="failed", said=f"`python -m trainer doctor`: {said}", mend="make install")

@@ -1,0 +1,151 @@
+"""Row 16: HTTP while a real run trains: a steady trickle, a burst, and clients that never finish their request."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import statistics
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from oracle import Broken
+from rows import Done, Row, Trials
+from scene import code
+
+from trainer.run_dir import read_lines
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "end_to_end"))
+
+from driver import Codelupe, wait_for
+
+PATHS = ("/health", "/livez", "/readyz", "/metrics", "/metrics?format=prometheus", "/", "/api/runs", "/api/adapters")
+RATE = 20.0
+PERIOD_SECONDS = 15.0
+"""With and without requests by turns: the steps of both are compared."""
+SLOW_CLIENTS = 600
+MOST_P99_SECONDS, MOST_STEP_RATIO = 0.1, 1.05
+
+
+@contextmanager
+def training(folder: Path, files: int) -> Iterator[Codelupe]:
+    """A service in the middle of a long run on the tiny model."""
+    rows = folder / "rows.jsonl"
+    with rows.open("w") as file:
+        for n in range(files):
+            file.write(json.dumps({"path": f"{n}.py", "content": code(n, lines=24), "quality_score": 90}) + "\n")
+    service = Codelupe(folder / "home", MAX_DATASET_SIZE="100000", MIN_NEW_FILES=str(files), SAMPLE_PREDICTIONS="0")
+    service.up("--no-demo")
+    try:
+        assert service.json("drop", str(rows))["inserted"] == files
+        wait_for(lambda: (service.metric("step") or 0) >= 2, "the first steps", 300)
+        yield service
+    finally:
+        service.stop()
+
+
+def ask(address: str, path: str) -> float:
+    """Seconds until the whole answer was there.
+
+    Raises:
+        Broken: it is no good answer.
+    """
+    began = time.monotonic()
+    with urllib.request.urlopen(f"http://{address}{path}", timeout=30) as answer:
+        body = answer.read()
+        if answer.status != 200 or not body:
+            raise Broken(f"{path}: {answer.status}, {len(body)} bytes")
+    return time.monotonic() - began
+
+
+def trickle(service: Codelupe, seconds: float) -> list[float]:
+    """RATE requests a second, each from a thread that waits for nothing else; how long each took."""
+    with ThreadPoolExecutor(16) as threads:
+        began, asked = time.monotonic(), []
+        while (passed := time.monotonic() - began) < seconds:
+            asked.append(threads.submit(ask, service.address, PATHS[len(asked) % len(PATHS)]))
+            time.sleep(max(0.0, len(asked) / RATE - passed))
+        return [each.result() for each in asked]
+
+
+def steps(service: Codelupe) -> list[tuple[float, float]]:
+    """(when, tokens a second) of every step of every run."""
+    found = []
+    for events in sorted((service.home / "runs").glob("*/events.jsonl")):
+        found += [(e["time"], e["tokens_per_second"]) for e in read_lines(events) if e["event"] == "step"]
+    return found
+
+
+def steady(service: Codelupe, requests: int) -> Done:
+    """The first: 20 a second, with and without by turns."""
+    taken: list[float] = []
+    loaded: list[tuple[float, float]] = []
+    while len(taken) < requests:
+        began = time.time()
+        taken += trickle(service, min(PERIOD_SECONDS, (requests - len(taken)) / RATE))
+        loaded.append((began, time.time()))
+        time.sleep(min(PERIOD_SECONDS, loaded[-1][1] - began))
+    p99 = statistics.quantiles(taken, n=100)[98]
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    for when, rate in steps(service):
+        if when >= loaded[0][0]:
+            rates[any(began <= when <= ended for began, ended in loaded)].append(rate)
+    ratio = statistics.median(rates[False]) / statistics.median(rates[True]) if all(rates.values()) else 1.0
+    note = (
+        f"p99 {1000 * p99:.0f} ms, most {1000 * max(taken):.0f} ms; a step takes {100 * (ratio - 1):+.1f} % "
+        f"({len(rates[True])} and {len(rates[False])} steps)"
+    )
+    if requests >= 12_000 and (p99 > MOST_P99_SECONDS or ratio > MOST_STEP_RATIO):
+        raise Broken(note)  # speed is a figure of the full run, never of a test
+    return Done(count=len(taken), note=note)
+
+
+def burst(service: Codelupe, requests: int) -> Done:
+    """The second: as fast as they go."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(32) as threads:
+        taken = list(threads.map(lambda n: ask(service.address, PATHS[n % len(PATHS)]), range(requests)))
+    rate = requests / (time.monotonic() - began)
+    return Done(count=requests, note=f"{rate:.0f} a second, most {1000 * max(taken):.0f} ms")
+
+
+def slow_clients(service: Codelupe, clients: int) -> Done:
+    """The third: half a request each, and nothing more; /health answers all along."""
+    host, port = service.address.split(":")
+    chance, taken = random.Random(1), []
+    held: list[socket.socket] = []
+    ended = threading.Event()
+    try:
+        for _ in range(clients):
+            client = socket.create_connection((host, int(port)), timeout=10)
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: "[: chance.randrange(5, 40)])
+            held.append(client)
+            if len(held) % 50 == 0:
+                taken.append(ask(service.address, "/health"))
+        for _ in range(20):
+            taken.append(ask(service.address, "/health"))
+            ended.wait(0.1)
+    finally:
+        for client in held:
+            client.close()
+    return Done(count=clients, note=f"/health within {1000 * max(taken):.0f} ms")
+
+
+@contextmanager
+def http(folder: Path, sample: bool) -> Iterator[Trials]:
+    with training(folder, 120 if sample else 20_000) as service:
+        sizes = (60, 200, 60) if sample else (12_000, 20_000, SLOW_CLIENTS)
+        work = (steady, burst, slow_clients)
+        yield Trials(number=3, run=lambda n: work[n](service, sizes[n]))
+
+
+ROWS = {
+    16: Row(fault="HTTP while training: 20 requests a second for ten minutes, a burst of 20,000, 600 slow clients",
+            unit="requests", passes="0 errors; in the first p99 < 100 ms and steps at most 5 % slower", prepare=http),
+}  # fmt: skip

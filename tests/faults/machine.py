@@ -1,0 +1,362 @@
+"""Row 17: random operations on the books against a model of them that is a page long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from oracle import Broken
+from rows import Done, Row, Trials
+from scene import new_database, server
+
+from db import adapters, audit, chunks, migrate, runs, streams
+from db import lease as leases
+from db.adapters import NewAdapter
+from db.claim import claim
+from db.errors import DatabaseError, LeaseLost, ParentMoved, RowsRevoked
+from db.pool import Pool
+from db.revocations import Subject, revoke, revoked
+from db.table import Eligibility, Source
+from trainer.run_dir import Outcome, RowOutcome
+
+STREAM = "machine"
+INSERT = "insert into code_files (content, quality_score) values ('x', %s) returning id"
+ELIGIBLE = Eligibility(quality_threshold=70, min_chars=1, max_chars=1000)
+SOURCE = Source()
+MAX_ATTEMPTS = 3
+ADAPTER = NewAdapter(folder="v", manifest_sha256="0" * 64, evaluation={})
+EXAMPLES, STEPS = 50, 50
+"""Of one trial in full."""
+
+
+ENDS = st.sampled_from("cccux")
+VERDICTS = st.sampled_from(["publish", "publish", "publish", "refuse", "returned", "failed"])
+WORDS: tuple[Outcome, ...] = ("trained", "trained", "trained", "unused", "rejected")
+
+
+@dataclass
+class File:
+    """What the model knows of a row."""
+
+    score: float | None
+    state: str = "new"
+    """new, claimed, trained, held_out, rejected or returned."""
+    attempts: int = 0
+    is_held_out: bool = False
+    """Once held out it is for ever."""
+    is_gone: bool = False
+    run: int = 0
+    """The last run that had it."""
+
+    @property
+    def waits(self) -> bool:
+        return not self.is_gone and self.state in ("new", "returned") and self.score is not None and self.score >= 70
+
+
+@dataclass
+class Run:
+    """The live run."""
+
+    run_id: int
+    parent: int | None
+    files: dict[int, str]
+    """Role by id."""
+
+
+class Books(RuleBasedStateMachine):
+    """The database on one side, a few dictionaries on the other."""
+
+    url = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = Pool(self.url, max_connections=3)
+        empty(self.pool)
+        self.lease: leases.Lease = self.taken("one")
+        self.old_lease: leases.Lease | None = None
+        self.files: dict[int, File] = {}
+        self.revoked: set[int] = set()
+        self.parents: dict[int, int | None] = {}
+        self.withdrawn: set[int] = set()
+        self.current: int | None = None
+        self.live: Run | None = None
+
+    def teardown(self) -> None:
+        try:
+            found = audit.audit(self.pool, SOURCE, ELIGIBLE, STREAM)
+            assert found.problems == [], found.problems
+            assert found.pending == sum(file.waits for file in self.files.values())
+        finally:
+            self.pool.close()
+
+    def taken(self, holder: str) -> leases.Lease:
+        found = leases.acquire(self.pool, STREAM, holder, 600)
+        assert found is not None
+        return found
+
+    def sql(self, statement: str, *values: Any) -> list[Any]:
+        with self.pool.transaction() as cursor:
+            cursor.execute(statement, values)
+            return cursor.fetchall() if cursor.description else []
+
+    def some(self, number: int) -> int | None:
+        """One of the files, by a number that was drawn."""
+        ids = sorted(self.files)
+        return ids[number % len(ids)] if ids else None
+
+    # --- producers ---------------------------------------------------------------------------------------------
+
+    @rule(scores=st.lists(st.sampled_from([90.0, 90.0, 90.0, 10.0, None]), min_size=4, max_size=16))
+    def insert(self, scores: list[float | None]) -> None:
+        for score in scores:
+            [(file_id,)] = self.sql(INSERT, score)
+            self.files[file_id] = File(score=score)
+
+    @rule(file_id=st.integers(-(2**62), 2**62))
+    def insert_by_id(self, file_id: int) -> None:
+        if file_id in self.files or 0 < file_id < 10**6:  # those the sequence gives
+            return
+        self.sql("insert into code_files (id, content, quality_score) values (%s, 'x', 90)", file_id)
+        self.files[file_id] = File(score=90.0)
+
+    @rule(number=st.integers(0, 1000), score=st.sampled_from([None, 10.0, 70.0, 90.0]))
+    def score(self, number: int, score: float | None) -> None:
+        file_id = self.some(number)
+        if file_id is not None:
+            self.sql("update code_files set quality_score = %s where id = %s", score, file_id)
+            self.files[file_id].score = score
+
+    @rule(number=st.integers(0, 1000))
+    def delete(self, number: int) -> None:
+        file_id = self.some(number)
+        if file_id is not None:
+            self.sql("delete from code_files where id = %s", file_id)
+            self.files[file_id].is_gone = True
+
+    # --- runs --------------------------------------------------------------------------------------------------
+
+    @rule(limit=st.integers(1, 12), held_out=st.integers(2, 6), refused=st.integers(3, 9), ends=ENDS,
+          salt=st.integers(1, 7), verdict=VERDICTS)  # fmt: skip
+    def run_on(self, limit: int, held_out: int, refused: int, ends: str, salt: int, verdict: str) -> None:
+        """The next thing that happens to runs. One rule: hypothesis leaves some out of each sequence."""
+        if self.live is None:
+            self.claim(limit, held_out, refused, ends)
+        else:
+            self.finish(salt, verdict)
+
+    def claim(self, limit: int, held_out: int, refused: int, ends: str) -> None:
+        """Claim by id; `ends`: committed, undone, or with an error in the middle."""
+        wanted = sorted(file_id for file_id, file in self.files.items() if file.waits)[:limit]
+        seen: dict[int, str] = {}
+        options = {"limit": limit, "parent_version": self.current, "seed": 1}
+        try:
+            with claim(self.pool, self.lease, SOURCE, ELIGIBLE, **options) as made:  # type: ignore[arg-type]
+                ids, _ = revoked(made.cursor, STREAM)
+                assert ids == self.revoked
+                for row in made.rows():
+                    assert row.held_out == self.files[row.file_id].is_held_out or row.file_id in self.revoked
+                    if row.file_id in ids or (row.file_id % refused == 0 and not row.held_out):
+                        made.reject(row, "revoked" if row.file_id in ids else "refused")
+                        seen[row.file_id] = "rejected"
+                    else:
+                        role = "held_out" if row.held_out or row.file_id % held_out == 0 else "train"
+                        made.keep(row, role)  # type: ignore[arg-type]
+                        seen[row.file_id] = role
+                if ends == "x":
+                    raise Interrupted
+                if ends == "u" or not seen:
+                    made.cancel()
+                run_id = made.run_id
+        except Interrupted:
+            return
+        assert list(seen) == wanted
+        if ends == "u" or not seen:
+            return
+        for file_id, role in seen.items():
+            file = self.files[file_id]
+            file.state, file.run = ("rejected" if role == "rejected" else "claimed"), run_id
+            if role == "held_out":
+                file.is_held_out = True
+        self.live = Run(run_id, self.current, {n: r for n, r in seen.items() if r != "rejected"})
+
+    @precondition(lambda self: self.live is not None)
+    @rule(
+        salt=st.integers(1, 7),
+        verdict=VERDICTS,
+    )
+    def finish(self, salt: int, verdict: str) -> None:
+        assert self.live is not None
+        run, outcomes = self.live, []
+        for file_id, role in run.files.items():
+            word = WORDS[(abs(file_id) + salt) % len(WORDS)]
+            word = "held_out" if role == "held_out" and word != "rejected" else word
+            reason = "why" if word == "rejected" else None
+            outcomes.append(RowOutcome(file_id=file_id, outcome=word, reason=reason, tokens=1))
+        report = {"train": {"tokens_published": sum(o.outcome == "trained" for o in outcomes)}}
+        if verdict in ("publish", "refuse"):
+            for state in ("training", "judging"):
+                runs.advance(self.pool, self.lease, run.run_id, state)  # type: ignore[arg-type]
+        if verdict == "publish":
+            moved = run.parent != self.current
+            hit = {n for n, role in run.files.items() if role == "train"} & self.revoked
+            try:
+                runs.publish(self.pool, self.lease, run.run_id, outcomes, ADAPTER, report)
+                assert not moved and not hit
+                self.published(run, outcomes)
+                return
+            except (ParentMoved, RowsRevoked):
+                assert moved or hit
+                verdict = "returned"
+        if verdict == "refuse":
+            runs.refuse(self.pool, self.lease, run.run_id, outcomes, reason="worse", report=report,
+                        max_attempts=MAX_ATTEMPTS, backoff_seconds=0)  # fmt: skip
+            self.refused(outcomes)
+            return
+        runs.give_back(self.pool, self.lease, run.run_id, state=verdict, reason="why")  # type: ignore[arg-type]
+        for file_id in run.files:
+            self.files[file_id].state = "returned"
+        self.live = None
+
+    def published(self, run: Run, outcomes: list[RowOutcome]) -> None:
+        for outcome in outcomes:
+            self.files[outcome.file_id].state = {"unused": "returned"}.get(outcome.outcome, outcome.outcome)
+        self.parents[run.run_id] = run.parent
+        self.current, self.live = run.run_id, None
+
+    def refused(self, outcomes: list[RowOutcome]) -> None:
+        for outcome in outcomes:
+            file = self.files[outcome.file_id]
+            if outcome.outcome == "trained":
+                file.attempts += 1
+                file.state = "rejected" if file.attempts >= MAX_ATTEMPTS else "returned"
+            else:
+                file.state = {"unused": "returned"}.get(outcome.outcome, outcome.outcome)
+        self.live = None
+
+    # --- people ------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.parents)
+    @rule(number=st.integers(0, 1000))
+    def roll_back(self, number: int) -> None:
+        version = sorted(self.parents)[number % len(self.parents)]
+        try:
+            adapters.roll_back(self.pool, STREAM, version)
+            assert version not in self.withdrawn
+            self.current = version
+        except DatabaseError:
+            assert version in self.withdrawn
+
+    @rule(number=st.integers(0, 1000), begin_anew=st.booleans(), odds=st.integers(0, 3))
+    def revoke(self, number: int, begin_anew: bool, odds: int) -> None:
+        file_id = self.some(number)
+        if file_id is None or odds:
+            return
+        try:
+            found = revoke(self.pool, SOURCE, STREAM, Subject(file_id=file_id), reason="x", begin_anew=begin_anew)
+        except DatabaseError:
+            assert self.files[file_id].is_gone  # it was never claimed, so nobody knows it
+            return
+        self.revoked.add(file_id)
+        saw = self.saw(file_id)
+        assert {adapter.version for adapter in found.adapters} == saw
+        if begin_anew:
+            self.withdraw(file_id, saw)
+
+    def saw(self, file_id: int) -> set[int]:
+        """Adapters that were trained on a file, and those that hang on them."""
+        rows = self.sql("select run_id from codelupe.run_rows where file_id = %s and outcome = 'trained'", file_id)
+        found = {run_id for (run_id,) in rows} & set(self.parents)
+        for version in sorted(self.parents):
+            if self.parents[version] in found:
+                found.add(version)
+        return found
+
+    def withdraw(self, file_id: int, saw: set[int]) -> None:
+        self.withdrawn |= saw
+        while self.current in saw:
+            self.current = self.parents[self.current]
+        for other, file in self.files.items():
+            if file.state == "trained" and file.run in saw:
+                file.state, file.attempts = ("rejected" if other == file_id else "returned"), 0
+
+    @rule()
+    def take_the_lease(self) -> None:
+        """A restart of the same service: its old lease is good for nothing."""
+        self.old_lease, self.lease = self.lease, self.taken("one")
+
+    @precondition(lambda self: self.old_lease is not None and self.live is not None)
+    @rule()
+    def write_under_the_old_lease(self) -> None:
+        assert self.old_lease is not None and self.live is not None
+        try:
+            runs.give_back(self.pool, self.old_lease, self.live.run_id, state="failed", reason="late")
+        except LeaseLost:
+            return
+        raise Broken("a write under an old lease went through")
+
+    # --- what is true all the time -----------------------------------------------------------------------------
+
+    @invariant()
+    def the_ledger_is_as_the_model_says(self) -> None:
+        found = dict(self.sql("select file_id, disposition from codelupe.ledger"))
+        assert found == {file_id: file.state for file_id, file in self.files.items() if file.state != "new"}
+
+    @invariant()
+    def the_current_adapter_is_as_the_model_says(self) -> None:
+        current = adapters.current(self.pool, STREAM)
+        assert (current.version if current else None) == self.current
+
+    @rule()
+    def the_poll_counts_what_waits(self) -> None:
+        waits = sum(file.waits for file in self.files.values())
+        assert chunks.poll(self.pool, self.lease, SOURCE, ELIGIBLE).rows == waits
+        assert chunks.count(self.pool, SOURCE, ELIGIBLE, STREAM) == waits
+
+
+class Interrupted(Exception):
+    """A claim that is cut short."""
+
+
+def empty(pool: Pool) -> None:
+    """Nothing in any table, and the stream bound anew."""
+    with pool.transaction() as cursor:
+        cursor.execute(
+            "select format('truncate %s restart identity cascade', string_agg(c.oid::regclass::text, ', ')) "
+            "from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind = 'r' and "
+            "(n.nspname = 'codelupe' and c.relname <> 'migrations' or c.relname = 'code_files')"
+        )
+        cursor.execute(cursor.fetchone()[0])  # type: ignore[index]
+    streams.bind(pool, STREAM, streams.Binding(source="code_files", base_model="m", base_revision="r", lora={}))
+
+
+@contextmanager
+def state_machine(folder: Path, sample: bool) -> Iterator[Trials]:
+    with server(folder / "postgres") as url:
+        Books.url = new_database(url, "machine")
+        pool = Pool(Books.url)
+        migrate.apply(pool)
+        pool.close()
+
+        def trial(number: int) -> Done:
+            examples = 6 if sample else EXAMPLES
+            options = settings(
+                max_examples=examples, stateful_step_count=20 if sample else STEPS, deadline=None, database=None,
+                suppress_health_check=list(HealthCheck), verbosity=Verbosity.normal,
+                phases=[Phase.generate, Phase.shrink],
+            )  # fmt: skip
+            run_state_machine_as_test(seed(number)(Books), settings=options)
+            return Done(count=examples)
+
+        yield Trials(number=1 if sample else 1000 // EXAMPLES, run=trial)
+
+
+ROWS = {
+    17: Row(fault=f"random operations against a model of the books, {STEPS} steps each", unit="sequences",
+            passes="ledger, audit and counts are the model's", prepare=state_machine),
+}  # fmt: skip

@@ -1,0 +1,19 @@
+"""The doctor where there is a card: its kernels run, and its memory is compared with the plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer import doctor
+from trainer.recipe import load_recipe
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no card")
+
+
+def test_a_card_that_works() -> None:
+    recipe = load_recipe(Path(__file__).parents[2] / "recipes" / "embedded.yaml")
+    found = {finding.check: finding for finding in doctor.findings(recipe, {})}
+    assert [found[name].state for name in ("driver", "architecture", "kernel", "memory")] == ["ok"] * 4, found
