@@ -1,7 +1,8 @@
 """psycopg2's pool made to wait, check and heal; `transaction()` is where its errors become db.errors.
 
 psycopg2's own pool raises when it is exhausted, hands out dead connections, and loses a slot for ever when
-the server dies inside a transaction (rolling back on return raises before the slot is given back).
+the server dies inside a transaction (rolling back on return raises before the slot is given back). What waits for a
+server that has gone silent is ended by a sentinel: db/sentinel.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
@@ -21,6 +23,8 @@ from psycopg2 import extensions, sql
 from psycopg2.pool import ThreadedConnectionPool
 
 from db.errors import DatabaseError, Misconfigured, Unavailable
+from db.queries import QUERIES
+from db.sentinel import Sentinel, WatchedConnection
 
 CONNECT_TIMEOUT_SECONDS = 10
 TCP_TIMEOUT_MILLISECONDS = 30_000
@@ -28,18 +32,23 @@ STATEMENT_TIMEOUT_SECONDS = 300
 LOCK_TIMEOUT_SECONDS = 30
 IDLE_IN_TRANSACTION_SECONDS = 600
 """A stopped process must not keep its locks for ever."""
+BROKEN = 2
+"""psycopg2's `closed` of a connection that was lost, not closed."""
 ROUND_TRIP_AFTER_SECONDS = 30.0
 """A connection idle for longer than this is asked for an answer before it is handed out."""
 
 Isolation = Literal["read committed", "repeatable read"]
 
 
-class _Connection(extensions.connection):
+class _Connection(WatchedConnection):
     """A connection that limits its own statements and knows since when it has been idle."""
 
-    def __init__(self, dsn: str, *arguments: Any, **options: Any) -> None:
+    def __init__(self, sentinel: Sentinel, dsn: str, *arguments: Any, **options: Any) -> None:
         super().__init__(dsn, *arguments, **options)
         self.idle_since = time.monotonic()
+        self.given_up_before = sentinel.given_up
+        """How many connections the sentinel had given up when this one was handed out."""
+        sentinel.watch(self)
         with self.cursor() as cursor:
             cursor.execute(
                 "select set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false), "
@@ -53,7 +62,11 @@ class _Connection(extensions.connection):
                     )
                 ],
             )
+            cursor.execute(QUERIES["backend_self"])
+            if (row := cursor.fetchone()) and row[0] == self.info.backend_pid:
+                self.backend = row
         self.commit()
+        self.greeted = True
 
     def answers(self) -> bool:
         """Whether an idle connection is good: nothing to read on it, and after a while a round trip."""
@@ -110,12 +123,13 @@ class Pool:
         self._in_use = 0
         self._waiting = 0
         self._closed = False
+        self._sentinel = Sentinel(url, application_name=f"{application_name} sentinel")
         # minconn 0 opens nothing now; it is then also the number that putconn keeps, hence the assignment.
         self._connections = ThreadedConnectionPool(
             0,
             max_connections,
             dsn=url,
-            connection_factory=_Connection,
+            connection_factory=partial(_Connection, self._sentinel),
             client_encoding="UTF8",  # psycopg2 takes the database's, which SQL_ASCII spoils
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             keepalives=1,
@@ -193,6 +207,7 @@ class Pool:
             self._closed = True
             self._free.notify_all()
         self._connections.closeall()
+        self._sentinel.end()
 
     @contextmanager
     def _slot(self) -> Iterator[None]:
@@ -227,6 +242,7 @@ class Pool:
             except psycopg2.Error as error:
                 raise classify(error, None, secret=self._password) from error
             assert isinstance(connection, _Connection)
+            connection.given_up_before = self._sentinel.given_up
             if connection.answers():
                 return connection
             self._discard(connection)
@@ -234,7 +250,12 @@ class Pool:
     def _discard(self, connection: _Connection) -> None:
         """Roll back, close, and give the slot back, whatever state the connection is in."""
         with suppress(psycopg2.Error):  # a dead connection's transaction is over already
-            connection.rollback()  # closing would do, but only some milliseconds later
+            if self._sentinel.given_up == connection.given_up_before:
+                connection.rollback()  # closing would do, but only some milliseconds later
+            else:  # another one was silent meanwhile: this one would be waited for as long
+                self._sentinel.leave_behind(connection)
+        if connection.closed == BROKEN:
+            self._sentinel.leave_behind(connection)
         self._put_back(connection, close=True)
 
     def _put_back(self, connection: _Connection, *, close: bool) -> None:
@@ -302,7 +323,11 @@ def classify(
                 return Misconfigured(f"cannot use the database: {text}; {advice}")
         return Unavailable(f"the database cannot be reached: {text}")
     code = error.pgcode or ""
-    if connection.closed or isinstance(error, psycopg2.InterfaceError):
+    if isinstance(connection, WatchedConnection) and connection.given_up:
+        return Unavailable(f"the connection to the database was given up: {connection.given_up}")
+    # What a server says has a code. Asked for beside `closed`, as the error may be another connection's.
+    lost = type(error) is psycopg2.DatabaseError and not code
+    if connection.closed or lost or isinstance(error, psycopg2.InterfaceError):
         return Unavailable(f"the connection to the database was lost: {text or type(error).__name__}")
     if code == "25006":
         return Unavailable(f"the database is read-only at the moment (a standby?): {text}")

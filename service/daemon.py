@@ -32,6 +32,8 @@ from service.watch import Watcher
 from trainer.recipe import Recipe
 from trainer.run_dir import RowOutcome, RunDirectory, RunDirectoryError, read_json, read_outcomes, read_rows
 
+DATABASE_PAUSE_SECONDS, LONGEST_DATABASE_PAUSE_SECONDS = 2.0, 10.0
+"""Between two tries of a database that does not answer; doubled each time."""
 MAX_CRASHES = 3
 """Starts of one run that may end in a crash before the run is given up."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 3600.0
@@ -45,6 +47,8 @@ GATHERING_SECONDS = 1.0
 """New files come in batches: poll once for a second of them."""
 TOLD_BY_EVENTS = (State.STANDBY, State.CLAIMING, State.TRAINING, State.JUDGING, State.PAUSED)
 """States whose own events (Standby, Claimed, Training process, Verdict, Paused) say that they were entered."""
+WRITING = (State.CLAIMING, State.TRAINING, State.JUDGING)
+"""States in which a lost connection leaves it open whether a COMMIT arrived: what the database says is taken up."""
 FINAL_CODES = (2, 3, 4)
 """Exit codes of the trainer after which starting the same run again would end the same way."""
 
@@ -96,7 +100,10 @@ class Daemon:
                 database_failures += 1
                 self._database_trouble(error)
                 self._revive_database()
-                self._sleep(min(30.0, 2.0**database_failures), renew=False)
+                pause = DATABASE_PAUSE_SECONDS * 2.0 ** (database_failures - 1)
+                self._sleep(min(LONGEST_DATABASE_PAUSE_SECONDS, pause), renew=False)
+                if self.state in WRITING:
+                    self._enter(State.STARTING)
                 continue
             except LeaseLost as error:
                 log("Lease lost", level=logging.WARNING, reason=str(error))

@@ -24,13 +24,13 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.STARTING: frozenset({State.STANDBY, State.WAITING, State.TRAINING, State.JUDGING, State.PAUSED}),
     State.STANDBY: frozenset({State.STARTING, State.PAUSED}),
     State.WAITING: frozenset({State.CLAIMING, State.PAUSED, State.STANDBY}),
-    State.CLAIMING: frozenset({State.TRAINING, State.WAITING, State.PAUSED, State.STANDBY}),
-    State.TRAINING: frozenset({State.JUDGING, State.WAITING, State.PAUSED, State.STANDBY}),
-    State.JUDGING: frozenset({State.WAITING, State.PAUSED, State.STANDBY}),
+    State.CLAIMING: frozenset({State.TRAINING, State.WAITING, State.PAUSED, State.STANDBY, State.STARTING}),
+    State.TRAINING: frozenset({State.JUDGING, State.WAITING, State.PAUSED, State.STANDBY, State.STARTING}),
+    State.JUDGING: frozenset({State.WAITING, State.PAUSED, State.STANDBY, State.STARTING}),
     State.PAUSED: frozenset({State.STARTING, State.STANDBY}),
     State.STOPPED: frozenset(),
 }
-"""STOPPED may follow every state."""
+"""STOPPED may follow every state. STARTING follows one whose writes the database may or may not have got."""
 
 
 def may_follow(now: State, then: State) -> bool:

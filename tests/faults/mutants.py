@@ -61,13 +61,6 @@ MUTANTS: dict[str, Mutant] = {
         new="        if not directory.root.exists():\n            (lambda *_: None)(",
         caught_by=_row(1, r"after db\.claim\.claim:commit, time [12]"),
     ),
-    "a claim commits before its directory gets its name": Mutant(
-        file="service/claim.py",
-        old="            _write_facts(folder, rows.run_id, recipe, home, parent, secrets=dict(admission.secrets))\n",
-        new="            _write_facts(folder, rows.run_id, recipe, home, parent, secrets=dict(admission.secrets))\n"
-        "            (folder.root).rename(final.root)\n            folder = RunDirectory(final.root)\n",
-        caught_by=_row(1, r"before db\.claim\.claim:commit, time [12]"),
-    ),
     "the pointer is derived from the database again": Mutant(
         file="service/upkeep.py",
         old="            if sync_pointer(self.home, self.stream, current):\n",

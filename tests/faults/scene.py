@@ -6,6 +6,7 @@ what `codelupe up` does before its loop (resolving the base, HTTP) is left out, 
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -13,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
@@ -27,10 +28,12 @@ from psycopg2 import sql
 from psycopg2.extensions import make_dsn
 from psycopg2.extras import execute_values
 
-from db import audit, embedded, migrate, streams
+from db import audit, embedded, migrate, sentinel, streams
+from db import pool as pools
 from db.pool import Pool
 from service import daemon, launch, leadership, logs
 from service.board import Board, Snapshot
+from service.database import open_pool
 from service.home import Home, only_service
 from service.settings import PROJECT_RECIPES, Settings, load_settings
 from trainer.recipe import Recipe, pinned
@@ -61,6 +64,12 @@ class Options:
     """Of the tiny base; the stub does not look at it."""
     settings: tuple[tuple[str, str], ...] = ()
     lease_seconds: float | None = None
+    hygiene: tuple[tuple[str, str], ...] = ()
+    """Over the recipe's."""
+    witness: Path | None = None
+    """Where to tell of the pool and of health, every moment."""
+    hurried: bool = False
+    """Whether a database that is silent or away is looked at ten times as often as usual."""
     once: bool = False
 
 
@@ -93,9 +102,53 @@ def settings_of(options: Options) -> Settings:
     return load_settings(PROJECT_RECIPES / "embedded.yaml", environment=given, env_file=None)
 
 
-def recipe_of(settings: Settings, revision: str) -> Recipe:
-    recipe = pinned(settings.recipe, model="tiny-qwen2", revision=revision)
-    return replace(recipe, data=replace(recipe.data, min_held_out=2, max_eval_tokens=10**7))
+def recipe_of(settings: Settings, options: Options) -> Recipe:
+    recipe = pinned(settings.recipe, model="tiny-qwen2", revision=options.revision)
+    changes: dict[str, Any] = dict(options.hygiene)
+    return replace(
+        recipe,
+        data=replace(recipe.data, min_held_out=2, max_eval_tokens=10**7),
+        hygiene=replace(recipe.hygiene, **changes),
+    )
+
+
+def witness(path: Path, pool: Pool, board: Board) -> None:
+    """Write down how the pool and the service are; whole, or not at all."""
+    status, reason = board.read().health()
+    new = path.with_suffix(".new")
+    new.write_text(
+        json.dumps(
+            {
+                **vars(pool.stats()),
+                "taken": len(pool._connections._used),  # type: ignore[attr-defined]  # psycopg2's own count
+                "status": status,
+                "reason": reason,
+                "threads": threading.active_count(),
+                "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()),
+            }
+        )
+    )
+    new.replace(path)
+
+
+@contextmanager
+def witnessed(path: Path | None, pool: Pool, board: Board) -> Iterator[None]:
+    """Write it down all the time, and once at the end."""
+    if path is None:
+        yield
+        return
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.wait(0.05):
+            witness(path, pool, board)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    yield
+    done.set()
+    thread.join()
+    witness(path, pool, board)
 
 
 def serve(options: Options) -> None:
@@ -105,6 +158,10 @@ def serve(options: Options) -> None:
     if options.crash is not None:
         crash_at(options.crash)
     daemon.FIRST_PAUSE_SECONDS, daemon.REFUSED_DELAY_SECONDS, daemon.GATHERING_SECONDS = 0.1, 0.05, 0.02
+    if options.hurried:
+        daemon.DATABASE_PAUSE_SECONDS, daemon.LONGEST_DATABASE_PAUSE_SECONDS = 0.1, 1.0
+        pools.CONNECT_TIMEOUT_SECONDS = 3
+        sentinel.ASK_AFTER_SECONDS, sentinel.LOOK_SECONDS, sentinel.ANSWER_SECONDS = 1.0, 0.1, 0.7
     daemon.HEARING_SECONDS = launch.WATCH_SECONDS = 0.02
     launch.TRAINER = options.trainer
     if options.lease_seconds is not None:
@@ -116,11 +173,12 @@ def serve(options: Options) -> None:
     said = os.open(options.home / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(said, stream)
-    recipe = recipe_of(settings, options.revision)
+    recipe = recipe_of(settings, options)
     with only_service(home):
         logs.set_up("text", home.log_file)
-        pool = Pool(options.url)
-        daemon.Daemon(settings, recipe, home, pool, Board(Snapshot()), stop, options.once).run()
+        pool, board = open_pool(settings, options.url), Board(Snapshot())
+        with witnessed(options.witness, pool, board):
+            daemon.Daemon(settings, recipe, home, pool, board, stop, options.once).run()
         pool.close()
     os._exit(0)
 
@@ -128,6 +186,13 @@ def serve(options: Options) -> None:
 os.environ["PYTHONPATH"] = f"{HERE}{os.pathsep}{HERE.parents[1]}"  # the server to fork from does not take over sys.path
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["scene"])
+
+
+def in_process(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """Call a function of one of the suite's modules in a process of its own."""
+    process = _CONTEXT.Process(target=target, args=arguments, daemon=True)
+    process.start()
+    return process
 
 
 class Service:

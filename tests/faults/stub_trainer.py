@@ -33,6 +33,7 @@ from trainer.run_dir import (
 from trainer.stop import StopRequest
 
 STEP_ROWS = 4
+MOST_STEPS = 200
 STEP_SECONDS = 0.004
 CONSUMED = "consumed.json"
 
@@ -62,9 +63,10 @@ def train(directory: RunDirectory, stop: StopRequest) -> None:
     done = directory.checkpoints / "done.json"
     step = read_json(done)["rows"] if done.exists() else 0
     directory.checkpoints.mkdir(exist_ok=True)
+    step_rows = max(STEP_ROWS, len(rows) // MOST_STEPS)
     while step < len(rows):
         time.sleep(STEP_SECONDS)
-        step = min(step + STEP_ROWS, len(rows))
+        step = min(step + step_rows, len(rows))
         with stop.deferred():
             write_json(done, {"rows": step})
         append_event(directory.events, "step", step=step, steps_total=len(rows), loss=1.0 / (step + 1))
