@@ -400,6 +400,10 @@ from codelupe.runs where stream = %(stream)s and ended_at is null;
 select run_id, stream, state, parent_version, seed, launches, reason, report, created_at, started_at, ended_at
 from codelupe.runs where stream = %(stream)s order by run_id desc limit %(limit)s;
 
+-- name: run_rows_settled
+-- What became of each row that a run claimed.
+select file_id, outcome, tokens from codelupe.run_rows where run_id = %(run_id)s;
+
 -- name: run_lock
 -- A run's state, kept from changing until the transaction ends.
 select state, parent_version from codelupe.runs where run_id = %(run_id)s and stream = %(stream)s for update;

@@ -113,6 +113,13 @@ def history(pool: Pool, stream: str, limit: int = 20) -> list[Run]:
     return _runs(pool, "run_history", {"stream": stream, "limit": limit})
 
 
+def settled(pool: Pool, run_id: int) -> dict[int, tuple[str | None, int | None]]:
+    """Outcome and tokens of each row that a run claimed."""
+    with pool.transaction(read_only=True) as cursor:
+        cursor.execute(QUERIES["run_rows_settled"], {"run_id": run_id})
+        return {file_id: (outcome, tokens) for file_id, outcome, tokens in cursor.fetchall()}
+
+
 def totals(pool: Pool, stream: str) -> Totals:
     """A stream's sums, from one snapshot."""
     parameters = {"stream": stream}

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +29,7 @@ from service.console import JsonOption, RecipeOption, out, print_json, print_tab
 from service.database import database
 from service.doctor import Finding, examine
 from service.errors import PreconditionError, ServiceError, UsageError
+from service.evidence import disk_problems
 from service.home import Home, running_service, stop_service
 from service.intake.drop import Summary, drop_paths
 from service.intake.history import MAX_COMMITS
@@ -370,11 +371,21 @@ def samples(
 
 
 @app.command()
-def audit(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
-    """Prove that every row is ineligible, pending, claimed or settled, and that the sums reconcile. Exit 1 if not."""
+def audit(
+    books_only: Annotated[
+        bool, typer.Option("--books-only", help="The database alone: read no adapter's bytes and no run's folder.")
+    ] = False,
+    recipe: RecipeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove that every row is ineligible, pending, claimed or settled, that the sums reconcile, and that the published
+    adapters and their lineage are what was published. Exit 1 if not."""
     settings = settings_for(recipe)
     with database(settings) as pool:
         found = audit_table.audit(pool, settings.source, settings.eligibility, settings.recipe.stream)
+        if not books_only:
+            on_disk = disk_problems(Home(settings.home), pool, settings.recipe.stream)
+            found = replace(found, problems=[*found.problems, *on_disk])
     if as_json:
         print_json(asdict(found))
     else:

@@ -1,0 +1,116 @@
+"""What lies on the disk against what the database says: published adapters, their lineage, and the runs they came from.
+
+Not covered: adapters whose folders retention has removed, and what a run's tidied folder no longer has.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from db import adapters, runs
+from db.adapters import Adapter
+from db.pool import Pool
+from service.home import Home
+from service.publish import verify_adapter
+from trainer.run_dir import (
+    CHUNK_BYTES,
+    RunDirectory,
+    RunDirectoryError,
+    read_json,
+    read_outcomes,
+    sha256_file,
+)
+
+
+def disk_problems(home: Home, pool: Pool, stream: str) -> list[str]:
+    """Everything that does not match, one sentence each. Reads every byte of every adapter that is there."""
+    found: list[str] = []
+    for adapter in adapters.history(pool, stream):
+        if home.adapter(adapter.version).is_dir():
+            found += _adapter(home, pool, adapter)
+        elif adapter.is_current:
+            found.append(f"the folder of the current adapter, {home.adapter(adapter.version)}, is not there")
+    return found
+
+
+def _adapter(home: Home, pool: Pool, adapter: Adapter) -> Iterator[str]:
+    name = f"version {adapter.version}"
+    try:
+        verify_adapter(home, adapter)
+        lineage = read_json(home.adapter(adapter.version) / "lineage.json")
+        told = (lineage["version"], lineage["parent_version"])
+        inputs, rows = dict(lineage["inputs"]), {int(row["file_id"]) for row in lineage["rows"]}
+    except RunDirectoryError as error:
+        yield f"{name}: {error}"
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield f"{name}: its lineage.json cannot be read ({type(error).__name__}: {error})"
+        return
+    if told != (adapter.version, adapter.parent_version):
+        yield f"{name}: lineage.json says version {told[0]} from {told[1]}, the database from {adapter.parent_version}"
+    run = home.run(adapter.version)
+    if run.root.is_dir():
+        yield from (f"{name}: {problem}" for problem in _run(run, inputs))
+    settled = runs.settled(pool, adapter.version)
+    if strange := rows - settled.keys():
+        yield f"{name}: lineage.json has rows that its run did not claim: files {_some(strange)}"
+    yield from (f"{name}: {problem}" for problem in _outcomes(run, settled))
+
+
+def _run(run: RunDirectory, inputs: dict[str, str]) -> Iterator[str]:
+    """The inputs of a run as they lie there, packed or not."""
+    for name, expected in inputs.items():
+        path = run.root / name
+        packed = path.with_name(f"{name}.gz")
+        if path.is_file():
+            found = sha256_file(path)
+        elif packed.is_file():
+            try:
+                found = _sha256_packed(packed)
+            except (OSError, EOFError) as error:
+                yield f"{packed} cannot be read ({error})"
+                continue
+        else:
+            continue
+        if found != expected:
+            yield f"{path} is not what the adapter was trained on"
+
+
+def _outcomes(run: RunDirectory, settled: dict[int, tuple[str | None, int | None]]) -> Iterator[str]:
+    """What the trainer reported of each row against what the database settled."""
+    try:
+        reported = {outcome.file_id: outcome for outcome in read_outcomes(run.rows_outcome)}
+    except (RunDirectoryError, TypeError) as error:
+        yield f"{run.rows_outcome} cannot be read ({error})"
+        return
+    if not reported:
+        return
+    differ = {
+        file_id
+        for file_id, (outcome, tokens) in settled.items()
+        if outcome == "trained"
+        and (file_id not in reported or (reported[file_id].outcome, reported[file_id].tokens) != (outcome, tokens))
+    }
+    differ |= {
+        file_id
+        for file_id, outcome in reported.items()
+        if outcome.outcome == "trained" and settled.get(file_id, (None, None))[0] != "trained"
+    }
+    if differ:
+        yield f"{run.rows_outcome} and the database do not agree on what was trained: files {_some(differ)}"
+
+
+def _sha256_packed(path: Path) -> str:
+    digest = hashlib.sha256()
+    with gzip.open(path) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _some(ids: set[int]) -> str:
+    shown = ", ".join(map(str, sorted(ids)[:10]))
+    return shown + (", …" if len(ids) > 10 else "")

@@ -1,0 +1,133 @@
+"""`codelupe audit` on the disk: adapters, their lineage and their runs are what the database says."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_claim_run import STREAM, World
+
+from db import runs
+from db.adapters import NewAdapter
+from service.evidence import disk_problems
+from service.publish import copy_candidate, tidy_run
+from trainer.run_dir import (
+    RowOutcome,
+    RunDirectory,
+    new_folder,
+    read_rows,
+    sha256_file,
+    write_json,
+    write_manifest,
+    write_outcomes,
+)
+
+
+@pytest.fixture
+def world(pool: Any, tmp_path: Path) -> World:
+    """A service that published once, and tidied up."""
+    world = World(pool, tmp_path / "home")
+    world.insert(20)
+    claimed = world.claim()
+    assert claimed.run_id == 1
+    run = world.home.run(1)
+    outcomes = [RowOutcome(file_id=row.file_id, outcome="trained", tokens=5) for row in read_rows(run.rows)]
+    tokens = 5 * len(outcomes)
+    outcomes += [RowOutcome(file_id=row.file_id, outcome="held_out", tokens=1) for row in read_rows(run.held_out)]
+    write_outcomes(run.rows_outcome, outcomes)
+    with new_folder(run.adapter) as folder:
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+        write_manifest(folder)
+    report = {"evaluation": {}, "train": {"tokens_published": tokens}}
+    published = copy_candidate(world.home, run, 1, report)
+    for state in ("training", "judging"):
+        runs.advance(pool, world.lease, 1, state)
+    adapter = NewAdapter(folder=published.folder.name, manifest_sha256=published.manifest_sha256, evaluation={})
+    runs.publish(pool, world.lease, 1, outcomes, adapter, report)
+    tidy_run(run)
+    assert disk_problems(world.home, pool, STREAM) == []
+    return world
+
+
+def resigned(folder: Path, name: str, change: Callable[[Any], None]) -> None:
+    """A JSON file changed, and the manifest made to fit: somebody who covers their tracks."""
+    path = folder / name
+    value = json.loads(path.read_text())
+    change(value)
+    write_json(path, value)
+    write_manifest(folder, version=1)
+
+
+def damage_bytes(world: World) -> None:
+    (world.home.adapter(1) / "adapter_model.safetensors").write_bytes(b"weighty")
+
+
+def damage_manifest(world: World) -> None:
+    resigned(world.home.adapter(1), "lineage.json", lambda lineage: lineage.update(seed=7))
+
+
+def lose_folder(world: World) -> None:
+    world.home.adapter(1).rename(world.home.adapters / "elsewhere")
+
+
+def other_rows(world: World) -> None:
+    run = world.home.run(1)
+    with gzip.open(run.root / "rows.jsonl.gz", "at") as file:
+        file.write("{}\n")
+
+
+def other_outcomes(world: World) -> None:
+    path = world.home.run(1).rows_outcome
+    path.write_text(path.read_text().replace('"tokens":5', '"tokens":6', 1))
+
+
+def garbage(world: World) -> None:
+    (world.home.run(1).root / "rows.jsonl.gz").write_bytes(b"no gzip")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (damage_bytes, "version 1: .* does not match its MANIFEST.json: adapter_model.safetensors has changed"),
+        (damage_manifest, "version 1: .* is not what the database has"),
+        (lose_folder, "the folder of the current adapter, .* is not there"),
+        (other_rows, "version 1: .*rows.jsonl is not what the adapter was trained on"),
+        (other_outcomes, "do not agree on what was trained: files "),
+        (garbage, "rows.jsonl.gz cannot be read"),
+    ],
+)
+def test_what_does_not_match_is_said(world: World, damage: Callable[[World], None], said: str):
+    damage(world)
+    [problem] = disk_problems(world.home, world.pool, STREAM)
+    assert re.search(said, problem)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda lineage: lineage.update(parent_version=3), "says version 1 from 3, the database from None"),
+        (lambda lineage: lineage["rows"].append({"file_id": 999, "sha256": ""}), "did not claim: files 999"),
+        (lambda lineage: lineage.pop("inputs"), "its lineage.json cannot be read"),
+    ],
+)
+def test_a_lineage_that_tells_something_else_is_said(world: World, change: Callable[[Any], None], said: str):
+    """As if it had been published so: the database has the manifest's hash."""
+    folder = world.home.adapter(1)
+    resigned(folder, "lineage.json", change)
+    with world.pool.transaction() as cursor:
+        cursor.execute("update codelupe.adapters set manifest_sha256 = %s", [sha256_file(folder / "MANIFEST.json")])
+    assert any(said in problem for problem in disk_problems(world.home, world.pool, STREAM))
+
+
+def test_what_retention_removed_is_no_problem(world: World):
+    with world.pool.transaction() as cursor:
+        cursor.execute("update codelupe.adapters set is_current = false")
+    lose_folder(world)
+    run = RunDirectory(world.home.run(1).root)
+    (run.root / "rows.jsonl.gz").unlink()
+    assert disk_problems(world.home, world.pool, STREAM) == []
