@@ -1,8 +1,9 @@
 """All rows of the fault suite, by number."""
 
+import fitting_faults
 import kills
 import leaders
 import machine
 from rows import Row
 
-ROWS: dict[int, Row] = {**kills.ROWS, **leaders.ROWS, **machine.ROWS}
+ROWS: dict[int, Row] = {**kills.ROWS, **leaders.ROWS, **machine.ROWS, **fitting_faults.ROWS}
