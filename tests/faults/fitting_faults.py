@@ -1,4 +1,4 @@
-"""Rows 12 and 13: what a fit leaves is damaged, and steps that cannot be done."""
+"""Row 13: steps that cannot be done."""
 
 from __future__ import annotations
 
@@ -25,9 +25,6 @@ MARKED = {"nan": 3, "row": 3, "together": 1, "once": 0, "large": 0}
 """Marked rows of a trial."""
 FIT_SECONDS = 900.0
 """For a trial's runs, on a machine that does other things as well."""
-
-
-# --- row 13: steps that cannot be done ------------------------------------------------------------------------
 
 
 def kind_of(number: int) -> str:

@@ -1,9 +1,10 @@
 """All rows of the fault suite, by number."""
 
+import damage
 import fitting_faults
 import kills
 import leaders
 import machine
 from rows import Row
 
-ROWS: dict[int, Row] = {**kills.ROWS, **leaders.ROWS, **machine.ROWS, **fitting_faults.ROWS}
+ROWS: dict[int, Row] = {**kills.ROWS, **leaders.ROWS, **machine.ROWS, **fitting_faults.ROWS, **damage.ROWS}
