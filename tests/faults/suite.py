@@ -6,6 +6,15 @@ import fitting_faults
 import kills
 import leaders
 import machine
+import malformed
 from rows import Row
 
-ROWS: dict[int, Row] = {**kills.ROWS, **leaders.ROWS, **machine.ROWS, **fitting_faults.ROWS, **damage.ROWS, **disk.ROWS}
+ROWS: dict[int, Row] = {
+    **kills.ROWS,
+    **leaders.ROWS,
+    **machine.ROWS,
+    **fitting_faults.ROWS,
+    **damage.ROWS,
+    **disk.ROWS,
+    **malformed.ROWS,
+}
