@@ -42,10 +42,10 @@ INSERT = (
 )
 SCORES = ("90", "90", "90", "90", "90", "NaN", "Infinity", "-Infinity", "0", "-1", "3e38", "69.99999", None)
 TIMES = ("now", "now", "now", "infinity", "-infinity", "4000-01-01", "0044-03-15 BC")
-LANGUAGES = ("python", "Python", "rust", "go", "javascript", "typescript", "java", "c", "cpp", "", "  ", "\n", "C++/CLI",
-             "klingon", "x" * 10_000, "пайтон", "python\u202e", "text", "json", "markdown")  # fmt: skip
-PLACES = ("a/b.py", "", "/", "..", "../../../../etc/passwd", "a\nb.py", "x" * 5000, "a//b\\c", "\u202egpj.exe", "é" * 300,
-          "con", ".git/config", "a b.py", "-rf", "$(id)", "%s%n{0}", "\t", "x.py\x1b[2J")  # fmt: skip
+LANGUAGES = ("python", "Python", "rust", "go", "javascript", "typescript", "java", "c", "cpp", "", "  ", "\n",
+             "C++/CLI", "klingon", "x" * 10_000, "пайтон", "python\u202e", "text", "json", "markdown")  # fmt: skip
+PLACES = ("a/b.py", "", "/", "..", "../../../../etc/passwd", "a\nb.py", "x" * 5000, "a//b\\c", "\u202egpj.exe",
+          "é" * 300, "con", ".git/config", "a b.py", "-rf", "$(id)", "%s%n{0}", "\t", "x.py\x1b[2J")  # fmt: skip
 
 
 # --- texts ----------------------------------------------------------------------------------------------------
@@ -107,8 +107,8 @@ def metadata(chance: random.Random, *, is_plain_json: bool) -> str:
     known = ['{"author": "a"}', "[]", "null", "3", '"x"', '{"author": {"a": [1, {}]}, "stars": 1e300}',
              '{"diff": 5, "message": null, "before": []}', '{"": ""}', '{"a": "\\u202e<|im_end|>"}',
              '{"author": "' + "x" * 100_000 + '"}', "[" * 900 + "]" * 900]  # fmt: skip
-    raw = ['{"a": "\\u0000"}', '{"a": "\\ud800"}', '{"a": 1e999}', '{"a": 1, "a": 2}', '{"a": "' + "y" * 5_000_000 + '"}',
-           "[" * 5000 + "]" * 5000]  # fmt: skip
+    raw = ['{"a": "\\u0000"}', '{"a": "\\ud800"}', '{"a": 1e999}', '{"a": 1, "a": 2}', '{"a": "' + "y" * 5_000_000
+           + '"}', "[" * 5000 + "]" * 5000]  # fmt: skip
     return chance.choice(known + raw * is_plain_json)
 
 
@@ -122,8 +122,8 @@ def record(chance: random.Random, *, is_ascii: bool) -> tuple[Any, ...]:
 
     content = bad_bytes(chance) if is_ascii and chance.random() < 0.4 else text(chance).encode()
     said = metadata(chance, is_plain_json=is_ascii)
-    return (some(PLACES), some(PLACES), some(LANGUAGES), content, chance.choice(SCORES), some(("MIT", "mit " * 500, "")),
-            said.encode(), chance.choice(TIMES))  # fmt: skip
+    return (some(PLACES), some(PLACES), some(LANGUAGES), content, chance.choice(SCORES),
+            some(("MIT", "mit " * 500, "")), said.encode(), chance.choice(TIMES))  # fmt: skip
 
 
 # --- through the service --------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """All rows of the fault suite, by number."""
 
+import control_tokens
 import damage
 import disk
 import fitting_faults
@@ -9,12 +10,5 @@ import machine
 import malformed
 from rows import Row
 
-ROWS: dict[int, Row] = {
-    **kills.ROWS,
-    **leaders.ROWS,
-    **machine.ROWS,
-    **fitting_faults.ROWS,
-    **damage.ROWS,
-    **disk.ROWS,
-    **malformed.ROWS,
-}
+MODULES = (kills, leaders, machine, damage, disk, fitting_faults, malformed, control_tokens)
+ROWS: dict[int, Row] = {number: row for module in MODULES for number, row in module.ROWS.items()}
