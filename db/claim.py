@@ -26,6 +26,7 @@ from db.errors import DatabaseError, Misconfigured
 from db.lease import Lease, fence
 from db.pool import Pool
 from db.queries import QUERIES
+from db.suspects import left_alone
 from db.table import Eligibility, Source, resolved
 
 BATCH_ROWS = 500
@@ -151,7 +152,7 @@ class Claim:
     rejected: int = 0
     """Rows settled at once, those whose bytes are not UTF-8 included."""
     put_off: int = 0
-    """Rows that `admit` left for a later run."""
+    """Rows that were left for a later run: `admit` did not take them, or they are the other half of some suspects."""
 
     def __post_init__(self) -> None:
         self._ledger: list[tuple[Any, ...]] = []
@@ -170,7 +171,11 @@ class Claim:
             Misconfigured: an id occurs twice; a view has to give each row its own.
         """
         left = self.limit
+        others = left_alone(self.cursor, self.lease.stream, self.source, self.eligibility)
         for record in self._records():
+            if record[0] in others:
+                self.put_off += 1
+                continue
             row = self._decoded(record)
             if row is not None and not admit(row):
                 self.put_off += 1

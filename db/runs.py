@@ -16,6 +16,7 @@ from db.lease import Lease, fence
 from db.pool import Pool
 from db.queries import QUERIES
 from db.revocations import revoked_among
+from db.suspects import blame, clear
 
 State = Literal["claimed", "training", "judging", "published", "refused", "failed", "returned"]
 
@@ -205,6 +206,7 @@ def publish(
         for outcome, role in _matched(cursor, run_id, outcomes):
             plan.add_published(outcome, role)
         plan.write(cursor, lease.stream)
+        clear(cursor, lease.stream, run_id)
         insert_current(cursor, lease.stream, run_id, parent_version, adapter)
 
 
@@ -238,6 +240,7 @@ def refuse(
             last = attempts.get(outcome.file_id, 0) + 1 >= max_attempts
             plan.add_refused(outcome, role, last_attempt=last)
         plan.write(cursor, lease.stream, backoff_seconds=backoff_seconds)
+        clear(cursor, lease.stream, run_id)
 
 
 def give_back(
@@ -248,8 +251,17 @@ def give_back(
     state: Literal["returned", "failed"],
     reason: str,
     delay_seconds: float = 0.0,
-) -> None:
+    cause: str | None = None,
+    suspects: Sequence[int] = (),
+) -> int | None:
     """End a run without a verdict: its rows are returned, no attempt counted; held-out files stay held out.
+
+    Args:
+        suspects: rows one of which may have made it fail, because of `cause`. Where that leaves a single one, it is
+            settled as quarantined; else they are looked for in the next runs (db.suspects).
+
+    Returns:
+        the quarantined row, if there is one
 
     Raises:
         BadTransition: the run has ended.
@@ -257,9 +269,11 @@ def give_back(
     with pool.transaction() as cursor:
         fence(cursor, lease)
         _move(cursor, lease, run_id, state, reason=reason)
+        single = blame(cursor, lease.stream, run_id, cause or "unknown", suspects)
         parameters = {"stream": lease.stream, "run_id": run_id, "delay": delay_seconds}
         cursor.execute(QUERIES["ledger_give_back"], parameters)
         cursor.execute(QUERIES["run_rows_give_back"], parameters)
+    return single
 
 
 @dataclass(kw_only=True)

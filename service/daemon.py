@@ -30,7 +30,16 @@ from service.states import State, may_follow
 from service.upkeep import Pause, Upkeep
 from service.watch import Watcher
 from trainer.recipe import Recipe
-from trainer.run_dir import RowOutcome, RunDirectory, RunDirectoryError, read_json, read_outcomes, read_rows
+from trainer.run_dir import (
+    RowOutcome,
+    RunDirectory,
+    RunDirectoryError,
+    Suspects,
+    read_json,
+    read_outcomes,
+    read_rows,
+    read_suspects,
+)
 
 DATABASE_PAUSE_SECONDS, LONGEST_DATABASE_PAUSE_SECONDS = 2.0, 10.0
 """Between two tries of a database that does not answer; doubled each time."""
@@ -49,8 +58,10 @@ TOLD_BY_EVENTS = (State.STANDBY, State.CLAIMING, State.TRAINING, State.JUDGING, 
 """States whose own events (Standby, Claimed, Training process, Verdict, Paused) say that they were entered."""
 WRITING = (State.CLAIMING, State.TRAINING, State.JUDGING)
 """States in which a lost connection leaves it open whether a COMMIT arrived: what the database says is taken up."""
-FINAL_CODES = (2, 3, 4)
-"""Exit codes of the trainer after which starting the same run again would end the same way."""
+STEP_FAILED_CODES = (3, 4)
+"""Exit codes of the trainer that a row can be to blame for."""
+FINAL_CODES = (2, *STEP_FAILED_CODES)
+"""Those after which starting the same run again would end the same way."""
 
 
 class Daemon:
@@ -309,16 +320,35 @@ class Daemon:
                 )
                 return State.TRAINING
         said = failure or f"it ended with code {code} {self._crashes} times; see {log_file}"
-        return self._give_up(f"run {self._run_id} failed: {said}")
+        suspects = read_suspects(self.home.run(self._run_id).suspects) if code in STEP_FAILED_CODES else None
+        return self._give_up(f"run {self._run_id} failed: {said}", suspects)
 
-    def _give_up(self, reason: str) -> State:
-        """The run failed: its rows go back, and the daemon rests before it tries again."""
-        self._give_back("failed", reason)
+    def _give_up(self, reason: str, suspects: Suspects | None = None) -> State:
+        """The run failed: its rows go back, and the daemon rests before it tries again. Where one row made it fail,
+        that one is settled, and there is nothing to wait for."""
+        if self._give_back("failed", reason, suspects) is not None:
+            return State.WAITING
         return self._pause("trainer", reason)
 
-    def _give_back(self, state: Literal["returned", "failed"], reason: str) -> None:
-        runs.give_back(self.pool, self.lease, self._run_id, state=state, reason=reason)
-        log("Rows given back", level=logging.WARNING, run=self._run_id, state=state, reason=reason)
+    def _give_back(
+        self, state: Literal["returned", "failed"], reason: str, suspects: Suspects | None = None
+    ) -> int | None:
+        """The row that made the run fail and is quarantined, if one is."""
+        single = runs.give_back(
+            self.pool,
+            self.lease,
+            self._run_id,
+            state=state,
+            reason=reason,
+            cause=suspects.reason if suspects else None,
+            suspects=suspects.file_ids if suspects else (),
+        )
+        log("Rows given back", level=logging.WARNING, run=self._run_id, state=state, reason=reason,
+            suspects=len(suspects.file_ids) if suspects else None)  # fmt: skip
+        if single is not None and suspects is not None:
+            log("Row quarantined", level=logging.WARNING, run=self._run_id, file=single, reason=suspects.reason)
+            self.upkeep.refresh()
+        return single
 
     # --- the verdict ---------------------------------------------------------------------------------------
 

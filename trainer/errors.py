@@ -1,5 +1,7 @@
 """What the trainer can end with. Each error carries the exit code of its process."""
 
+from trainer.run_dir import Suspects
+
 
 class TrainerError(Exception):
     """Base of every error that the trainer explains in one message."""
@@ -21,13 +23,22 @@ class RecipeError(UnusableInput):
         super().__init__(f"{where} cannot be used:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
-class OutOfMemory(TrainerError):
+class StepFailed(TrainerError):
+    """A step, or an evaluation, cannot be done."""
+
+    def __init__(self, message: str, suspects: Suspects | None = None) -> None:
+        self.suspects = suspects
+        """Rows that may be to blame; None where none is."""
+        super().__init__(message)
+
+
+class OutOfMemory(StepFailed):
     """The device ran out of memory at the smallest step."""
 
     exit_code = 3
 
 
-class Diverged(TrainerError):
+class Diverged(StepFailed):
     """The loss stopped being a finite number."""
 
     exit_code = 4

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Outcome = Literal["trained", "unused", "rejected", "held_out", "replayed"]
+Failure = Literal["non_finite", "out_of_memory"]
 
 MANIFEST = "MANIFEST.json"
 CHUNK_BYTES = 1 << 20
@@ -56,6 +57,16 @@ class RowOutcome:
     samples: int = 0
     tokens: int = 0
     """Tokens of the row that went through the model up to the best step (held out: that are evaluated)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspects:
+    """Rows that may have made a run fail."""
+
+    reason: Failure
+    step: int
+    file_ids: tuple[int, ...]
+    """Ascending; at least one."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,10 @@ class RunDirectory:
     @property
     def rows_outcome(self) -> Path:
         return self.root / "rows_outcome.jsonl"
+
+    @property
+    def suspects(self) -> Path:
+        return self.root / "suspects.json"
 
     @property
     def adapter(self) -> Path:
@@ -228,6 +243,21 @@ def read_outcomes(path: Path) -> Iterator[RowOutcome]:
     """What the trainer reported of each row."""
     for record in read_lines(path):
         yield RowOutcome(**record)
+
+
+def read_suspects(path: Path) -> Suspects | None:
+    """Who may have made a run fail; None where the trainer named nobody.
+
+    Raises:
+        RunDirectoryError: the file is not one of these.
+    """
+    if not path.exists():
+        return None
+    try:
+        record = read_json(path)
+        return Suspects(reason=record["reason"], step=record["step"], file_ids=tuple(map(int, record["file_ids"])))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunDirectoryError(f"{path} cannot be read ({error})") from error
 
 
 # --- events ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from trainer.check import Checked, check_run
 from trainer.data.batches import Windows
 from trainer.data.encoder import pad_id
 from trainer.data.tokenize import TokenRows
+from trainer.errors import StepFailed
 from trainer.evaluate.held_out import HeldOut
 from trainer.evaluate.predictions import predict
 from trainer.events import Events
@@ -106,7 +109,7 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
             trackers=trackers,
             stop=stop,
         )
-        with events.stage("fit"):
+        with events.stage("fit"), naming_suspects(directory):
             progress = Fit(tools, resume_from).run()
         if loaded.accelerator.is_main_process:
             with events.stage("export"):
@@ -117,6 +120,18 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
     finally:
         trackers.close()
     events.emit("finished", seconds=round(time.monotonic() - began, 3))
+
+
+@contextmanager
+def naming_suspects(directory: RunDirectory) -> Iterator[None]:
+    """Leave word of the rows that made the fit fail; what an earlier start said of it no longer counts."""
+    directory.suspects.unlink(missing_ok=True)
+    try:
+        yield
+    except StepFailed as failed:
+        if failed.suspects is not None:
+            write_json(directory.suspects, asdict(failed.suspects))
+        raise
 
 
 def make_windows(inputs: Inputs, checked: Checked) -> Windows:

@@ -21,8 +21,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import full
 import psycopg2
 from crashing import Crash, crash_at, record
+from full import DiskFault
 from oracle import Broken, Count, ProducerLog, check_pointer, count, lineage
 from psycopg2 import sql
 from psycopg2.extensions import make_dsn
@@ -58,6 +60,11 @@ class Options:
     crash: Crash | None = None
     points: Path | None = None
     """Where to list the crash points that are passed."""
+    disk: DiskFault | None = None
+    disk_points: Path | None = None
+    """Where to list the points at which something is written."""
+    board: Path | None = None
+    """Where to note what /health would say, each time that it changes."""
     trainer: tuple[str, ...] = STUB
     """The command that stands for `python -m trainer`."""
     revision: str = "r" * 40
@@ -157,6 +164,10 @@ def serve(options: Options) -> None:
         record(options.points)
     if options.crash is not None:
         crash_at(options.crash)
+    if options.disk_points is not None:
+        full.record(options.disk_points)
+    if options.disk is not None:
+        full.fail_at(options.disk)
     daemon.FIRST_PAUSE_SECONDS, daemon.REFUSED_DELAY_SECONDS, daemon.GATHERING_SECONDS = 0.1, 0.05, 0.02
     if options.hurried:
         daemon.DATABASE_PAUSE_SECONDS, daemon.LONGEST_DATABASE_PAUSE_SECONDS = 0.1, 1.0
@@ -177,10 +188,23 @@ def serve(options: Options) -> None:
     with only_service(home):
         logs.set_up("text", home.log_file)
         pool, board = open_pool(settings, options.url), Board(Snapshot())
+        if options.board is not None:
+            threading.Thread(target=note_health, args=(board, options.board), daemon=True).start()
         with witnessed(options.witness, pool, board):
             daemon.Daemon(settings, recipe, home, pool, board, stop, options.once).run()
         pool.close()
     os._exit(0)
+
+
+def note_health(board: Board, path: Path) -> None:
+    """Write down every status that is not the one before."""
+    descriptor, before = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), ""
+    while True:
+        said = ": ".join(board.read().health())
+        if said != before:
+            os.write(descriptor, f"{said}\n".encode())
+            before = said
+        time.sleep(0.005)
 
 
 os.environ["PYTHONPATH"] = f"{HERE}{os.pathsep}{HERE.parents[1]}"  # the server to fork from does not take over sys.path

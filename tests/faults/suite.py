@@ -1,20 +1,31 @@
 """All rows of the fault suite, by number."""
 
+import control_tokens
+import damage
 import database_faults
+import disk
+import fitting_faults
 import http_load
 import kills
 import leaders
 import machine
+import malformed
 import mutants
 import producers
 from rows import Row
 
-ROWS: dict[int, Row] = {
-    **kills.ROWS,
-    **producers.ROWS,
-    **database_faults.ROWS,
-    **leaders.ROWS,
-    **http_load.ROWS,
-    **machine.ROWS,
-    **mutants.ROWS,
-}
+MODULES = (
+    kills,
+    producers,
+    database_faults,
+    leaders,
+    disk,
+    damage,
+    fitting_faults,
+    malformed,
+    control_tokens,
+    http_load,
+    machine,
+    mutants,
+)
+ROWS: dict[int, Row] = {number: row for module in MODULES for number, row in module.ROWS.items()}

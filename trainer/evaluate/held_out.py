@@ -10,9 +10,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import reduce
 
-from trainer.data.batches import load_batches, pack_samples
+from trainer.data.batches import Batch, load_batches, pack_samples
 from trainer.data.encoder import TokenSample
 from trainer.data.tokenize import TokenRows
+from trainer.fit.memory import is_out_of_memory
 from trainer.fit.progress import Score
 from trainer.stop import StopRequest
 
@@ -50,6 +51,8 @@ class HeldOut:
         self.model = model
         self.samples = samples
         self.stop = stop
+        self.budget = budget
+        """Tokens in a forward pass; halved when memory runs out."""
         self.packs = pack_samples(
             range(len(samples)),
             samples,
@@ -82,9 +85,24 @@ class HeldOut:
         for batch in load_batches(self.samples, self.packs, workers=0, pin_memory=False):
             if self.accelerator.num_processes == 1:  # alone, a rank may leave; together, they stop at a step's end
                 self.stop.check()
-            moved = batch.to(device)
-            loss, correct = self.model(moved)
-            sums[:2] += torch.stack([loss.double(), correct.double()])
-            sums[2] += moved.supervised
+            sums += self._sums(batch)
         loss_sum, correct_sum, tokens = reduce(sums, "sum").tolist()
         return Score(loss=loss_sum / tokens, token_accuracy=correct_sum / tokens, tokens=int(tokens))
+
+    def _sums(self, batch: Batch) -> torch.Tensor:
+        """Loss, right predictions and supervised tokens of a pack, in smaller ones where memory runs out."""
+        while True:
+            pieces = batch.split(self.budget)
+            try:
+                return torch.stack([self._sums_of(piece) for piece in pieces]).sum(0)
+            except Exception as error:
+                alone = self.accelerator.num_processes == 1
+                if not is_out_of_memory(error) or not alone or all(len(piece.lengths) == 1 for piece in pieces):
+                    raise
+            self.budget = max(piece.tokens for piece in pieces) // 2
+            torch.cuda.empty_cache()
+
+    def _sums_of(self, piece: Batch) -> torch.Tensor:
+        moved = piece.to(self.accelerator.device)
+        loss, correct = self.model(moved)
+        return torch.stack([loss.double(), correct.double(), loss.new_tensor(moved.supervised).double()])

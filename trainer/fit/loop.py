@@ -19,6 +19,7 @@ from accelerate.utils import gather_object, reduce
 from peft import set_peft_model_state_dict
 
 from trainer.data.batches import Batch, Windows, load_batches, pack_samples
+from trainer.data.encoder import TokenSample
 from trainer.errors import Diverged, OutOfMemory, Stopped
 from trainer.evaluate.held_out import HeldOut
 from trainer.events import Events
@@ -27,8 +28,10 @@ from trainer.fit.memory import is_out_of_memory, peak_gpu_bytes
 from trainer.fit.optimizer import set_learning_rate
 from trainer.fit.progress import Progress, Score, evaluation_due
 from trainer.fit.schedule import learning_rate
+from trainer.fit.suspects import find_suspects
 from trainer.model.lora import adapter_weights
 from trainer.recipe import Recipe
+from trainer.run_dir import Failure, Suspects
 from trainer.stop import StopRequest
 from trainer.track.trackers import Trackers
 
@@ -122,7 +125,7 @@ class Fit:
         loss = self._gradients(batches, window.supervised, step)
         limit = tools.recipe.training.max_grad_norm or math.inf
         norm = float(tools.accelerator.clip_grad_norm_(tools.model.parameters(), limit))
-        self._check_finite(step, loss=loss, grad_norm=norm)
+        self._check_finite(step, self._members(), tools.held_out.samples, loss=loss, grad_norm=norm)
         rate = learning_rate(step, self.steps_total, tools.recipe.training)
         set_learning_rate(tools.optimizer, rate)
         tools.optimizer.step()
@@ -138,7 +141,6 @@ class Fit:
 
         When memory runs out, the window is done again with half as many tokens at a time: the gradient is the same.
         """
-        alone = self.tools.accelerator.num_processes == 1
         pieces = [piece for batch in batches for piece in batch.split(self.budget)]
         while True:
             try:
@@ -146,11 +148,13 @@ class Fit:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                most = max(piece.tokens for piece in pieces)
-                if not alone or all(len(piece.lengths) == 1 for piece in pieces):
-                    raise OutOfMemory(f"step {step}: out of memory with {most} tokens at a time") from error
+            # The error is gone by now, and with it what its frames held.
+            most = max(piece.tokens for piece in pieces)
             self.tools.optimizer.zero_grad()
             torch.cuda.empty_cache()
+            if self.tools.accelerator.num_processes > 1 or all(len(piece.lengths) == 1 for piece in pieces):
+                suspects = self._suspects("out_of_memory", step, self._members(), self.tools.held_out.samples)
+                raise OutOfMemory(f"step {step}: out of memory with {most} tokens at a time", suspects)
             self.budget = most // 2
             pieces = [piece for batch in batches for piece in batch.split(self.budget)]
             self.tools.events.emit("out_of_memory", step=step, tokens=self.budget)
@@ -169,11 +173,28 @@ class Fit:
             total += loss.detach().double()
         return float(reduce(total, "sum")) / supervised
 
-    def _check_finite(self, step: int, **values: float) -> None:
+    def _check_finite(
+        self, step: int, samples: Sequence[TokenSample], outside: Sequence[TokenSample], **values: float
+    ) -> None:
+        """Raises Diverged where a value is not finite that came from `samples`; `outside` are others."""
         for what, value in values.items():
             if not math.isfinite(value):
                 self.tools.events.emit("non_finite", step=step, what=what)
-                raise Diverged(f"step {step}: {what} is {value}")
+                self.tools.optimizer.zero_grad()
+                raise Diverged(f"step {step}: {what} is {value}", self._suspects("non_finite", step, samples, outside))
+
+    def _members(self) -> list[TokenSample]:
+        """The samples of the window at hand, those of other ranks included."""
+        windows = self.tools.windows
+        return [windows.samples[index] for index in windows[self.progress.step].members]
+
+    def _suspects(
+        self, reason: Failure, step: int, samples: Sequence[TokenSample], outside: Sequence[TokenSample]
+    ) -> Suspects | None:
+        tools = self.tools
+        return find_suspects(
+            tools.accelerator, tools.model, tools.optimizer, samples, outside=outside, reason=reason, step=step
+        )
 
     def _report_step(self, *, epoch: int, tokens: int, rate: float, norm: float, speed: float) -> None:
         progress = self.progress
@@ -223,7 +244,7 @@ class Fit:
         progress, held_out = self.progress, self.tools.held_out
         anchor = held_out.measure_base()
         current = held_out.measure()
-        self._check_finite(0, anchor_loss=anchor.loss, current_loss=current.loss)
+        self._check_measured(anchor_loss=anchor.loss, current_loss=current.loss)
         progress.anchor, progress.current = anchor, current
         self._report_evaluation("anchor", anchor)
         self._report_evaluation("current", current)
@@ -233,12 +254,15 @@ class Fit:
     def _evaluate_candidate(self) -> None:
         progress = self.progress
         score = self.tools.held_out.measure()
-        self._check_finite(progress.step, eval_loss=score.loss)
+        self._check_measured(eval_loss=score.loss)
         progress.record(score, self.tools.recipe.evaluation)
         self._report_evaluation("candidate", score, best=progress.best_step == progress.step)
         self._save()
         if progress.stopped_early:
             self.tools.events.emit("early_stop", step=progress.step, best_step=progress.best_step)
+
+    def _check_measured(self, **losses: float) -> None:
+        self._check_finite(self.progress.step, self.tools.held_out.samples, self.tools.windows.samples, **losses)
 
     def _report_evaluation(self, which: str, score: Score, **more: bool) -> None:
         self.tools.events.emit(

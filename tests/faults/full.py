@@ -1,0 +1,104 @@
+"""Errors of the disk at a named point: ENOSPC or EIO in the place of a write, a rename, an fsync, …
+
+Points are found as in `crashing.py`; opening a file to write and writing to it are points here too. An error comes at a
+point from the so-many-th time on, for as long as a file (the flag) is there. For a trainer: `python full.py POINT TIME
+ERROR FLAG -- PROGRAM …`, `python full.py record FILE -- PROGRAM …`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import io
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crashing import EFFECTS, ROOT, Points
+
+NOT_OF_DISKS = ("killpg", "utime")
+_open = io.open
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskFault:
+    """What goes wrong, and where."""
+
+    point: str
+    time: int
+    """From this pass on."""
+    error: str
+    """ENOSPC or EIO."""
+    flag: Path
+    """Goes wrong while this file is there; `<flag>.hit` is made when it does."""
+
+    def __str__(self) -> str:
+        return f"{self.error} at {self.point}, from time {self.time} on"
+
+
+def install(on_point: Callable[[str, str, int], None]) -> None:
+    """Wrap everything of this process that changes a disk."""
+    points = Points(on_point)
+    for name in EFFECTS:
+        if name not in NOT_OF_DISKS:
+            setattr(os, name, points.wrap(name, getattr(os, name)))
+    opened = points.wrap("open", _open)
+
+    def opening(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if not any(letter in mode for letter in "wax+") or isinstance(file, int):
+            return _open(file, mode, *arguments, **options)
+        made = opened(file, mode, *arguments, **options)
+        made.write = points.wrap("write", made.write)
+        return made
+
+    io.open = builtins.open = opening  # type: ignore[assignment]
+
+
+def fail_at(fault: DiskFault) -> None:
+    """Let this process meet a fault."""
+    hit = fault.flag.with_name(fault.flag.name + ".hit")
+
+    def on_point(point: str, when: str, time: int) -> None:
+        if point == fault.point and when == "before" and time >= fault.time and fault.flag.exists():
+            os.close(os.open(hit, os.O_CREAT | os.O_WRONLY))
+            number = getattr(errno, fault.error)
+            raise OSError(number, os.strerror(number), "injected")
+
+    install(on_point)
+
+
+def record(path: Path) -> None:
+    """List the points that this process passes, `point time` a line."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def on_point(point: str, when: str, time: int) -> None:
+        if when == "after" and time <= 2:
+            os.write(descriptor, f"{point} {time}\n".encode())
+
+    install(on_point)
+
+
+def main(arguments: list[str]) -> None:
+    """Run a program with its points recorded, or with a fault at one of them."""
+    split = arguments.index("--")
+    what, program = arguments[:split], arguments[split + 1 :]
+    match what:
+        case ["record", path]:
+            record(Path(path))
+        case [point, time, error, flag]:
+            fail_at(DiskFault(point=point, time=int(time), error=error, flag=Path(flag)))
+    sys.path.insert(0, str(ROOT))
+    if program[0] == "-m":
+        sys.argv = program[1:]
+        runpy.run_module(program[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = program
+        runpy.run_path(program[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

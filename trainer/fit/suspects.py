@@ -1,0 +1,67 @@
+"""Which rows make a step fail: each sample of it is tried alone, without a step of the optimizer.
+
+a sample from outside fails as well  ─▶ nobody: it is the weights, or the machine
+some samples fail alone              ─▶ their rows
+none does                            ─▶ all rows of the step: only together do they fail
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from trainer.data.batches import collate
+from trainer.data.encoder import TokenSample
+from trainer.fit.memory import is_out_of_memory
+from trainer.run_dir import Failure, Suspects
+
+
+def find_suspects(
+    accelerator: Accelerator,
+    model: Any,
+    optimizer: Any,
+    samples: Sequence[TokenSample],
+    *,
+    outside: Sequence[TokenSample],
+    reason: Failure,
+    step: int,
+) -> Suspects | None:
+    """Who may be to blame for a step that failed; None where no row is. Gradients are lost.
+
+    Of several processes, none can try by itself what all would have to: there, all rows of the step are suspects.
+
+    Args:
+        samples: those of the step
+        outside: others; the shortest one shows whether the weights and the machine are sound
+    """
+
+    def fails(sample: TokenSample) -> bool:
+        return failure_of(accelerator, model, optimizer, sample) == reason
+
+    found: list[TokenSample] = []
+    if accelerator.num_processes == 1:
+        if outside and fails(min(outside, key=lambda sample: sample.tokens)):
+            return None
+        found = [sample for sample in samples if fails(sample)]
+    ids = {file_id for sample in found or samples for file_id, _ in sample.shares}
+    return Suspects(reason=reason, step=step, file_ids=tuple(sorted(ids)))
+
+
+def failure_of(accelerator: Accelerator, model: Any, optimizer: Any, sample: TokenSample) -> Failure | None:
+    """What goes wrong with one sample, forwards and backwards; None where all is well."""
+    try:
+        loss, _ = model(collate([sample]).to(accelerator.device))
+        accelerator.backward(loss / max(1, sample.supervised))
+        norm = float(accelerator.clip_grad_norm_(model.parameters(), math.inf))
+        return None if math.isfinite(loss.item()) and math.isfinite(norm) else "non_finite"
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return "out_of_memory"
+    finally:
+        optimizer.zero_grad()
+        torch.cuda.empty_cache()
