@@ -59,7 +59,7 @@ format: dev
 	$(BIN)/ruff format .
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not containers" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not containers and not long" $(ARGS)
 
 faults: dev
 	$(BIN)/python tests/faults $(ARGS)

@@ -1,4 +1,5 @@
-"""A sample of every row of the fault suite; `make faults` runs them in full."""
+"""A sample of each row of the fault suite. `make faults` runs them in full; those that train for a minute and more are
+left to `make faults ARGS=--sample`."""
 
 from __future__ import annotations
 
@@ -7,8 +8,13 @@ from pathlib import Path
 import pytest
 from suite import ROWS
 
+LONG = {2, 13, 16}
+"""Rows whose shortest sample is a real service or trainer from its start to a verdict."""
 
-@pytest.mark.parametrize("number", sorted(ROWS))
+
+@pytest.mark.parametrize(
+    "number", [pytest.param(number, marks=[pytest.mark.long] if number in LONG else []) for number in sorted(ROWS)]
+)
 def test_row(number: int, tmp_path: Path):
     with ROWS[number].prepare(tmp_path, True) as trials:
         assert trials.number > 0

@@ -346,14 +346,14 @@ def test_the_demonstration_goes_on_when_a_batch_is_claimed_but_for_a_few_rows(wo
     thread = threading.Thread(target=demo.feed, args=(world.pool, settings, stop, lambda *batch: batches.append(batch)))
     thread.start()
     try:
-        for _ in range(100):
+        for _ in range(600):
             if batches:
                 break
             time.sleep(0.05)
         assert len(batches) == 1 and batches[0][1] > 38
         claimed = world.claim()
         assert claimed.trained + claimed.held_out + claimed.refused == 38
-        for _ in range(100):
+        for _ in range(600):
             if len(batches) > 1:
                 break
             time.sleep(0.05)
