@@ -27,6 +27,7 @@ class Lease:
 def acquire(pool: Pool, stream: str, holder: str, ttl_seconds: float) -> Lease | None:
     """Take the lease if it is free, expired or already this holder's; None while another has it."""
     with pool.transaction() as cursor:
+        cursor.execute(QUERIES["lease_brief"])
         cursor.execute(QUERIES["lease_acquire"], {"stream": stream, "holder": holder, "ttl": ttl_seconds})
         row = cursor.fetchone()
     return None if row is None else Lease(stream=stream, holder=holder, epoch=row[0])
@@ -39,6 +40,7 @@ def renew(pool: Pool, lease: Lease, ttl_seconds: float) -> None:
         LeaseLost: it expired or was taken.
     """
     with pool.transaction() as cursor:
+        cursor.execute(QUERIES["lease_brief"])
         cursor.execute(QUERIES["lease_renew"], {**vars(lease), "ttl": ttl_seconds})
         if cursor.fetchone() is None:
             raise LeaseLost(_lost(lease))
@@ -59,6 +61,8 @@ def fence(cursor: extensions.cursor, lease: Lease, *, lock: bool = True) -> None
     Raises:
         LeaseLost: it expired or was taken.
     """
+    if lock:
+        cursor.execute(QUERIES["lease_brief"])
     cursor.execute(QUERIES["lease_lock" if lock else "lease_read"], {"stream": lease.stream})
     if cursor.fetchone() != (lease.holder, lease.epoch, True):
         raise LeaseLost(_lost(lease))

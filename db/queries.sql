@@ -74,6 +74,10 @@ returning epoch;
 update codelupe.leases set holder = null, expires_at = null
 where stream = %(stream)s and holder = %(holder)s and epoch = %(epoch)s;
 
+-- name: lease_brief
+-- Whoever holds the lease's row is brief: stopped in the middle, the server ends it, and another may take over.
+select set_config('idle_in_transaction_session_timeout', '15s', true);
+
 -- name: lease_lock
 -- The lease as it is now, kept from changing hands until the transaction ends.
 select holder, epoch, expires_at > clock_timestamp() from codelupe.leases where stream = %(stream)s for share;

@@ -165,7 +165,9 @@ def test_a_flipped_bit_stops_training_and_says_so(restored: Codelupe):
     wait_for(lambda: restored.published() == 3, "a run from version 1", 200)
     latest = restored.json("adapters")[0]
     assert (latest["version"], latest["parent_version"]) == (4, 1)
-    assert restored.json("audit")["problems"] == []
+    assert restored.json("audit", "--books-only")["problems"] == []
+    found = restored.run("audit")
+    assert found.returncode == 1 and "version 3: " in found.stdout and "has changed" in found.stdout
 
 
 def test_every_line_of_the_service_is_json(restored: Codelupe):

@@ -157,3 +157,20 @@ def test_a_database_without_migrations_says_so(postgres_url: str) -> None:
     with pytest.raises(Misconfigured, match="run the migrations"):
         holder(pool, STREAM)
     pool.close()
+
+
+def test_a_holder_that_stops_in_the_middle_of_a_write_does_not_keep_the_lease(pool: Pool, lease: Lease) -> None:
+    """Its transaction has the lease's row; the server ends it, long before an ordinary idle one."""
+
+    def patience(cursor: Any) -> str:
+        cursor.execute("show idle_in_transaction_session_timeout")
+        return str(cursor.fetchone()[0])
+
+    with pool.transaction() as cursor:
+        assert patience(cursor) == "10min"
+        fence(cursor, lease, lock=False)  # a claim may think in between
+        assert patience(cursor) == "10min"
+        fence(cursor, lease)
+        assert patience(cursor) == "15s"
+    with pool.transaction() as cursor:
+        assert patience(cursor) == "10min"
