@@ -4,6 +4,7 @@ python tests/faults                every row, from where the last time ended
 python tests/faults 1 3            these rows
 python tests/faults --sample       a few trials of each, as `make test` does it
 python tests/faults --again 3      forget what row 3 has come to, and start it over
+python tests/faults 14 --trials 41 42    these trials of row 14, counted from 1 as its lines do
 """
 
 from __future__ import annotations
@@ -54,16 +55,16 @@ def records(number: int) -> dict[int, Record]:
     return {record.trial: record for record in (Record(**json.loads(line)) for line in lines)}
 
 
-def run(number: int, *, sample: bool) -> bool:
-    """Every trial of a row that has not passed yet; whether all have."""
+def run(number: int, *, sample: bool, only: list[int]) -> bool:
+    """Every trial of a row that has not passed yet, or `only` some, whatever they came to; whether all pass."""
     row = ROWS[number]
     folder = Path(tempfile.mkdtemp(prefix=f"faults{number}-"))
     passed = {} if sample else {trial: record for trial, record in records(number).items() if record.ok}
     failures = 0
     try:
         with row.prepare(folder, sample) as trials:
-            for trial in range(trials.number):
-                if trial in passed:
+            for trial in [place - 1 for place in only] if only else range(trials.number):
+                if trial in passed and not only:
                     continue
                 began = time.monotonic()
                 try:
@@ -146,16 +147,19 @@ def main() -> int:
     )
     parser.add_argument("rows", nargs="*", type=int, help=f"of {', '.join(map(str, sorted(ROWS)))}; all by default")
     parser.add_argument("--sample", action="store_true", help="a few trials of each, and no results kept")
+    parser.add_argument("--trials", nargs="+", type=int, default=[], help="of the one row that is named")
     parser.add_argument("--again", action="store_true", help="forget what these rows have come to")
     chosen = parser.parse_args()
     if unknown := [number for number in chosen.rows if number not in ROWS]:
         parser.error(f"there is no row {', '.join(map(str, unknown))}")
+    if chosen.trials and (len(chosen.rows) != 1 or min(chosen.trials) < 1):
+        parser.error("--trials are numbers from 1 of one row: name it")
     numbers = chosen.rows or sorted(ROWS)
     good = True
     for number in numbers:
         if chosen.again:
             (WORK / f"row{number:02d}.jsonl").unlink(missing_ok=True)
-        good &= run(number, sample=chosen.sample)
+        good &= run(number, sample=chosen.sample, only=chosen.trials)
         if not chosen.sample:
             RESULTS.write_text(report(), encoding="utf-8")
     print(report() if not chosen.sample else ("all passed" if good else "some FAILED"))
