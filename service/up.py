@@ -63,7 +63,7 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdic
         url = _database_url(settings, home, stack, say)
         pool = open_pool(settings, url)
         stack.callback(pool.close)
-        server = HttpServer(create_app(board, _actions(pool, settings), token=settings.token), listening)
+        server = HttpServer(create_app(board, actions(pool, settings), token=settings.token), listening)
         server.start()
         stack.callback(server.close)
         with _stage(say, "migrations") as note:
@@ -222,7 +222,8 @@ def _demo_corpus(pool: Pool, settings: Settings, board: Board, stop: threading.E
         thread.join(10)
 
 
-def _actions(pool: Pool, settings: Settings) -> Actions:
+def actions(pool: Pool, settings: Settings) -> Actions:
+    """What HTTP asks the database for."""
     stream = settings.recipe.stream
     return Actions(
         request_training=lambda: streams.request_training(pool, stream),

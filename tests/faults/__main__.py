@@ -26,6 +26,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other's core are slower than one
 
 from suite import ROWS  # noqa: E402
 
@@ -148,8 +149,10 @@ def main() -> int:
     parser.add_argument("rows", nargs="*", type=int, help=f"of {', '.join(map(str, sorted(ROWS)))}; all by default")
     parser.add_argument("--sample", action="store_true", help="a few trials of each, and no results kept")
     parser.add_argument("--trials", nargs="+", type=int, default=[], help="of the one row that is named")
+    parser.add_argument("--hours", type=float, default=1.0, help="of row 18's soak; 1 by default")
     parser.add_argument("--again", action="store_true", help="forget what these rows have come to")
     chosen = parser.parse_args()
+    os.environ["FAULTS_HOURS"] = str(chosen.hours)
     if unknown := [number for number in chosen.rows if number not in ROWS]:
         parser.error(f"there is no row {', '.join(map(str, unknown))}")
     if chosen.trials and (len(chosen.rows) != 1 or min(chosen.trials) < 1):

@@ -21,6 +21,8 @@ from typing import Any
 from crashing import EFFECTS, ROOT, Points
 
 NOT_OF_DISKS = ("killpg", "utime")
+EVERYWHERE = ""
+"""For a point: every one of the process."""
 _open = io.open
 
 
@@ -63,7 +65,7 @@ def fail_at(fault: DiskFault) -> None:
     hit = fault.flag.with_name(fault.flag.name + ".hit")
 
     def on_point(point: str, when: str, time: int) -> None:
-        if point == fault.point and when == "before" and time >= fault.time and fault.flag.exists():
+        if fault.point in (point, EVERYWHERE) and when == "before" and time >= fault.time and fault.flag.exists():
             os.close(os.open(hit, os.O_CREAT | os.O_WRONLY))
             number = getattr(errno, fault.error)
             raise OSError(number, os.strerror(number), "injected")

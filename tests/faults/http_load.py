@@ -7,12 +7,11 @@ import random
 import socket
 import statistics
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from oracle import Broken
@@ -106,43 +105,50 @@ def steady(service: Codelupe, requests: int) -> Done:
     return Done(count=len(taken), note=note)
 
 
-def burst(service: Codelupe, requests: int) -> Done:
+def burst(address: str, requests: int) -> Done:
     """The second: as fast as they go."""
     began = time.monotonic()
     with ThreadPoolExecutor(32) as threads:
-        taken = list(threads.map(lambda n: ask(service.address, PATHS[n % len(PATHS)]), range(requests)))
+        taken = list(threads.map(lambda n: ask(address, PATHS[n % len(PATHS)]), range(requests)))
     rate = requests / (time.monotonic() - began)
     return Done(count=requests, note=f"{rate:.0f} a second, most {1000 * max(taken):.0f} ms")
 
 
-def slow_clients(service: Codelupe, clients: int) -> Done:
-    """The third: half a request each, and nothing more; /health answers all along."""
-    host, port = service.address.split(":")
-    chance, taken = random.Random(1), []
-    held: list[socket.socket] = []
-    ended = threading.Event()
-    try:
+@contextmanager
+def half_requests(address: str, clients: int, chance: random.Random) -> Iterator[None]:
+    """So many clients with half a request each, and nothing more."""
+    host, port = address.split(":")
+    with ExitStack() as held:
         for _ in range(clients):
-            client = socket.create_connection((host, int(port)), timeout=10)
+            client = held.enter_context(socket.create_connection((host, int(port)), timeout=10))
             client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: "[: chance.randrange(5, 40)])
-            held.append(client)
-            if len(held) % 50 == 0:
-                taken.append(ask(service.address, "/health"))
+        yield
+
+
+def slow_clients(address: str, clients: int) -> Done:
+    """The third: /health answers all along."""
+    taken, chance = [], random.Random(1)
+    with ExitStack() as held:
+        for _ in range(0, clients, 50):
+            held.enter_context(half_requests(address, 50, chance))
+            taken.append(ask(address, "/health"))
         for _ in range(20):
-            taken.append(ask(service.address, "/health"))
-            ended.wait(0.1)
-    finally:
-        for client in held:
-            client.close()
+            taken.append(ask(address, "/health"))
+            time.sleep(0.1)
     return Done(count=clients, note=f"/health within {1000 * max(taken):.0f} ms")
 
 
 @contextmanager
 def http(folder: Path, sample: bool) -> Iterator[Trials]:
     with training(folder, 120 if sample else 20_000) as service:
-        sizes = (60, 200, 60) if sample else (12_000, 20_000, SLOW_CLIENTS)
-        work = (steady, burst, slow_clients)
-        yield Trials(number=3, run=lambda n: work[n](service, sizes[n]))
+        sizes = (60, 200, 50) if sample else (12_000, 20_000, SLOW_CLIENTS)
+
+        def trial(number: int) -> Done:
+            if number == 0:
+                return steady(service, sizes[0])
+            return (burst, slow_clients)[number - 1](service.address, sizes[number])
+
+        yield Trials(number=3, run=trial)
 
 
 ROWS = {

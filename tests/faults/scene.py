@@ -1,7 +1,7 @@
 """A service in a process of its own, on a database and a folder of its own, with a producer beside it.
 
 The process is forked from one that has everything imported, so that a start takes a tenth of a second and not three:
-what `codelupe up` does before its loop (resolving the base, HTTP) is left out, the loop and all below it is real.
+what `codelupe up` does before its loop (resolving the base) is left out, the loop and all below it is real.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ from service import daemon, launch, leadership, logs
 from service.board import Board, Snapshot
 from service.database import open_pool
 from service.home import Home, only_service
+from service.http import HttpServer, create_app, listen
 from service.settings import PROJECT_RECIPES, Settings, load_settings
+from service.up import actions
 from trainer.recipe import Recipe, pinned
-from trainer.run_dir import read_json
+from trainer.run_dir import read_json, write_text
 
 HERE = Path(__file__).parent
 STUB = (sys.executable, "-S", str(HERE / "stub_trainer.py"))
@@ -71,6 +73,8 @@ class Options:
     """Of the tiny base; the stub does not look at it."""
     settings: tuple[tuple[str, str], ...] = ()
     lease_seconds: float | None = None
+    http: Path | None = None
+    """Where to write the address under which it answers; None: it does not."""
     hygiene: tuple[tuple[str, str], ...] = ()
     """Over the recipe's."""
     witness: Path | None = None
@@ -188,12 +192,21 @@ def serve(options: Options) -> None:
     with only_service(home):
         logs.set_up("text", home.log_file)
         pool, board = open_pool(settings, options.url), Board(Snapshot())
+        if options.http is not None:
+            answer(options.http, pool, settings, board)
         if options.board is not None:
             threading.Thread(target=note_health, args=(board, options.board), daemon=True).start()
         with witnessed(options.witness, pool, board):
             daemon.Daemon(settings, recipe, home, pool, board, stop, options.once).run()
         pool.close()
     os._exit(0)
+
+
+def answer(path: Path, pool: Pool, settings: Settings, board: Board) -> None:
+    """Speak HTTP, on an address that is written down."""
+    listening = listen("127.0.0.1", 0)
+    HttpServer(create_app(board, actions(pool, settings), token=None), listening).start()
+    write_text(path, f"127.0.0.1:{listening.getsockname()[1]}")
 
 
 def note_health(board: Board, path: Path) -> None:

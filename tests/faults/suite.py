@@ -12,6 +12,7 @@ import machine
 import malformed
 import mutants
 import producers
+import soak
 from rows import Row
 
 MODULES = (
@@ -26,6 +27,7 @@ MODULES = (
     control_tokens,
     http_load,
     machine,
+    soak,
     mutants,
 )
 ROWS: dict[int, Row] = {number: row for module in MODULES for number, row in module.ROWS.items()}

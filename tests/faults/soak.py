@@ -1,0 +1,370 @@
+"""Row 18: one service and all faults in turn, for an hour; at the end it is as large as it was near the beginning.
+
+Only faults that leave the service's process alive: what is to be seen is what stays behind in it. Somebody asks it for
+its health all the while.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import statistics
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import psycopg2
+from damage import damage
+from database_faults import MOMENTS, await_witness, degraded, quiet, restart, terminate
+from fitting_faults import ledger
+from full import EVERYWHERE, DiskFault
+from http_load import burst, half_requests
+from kills import GRACE_SECONDS, trainers
+from leaders import send
+from malformed import text
+from oracle import Broken, check_pointer, count
+from proxy import Proxy
+from rows import Done, Row, Trials
+from scene import INSERT, Scene, Service, code, new_database, server
+
+from trainer.run_dir import read_json
+
+LEASE_SECONDS = 2.0
+SETTLE_SECONDS = 60.0
+ANSWER_SECONDS = 5.0
+"""Within this long the service says how it is, whatever goes on."""
+MOST_GROWTH = 1.05
+"""Of resident memory, from one fifth of the hour to another."""
+SETTINGS = (("DB_POOL_MAX_CONN", "3"), ("LOG_FORMAT", "json"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Of the service's process when nothing goes on."""
+
+    memory_bytes: int
+    descriptors: int
+    threads: int
+
+
+class Asker:
+    """Asks for /health five times a second, in a thread of its own."""
+
+    def __init__(self, address: str) -> None:
+        self._url, self._ended = f"http://{address}/health", threading.Event()
+        self.expected = threading.Event()
+        """Whether an answer is to be expected: nobody gets one from a process that is stopped."""
+        self.expected.set()
+        self.answers, self.longest_seconds = 0, 0.0
+        self.wrong: list[str] = []
+        self._thread = threading.Thread(target=self._run, name="asker", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.2):
+            if self.expected.is_set():
+                self._ask()
+
+    def _ask(self) -> None:
+        began = time.monotonic()
+        try:
+            with urllib.request.urlopen(self._url, timeout=ANSWER_SECONDS) as answer:
+                answer.read()
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                self.wrong.append(f"{error.code}")
+        except OSError as error:
+            if self.expected.is_set():
+                self.wrong.append(f"{error}")
+            return
+        if self.expected.is_set():  # nor was it stopped meanwhile
+            self.answers += 1
+            self.longest_seconds = max(self.longest_seconds, time.monotonic() - began)
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+@dataclass(kw_only=True)
+class Soak:
+    """The service, and what is around it."""
+
+    one: Scene
+    service: Service
+    address: str
+    proxy: Proxy
+    asker: Asker
+    postgres: Path
+    full: Path
+    """While this file is there, the disk is full."""
+    odd: set[int] = field(default_factory=set)
+    """Ids of rows that intake may refuse."""
+
+    @property
+    def pid(self) -> int:
+        return self.service.process.pid or 0
+
+    def await_settled(self) -> None:
+        """Until every row has its place in the ledger, and the service is at rest. The oracle, which reads all runs,
+        is asked once a round."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while unsettled := self._unsettled():
+            if time.monotonic() > deadline or self.service.process.exitcode is not None:
+                raise Broken(f"not settled: {unsettled[:10]}; {self.one.said()}")
+            time.sleep(0.05)
+        await_witness(self.one, quiet, 20.0, "it does not come to rest")
+
+    def _unsettled(self) -> list[int]:
+        found = ledger(self.one)
+        return [n for n in self.one.log.ids() if found.get(n, ("", None))[0] in ("", "claimed", "returned")]
+
+    def check(self) -> None:
+        """The oracle, the pointer, the audit, and whoever asked for health."""
+        refused = [n for n, (word, _) in ledger(self.one).items() if word == "rejected" and n in self.odd]
+        found = count(self.one.log.ids(), self.one.pointer, self.one.home.runs, refused=refused)
+        if not found.settled:
+            raise Broken(f"{found}; {self.one.said()}")
+        self.one.check()
+        if self.asker.wrong:
+            raise Broken(f"/health did not answer {len(self.asker.wrong)} times: {self.asker.wrong[:3]}")
+
+    def size(self) -> Size:
+        process = psutil.Process(self.pid)
+        return Size(memory_bytes=process.memory_info().rss, descriptors=process.num_fds(),
+                    threads=process.num_threads())  # fmt: skip
+
+
+# --- faults ---------------------------------------------------------------------------------------------------
+
+
+def nothing(soak: Soak, chance: random.Random) -> None:
+    """An ordinary cycle."""
+
+
+def requests(soak: Soak, chance: random.Random) -> None:
+    """Many, and such as never end."""
+    with half_requests(soak.address, 60, chance):
+        burst(soak.address, 200)
+
+
+def ended_connections(soak: Soak, chance: random.Random) -> None:
+    """Server processes are ended while they wait, in a transaction, in a COMMIT."""
+    with closing(psycopg2.connect(soak.one.url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            terminate(cursor, chance.choice(list(MOMENTS)[:2]), lambda: soak.one.produce(2))
+
+
+def restarted_database(soak: Soak, chance: random.Random) -> None:
+    restart(soak.postgres, chance.choice((signal.SIGINT, signal.SIGQUIT)), chance.choice((0.0, 0.0, 1.0)))
+
+
+def cut_network(soak: Soak, chance: random.Random) -> None:
+    soak.proxy.reset(server_too=chance.random() < 0.5)
+
+
+def silent_network(soak: Soak, chance: random.Random) -> None:
+    soak.proxy.black_hole(new_ones=True)
+    await_witness(soak.one, degraded, 20.0, "health does not say that the database is silent")
+
+
+def slow_network(soak: Soak, chance: random.Random) -> None:
+    soak.proxy.delay(0.3)
+    time.sleep(2.0)
+
+
+def sliced_network(soak: Soak, chance: random.Random) -> None:
+    soak.proxy.slices()
+    soak.await_settled()
+
+
+def lost_commit(soak: Soak, chance: random.Random) -> None:
+    """The answer to one never arrives."""
+    soak.proxy.lose_answer(chance.choice(("reset", "hole")), number=chance.randrange(1, 6))
+    for _ in range(10):
+        soak.one.produce(4)
+        if soak.proxy.lost.wait(2.0):
+            return
+    raise RuntimeError("no COMMIT came by")
+
+
+def killed_trainer(soak: Soak, chance: random.Random) -> None:
+    deadline = time.monotonic() + 5
+    while not (pids := trainers(soak.one)) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    send(pids, signal.SIGKILL)
+
+
+def full_disk(soak: Soak, chance: random.Random) -> None:
+    """Whatever the service writes fails, for a while."""
+    soak.full.touch()
+    time.sleep(chance.uniform(0.2, 1.5))
+    check_pointer(soak.one.pointer)
+    soak.full.unlink()
+
+
+def stopped_service(soak: Soak, chance: random.Random) -> None:
+    """Beyond its lease."""
+    soak.asker.expected.clear()
+    os.kill(soak.pid, signal.SIGSTOP)
+    time.sleep(2 * LEASE_SECONDS)
+    os.kill(soak.pid, signal.SIGCONT)
+    time.sleep(0.5)
+    soak.asker.expected.set()
+
+
+def damaged_adapter(soak: Soak, chance: random.Random) -> None:
+    """The published one: nothing is trained on top of it until it is back."""
+    soak.await_settled()
+    if not soak.one.pointer.is_symlink():
+        return
+    folder = soak.one.pointer.resolve()
+    kept = {path: path.read_bytes() for path in folder.iterdir()}
+    damage(folder, chance)
+    soak.one.produce(4)
+    await_witness(soak.one, lambda seen: "cannot be trained on" in seen["reason"], 30.0, "nobody noticed")
+    for path, data in kept.items():
+        path.write_bytes(data)
+
+
+def odd_rows(soak: Soak, chance: random.Random) -> None:
+    """Texts that are hard to swallow, and rows that are not eligible."""
+    with closing(psycopg2.connect(soak.one.url)) as connection, connection, connection.cursor() as cursor:
+        for n in range(6):
+            cursor.execute(INSERT, ((("r", f"odd/{n}.py", "python", text(chance)[:20_000].ljust(60), 90.0)),))
+            (file_id,) = cursor.fetchone() or (0,)
+            soak.odd.add(file_id)
+            cursor.execute(INSERT, ((("r", f"poor/{n}.py", "python", code(n), chance.choice((10.0, None))),)))
+    soak.one.log.add(sorted(soak.odd)[-6:])
+
+
+def odd_producers(soak: Soak, chance: random.Random) -> None:
+    """A COMMIT that comes late, a transaction that is rolled back, a score that rises later."""
+    late, undone = psycopg2.connect(soak.one.url), psycopg2.connect(soak.one.url)
+    with closing(late), closing(undone), late.cursor() as first, undone.cursor() as second:
+        number = soak.one.made + 10**6 * chance.randrange(1, 1000)
+        first.execute(INSERT, (("r", "late.py", "python", code(number), 90.0),))
+        second.execute(INSERT, (("r", "undone.py", "python", code(number + 1), 90.0),))
+        (late_id,) = first.fetchone() or (0,)
+        soak.one.produce(4)
+        soak.await_settled()
+        undone.rollback()
+        late.commit()
+        soak.one.log.add([late_id])
+        first.execute(INSERT, (("r", "risen.py", "python", code(number + 2), 10.0),))
+        (risen,) = first.fetchone() or (0,)
+        late.commit()
+        first.execute("update code_files set quality_score = 90 where id = %s", (risen,))
+        late.commit()
+        soak.one.log.add([risen])
+
+
+FAULTS: tuple[Callable[[Soak, random.Random], None], ...] = (
+    nothing, requests, ended_connections, restarted_database, cut_network, silent_network, slow_network,
+    sliced_network, lost_commit, killed_trainer, full_disk, stopped_service, damaged_adapter, odd_rows, odd_producers,
+)  # fmt: skip
+SAMPLED = (requests, cut_network, killed_trainer, full_disk, odd_producers)
+
+
+# --- the hour -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def soaking(folder: Path) -> Iterator[Soak]:
+    with server(folder / "postgres", durable=True) as url:
+        one, proxy = Scene(folder / "scene", new_database(url, "soak")), Proxy(url)
+        full, address = one.folder / "full", one.folder / "address"
+        service = one.start(
+            url=proxy.url(one.url), hurried=True, witness=one.folder / "witness", settings=SETTINGS,
+            lease_seconds=LEASE_SECONDS, http=address,
+            disk=DiskFault(point=EVERYWHERE, time=1, error="ENOSPC", flag=full),
+        )  # fmt: skip
+        await_witness(one, lambda seen: address.exists(), 30.0, "the service does not start")
+        asker = Asker(address.read_text())
+        try:
+            yield Soak(one=one, service=service, address=address.read_text(), proxy=proxy, asker=asker,
+                       postgres=folder / "postgres", full=full)  # fmt: skip
+        finally:
+            asker.end()
+            one.stop()
+            proxy.close()
+
+
+def one_fault(soak: Soak, fault: Callable[[Soak, random.Random], None], chance: random.Random) -> Size:
+    """A fault in the middle of a cycle; all is settled after it."""
+    soak.one.produce(chance.randrange(2, 16))
+    time.sleep(chance.uniform(0, 0.5))
+    try:
+        fault(soak, chance)
+    except Broken as error:
+        raise Broken(f"{fault.__name__}: {error}") from error
+    finally:
+        soak.proxy.heal()
+    soak.one.produce(2)
+    try:
+        soak.await_settled()
+    except Broken as error:
+        raise Broken(f"after {fault.__name__}: {error}") from error
+    return soak.size()
+
+
+def soak_for(soak: Soak, seconds: float, faults: tuple[Callable[[Soak, random.Random], None], ...]) -> Done:
+    """Round after round."""
+    sizes, began, chance = [], time.monotonic(), random.Random(18)
+    while not sizes or time.monotonic() < began + seconds:
+        sizes += [one_fault(soak, fault, chance) for fault in chance.sample(faults, len(faults))]
+        soak.check()
+    soak.service.terminate(GRACE_SECONDS)
+    seen = read_json(soak.one.folder / "witness")
+    if seen["in_use"] or seen["taken"]:
+        raise Broken(f"the service ended with connections in use: {seen}")
+    note = f"{time.monotonic() - began:.0f} s, {len(soak.one.log.ids()):,} rows, {soak.asker.answers:,} answers of " \
+        f"/health within {soak.asker.longest_seconds:.2f} s; {growth(sizes)}"  # fmt: skip
+    return Done(count=len(sizes), note=note)
+
+
+def growth(sizes: list[Size]) -> str:
+    """From the second fifth of the sizes to the last: in the first, everything is called for the first time.
+
+    Raises:
+        Broken: it is no growth that chance explains.
+    """
+    fifth = len(sizes) // 5
+    if fifth < 3:
+        return "too short for growth"
+    early, late = sizes[fifth : 2 * fifth], sizes[-fifth:]
+
+    def medians(part: list[Size]) -> tuple[float, float, float]:
+        return tuple(statistics.median(getattr(size, name) for size in part)
+                     for name in ("memory_bytes", "descriptors", "threads"))  # type: ignore[return-value]  # fmt: skip
+
+    (memory, descriptors, threads), (memory_then, descriptors_then, threads_then) = medians(late), medians(early)
+    said = f"{memory_then / 2**20:.1f} to {memory / 2**20:.1f} MiB, {descriptors_then:g} to {descriptors:g} " \
+        f"descriptors, {threads_then:g} to {threads:g} threads"  # fmt: skip
+    if memory > MOST_GROWTH * memory_then or descriptors > descriptors_then + 1 or threads > threads_then:
+        raise Broken(f"it grows: {said}")
+    return said
+
+
+@contextmanager
+def soak_row(folder: Path, sample: bool) -> Iterator[Trials]:
+    def trial(number: int) -> Done:
+        with soaking(folder / str(number)) as soak:
+            hours = 0.0 if sample else float(os.environ.get("FAULTS_HOURS", "1"))
+            return soak_for(soak, 3600 * hours, SAMPLED if sample else FAULTS)
+
+    yield Trials(number=1, run=trial)
+
+
+ROWS = {
+    18: Row(fault="all faults that a service outlives, in turn, for an hour (`--hours`)", unit="faults",
+            passes="each settled, /health answers, memory, descriptors and threads flat", prepare=soak_row),
+}  # fmt: skip
