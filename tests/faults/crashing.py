@@ -3,7 +3,8 @@
 A point's name is who has the effect and what it is, `service.claim.claim_run:commit`. They are not written into the
 program but found in it: every call that changes something outside of the process is wrapped, and says which function
 made it. `record` lists them as they come; `Crash` ends the process at one of them. For a trainer, which is started as a
-program: `python crashing.py record FILE -- PROGRAM …`, `python crashing.py crash POINT before|after TIME -- PROGRAM …`.
+program: `python crashing.py record FILE -- PROGRAM …`, or `crash POINT before|after TIME MARK` for `record FILE`, where
+the file MARK is made at the end.
 """
 
 from __future__ import annotations
@@ -119,11 +120,13 @@ def install(on_point: Callable[[str, str, int], None]) -> None:
         _Connection.commit = points.wrap("commit", _Connection.commit)  # type: ignore[method-assign]
 
 
-def crash_at(crash: Crash) -> None:
-    """End this process, as the kernel would, when it comes to the point."""
+def crash_at(crash: Crash, mark: Path | None = None) -> None:
+    """End this process, as the kernel would, when it comes to the point; the mark, if any, tells of it."""
 
     def on_point(point: str, when: str, time: int) -> None:
         if (point, when, time) == (crash.point, crash.when, crash.time):
+            if mark is not None:
+                os.close(os.open(mark, os.O_CREAT | os.O_WRONLY))
             os.kill(os.getpid(), signal.SIGKILL)
 
     install(on_point)
@@ -147,8 +150,8 @@ def main(arguments: list[str]) -> None:
     match what:
         case ["record", path]:
             record(Path(path))
-        case ["crash", point, ("before" | "after") as when, time]:
-            crash_at(Crash(point=point, when=when, time=int(time)))
+        case ["crash", point, ("before" | "after") as when, time, mark]:
+            crash_at(Crash(point=point, when=when, time=int(time)), Path(mark))
     sys.path.insert(0, str(ROOT))
     if program[0] == "-m":
         sys.argv = program[1:]

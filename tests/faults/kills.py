@@ -24,8 +24,9 @@ from trainer.recipe import dump_recipe
 
 BATCH, BATCHES = 24, 9
 """Files of a batch, and batches of a trial: enough runs for a refused one, and for a lineage."""
-RECORDED_TIMES = 3
+RECORDED_TIMES = {"service": 3, "stub": 3, "real": 2}
 """So many times that a point is passed: with no adapter yet, with one, and with a refused run behind."""
+REAL_BATCHES = 2
 CYCLE_SECONDS = 0.9
 """About what a start and a cycle of the stub take: kills fall anywhere in it."""
 BLOCK = 10
@@ -33,7 +34,7 @@ BLOCK = 10
 GRACE_SECONDS = 70.0
 """More than what a trainer gets to write its checkpoint."""
 
-Who = Literal["service", "trainer", "stub"]
+Who = Literal["service", "stub", "real"]
 
 
 # --- row 1: every point ---------------------------------------------------------------------------------------
@@ -41,13 +42,14 @@ Who = Literal["service", "trainer", "stub"]
 
 def with_points(kind: Who, what: list[str]) -> dict[str, object]:
     """Options that let a trainer run under `crashing.py`."""
-    program = STUB if kind == "stub" else REAL
-    return {"trainer": (program[0], *program[1:-1], str(HERE / "crashing.py"), *what, "--", *program[-1:])}
+    python, *rest = STUB if kind == "stub" else REAL
+    flags, program = (rest[:1], rest[1:]) if kind == "stub" else ([], rest)
+    return {"trainer": (python, *flags, str(HERE / "crashing.py"), *what, "--", *program)}
 
 
-def fed(one: Scene, service: Service) -> bool:
+def fed(one: Scene, service: Service, batches: int = BATCHES) -> bool:
     """Batch after batch, each when the one before is consumed; whether the service ended meanwhile."""
-    for _ in range(BATCHES):
+    for _ in range(batches):
         one.produce(BATCH)
         while not one.counted().settled:
             if service.ended(0.02):
@@ -56,58 +58,81 @@ def fed(one: Scene, service: Service) -> bool:
     return service.ended(0.1)
 
 
-def points_of(folder: Path, url: str) -> list[tuple[Who, Crash]]:
-    """Every point that a service and a stub pass in a few cycles and at a second start, twice each at most."""
-    listed: list[tuple[Who, Crash]] = []
-    for kind in ("service", "stub"):
-        path = folder / f"points-{kind}"
-        options = {"points": path} if kind == "service" else with_points("stub", ["record", str(path)])
-        with scene(folder / f"recorded-{kind}", url, f"recorded_{kind}") as one:
-            for _ in range(2):
-                if fed(one, one.start(**options)):
-                    raise Broken(f"a service without a fault ended; {one.said()}")
-                assert one.service is not None
-                one.service.terminate(GRACE_SECONDS)
-        passed = {tuple(line.split(" ")) for line in path.read_text().splitlines()}
-        for point, time_ in sorted((p, int(t)) for p, t in passed if int(t) <= RECORDED_TIMES):
-            for when in ("before", "after"):
-                listed.append((kind, Crash(point=point, when=when, time=time_)))  # type: ignore[arg-type]
+def points_of(folder: Path, url: str, kind: Who, options: dict[str, object]) -> list[tuple[Who, Crash]]:
+    """Every point that a service, a stub or a trainer passes in a few cycles and at a second start."""
+    path, listed = folder / f"points-{kind}", []
+    what = {"points": path} if kind == "service" else with_points(kind, ["record", str(path)])
+    with scene(folder / f"recorded-{kind}", url, f"recorded_{kind}") as one:
+        for _ in range(2):
+            if fed(one, one.start(**{**options, **what}), REAL_BATCHES if kind == "real" else BATCHES):
+                raise Broken(f"a service without a fault ended; {one.said()}")
+            assert one.service is not None
+            one.service.terminate(GRACE_SECONDS)
+    passed = {tuple(line.split(" ")) for line in path.read_text().splitlines()}
+    for point, time_ in sorted((p, int(t)) for p, t in passed if int(t) <= RECORDED_TIMES[kind]):
+        for when in ("before", "after"):
+            listed.append((kind, Crash(point=point, when=when, time=time_)))  # type: ignore[arg-type]
     return listed
 
 
 @contextmanager
 def every_point(folder: Path, sample: bool) -> Iterator[Trials]:
     with server(folder / "postgres") as url:
-        listed = points_of(folder, url)
+        listed = points_of(folder, url, "service", {}) + points_of(folder, url, "stub", {})
+        real: dict[str, object] = {}
         if pattern := os.environ.get("FAULTS_POINTS"):
             listed = [(kind, crash) for kind, crash in listed if re.search(pattern, str(crash))]
         elif sample:
             listed = random.Random(1).sample(listed, 4)
+        else:
+            with scene(folder / "prepare", url, "prepare") as one:
+                real = real_options(one)
+            listed += points_of(folder, url, "real", real)
 
         def trial(number: int) -> Done:
             kind, crash = listed[number]
+            options = real if kind == "real" else {}
             with scene(folder / f"trial{number}", url, "every_point") as one:
                 if kind == "service":
-                    service = one.start(crash=crash)
-                    if not fed(one, service):
-                        service.process.terminate()  # some points are passed at the end alone
-                        if not service.ended(GRACE_SECONDS) or service.process.exitcode == 0:
-                            raise Broken(f"{crash}: the point was not passed")
+                    service_at(one, crash)
                 else:
-                    marks = ["crash", crash.point, crash.when, str(crash.time)]
-                    service = one.start(**with_points("stub", marks))
-                    one.produce(BATCH)
-                    time.sleep(CYCLE_SECONDS)
-                    service.kill()  # each start of the trainer dies at its point: the next has a whole one
+                    trainer_at(one, kind, crash, options)
                 one.check_pointer()
-                one.start()
+                one.start(**options)
                 one.produce(BATCH)
-                one.settle()
+                one.settle(300)
                 assert one.service is not None
                 one.service.terminate(GRACE_SECONDS)
             return Done(note=f"{kind}: {crash}")
 
         yield Trials(number=len(listed), run=trial)
+
+
+def service_at(one: Scene, crash: Crash) -> None:
+    """A service ends at its point."""
+    service = one.start(crash=crash)
+    if not fed(one, service):
+        service.process.terminate()  # some points are passed at the end alone
+        if not service.ended(GRACE_SECONDS) or service.process.exitcode == 0:
+            raise Broken(f"{crash}: the point was not passed")
+
+
+def trainer_at(one: Scene, kind: Who, crash: Crash, options: dict[str, object]) -> None:
+    """Each start of the trainer ends at its point, until the service is killed as well: the next has a whole one."""
+    mark = one.folder / "crashed"
+    what = with_points(kind, ["crash", crash.point, crash.when, str(crash.time), str(mark)])
+    service = one.start(**{**options, **what})
+    for _ in range(BATCHES):
+        one.produce(BATCH)
+        while not (mark.exists() or one.counted().settled):
+            if service.ended(0.02):
+                raise Broken(f"{crash}: the service ended; {one.said()}")
+        if mark.exists():
+            break
+    else:
+        raise Broken(f"{crash}: the point was not passed")
+    time.sleep(random.Random(str(crash)).choice((0.0, 0.1, 0.5)))
+    service.kill()
 
 
 # --- rows 2 to 4: any moment ----------------------------------------------------------------------------------
