@@ -30,6 +30,8 @@ from db.suspects import left_alone
 from db.table import Eligibility, Source, resolved
 
 BATCH_ROWS = 500
+BATCH_CHARS = 20_000_000
+"""Of texts that are read at once, where each is as long as it may be."""
 PAGE_ROWS = 10_000
 """Rows that one statement looks for at least: with a small limit, many may be put off."""
 MAX_METADATA_BYTES = 4_000_000
@@ -332,7 +334,7 @@ class Claim:
         """Records of a server-side cursor: the table never lies in memory whole."""
         with self.cursor.connection.cursor(name=name) as cursor:
             self._open.append(cursor)
-            cursor.itersize = BATCH_ROWS
+            cursor.itersize = max(1, min(BATCH_ROWS, BATCH_CHARS // self.eligibility.max_chars))
             cursor.execute(statement, parameters)
             yield from cursor
 

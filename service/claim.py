@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from typing import TextIO
 
 from db.adapters import Adapter
@@ -41,8 +40,8 @@ CHARS_PER_TOKEN = 3
 """A low estimate for code, so that the earlier held-out sample fills the trainer's token budget."""
 
 
-BATCH_ROWS = 200
-"""Rows that are judged together."""
+BATCH_ROWS, BATCH_CHARS = 200, 2_000_000
+"""Rows that are judged together: the fewer of so many and of so much text. The lease is renewed in between."""
 
 
 class NothingToHoldOut(Exception):
@@ -178,7 +177,15 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admissio
 
 
 def _batches(rows: Iterator[SourceRow]) -> Iterator[list[SourceRow]]:
-    while batch := list(islice(rows, BATCH_ROWS)):
+    batch: list[SourceRow] = []
+    chars = 0
+    for row in rows:
+        batch.append(row)
+        chars += len(row.content)
+        if len(batch) == BATCH_ROWS or chars >= BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
         yield batch
 
 

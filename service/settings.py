@@ -31,6 +31,10 @@ PROJECT_RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 # --- how one value is read ------------------------------------------------------------------------------------
 
+LONGEST_CONTENT_CHARS = 20_000_000
+"""Looking at a text of so many takes ten seconds or twenty, in which no lease is renewed: of ten times as many, it can
+run out."""
+
 
 def whole(low: int, high: int | None = None) -> Parser:
     """A whole number within limits."""
@@ -163,7 +167,7 @@ VARIABLES: dict[str, Variable] = {
     "SWEEP_INTERVAL": Variable(number(0, above=True), 3600.0),
     "QUALITY_THRESHOLD": Variable(number(-math.inf), 70.0),
     "MIN_CONTENT_CHARS": Variable(whole(1), 50),
-    "MAX_CONTENT_CHARS": Variable(whole(1), 8000),
+    "MAX_CONTENT_CHARS": Variable(whole(1, LONGEST_CONTENT_CHARS), 8000),
     "MAX_ATTEMPTS": Variable(whole(1, 1000), 3),
     "DB_POOL_MIN_CONN": Variable(whole(0, 1000), 1),
     "DB_POOL_MAX_CONN": Variable(whole(2, 1000), 5),

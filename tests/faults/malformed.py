@@ -20,6 +20,7 @@ from scene import Scene, code, new_database, server
 
 from db import audit
 from db.pool import Pool
+from service.settings import LONGEST_CONTENT_CHARS
 from trainer.data.encoder import SampleEncoder
 from trainer.data.tokenize import tokenize_rows
 from trainer.model.base import TINY_FOLDER
@@ -33,6 +34,7 @@ ROWS_A_TRIAL, ORDINARY = 250, 60
 """Malformed rows of a trial, and ordinary ones among them: something has to be trained and held out."""
 TRIALS, HUGE_TRIALS = 40, 2
 HUGE_CHARS = 200 * 10**6
+LONG_CHARS = LONGEST_CONTENT_CHARS - 10_000
 SETTLE_SECONDS = 400.0
 BIDI = "\u202a\u202b\u202d\u202e\u2066\u2067\u2068\u2069\u202c\u200e\u200f\u061c"
 INSERT = (
@@ -212,18 +214,21 @@ def lines(path: Path, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def huge_rows(one: Scene) -> Done:
-    """Texts of 200 MB, looked at as the others are."""
-    settings = {"MAX_CONTENT_CHARS": str(HUGE_CHARS * 2)}
+    """Texts of 200 MB, and the longest that a service can be told to look at as it does at others."""
+    settings = {"MAX_CONTENT_CHARS": str(LONGEST_CONTENT_CHARS)}
     connection = psycopg2.connect(one.url)
     with connection, connection.cursor() as cursor:
-        for value in ("repeat('x = 1; ', %s / 7)", "repeat(E'value = compute(1)\\n', %s / 17)"):
-            cursor.execute(f"insert into code_files (language, content, quality_score) values ('python', {value}, 90)",
-                           (HUGE_CHARS,))  # fmt: skip
+        for chars in (HUGE_CHARS, LONG_CHARS):
+            for value in ("repeat('x = 1; ', %s / 7)", "repeat(E'value = compute(1)\\n', %s / 17)"):
+                cursor.execute(
+                    f"insert into code_files (language, content, quality_score) values ('python', {value}, 90)",
+                    (chars,),
+                )
     connection.close()
     one.produce(ORDINARY)
     one.start(settings=tuple(settings.items()))
-    settled(one, ORDINARY + 2, settings, SETTLE_SECONDS)
-    return Done(count=2, note="200 MB each")
+    found = settled(one, ORDINARY + 4, settings, SETTLE_SECONDS)
+    return Done(count=4, note=f"two of 200 MB, two of 20: {sum(found.ineligible.values())} ineligible")
 
 
 # --- through the trainer --------------------------------------------------------------------------------------

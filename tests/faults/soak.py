@@ -237,13 +237,15 @@ def damaged_adapter(soak: Soak, chance: random.Random) -> None:
 
 def odd_rows(soak: Soak, chance: random.Random) -> None:
     """Texts that are hard to swallow, and rows that are not eligible."""
+    odd = []
     with closing(psycopg2.connect(soak.one.url)) as connection, connection, connection.cursor() as cursor:
         for n in range(6):
-            cursor.execute(INSERT, ((("r", f"odd/{n}.py", "python", text(chance)[:20_000].ljust(60), 90.0)),))
-            (file_id,) = cursor.fetchone() or (0,)
-            soak.odd.add(file_id)
-            cursor.execute(INSERT, ((("r", f"poor/{n}.py", "python", code(n), chance.choice((10.0, None))),)))
-    soak.one.log.add(sorted(soak.odd)[-6:])
+            content = text(chance)[:4000] + code(chance.randrange(10**9))
+            cursor.execute(INSERT, (("r", f"odd/{n}.py", "python", content, 90.0),))
+            odd += cursor.fetchone() or ()
+            cursor.execute(INSERT, (("r", f"poor/{n}.py", "python", code(n), chance.choice((10.0, None))),))
+    soak.odd.update(odd)
+    soak.one.log.add(odd)
 
 
 def odd_producers(soak: Soak, chance: random.Random) -> None:

@@ -100,6 +100,14 @@ def test_a_claim_makes_a_complete_directory(world: World):
     assert (found.claimed, found.pending, found.problems) == (40, 0, [])
 
 
+def test_the_lease_is_renewed_between_long_texts(world: World):
+    world.insert(8, content=CODE * 4000)
+    eligibility = replace(world.settings.eligibility, max_chars=20_000_000)
+    settings, beats = replace(world.settings, eligibility=eligibility), []
+    claim_run(world.pool, world.lease, world.home, settings, world.recipe, None, lambda: beats.append(1))
+    assert len(beats) >= 4, "one of two million characters at least each"
+
+
 def test_refused_rows_are_settled_with_their_reason(world: World):
     world.insert(20)
     world.insert(3, content="x = 1; " * 30, prefix="line")

@@ -90,6 +90,13 @@ def test_every_problem_is_reported_at_once(tmp_path: Path):
     assert caught.value.exit_code == 2
 
 
+def test_a_text_has_a_greatest_length():
+    with pytest.raises(
+        SettingsError, match="MAX_CONTENT_CHARS: '20000001' is not allowed; a whole number from 1 to 20000000 is"
+    ):
+        load(MAX_CONTENT_CHARS="20000001")
+
+
 def test_contradictions_name_both_variables():
     with pytest.raises(SettingsError, match="MIN_CONTENT_CHARS: 9000 is above MAX_CONTENT_CHARS, 8000"):
         load(MIN_CONTENT_CHARS="9000")
