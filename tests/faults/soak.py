@@ -324,6 +324,7 @@ def soak_for(soak: Soak, seconds: float, faults: tuple[Callable[[Soak, random.Ra
     while not sizes or time.monotonic() < began + seconds:
         sizes += [one_fault(soak, fault, chance) for fault in chance.sample(faults, len(faults))]
         soak.check()
+        print(f"row 18, after {len(sizes)} faults: {sizes[-1]}", flush=True)
     soak.service.terminate(GRACE_SECONDS)
     seen = read_json(soak.one.folder / "witness")
     if seen["in_use"] or seen["taken"]:
