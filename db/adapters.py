@@ -8,11 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from psycopg2 import extensions
-from psycopg2.extras import Json
 
 from db.errors import DatabaseError
 from db.pool import Pool
-from db.queries import QUERIES
+from db.queries import QUERIES, as_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,7 @@ def insert_current(
             "parent_version": parent_version,
             "folder": adapter.folder,
             "manifest_sha256": adapter.manifest_sha256,
-            "evaluation": Json(dict(adapter.evaluation)),
+            "evaluation": as_json(adapter.evaluation),
         },
     )
 

@@ -16,11 +16,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from psycopg2 import extensions
-from psycopg2.extras import Json
 
 from db.lease import Lease, fence
 from db.pool import Pool
-from db.queries import QUERIES
+from db.queries import QUERIES, as_json
 from db.table import Eligibility, Source, resolved
 
 LEAST_ID, GREATEST_ID = -(2**63), 2**63 - 1
@@ -157,7 +156,7 @@ class _Looking:
 
     def __init__(self, cursor: extensions.cursor, source: Source, eligibility: Eligibility, stream: str) -> None:
         self._cursor, self._source, self._limits = cursor, source, vars(eligibility)
-        self._fixed = {"stream": stream, "eligibility": Json(self._limits), "greatest": GREATEST_ID}
+        self._fixed = {"stream": stream, "eligibility": as_json(self._limits), "greatest": GREATEST_ID}
 
     def run(self, name: str, **values: Any) -> None:
         self._cursor.execute(QUERIES[name], {**self._fixed, **values})
@@ -237,7 +236,7 @@ class _Looking:
             interval=interval_seconds,
             recent=RECENT_CHUNKS + 1,
             recent_factor=RECENT_FACTOR,
-            **{**vars(found), "ineligible": Json(found.ineligible)},
+            **{**vars(found), "ineligible": as_json(found.ineligible)},
         )
 
     def known(self, *, without: int | None = None) -> Pending:

@@ -19,13 +19,13 @@ from itertools import islice
 from typing import Any, Literal
 
 from psycopg2 import extensions
-from psycopg2.extras import Json, execute_values
+from psycopg2.extras import execute_values
 
 from db.chunks import GREATEST_ID, LEAST_ID
 from db.errors import DatabaseError, Misconfigured
 from db.lease import Lease, fence
 from db.pool import Pool
-from db.queries import QUERIES
+from db.queries import QUERIES, as_json
 from db.suspects import left_alone
 from db.table import Eligibility, Source, resolved
 
@@ -226,7 +226,7 @@ class Claim:
                 (
                     self.lease.stream, row.file_id, self.run_id,
                     row.repository, row.path, row.language, row.content, _digest(row.content.encode()),
-                    Json(dict(row.metadata)),
+                    as_json(row.metadata),
                 )
             )  # fmt: skip
         self._flush_full()

@@ -163,7 +163,8 @@ def _record(file: NewFile) -> _Record:
             )
     is_change = "diff" in file.metadata
     score = None if file.quality_score is None else repr(float(file.quality_score))
-    fields = (*texts, score, file.license, file.commit_sha, file.phase, json.dumps(dict(file.metadata)))
+    metadata = json.dumps(dict(file.metadata), ensure_ascii=False)  # as_json says why
+    fields = (*texts, score, file.license, file.commit_sha, file.phase, metadata)
     return _Record(
         line="\t".join(r"\N" if text is None else _escaped(text) for text in fields) + "\n",
         repository=file.repository or "",

@@ -1,10 +1,15 @@
-"""Loads queries.sql: each statement under the name of its `-- name:` line."""
+"""Loads queries.sql: each statement under the name of its `-- name:` line; and JSON for their parameters."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+from psycopg2.extras import Json
 
 
 def read_queries(path: Path) -> Mapping[str, str]:
@@ -21,6 +26,12 @@ def read_queries(path: Path) -> Mapping[str, str]:
         lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
         queries[name] = "\n".join(lines).strip().rstrip(";")
     return queries
+
+
+def as_json(value: Mapping[str, Any]) -> Json:
+    """A parameter for a column of JSON. Characters are written as they are: a SQL_ASCII database refuses `\\u` escapes
+    of all but ASCII."""
+    return Json(dict(value), dumps=partial(json.dumps, ensure_ascii=False))
 
 
 QUERIES = read_queries(Path(__file__).with_name("queries.sql"))

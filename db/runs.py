@@ -8,13 +8,13 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from psycopg2 import extensions
-from psycopg2.extras import Json, execute_values
+from psycopg2.extras import execute_values
 
 from db.adapters import NewAdapter, insert_current
 from db.errors import BadTransition, DatabaseError, ParentMoved, RowsRevoked, SettlementMismatch
 from db.lease import Lease, fence
 from db.pool import Pool
-from db.queries import QUERIES
+from db.queries import QUERIES, as_json
 from db.revocations import revoked_among
 from db.suspects import blame, clear
 
@@ -426,7 +426,7 @@ def _move(
             "run_id": run_id,
             "state": to,
             "reason": reason,
-            "report": None if report is None else Json(dict(report)),
+            "report": None if report is None else as_json(report),
             "ended": not TRANSITIONS[to],
         },
     )

@@ -8,11 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from psycopg2 import extensions
-from psycopg2.extras import Json
 
 from db.errors import StreamMismatch
 from db.pool import Pool
-from db.queries import QUERIES
+from db.queries import QUERIES, as_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ def bind(pool: Pool, stream: str, binding: Binding) -> None:
                 "source": binding.source,
                 "base_model": binding.base_model,
                 "base_revision": binding.base_revision,
-                "lora": Json(dict(binding.lora)),
+                "lora": as_json(binding.lora),
             },
         )
         bound = _get(cursor, stream)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from db.adapters import Adapter
 from db.lease import Lease
@@ -36,6 +36,7 @@ from trainer.run_dir import (
     write_text,
 )
 
+T = TypeVar("T")
 CHARS_PER_TOKEN = 3
 """A low estimate for code, so that the earlier held-out sample fills the trainer's token budget."""
 
@@ -145,15 +146,15 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admissio
             "held_out": files.enter_context(folder.held_out.open("w", encoding="utf-8")),
         }
         admission.catch_up(beat)
-        for batch in _batches(rows.rows(caps.admit)):
-            beat()
+        for batch in _batches(_beating(rows.rows(caps.admit), beat)):
             for row, reason in admission.decide(batch):
                 if reason is not None:
                     rows.reject(row, reason)
                     continue
                 for decided in splitter.add(row):
                     _keep(rows, *decided, writing)
-        before = list(rows.earlier_held_out(recipe.training.seed, recipe.data.max_eval_tokens * CHARS_PER_TOKEN))
+        max_chars = recipe.data.max_eval_tokens * CHARS_PER_TOKEN
+        before = list(_beating(rows.earlier_held_out(recipe.training.seed, max_chars), beat))
         for decided in splitter.rest(len(before)):
             _keep(rows, *decided, writing)
         for old in before:
@@ -174,6 +175,13 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admissio
         put_off=rows.put_off,
         secrets=admission.secrets.total(),
     )
+
+
+def _beating(rows: Iterable[T], beat: Beat) -> Iterator[T]:
+    """Rows as they come, over a network that may be slow."""
+    for row in rows:
+        beat()
+        yield row
 
 
 def _batches(rows: Iterator[SourceRow]) -> Iterator[list[SourceRow]]:

@@ -219,7 +219,7 @@ def huge_rows(one: Scene) -> Done:
     connection = psycopg2.connect(one.url)
     with connection, connection.cursor() as cursor:
         for chars in (HUGE_CHARS, LONG_CHARS):
-            for value in ("repeat('x = 1; ', %s / 7)", "repeat(E'value = compute(1)\\n', %s / 17)"):
+            for value in ("repeat('x = 1; ', %s / 7)", "repeat(E'value = compute(1)\\n', %s / 19)"):
                 cursor.execute(
                     f"insert into code_files (language, content, quality_score) values ('python', {value}, 90)",
                     (chars,),

@@ -135,6 +135,7 @@ def witness(path: Path, pool: Pool, board: Board) -> None:
                 "status": status,
                 "reason": reason,
                 "threads": threading.active_count(),
+                "blocks": sys.getallocatedblocks(),
                 "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()),
             }
         )

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg2
@@ -36,7 +37,7 @@ from scene import INSERT, Scene, Service, code, new_database, server
 
 from trainer.run_dir import read_json
 
-LEASE_SECONDS = 2.0
+LEASE_SECONDS = 4.0
 SETTLE_SECONDS = 60.0
 ANSWER_SECONDS = 5.0
 """Within this long the service says how it is, whatever goes on."""
@@ -120,7 +121,7 @@ class Soak:
             if time.monotonic() > deadline or self.service.process.exitcode is not None:
                 raise Broken(f"not settled: {unsettled[:10]}; {self.one.said()}")
             time.sleep(0.05)
-        await_witness(self.one, quiet, 20.0, "it does not come to rest")
+        await_witness(self.one, at_rest, 20.0, "it does not come to rest")
 
     def _unsettled(self) -> list[int]:
         found = ledger(self.one)
@@ -140,6 +141,11 @@ class Soak:
         process = psutil.Process(self.pid)
         return Size(memory_bytes=process.memory_info().rss, descriptors=process.num_fds(),
                     threads=process.num_threads())  # fmt: skip
+
+
+def at_rest(seen: dict[str, Any]) -> bool:
+    """Nothing is in use, and the pointer has followed the last verdict."""
+    return quiet(seen) and bool(seen["reason"].startswith("waiting"))
 
 
 # --- faults ---------------------------------------------------------------------------------------------------
@@ -215,7 +221,7 @@ def stopped_service(soak: Soak, chance: random.Random) -> None:
     """Beyond its lease."""
     soak.asker.expected.clear()
     os.kill(soak.pid, signal.SIGSTOP)
-    time.sleep(2 * LEASE_SECONDS)
+    time.sleep(1.5 * LEASE_SECONDS)
     os.kill(soak.pid, signal.SIGCONT)
     time.sleep(0.5)
     soak.asker.expected.set()

@@ -323,7 +323,7 @@ def test_bytes_that_are_not_utf8_are_rejected(postgres_url: str) -> None:
     bind(pool, STREAM, Binding(source="code_files", base_model="m", base_revision="r", lora={}))
     lease = acquire(pool, STREAM, "tests", 600)
     assert lease is not None
-    insert_files(pool, [new_file(1, content="naïve 😀 " * 20)])
+    insert_files(pool, [new_file(1, content="naïve 😀 " * 20, metadata={"author": "Zoë"})])
     with pool.transaction() as cursor:
         cursor.execute("set local client_encoding = 'SQL_ASCII'")
         cursor.execute(
@@ -335,6 +335,9 @@ def test_bytes_that_are_not_utf8_are_rejected(postgres_url: str) -> None:
         for row in kept:
             claimed.keep(row, "held_out")
     assert [row.content for row in kept] == ["naïve 😀 " * 20]
+    with pool.transaction() as cursor:
+        cursor.execute("select metadata from codelupe.held_out")
+        assert cursor.fetchall() == [({"author": "Zoë"},)]
     assert known_paths(pool, "owner/repo1") == {"src/file1.py"}
     with pool.transaction() as cursor:
         cursor.execute("select file_id, disposition, reason from codelupe.ledger order by 1")
