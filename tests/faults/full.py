@@ -13,6 +13,7 @@ import io
 import os
 import runpy
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,8 @@ def install(on_point: Callable[[str, str, int], None]) -> None:
         if not any(letter in mode for letter in "wax+") or isinstance(file, int):
             return _open(file, mode, *arguments, **options)
         made = opened(file, mode, *arguments, **options)
-        made.write = points.wrap("write", made.write)
+        itself, write = weakref.ref(made), type(made).write  # a file that refers to itself is closed late
+        made.write = points.wrap("write", lambda data: write(itself(), data))
         return made
 
     io.open = builtins.open = opening  # type: ignore[assignment]
