@@ -37,7 +37,9 @@ EXAMPLES, STEPS = 50, 50
 
 
 ENDS = st.sampled_from("cccux")
-VERDICTS = st.sampled_from(["publish", "publish", "publish", "refuse", "returned", "failed"])
+BLAMED = st.sampled_from([1, 1, 2, 3])
+"""Ids that it divides are those that a failed run names."""
+VERDICTS = st.sampled_from(["publish", "publish", "publish", "refuse", "returned", "failed", "failed"])
 WORDS: tuple[Outcome, ...] = ("trained", "trained", "trained", "unused", "rejected")
 
 
@@ -47,7 +49,7 @@ class File:
 
     score: float | None
     state: str = "new"
-    """new, claimed, trained, held_out, rejected or returned."""
+    """new, claimed, trained, held_out, rejected, quarantined or returned."""
     attempts: int = 0
     is_held_out: bool = False
     """Once held out it is for ever."""
@@ -68,6 +70,8 @@ class Run:
     parent: int | None
     files: dict[int, str]
     """Role by id."""
+    seen: list[int]
+    """Those that the claim refused, too."""
 
 
 class Books(RuleBasedStateMachine):
@@ -83,6 +87,8 @@ class Books(RuleBasedStateMachine):
         self.old_lease: leases.Lease | None = None
         self.files: dict[int, File] = {}
         self.revoked: set[int] = set()
+        self.suspects: dict[int, int] = {}
+        """The failed run by file."""
         self.parents: dict[int, int | None] = {}
         self.withdrawn: set[int] = set()
         self.current: int | None = None
@@ -143,17 +149,17 @@ class Books(RuleBasedStateMachine):
     # --- runs --------------------------------------------------------------------------------------------------
 
     @rule(limit=st.integers(1, 12), held_out=st.integers(2, 6), refused=st.integers(3, 9), ends=ENDS,
-          salt=st.integers(1, 7), verdict=VERDICTS)  # fmt: skip
-    def run_on(self, limit: int, held_out: int, refused: int, ends: str, salt: int, verdict: str) -> None:
+          salt=st.integers(1, 7), verdict=VERDICTS, blamed=BLAMED)  # fmt: skip
+    def run_on(self, limit: int, held_out: int, refused: int, ends: str, salt: int, verdict: str, blamed: int) -> None:
         """The next thing that happens to runs. One rule: hypothesis leaves some out of each sequence."""
         if self.live is None:
             self.claim(limit, held_out, refused, ends)
         else:
-            self.finish(salt, verdict)
+            self.finish(salt, verdict, blamed)
 
     def claim(self, limit: int, held_out: int, refused: int, ends: str) -> None:
         """Claim by id; `ends`: committed, undone, or with an error in the middle."""
-        wanted = sorted(file_id for file_id, file in self.files.items() if file.waits)[:limit]
+        wanted = sorted({file_id for file_id, file in self.files.items() if file.waits} - self.left_alone())[:limit]
         seen: dict[int, str] = {}
         options = {"limit": limit, "parent_version": self.current, "seed": 1}
         try:
@@ -184,14 +190,15 @@ class Books(RuleBasedStateMachine):
             file.state, file.run = ("rejected" if role == "rejected" else "claimed"), run_id
             if role == "held_out":
                 file.is_held_out = True
-        self.live = Run(run_id, self.current, {n: r for n, r in seen.items() if r != "rejected"})
+        self.live = Run(run_id, self.current, {n: r for n, r in seen.items() if r != "rejected"}, list(seen))
 
     @precondition(lambda self: self.live is not None)
     @rule(
         salt=st.integers(1, 7),
         verdict=VERDICTS,
+        blamed=BLAMED,
     )
-    def finish(self, salt: int, verdict: str) -> None:
+    def finish(self, salt: int, verdict: str, blamed: int) -> None:
         assert self.live is not None
         run, outcomes = self.live, []
         for file_id, role in run.files.items():
@@ -209,6 +216,7 @@ class Books(RuleBasedStateMachine):
             try:
                 runs.publish(self.pool, self.lease, run.run_id, outcomes, ADAPTER, report)
                 assert not moved and not hit
+                self.cleared(run)
                 self.published(run, outcomes)
                 return
             except (ParentMoved, RowsRevoked):
@@ -217,12 +225,42 @@ class Books(RuleBasedStateMachine):
         if verdict == "refuse":
             runs.refuse(self.pool, self.lease, run.run_id, outcomes, reason="worse", report=report,
                         max_attempts=MAX_ATTEMPTS, backoff_seconds=0)  # fmt: skip
+            self.cleared(run)
             self.refused(outcomes)
             return
-        runs.give_back(self.pool, self.lease, run.run_id, state=verdict, reason="why")  # type: ignore[arg-type]
+        measured = {file_id for file_id, file in self.files.items() if file.state == "held_out"}
+        suspects = sorted(n for n in {*run.files, *measured} if verdict == "failed" and abs(n) % blamed == 0)
+        single = self.blame(run, suspects)
+        assert single == runs.give_back(self.pool, self.lease, run.run_id, state=verdict, reason="why", cause="x",
+                                        suspects=suspects)  # type: ignore[arg-type]  # fmt: skip
         for file_id in run.files:
             self.files[file_id].state = "returned"
+        if single is not None:
+            self.files[single].state = "quarantined"
         self.live = None
+
+    # --- rows that make runs fail ------------------------------------------------------------------------------
+
+    def left_alone(self) -> set[int]:
+        """Suspects that the next claim leaves: half of the newest group, and all older ones."""
+        waiting = sorted((-run_id, n) for n, run_id in self.suspects.items()
+                         if self.files[n].state == "returned" and self.files[n].waits)  # fmt: skip
+        newest = sum(run_id == waiting[0][0] for run_id, _ in waiting)
+        return {n for _, n in waiting[(newest + 1) // 2 :]}
+
+    def blame(self, run: Run, named: list[int]) -> int | None:
+        """Those that were suspects before, or all; their groups are let go. A single one is the culprit."""
+        named = [n for n in named if n in self.suspects] or named
+        groups = {self.suspects[n] for n in named if n in self.suspects}
+        self.suspects = {n: run_id for n, run_id in self.suspects.items() if run_id not in groups}
+        if len(named) == 1:
+            return named[0]
+        self.suspects |= dict.fromkeys(named, run.run_id)
+        return None
+
+    def cleared(self, run: Run) -> None:
+        """It ended well, so it was none of these."""
+        self.suspects = {n: run_id for n, run_id in self.suspects.items() if n not in run.seen}
 
     def published(self, run: Run, outcomes: list[RowOutcome]) -> None:
         for outcome in outcomes:
@@ -307,6 +345,10 @@ class Books(RuleBasedStateMachine):
     def the_ledger_is_as_the_model_says(self) -> None:
         found = dict(self.sql("select file_id, disposition from codelupe.ledger"))
         assert found == {file_id: file.state for file_id, file in self.files.items() if file.state != "new"}
+
+    @invariant()
+    def the_suspects_are_as_the_model_says(self) -> None:
+        assert dict(self.sql("select file_id, run_id from codelupe.suspects")) == self.suspects
 
     @invariant()
     def the_current_adapter_is_as_the_model_says(self) -> None:
