@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,14 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from oracle import Broken
 from rows import Done, Row, Trials
 from scene import new_database, server
@@ -36,11 +44,20 @@ EXAMPLES, STEPS = 50, 50
 """Of one trial in full."""
 
 
-ENDS = st.sampled_from("cccux")
-BLAMED = st.sampled_from([1, 1, 2, 3])
-"""Ids that it divides are those that a failed run names."""
-VERDICTS = st.sampled_from(["publish", "publish", "publish", "refuse", "returned", "failed", "failed"])
+SCORES = st.lists(st.sampled_from([90.0, 90.0, 90.0, 10.0, None]), min_size=4, max_size=16)
 WORDS: tuple[Outcome, ...] = ("trained", "trained", "trained", "unused", "rejected")
+RUNS = {
+    "limit": st.integers(1, 12),
+    "held_out": st.integers(2, 6),
+    "refused": st.integers(3, 9),
+    "ends": st.sampled_from("cccux"),
+    "salt": st.integers(1, 7),
+    "verdict": st.sampled_from(["publish", "publish", "publish", "refuse", "returned", "failed", "failed"]),
+    "blamed": st.sampled_from([1, 1, 2, 3]),
+}
+"""`ends`: of a claim, as `claim` says; ids that `blamed` divides are those that a failed run names."""
+ENDED: Counter[str] = Counter()
+"""Runs by verdict, of all sequences so far."""
 
 
 @dataclass
@@ -119,7 +136,14 @@ class Books(RuleBasedStateMachine):
 
     # --- producers ---------------------------------------------------------------------------------------------
 
-    @rule(scores=st.lists(st.sampled_from([90.0, 90.0, 90.0, 10.0, None]), min_size=4, max_size=16))
+    @initialize(scores=SCORES)
+    def first_files(self, scores: list[float | None]) -> None:
+        self.insert(scores)
+
+    @rule(scores=SCORES)
+    def insert_some(self, scores: list[float | None]) -> None:
+        self.insert(scores)
+
     def insert(self, scores: list[float | None]) -> None:
         for score in scores:
             [(file_id,)] = self.sql(INSERT, score)
@@ -148,14 +172,17 @@ class Books(RuleBasedStateMachine):
 
     # --- runs --------------------------------------------------------------------------------------------------
 
-    @rule(limit=st.integers(1, 12), held_out=st.integers(2, 6), refused=st.integers(3, 9), ends=ENDS,
-          salt=st.integers(1, 7), verdict=VERDICTS, blamed=BLAMED)  # fmt: skip
     def run_on(self, limit: int, held_out: int, refused: int, ends: str, salt: int, verdict: str, blamed: int) -> None:
-        """The next thing that happens to runs. One rule: hypothesis leaves some out of each sequence."""
+        """The next thing that happens to runs."""
         if self.live is None:
             self.claim(limit, held_out, refused, ends)
         else:
             self.finish(salt, verdict, blamed)
+
+    one_run = rule(**RUNS)(run_on)
+    another_run = rule(**RUNS)(run_on)
+    a_third_run = rule(**RUNS)(run_on)
+    """Hypothesis leaves some rules out of each sequence: hardly ever all of these."""
 
     def claim(self, limit: int, held_out: int, refused: int, ends: str) -> None:
         """Claim by id; `ends`: committed, undone, or with an error in the middle."""
@@ -192,15 +219,10 @@ class Books(RuleBasedStateMachine):
                 file.is_held_out = True
         self.live = Run(run_id, self.current, {n: r for n, r in seen.items() if r != "rejected"}, list(seen))
 
-    @precondition(lambda self: self.live is not None)
-    @rule(
-        salt=st.integers(1, 7),
-        verdict=VERDICTS,
-        blamed=BLAMED,
-    )
     def finish(self, salt: int, verdict: str, blamed: int) -> None:
         assert self.live is not None
         run, outcomes = self.live, []
+        ENDED[verdict] += 1
         for file_id, role in run.files.items():
             word = WORDS[(abs(file_id) + salt) % len(WORDS)]
             word = "held_out" if role == "held_out" and word != "rejected" else word
@@ -394,8 +416,12 @@ def state_machine(folder: Path, sample: bool) -> Iterator[Trials]:
                 suppress_health_check=list(HealthCheck), verbosity=Verbosity.normal,
                 phases=[Phase.generate, Phase.shrink],
             )  # fmt: skip
+            ENDED.clear()
             run_state_machine_as_test(seed(number)(Books), settings=options)
-            return Done(count=examples)
+            ended = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(ENDED.items()))
+            if not sample and ENDED.total() < examples:
+                raise Broken(f"hardly a run: {ended}")
+            return Done(count=examples, note=f"runs: {ended}")
 
         yield Trials(number=1 if sample else 1000 // EXAMPLES, run=trial)
 
