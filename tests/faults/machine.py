@@ -414,7 +414,7 @@ def state_machine(folder: Path, sample: bool) -> Iterator[Trials]:
                 max_examples=examples, stateful_step_count=20 if sample and examples < EXAMPLES else STEPS,
                 deadline=None, database=None,
                 suppress_health_check=list(HealthCheck), verbosity=Verbosity.normal,
-                phases=[Phase.generate, Phase.shrink],
+                phases=[Phase.generate] if sample else [Phase.generate, Phase.shrink],  # that can take minutes
             )  # fmt: skip
             ENDED.clear()
             run_state_machine_as_test(seed(number)(Books), settings=options)
