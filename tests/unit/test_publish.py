@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from db.adapters import Adapter
+from service import publish
 from service.home import Home
-from service.publish import copy_candidate, pointer_target, retire, sync_pointer, tidy_run
+from service.publish import Beat, copy_candidate, pointer_target, retire, sync_pointer, tidy_run
 from trainer.run_dir import RunDirectory, RunDirectoryError, json_line, verify_manifest, write_manifest
 
 
@@ -56,6 +57,19 @@ def test_the_copy_is_whole_verified_and_knows_its_lineage(home: Home, run: RunDi
 def test_a_damaged_candidate_is_not_copied(home: Home, run: RunDirectory):
     (run.adapter / "adapter_model.safetensors").write_bytes(b"damaged")
     with pytest.raises(RunDirectoryError, match=r"adapter_model.safetensors has changed"):
+        copy_candidate(home, run, 3, {"evaluation": {}})
+    assert not home.adapter(3).exists()
+
+
+def test_a_copy_that_differs_from_its_original_is_not_published(home: Home, run: RunDirectory, monkeypatch):
+    """Its own manifest would say that it is whole."""
+
+    def flipped(source: Path, target: Path, beat: Beat) -> None:
+        first, *others = source.read_bytes()
+        target.write_bytes(bytes([first ^ 1, *others]))
+
+    monkeypatch.setattr(publish, "_copy_file", flipped)
+    with pytest.raises(RunDirectoryError, match="differs from its original"):
         copy_candidate(home, run, 3, {"evaluation": {}})
     assert not home.adapter(3).exists()
 
