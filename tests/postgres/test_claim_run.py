@@ -2,17 +2,18 @@
 
 import json
 import shutil
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from db import chunks, runs, streams
+from db import chunks, embedded, runs, streams
 from db import lease as leases
 from db.adapters import NewAdapter
 from db.audit import audit
-from db.errors import LeaseLost, Misconfigured
+from db.errors import LeaseLost, Misconfigured, Unavailable
 from db.files import NewFile, insert_files
 from db.pool import Pool
 from service import leadership
@@ -72,8 +73,6 @@ class World:
         return audit(self.pool, self.settings.source, self.settings.eligibility, STREAM)
 
     def daemon(self) -> Daemon:
-        import threading
-
         return Daemon(
             self.settings, self.recipe, self.home, self.pool, Board(Snapshot()), threading.Event(), once=False
         )
@@ -318,6 +317,16 @@ def test_what_was_held_out_stays_so_when_rows_come_back(world: World):
     assert {row.file_id for row in read_rows(world.home.run(second.run_id).held_out)} == held_out
 
 
+def test_another_version_of_a_held_out_file_is_held_out_too(world: World):
+    world.insert(40)
+    published(world)
+    earlier = {row.path for row in read_rows(world.home.run(1).held_out)}
+    world.insert(40, content=CODE + "more = 1\n")
+    directory = world.home.run(world.claim().run_id)
+    assert {row.path for row in read_rows(directory.held_out) if row.fresh} == earlier
+    assert len(list(read_rows(directory.rows))) == 40 - len(earlier)
+
+
 def test_the_directory_holds_what_was_claimed_whatever_comes_later(world: World):
     world.insert(20)
     claimed = world.claim()
@@ -338,8 +347,6 @@ def test_text_of_every_kind_survives(world: World):
 
 def test_the_demonstration_goes_on_when_a_batch_is_claimed_but_for_a_few_rows(world: World):
     """A batch above MAX_DATASET_SIZE leaves rows that do not start a run by themselves."""
-    import threading
-
     settings = replace(world.settings, max_dataset_size=38)
     world.settings = settings
     stop, batches = threading.Event(), []
@@ -421,6 +428,93 @@ def test_standing_by_lasts_as_long_as_another_has_the_lease(world: World, monkey
     assert daemon.board.read().troubles == {}
 
 
+def test_training_goes_on_while_the_database_is_away(world: World, monkeypatch: pytest.MonkeyPatch):
+    def away() -> None:
+        raise Unavailable("no answer")
+
+    world.insert(20)
+    daemon = world.daemon()
+    daemon._starting()
+    daemon._claiming()
+    monkeypatch.setattr(leadership, "RENEW_SECONDS", 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon._leadership, "renew", away)
+        daemon._renew_or_note()
+    assert "no answer" in daemon.board.read().troubles["database"]
+    daemon._renew_or_note()
+    assert daemon.board.read().troubles == {}
+
+
+def test_an_embedded_database_that_died_is_started_again(world: World, monkeypatch: pytest.MonkeyPatch):
+    daemon = world.daemon()
+    monkeypatch.setattr("service.daemon.DATABASE_PAUSE_SECONDS", 0.0)
+
+    def died_at_first() -> State:
+        if embedded.running_url(world.home.postgres) is None:
+            raise Unavailable("no answer")
+        daemon.stop.set()
+        return State.WAITING
+
+    daemon._handlers[State.STARTING] = died_at_first
+    patience = threading.Timer(20, daemon.stop.set)
+    patience.start()
+    try:
+        daemon.run()
+        patience.cancel()
+        assert embedded.running_url(world.home.postgres) is not None
+    finally:
+        embedded.stop(world.home.postgres)
+
+
+def test_a_run_whose_trainer_crashes_each_time_is_given_up(world: World):
+    world.insert(20)
+    daemon = world.daemon()
+    daemon._starting()
+    daemon._claiming()
+    found = [daemon._trainer_ended(-9, None) for _ in range(3)]
+    assert found == [State.TRAINING, State.TRAINING, State.PAUSED]
+    assert "ended with code -9 3 times" in daemon.board.read().troubles["trainer"]
+    assert (world.audit().pending, world.audit().problems) == (20, [])
+
+
+def test_the_row_that_makes_steps_fail_is_quarantined(world: World):
+    """The trainer says who it is; there is nothing to rest for."""
+    world.insert(20)
+    daemon = world.daemon()
+    daemon._starting()
+    daemon._claiming()
+    directory = world.home.run(daemon._run_id)
+    bad = next(read_rows(directory.rows)).file_id
+    write_json(directory.suspects, {"reason": "non_finite", "step": 1, "file_ids": [bad]})
+    assert daemon._trainer_ended(4, "step 1: loss is nan") is State.WAITING
+    found = world.audit()
+    assert (found.pending, found.settled, found.problems) == (19, {"quarantined:non_finite": 1}, [])
+
+
+def test_no_claim_where_the_disk_is_short(world: World, monkeypatch: pytest.MonkeyPatch):
+    world.insert(20)
+    daemon = world.daemon()
+    assert daemon._starting() is State.WAITING
+    with monkeypatch.context() as patched:
+        patched.setattr(Home, "free_bytes", lambda self: 2 * self.run_bytes() - 1)
+        with pytest.raises(Pause, match="codelupe gc"):
+            daemon._waiting()
+    assert daemon._waiting() is State.CLAIMING
+
+
+def test_a_pointer_that_cannot_be_moved_is_said(world: World):
+    world.insert(20)
+    published(world)
+    world.home.pointer(STREAM).mkdir()
+    daemon = world.daemon()
+    daemon._starting()
+    assert "cannot be moved" in daemon.board.read().troubles["pointer"]
+    world.home.pointer(STREAM).rmdir()
+    daemon.upkeep.derive_pointer()
+    assert daemon.board.read().troubles == {}
+    assert world.home.pointer(STREAM).resolve() == world.home.adapter(1).resolve()
+
+
 def test_once_ends_where_the_service_would_rest(world: World):
     daemon = world.daemon()
     assert daemon._pause("trainer", "run 1 failed") is State.PAUSED
@@ -450,8 +544,6 @@ def test_a_damaged_candidate_is_not_called_published(world: World):
 
 
 def test_new_files_wake_the_poll_early(world: World):
-    import threading
-
     world.settings = replace(world.settings, check_interval_seconds=60.0, min_new_files=5)
     daemon = world.daemon()
     assert daemon._starting() is State.WAITING
@@ -542,8 +634,6 @@ def test_ranges_are_looked_at_while_a_run_is_on(world: World, monkeypatch: pytes
 
 
 def test_a_stop_is_heard_while_waiting(world: World):
-    import threading
-
     world.settings = replace(world.settings, check_interval_seconds=60.0)
     daemon = world.daemon()
     assert daemon._starting() is State.WAITING
@@ -554,8 +644,6 @@ def test_a_stop_is_heard_while_waiting(world: World):
 
 
 def test_a_database_that_goes_while_it_is_listened_to_is_noticed(world: World):
-    import threading
-
     from db.errors import Unavailable
 
     world.settings = replace(world.settings, check_interval_seconds=60.0)
