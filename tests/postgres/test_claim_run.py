@@ -16,6 +16,7 @@ from db.audit import audit
 from db.errors import LeaseLost, Misconfigured, Unavailable
 from db.files import NewFile, insert_files
 from db.pool import Pool
+from db.revocations import Subject, revoke
 from service import leadership
 from service.board import Board, Snapshot
 from service.claim import NothingToHoldOut, claim_run
@@ -271,6 +272,53 @@ def test_the_directory_of_another_run_of_this_number_is_given_back(world: World)
     run = runs.get(world.pool, 1)
     assert run is not None and run.state == "failed" and "do not match the rows of run 1" in str(run.reason)
     assert world.audit().pending == 20 and not world.home.adapter(1).exists()
+
+
+@pytest.mark.parametrize("why", ["current now", "revoked since"])
+def test_a_candidate_that_came_too_late_is_given_back(world: World, why: str):
+    """The judge was for it, and the database is not."""
+    world.insert(20)
+    published(world)
+    world.insert(20, prefix="later")
+    daemon = world.daemon()
+    daemon._starting()
+    assert daemon._claiming() is State.TRAINING
+    directory = world.home.run(2)
+    fresh = [row.file_id for row in read_rows(directory.rows)]
+    held_out = [row.file_id for row in read_rows(directory.held_out) if row.fresh]
+    write_json(directory.report, {**GOOD_REPORT, "run_id": 2})
+    outcomes = [RowOutcome(file_id=n, outcome="trained", tokens=1) for n in fresh]
+    write_outcomes(directory.rows_outcome, outcomes + [RowOutcome(file_id=n, outcome="held_out") for n in held_out])
+    with new_folder(directory.adapter) as folder:
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+        write_manifest(folder)
+    if why == "current now":
+        with world.pool.transaction() as cursor:
+            cursor.execute("update codelupe.adapters set is_current = false")
+    else:
+        revoke(world.pool, world.settings.source, STREAM, Subject(file_id=fresh[0]), reason="by request")
+    assert daemon._training() is State.JUDGING
+    assert daemon._judging() is State.WAITING
+    run = runs.get(world.pool, 2)
+    assert run is not None and run.state == "returned" and why in str(run.reason)
+    assert (world.audit().pending, world.audit().problems) == (20, [])
+    assert not world.home.adapter(2).exists()
+
+
+@pytest.mark.parametrize("name", ["report", "rows_outcome"])
+def test_a_run_whose_result_cannot_be_read_is_given_back(world: World, name: str):
+    world.insert(20)
+    world.claim()
+    daemon = world.daemon()
+    assert daemon._starting() is State.TRAINING
+    directory = world.home.run(1)
+    write_json(directory.report, GOOD_REPORT)
+    write_outcomes(directory.rows_outcome, [])
+    getattr(directory, name).write_text('{"run_id": 1, ')
+    assert daemon._training() is State.JUDGING
+    assert daemon._judging() is State.PAUSED
+    assert "the report of run 1 cannot be read" in daemon.board.read().troubles["trainer"]
+    assert (world.audit().pending, world.audit().problems) == (20, [])
 
 
 def test_a_failure_while_writing_undoes_the_claim(world: World):
