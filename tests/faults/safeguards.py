@@ -271,7 +271,7 @@ MUTANTS: dict[str, Mutant] = {
     "what a run did to a row is not changed afterwards": Mutant(
         file="migrations/0001_initial.sql",
         old="create trigger append_only before update or delete on codelupe.run_rows",
-        new="create trigger append_only before truncate on codelupe.run_rows",
+        new="create trigger append_only before delete on codelupe.run_rows",
         caught_by=_test("tests/postgres/test_verdicts.py", "append_only"),
     ),
     "the audit sees what was trained twice": Mutant(
@@ -291,7 +291,7 @@ MUTANTS: dict[str, Mutant] = {
         file="db/queries.sql",
         old="(l.not_before is null or l.not_before <= now()))\n  and {ineligible} is null\norder by {id} limit",
         new="true or true)\n  and {ineligible} is null\norder by {id} limit",
-        caught_by=_test("tests/postgres/test_claim.py", "each_row_once"),
+        caught_by=_test("tests/postgres/test_claim.py", "settled_row"),
     ),
     "only the rows seen before the best step are trained": Mutant(
         file="trainer/outcomes.py",
