@@ -178,7 +178,7 @@ MUTANTS: dict[str, Mutant] = {
         new="",
         caught_by=_test("tests/postgres/test_claim_run.py", "rows_that_are_gone"),
     ),
-    "a row without a live run is claimed by one run alone": Mutant(
+    "a settled row is not claimed over": Mutant(
         file="db/queries.sql",
         old="settled_at = excluded.settled_at\n    where l.disposition = 'returned';",
         new="settled_at = excluded.settled_at;",
@@ -206,7 +206,7 @@ MUTANTS: dict[str, Mutant] = {
         file="service/daemon.py",
         old="        if not directory.root.exists():\n            self._give_back(",
         new="        if not directory.root.exists():\n            (lambda *_: None)(",
-        caught_by=_row(1, r"after db\.claim\.claim:commit, time [12]"),
+        caught_by=_test("tests/postgres/test_claim_run.py", "without_its_directory"),
     ),
     "folders of an unknown run are set aside": Mutant(
         file="service/claim.py",
@@ -478,7 +478,7 @@ MUTANTS: dict[str, Mutant] = {
         file="db/suspects.py",
         old='    cursor.execute(QUERIES["suspects_clear"], {"stream": stream, "run_id": run_id})\n',
         new="    return\n",
-        caught_by=_test("tests/postgres/test_bisection.py", "finds_the_rows"),
+        caught_by=_test("tests/postgres/test_bisection.py", "takes_half"),
     ),
     "each sample of a step that failed is tried alone": Mutant(
         file="trainer/fit/suspects.py",
