@@ -651,7 +651,7 @@ MUTANTS: dict[str, Mutant] = {
         file="trainer/fit/loop.py",
         old="        if self.progress.step > 0:\n            self._save()\n        raise",
         new="        raise",
-        caught_by=_test("tests/unit/test_train.py", "signal_during_an_evaluation"),
+        caught_by=_test("tests/unit/test_checkpoint.py", "same_bits"),
     ),
     "content is encoded without control tokens": Mutant(
         file="trainer/data/encoder.py",
