@@ -18,8 +18,7 @@ from safeguards import MUTANTS, Mutant
 from scene import HERE
 
 ROOT = HERE.parents[1]
-MOST_SECONDS, ALL_SECONDS = 600.0, 3600.0
-"""For what catches one, and for what catches any: more than they take by far."""
+MOST_SECONDS = 600.0
 COPIED = ("service", "trainer", "db", "migrations", "recipes", "tests", "pyproject.toml")
 SAMPLE = "a candidate that is worse is refused"
 TURNED_RED = re.compile(r"^(?:FAILED ([^\s[]+)|row (\d+), .*: FAILED|oracle\.(Broken): )", re.MULTILINE)
@@ -51,24 +50,18 @@ def removed(mutant: Mutant, folder: Path) -> None:
     path.write_text(text.replace(mutant.old, mutant.new))
 
 
-def together(names: list[str]) -> tuple[str, ...]:
-    """Arguments of one pytest for what all of these are caught by, rows apart. A test of one file whose name is asked
-    for in another comes along."""
-    files: dict[str, None] = {}
-    words: dict[str, None] = {}
-    for name in names:
-        match MUTANTS[name].caught_by:
-            case ("row", *_):
-                continue
-            case (file, "-k", expression):
-                words[f"({expression})"] = None
-            case (file,):
-                words[Path(file).stem] = None
-        files[file] = None
-    return (*files, "-k", " or ".join(words)) if files else ()
+def of_one_file(caught_by: tuple[str, ...]) -> tuple[str, ...]:
+    """What to run once with nothing removed: for a test, all that the list has of its file."""
+    match caught_by:
+        case ("row", *_):
+            return caught_by
+        case (file, *_):
+            words = {" ".join(m.caught_by[2:]): None for m in MUTANTS.values() if m.caught_by[0] == file}
+            return (file,) if "" in words else (file, "-k", " or ".join(f"({word})" for word in words))
+    raise ValueError(caught_by)
 
 
-def tested(caught_by: tuple[str, ...], folder: Path, seconds: float = MOST_SECONDS) -> tuple[int | None, str]:
+def tested(caught_by: tuple[str, ...], folder: Path) -> tuple[int | None, str]:
     """Run tests in a copy: their exit code and what they said; no code where they hang."""
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     match caught_by:
@@ -82,7 +75,7 @@ def tested(caught_by: tuple[str, ...], folder: Path, seconds: float = MOST_SECON
         start_new_session=True,
     ) as process:  # fmt: skip
         try:
-            said, _ = process.communicate(timeout=seconds)
+            said, _ = process.communicate(timeout=MOST_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             return None, process.communicate()[0]
@@ -114,12 +107,12 @@ def mutations(folder: Path, sample: bool) -> Iterator[Trials]:
     green: set[tuple[str, ...]] = set()
     """Tests that were seen to pass while nothing is removed."""
 
-    def check_green(caught_by: tuple[str, ...], seconds: float = MOST_SECONDS) -> None:
-        if caught_by not in green:
-            code, said = tested(caught_by, whole, seconds)
+    def check_green(tests: tuple[str, ...]) -> None:
+        if tests not in green:
+            code, said = tested(tests, whole)
             if code != 0:
-                raise Broken(f"{' '.join(caught_by)} fails with every safeguard in its place: {said[-2000:]}")
-            green.add(caught_by)
+                raise Broken(f"{' '.join(tests)} fails with every safeguard in its place: {said[-2000:]}")
+            green.add(tests)
 
     def trial(number: int) -> Done:
         name, work = names[number], folder / f"mutant{number}"
@@ -130,8 +123,7 @@ def mutations(folder: Path, sample: bool) -> Iterator[Trials]:
         except Broken as broken:
             raise Broken(f"{name}: {broken}") from broken
         shutil.rmtree(work)
-        is_row = mutant.caught_by[0] == "row"
-        check_green(mutant.caught_by if is_row else together(names), MOST_SECONDS if is_row else ALL_SECONDS)
+        check_green(of_one_file(mutant.caught_by))
         return Done(note=f"{name}: {red}")
 
     yield Trials(number=len(names), run=trial)

@@ -716,8 +716,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a log that cannot be written does not end the service": Mutant(
         file="service/logs.py",
-        old="            self._told = True  # first: this event comes here too\n",
-        new="",
+        old="        if not self._told:\n",
+        new="        raise\n        if not self._told:\n",
         caught_by=_test("tests/unit/test_service_parts.py", "full_disk"),
     ),
     "no claim where the disk may not hold it": Mutant(
