@@ -657,7 +657,7 @@ MUTANTS: dict[str, Mutant] = {
         file="trainer/data/encoder.py",
         old='    description |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}\n',
         new='    description |= {"post_processor": None, "truncation": None, "padding": None}\n',
-        caught_by=("tests/unit/test_tokenize.py"),
+        caught_by=_test("tests/unit/test_tokenize.py"),
     ),
     "an adapter that does not answer is not served": Mutant(
         file="service/serving.py",
