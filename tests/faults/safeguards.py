@@ -405,7 +405,7 @@ MUTANTS: dict[str, Mutant] = {
         file="db/files.py",
         old='        cursor.execute(QUERIES["files_lock"])\n',
         new="",
-        caught_by=_test("tests/postgres/test_drop_twice.py"),
+        caught_by=_test("tests/postgres/test_drop_twice.py", "many_drops"),
     ),
     "a claimed row is what its manifest says": Mutant(
         file="trainer/check.py",
