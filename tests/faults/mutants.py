@@ -65,9 +65,8 @@ def tested(caught_by: tuple[str, ...], folder: Path) -> tuple[int | None, str]:
     """Run tests in a copy: their exit code and what they said; no code where they hang."""
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     match caught_by:
-        case ("row", number, points):
+        case ("row", number):
             command = [sys.executable, "tests/faults", "--sample", number]
-            environment |= {"FAULTS_POINTS": points, "FAULTS_EXAMPLES": "60"}
         case arguments:
             command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments]
     with subprocess.Popen(

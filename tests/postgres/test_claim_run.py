@@ -550,6 +550,14 @@ def test_no_claim_where_the_disk_is_short(world: World, monkeypatch: pytest.Monk
     assert daemon._waiting() is State.CLAIMING
 
 
+def test_a_pointer_that_a_crash_left_behind_is_moved_at_the_next_start(world: World):
+    """After the commit, and before the swap."""
+    world.insert(20)
+    published(world)
+    world.daemon()._starting()
+    assert world.home.pointer(STREAM).resolve() == world.home.adapter(1).resolve()
+
+
 def test_a_pointer_that_cannot_be_moved_is_said(world: World):
     world.insert(20)
     published(world)

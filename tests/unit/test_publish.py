@@ -1,5 +1,6 @@
 """Publishing: verified copy, pointer swap, retention."""
 
+import errno
 import gzip
 import json
 import os
@@ -98,6 +99,20 @@ def test_the_pointer_follows_the_database(home: Home):
     assert pointer_target(home, "s") == "adapters/v000002"
     assert sync_pointer(home, "s", None)
     assert pointer_target(home, "s") is None
+
+
+def test_a_swap_that_fails_leaves_the_pointer_as_it_was(home: Home, monkeypatch):
+    for version in (1, 2):
+        home.adapter(version).mkdir()
+    sync_pointer(home, "s", adapter(1, True))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "symlink_to", full)
+    with pytest.raises(OSError, match="No space left"):
+        sync_pointer(home, "s", adapter(2, True))
+    assert pointer_target(home, "s") == "adapters/v000001"
 
 
 def test_the_pointer_never_names_a_folder_that_is_not_there(home: Home):
