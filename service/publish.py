@@ -60,7 +60,8 @@ def copy_candidate(
         originals = read_json(run.adapter / MANIFEST)["files"]
         manifest_sha256 = write_manifest(temporary, beat, version=version)
         copies = read_json(temporary / MANIFEST)["files"]
-        assert {name: copies[name] for name in originals} == originals, "a copy differs from its original"
+        if {name: copies[name] for name in originals} != originals:
+            raise RunDirectoryError(f"the copy of {run.adapter} differs from its original: look after the disk")
     verify_manifest(target, beat)
     return Published(folder=target, manifest_sha256=manifest_sha256)
 

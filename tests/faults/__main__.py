@@ -28,6 +28,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other's core are slower than one
 
+from safeguards import MUTANTS  # noqa: E402
 from suite import ROWS  # noqa: E402
 
 WORK = ROOT / "build" / "faults"
@@ -132,7 +133,28 @@ def report() -> str:
             f"| {sum(record.seconds for record in made) / 3600:.2f} | {' – '.join(dates[:1] + dates[1:][-1:])} "
             f"| {', '.join(commits[-3:])} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *safeguards()]) + "\n"
+
+
+def safeguards() -> list[str]:
+    """The table of row 19: what was seen to notice that each safeguard is gone."""
+    made = records(19).values()
+    seen = dict(record.note.split(": ", 1) for record in made if record.ok)
+    unseen = {record.note.split(": ", 2)[1] for record in made if not record.ok and record.note.count(": ") > 1}
+    rows = [
+        (name, mutant.file, f"`{seen[name]}`" if name in seen else "**nothing**" if name in unseen else "not run")
+        for name, mutant in MUTANTS.items()
+    ]
+    return [
+        "",
+        "## Safeguards",
+        "",
+        "What row 19 removed, and what turned red.",
+        "",
+        "| safeguard | of | caught by |",
+        "|---|---|---|",
+        *(f"| {name} | {file} | {by} |" for name, file, by in rows),
+    ]
 
 
 def processor() -> str:

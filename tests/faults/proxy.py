@@ -61,6 +61,7 @@ class Proxy:
         self._new_ones_black = self._slices = False
         self._delay_seconds = 0.0
         self._lose: tuple[bytes, int, After] | None = None
+        self._writes = WRITES
         self.lost = threading.Event()
         """The answer was lost."""
         self._loop = asyncio.new_event_loop()
@@ -108,12 +109,14 @@ class Proxy:
         """Each byte is a packet."""
         self._slices = True
 
-    def lose_answer(self, after: After, *, number: int = 1, to: bytes = COMMIT) -> None:
-        """What is sent goes through, and its answer is lost: of the number-th from now; COMMITs count after writes."""
+    def lose_answer(
+        self, after: After, *, number: int = 1, to: bytes = COMMIT, writes: tuple[bytes, ...] = WRITES
+    ) -> None:
+        """What is sent goes through, and its answer is lost: of the number-th; COMMITs after `writes` count."""
 
         def change() -> None:
             self.lost.clear()
-            self._lose = (to, number, after)
+            self._lose, self._writes = (to, number, after), writes
 
         self._now(change)
 
@@ -186,7 +189,7 @@ class Proxy:
                         await asyncio.sleep(0)
 
     def _look(self, link: Link, data: bytes) -> None:
-        link.wrote = link.wrote or any(write in data for write in WRITES)
+        link.wrote = link.wrote or any(write in data for write in self._writes)
         wrote = link.wrote
         if data.endswith(COMMIT):
             link.wrote = False

@@ -7,8 +7,13 @@ from pathlib import Path
 from proxy import Proxy
 from scene import scene
 
-COMMITS = {1: "the claim", 4: "trained, to be judged", 5: "the verdict"}
-"""Of writes, by number in a cycle."""
+COMMITS = {
+    "the claim": (b"insert into codelupe.runs", 1),
+    "in training": (b"update codelupe.runs\nset state", 1),
+    "trained, to be judged": (b"update codelupe.runs\nset state", 2),
+    "the verdict": (b"insert into codelupe.adapters", 1),
+}
+"""A statement of the transaction, and its number in a cycle."""
 
 
 def test_no_commit_is_one_that_a_person_has_to_look_after(postgres_url: str, tmp_path: Path) -> None:
@@ -17,10 +22,10 @@ def test_no_commit_is_one_that_a_person_has_to_look_after(postgres_url: str, tmp
         service = one.start(url=proxy.url(one.url), hurried=True)
         one.produce(8)
         one.settle()
-        for number in COMMITS:
-            proxy.lose_answer("reset", number=number)
+        for what, (write, number) in COMMITS.items():
+            proxy.lose_answer("reset", number=number, writes=(write,))
             one.produce(8)
-            assert proxy.lost.wait(20)
+            assert proxy.lost.wait(20), what
             one.settle()
         service.terminate(20)
         assert " Paused " not in one.home.log_file.read_text()

@@ -147,6 +147,7 @@ def test_a_settled_row_cannot_be_claimed(pool: Pool, lease: Lease, query: Any) -
     runs.give_back(pool, lease, run_id, state="returned", reason="test")
     with pytest.raises(DatabaseError, match="could claim 0 of 1 rows"):  # noqa: SIM117
         with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
+            assert list(claimed.rows()) == []
             claimed.keep(row, "train")
     assert query("select disposition from codelupe.ledger") == [("rejected",)]
 

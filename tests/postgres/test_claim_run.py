@@ -2,19 +2,21 @@
 
 import json
 import shutil
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from db import chunks, runs, streams
+from db import chunks, embedded, runs, streams
 from db import lease as leases
 from db.adapters import NewAdapter
 from db.audit import audit
-from db.errors import LeaseLost, Misconfigured
+from db.errors import LeaseLost, Misconfigured, Unavailable
 from db.files import NewFile, insert_files
 from db.pool import Pool
+from db.revocations import Subject, revoke
 from service import leadership
 from service.board import Board, Snapshot
 from service.claim import NothingToHoldOut, claim_run
@@ -72,8 +74,6 @@ class World:
         return audit(self.pool, self.settings.source, self.settings.eligibility, STREAM)
 
     def daemon(self) -> Daemon:
-        import threading
-
         return Daemon(
             self.settings, self.recipe, self.home, self.pool, Board(Snapshot()), threading.Event(), once=False
         )
@@ -282,6 +282,53 @@ def test_the_directory_of_another_run_of_this_number_is_given_back(world: World)
     assert world.audit().pending == 20 and not world.home.adapter(1).exists()
 
 
+@pytest.mark.parametrize("why", ["current now", "revoked since"])
+def test_a_candidate_that_came_too_late_is_given_back(world: World, why: str):
+    """The judge was for it, and the database is not."""
+    world.insert(20)
+    published(world)
+    world.insert(20, prefix="later")
+    daemon = world.daemon()
+    daemon._starting()
+    assert daemon._claiming() is State.TRAINING
+    directory = world.home.run(2)
+    fresh = [row.file_id for row in read_rows(directory.rows)]
+    held_out = [row.file_id for row in read_rows(directory.held_out) if row.fresh]
+    write_json(directory.report, {**GOOD_REPORT, "run_id": 2})
+    outcomes = [RowOutcome(file_id=n, outcome="trained", tokens=1) for n in fresh]
+    write_outcomes(directory.rows_outcome, outcomes + [RowOutcome(file_id=n, outcome="held_out") for n in held_out])
+    with new_folder(directory.adapter) as folder:
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+        write_manifest(folder)
+    if why == "current now":
+        with world.pool.transaction() as cursor:
+            cursor.execute("update codelupe.adapters set is_current = false")
+    else:
+        revoke(world.pool, world.settings.source, STREAM, Subject(file_id=fresh[0]), reason="by request")
+    assert daemon._training() is State.JUDGING
+    assert daemon._judging() is State.WAITING
+    run = runs.get(world.pool, 2)
+    assert run is not None and run.state == "returned" and why in str(run.reason)
+    assert (world.audit().pending, world.audit().problems) == (20, [])
+    assert not world.home.adapter(2).exists()
+
+
+@pytest.mark.parametrize("name", ["report", "rows_outcome"])
+def test_a_run_whose_result_cannot_be_read_is_given_back(world: World, name: str):
+    world.insert(20)
+    world.claim()
+    daemon = world.daemon()
+    assert daemon._starting() is State.TRAINING
+    directory = world.home.run(1)
+    write_json(directory.report, GOOD_REPORT)
+    write_outcomes(directory.rows_outcome, [])
+    getattr(directory, name).write_text('{"run_id": 1, ')
+    assert daemon._training() is State.JUDGING
+    assert daemon._judging() is State.PAUSED
+    assert "the report of run 1 cannot be read" in daemon.board.read().troubles["trainer"]
+    assert (world.audit().pending, world.audit().problems) == (20, [])
+
+
 def test_a_failure_while_writing_undoes_the_claim(world: World):
     world.insert(20)
 
@@ -326,6 +373,16 @@ def test_what_was_held_out_stays_so_when_rows_come_back(world: World):
     assert {row.file_id for row in read_rows(world.home.run(second.run_id).held_out)} == held_out
 
 
+def test_another_version_of_a_held_out_file_is_held_out_too(world: World):
+    world.insert(40)
+    published(world)
+    earlier = {row.path for row in read_rows(world.home.run(1).held_out)}
+    world.insert(40, content=CODE + "more = 1\n")
+    directory = world.home.run(world.claim().run_id)
+    assert {row.path for row in read_rows(directory.held_out) if row.fresh} == earlier
+    assert len(list(read_rows(directory.rows))) == 40 - len(earlier)
+
+
 def test_the_directory_holds_what_was_claimed_whatever_comes_later(world: World):
     world.insert(20)
     claimed = world.claim()
@@ -346,8 +403,6 @@ def test_text_of_every_kind_survives(world: World):
 
 def test_the_demonstration_goes_on_when_a_batch_is_claimed_but_for_a_few_rows(world: World):
     """A batch above MAX_DATASET_SIZE leaves rows that do not start a run by themselves."""
-    import threading
-
     settings = replace(world.settings, max_dataset_size=38)
     world.settings = settings
     stop, batches = threading.Event(), []
@@ -429,6 +484,101 @@ def test_standing_by_lasts_as_long_as_another_has_the_lease(world: World, monkey
     assert daemon.board.read().troubles == {}
 
 
+def test_training_goes_on_while_the_database_is_away(world: World, monkeypatch: pytest.MonkeyPatch):
+    def away() -> None:
+        raise Unavailable("no answer")
+
+    world.insert(20)
+    daemon = world.daemon()
+    daemon._starting()
+    daemon._claiming()
+    monkeypatch.setattr(leadership, "RENEW_SECONDS", 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon._leadership, "renew", away)
+        daemon._renew_or_note()
+    assert "no answer" in daemon.board.read().troubles["database"]
+    daemon._renew_or_note()
+    assert daemon.board.read().troubles == {}
+
+
+def test_an_embedded_database_that_died_is_started_again(world: World, monkeypatch: pytest.MonkeyPatch):
+    daemon = world.daemon()
+    monkeypatch.setattr("service.daemon.DATABASE_PAUSE_SECONDS", 0.0)
+
+    def died_at_first() -> State:
+        if embedded.running_url(world.home.postgres) is None:
+            raise Unavailable("no answer")
+        daemon.stop.set()
+        return State.WAITING
+
+    daemon._handlers[State.STARTING] = died_at_first
+    patience = threading.Timer(20, daemon.stop.set)
+    patience.start()
+    try:
+        daemon.run()
+        patience.cancel()
+        assert embedded.running_url(world.home.postgres) is not None
+    finally:
+        embedded.stop(world.home.postgres)
+
+
+def test_a_run_whose_trainer_crashes_each_time_is_given_up(world: World):
+    world.insert(20)
+    daemon = world.daemon()
+    daemon._starting()
+    daemon._claiming()
+    found = [daemon._trainer_ended(-9, None) for _ in range(3)]
+    assert found == [State.TRAINING, State.TRAINING, State.PAUSED]
+    assert "ended with code -9 3 times" in daemon.board.read().troubles["trainer"]
+    assert (world.audit().pending, world.audit().problems) == (20, [])
+
+
+def test_the_row_that_makes_steps_fail_is_quarantined(world: World):
+    """The trainer says who it is; there is nothing to rest for."""
+    world.insert(20)
+    daemon = world.daemon()
+    daemon._starting()
+    daemon._claiming()
+    directory = world.home.run(daemon._run_id)
+    bad = next(read_rows(directory.rows)).file_id
+    write_json(directory.suspects, {"reason": "non_finite", "step": 1, "file_ids": [bad]})
+    assert daemon._trainer_ended(4, "step 1: loss is nan") is State.WAITING
+    found = world.audit()
+    assert (found.pending, found.settled, found.problems) == (19, {"quarantined:non_finite": 1}, [])
+
+
+def test_no_claim_where_the_disk_is_short(world: World, monkeypatch: pytest.MonkeyPatch):
+    world.insert(20)
+    daemon = world.daemon()
+    assert daemon._starting() is State.WAITING
+    with monkeypatch.context() as patched:
+        patched.setattr(Home, "free_bytes", lambda self: 2 * self.run_bytes() - 1)
+        with pytest.raises(Pause, match="codelupe gc"):
+            daemon._waiting()
+    assert daemon._waiting() is State.CLAIMING
+
+
+def test_a_pointer_that_a_crash_left_behind_is_moved_at_the_next_start(world: World):
+    """After the commit, and before the swap."""
+    world.insert(20)
+    published(world)
+    world.daemon()._starting()
+    assert world.home.pointer(STREAM).resolve() == world.home.adapter(1).resolve()
+
+
+def test_a_pointer_that_cannot_be_moved_is_said(world: World):
+    world.insert(20)
+    published(world)
+    world.home.pointer(STREAM).mkdir()
+    daemon = world.daemon()
+    daemon._starting()
+    assert "cannot be moved" in daemon.board.read().troubles["pointer"]
+    world.home.pointer(STREAM).rmdir()
+    daemon.upkeep.derive_pointer()
+    assert daemon.board.read().troubles == {}
+    assert world.home.pointer(STREAM).resolve() == world.home.adapter(1).resolve()
+
+
 def test_once_ends_where_the_service_would_rest(world: World):
     daemon = world.daemon()
     assert daemon._pause("trainer", "run 1 failed") is State.PAUSED
@@ -458,8 +608,6 @@ def test_a_damaged_candidate_is_not_called_published(world: World):
 
 
 def test_new_files_wake_the_poll_early(world: World):
-    import threading
-
     world.settings = replace(world.settings, check_interval_seconds=60.0, min_new_files=5)
     daemon = world.daemon()
     assert daemon._starting() is State.WAITING
@@ -550,8 +698,6 @@ def test_ranges_are_looked_at_while_a_run_is_on(world: World, monkeypatch: pytes
 
 
 def test_a_stop_is_heard_while_waiting(world: World):
-    import threading
-
     world.settings = replace(world.settings, check_interval_seconds=60.0)
     daemon = world.daemon()
     assert daemon._starting() is State.WAITING
@@ -562,8 +708,6 @@ def test_a_stop_is_heard_while_waiting(world: World):
 
 
 def test_a_database_that_goes_while_it_is_listened_to_is_noticed(world: World):
-    import threading
-
     from db.errors import Unavailable
 
     world.settings = replace(world.settings, check_interval_seconds=60.0)

@@ -12,6 +12,7 @@ import psycopg2
 import pytest
 from modules import code
 
+from db import files as files_of_db
 from db.errors import DatabaseError
 from db.files import NewFile, insert_files
 from db.pool import Pool
@@ -47,7 +48,15 @@ def test_files_and_history_are_there_once(pool: Pool, tmp_path: Path, query: Any
 def test_many_drops_at_once_insert_each_file_once(
     pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch, query: Any
 ):
+    look = files_of_db._known
+
+    def look_slowly(*arguments: Any) -> set[int]:
+        found = look(*arguments)
+        time.sleep(0.02)  # in which another would look, were it not kept waiting
+        return found
+
     monkeypatch.setattr("db.files.INSERT_ROWS", 7)
+    monkeypatch.setattr("db.files._known", look_slowly)
     files = [NewFile(repository="r", path=f"{n}.c", language="c", content="x", quality_score=1.0) for n in range(100)]
     totals: list[int] = []
 

@@ -160,7 +160,9 @@ def test_a_socket_folder_that_was_swept_away(folder: Path) -> None:
     assert answer(embedded.start(folder)) == "codelupe"
 
 
-def test_two_starts_at_once(folder: Path) -> None:
+@pytest.mark.parametrize("made", ["folder", "fresh"])
+def test_two_starts_at_once(made: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(made)
     starters = [python(f"print(embedded.start(Path({str(folder)!r})))") for _ in range(2)]
     outputs = {starter.communicate()[0].strip() for starter in starters}
     assert len(outputs) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from world import ADAPTER, ELIGIBLE, STREAM, Outcome, claim_all, digest, fill
 from db import adapters, runs
 from db.audit import audit
 from db.errors import DatabaseError, ParentMoved, RowsRevoked
-from db.lease import Lease
+from db.lease import Lease, fence
 from db.pool import Pool
 from db.revocations import Subject, lineage, revoke
 from db.source import Source
@@ -126,6 +128,24 @@ def test_a_run_of_a_withdrawn_parent_is_not_published(pool: Pool, lease: Lease, 
     outcomes = [Outcome(file_id=n, outcome="trained") for n in files]
     with pytest.raises(ParentMoved):
         runs.publish(pool, lease, run_id, outcomes, ADAPTER, {"train": {"tokens_published": 20}})
+
+
+def test_revoking_waits_for_a_publication_under_way(pool: Pool, lease: Lease, line: list[int]):
+    """Else one that looked for revoked rows just before would be published after."""
+    order: list[str] = []
+
+    def revoke_one() -> None:
+        revoke(pool, SOURCE, STREAM, Subject(file_id=1), reason="x")
+        order.append("revoked")
+
+    thread = threading.Thread(target=revoke_one)
+    with pool.transaction() as cursor:
+        fence(cursor, lease)
+        thread.start()
+        time.sleep(0.5)
+        order.append("published")
+    thread.join()
+    assert order == ["published", "revoked"]
 
 
 def test_a_claim_refuses_revoked_rows_and_copies_of_their_text(pool: Pool, tmp_path: Any, query: Any):

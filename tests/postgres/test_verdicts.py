@@ -14,7 +14,7 @@ from db import adapters, runs
 from db.audit import audit
 from db.chunks import count
 from db.errors import BadTransition, DatabaseError, LeaseLost, ParentMoved, SettlementMismatch
-from db.lease import Lease, acquire
+from db.lease import Lease, acquire, fence
 from db.pool import Pool
 from db.runs import TRANSITIONS
 from db.source import Source
@@ -172,6 +172,37 @@ def test_many_rows_settle_fast(pool: Pool, lease: Lease, query: Query) -> None:
     assert run_id
 
 
+def test_a_row_that_is_not_the_runs_any_more_is_not_settled(pool: Pool, lease: Lease, query: Query) -> None:
+    fill(pool, 2)
+    run_id, files = judged(pool, lease)
+    query("update codelupe.ledger set disposition = 'returned', settled_at = now() where file_id = 1")
+    with pytest.raises(DatabaseError, match="1 of 2 rows are not as ledger_settle expects"):
+        runs.publish(pool, lease, run_id, [Outcome(file_id=n, outcome="trained") for n in files], ADAPTER, {})
+    assert ledger(query) == {1: ("returned", None), 2: ("claimed", None)}
+
+
+def test_a_rollback_waits_for_a_publication_under_way(pool: Pool, lease: Lease) -> None:
+    """Else the publication could find its parent current, and then undo the rollback."""
+    fill(pool, 1)
+    first = published(pool, lease)
+    fill(pool, 1)
+    published(pool, lease, parent=first)
+    order: list[str] = []
+
+    def roll_back() -> None:
+        adapters.roll_back(pool, STREAM, first)
+        order.append("rolled back")
+
+    thread = threading.Thread(target=roll_back)
+    with pool.transaction() as cursor:
+        fence(cursor, lease)
+        thread.start()
+        time.sleep(0.5)
+        order.append("published")
+    thread.join()
+    assert order == ["published", "rolled back"]
+
+
 # --- refuse and give back -----------------------------------------------------------------------------------
 
 
@@ -283,8 +314,6 @@ def test_every_write_is_fenced(pool: Pool, lease: Lease, query: Query) -> None:
 
 def test_the_lease_cannot_change_hands_during_a_write(pool: Pool, lease: Lease, query: Query) -> None:
     """A takeover that arrives between the check and the commit waits for the commit."""
-    from db.lease import fence
-
     query("update codelupe.leases set expires_at = clock_timestamp() + interval '0.3 s'")
     order: list[str] = []
 

@@ -344,6 +344,16 @@ def test_the_service_stops_while_a_load_hangs(vllm, home, publish):
     assert vllm.loaded == {}
 
 
+@pytest.fixture
+def _often_interrupted():
+    """Threads take turns after microseconds, as if the machine were busy."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_often_interrupted")
 def test_troubles_of_many_threads_do_not_undo_each_other():
     board = Board(Snapshot())
 

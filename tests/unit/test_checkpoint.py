@@ -12,6 +12,7 @@ from trainer.fit.checkpoint import (
     Checkpoint,
     checkpoints,
     flatten,
+    load_adapter,
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
@@ -91,6 +92,16 @@ def test_a_damaged_newest_one_is_passed_over(tmp_path, file):
     assert [path for path, _ in damaged] == [newest]
     with pytest.raises(RunDirectoryError):
         load_checkpoint(newest)
+
+
+def test_the_best_weights_are_verified_before_they_become_the_result(tmp_path):
+    path = save_checkpoint(tmp_path, checkpoint(2, {0: 5.0, 2: 1.0}))
+    assert load_adapter(tmp_path, 2).keys() == checkpoint(2).adapter.keys()
+    data = bytearray((path / "adapter.safetensors").read_bytes())
+    data[-1] ^= 1
+    (path / "adapter.safetensors").write_bytes(data)
+    with pytest.raises(RunDirectoryError, match="has changed"):
+        load_adapter(tmp_path, 2)
 
 
 def test_without_its_best_step_a_checkpoint_is_of_no_use(tmp_path):

@@ -1,5 +1,6 @@
 """Publishing: verified copy, pointer swap, retention."""
 
+import errno
 import gzip
 import json
 import os
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from db.adapters import Adapter
+from service import publish
 from service.home import Home
-from service.publish import copy_candidate, pointer_target, retire, sync_pointer, tidy_run
+from service.publish import Beat, copy_candidate, pointer_target, retire, sync_pointer, tidy_run
 from trainer.run_dir import RunDirectory, RunDirectoryError, json_line, verify_manifest, write_manifest
 
 
@@ -60,6 +62,19 @@ def test_a_damaged_candidate_is_not_copied(home: Home, run: RunDirectory):
     assert not home.adapter(3).exists()
 
 
+def test_a_copy_that_differs_from_its_original_is_not_published(home: Home, run: RunDirectory, monkeypatch):
+    """Its own manifest would say that it is whole."""
+
+    def flipped(source: Path, target: Path, beat: Beat) -> None:
+        first, *others = source.read_bytes()
+        target.write_bytes(bytes([first ^ 1, *others]))
+
+    monkeypatch.setattr(publish, "_copy_file", flipped)
+    with pytest.raises(RunDirectoryError, match="differs from its original"):
+        copy_candidate(home, run, 3, {"evaluation": {}})
+    assert not home.adapter(3).exists()
+
+
 def test_publishing_again_after_a_crash_replaces_the_folder(home: Home, run: RunDirectory):
     first = copy_candidate(home, run, 3, {"evaluation": {}})
     second = copy_candidate(home, run, 3, {"evaluation": {}})
@@ -84,6 +99,20 @@ def test_the_pointer_follows_the_database(home: Home):
     assert pointer_target(home, "s") == "adapters/v000002"
     assert sync_pointer(home, "s", None)
     assert pointer_target(home, "s") is None
+
+
+def test_a_swap_that_fails_leaves_the_pointer_as_it_was(home: Home, monkeypatch):
+    for version in (1, 2):
+        home.adapter(version).mkdir()
+    sync_pointer(home, "s", adapter(1, True))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "symlink_to", full)
+    with pytest.raises(OSError, match="No space left"):
+        sync_pointer(home, "s", adapter(2, True))
+    assert pointer_target(home, "s") == "adapters/v000001"
 
 
 def test_the_pointer_never_names_a_folder_that_is_not_there(home: Home):

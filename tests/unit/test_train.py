@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -314,6 +315,18 @@ def test_a_run_that_another_process_trains_is_left_to_it(tmp_path, monkeypatch, 
         assert run(directory) == 75
     assert "held by another process" in capsys.readouterr().err
     assert not directory.events.exists()
+
+
+def test_the_report_comes_last(tmp_path, monkeypatch):
+    """Whoever finds it finds the outcomes too."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    directory = short_run(tmp_path / "run")
+    monkeypatch.setattr(train, "write_outcomes", full)
+    assert run(directory) == 1
+    assert events(directory, "step") and not directory.report.exists()
 
 
 # --- input that cannot be used --------------------------------------------------------------------------------

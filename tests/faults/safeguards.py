@@ -1,0 +1,856 @@
+"""Every safeguard of the program, by what it keeps, with the test that sees that it is gone. Row 19 removes each in
+turn; after a change of the list it begins anew (`make faults ARGS="--again 19"`).
+
+Not in it, because no test can see them go: the fsyncs (only a power cut tells), TCP's keepalives (the sentinel is there
+first), `flock` around the swap of the pointer (one service writes, and the swap is one rename), the index that lets a
+stream have one current adapter (the statement before each insertion retires the other).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """A safeguard, and what sees that it is gone."""
+
+    file: str
+    old: str
+    """What the safeguard is written as."""
+    new: str
+    caught_by: tuple[str, ...]
+    """Arguments of pytest, or `row N`: a sample of it."""
+
+
+def _test(file: str, words: str = "") -> tuple[str, ...]:
+    return (file, "-k", words) if words else (file,)
+
+
+MUTANTS: dict[str, Mutant] = {
+    # --- one writer --------------------------------------------------------------------------------------------------
+    "every write checks the lease": Mutant(
+        file="db/lease.py",
+        old="    if cursor.fetchone() != (lease.holder, lease.epoch, True):\n",
+        new="    if False:\n",
+        caught_by=_test("tests/postgres/test_verdicts.py", "every_write_is_fenced"),
+    ),
+    "a lease is taken only where it is free, its holder's own, or has run out": Mutant(
+        file="db/queries.sql",
+        old="    where held.holder is null or held.holder = excluded.holder or held.expires_at <= clock_timestamp()\n",
+        new="",
+        caught_by=_test("tests/postgres/test_lease_and_streams.py", "one_holder_at_a_time"),
+    ),
+    "a lease that was lost is not renewed": Mutant(
+        file="db/queries.sql",
+        old=" and epoch = %(epoch)s and expires_at > clock_timestamp()\nreturning epoch;",
+        new="\nreturning epoch;",
+        caught_by=_test("tests/postgres/test_lease_and_streams.py", "same_holder or expired"),
+    ),
+    "a lease does not change hands during a write": Mutant(
+        file="db/queries.sql",
+        old="from codelupe.leases where stream = %(stream)s for share;",
+        new="from codelupe.leases where stream = %(stream)s;",
+        caught_by=_test("tests/postgres/test_verdicts.py", "cannot_change_hands"),
+    ),
+    "who stops in the middle of a write keeps the lease's row for seconds only": Mutant(
+        file="db/queries.sql",
+        old="select set_config('idle_in_transaction_session_timeout', '15s', true);",
+        new="select 1;",
+        caught_by=_test("tests/postgres/test_lease_and_streams.py", "stops_in_the_middle"),
+    ),
+    "a claim checks the lease again before its commit": Mutant(
+        file="db/claim.py",
+        old="            fence(guard, lease)\n",
+        new="",
+        caught_by=_test("tests/postgres/test_claim.py", "takeover"),
+    ),
+    "a stream has one live run": Mutant(
+        file="migrations/0001_initial.sql",
+        old="create unique index runs_one_live on codelupe.runs (stream) where ended_at is null;\n",
+        new="",
+        caught_by=_test("tests/postgres/test_claim.py", "second_claim"),
+    ),
+    "a folder has one service": Mutant(
+        file="service/home.py",
+        old="            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        new="            pass\n",
+        caught_by=_test("tests/unit/test_service_parts.py", "one_service_a_folder"),
+    ),
+    "a trainer holds its run's lock": Mutant(
+        file="trainer/run_dir.py",
+        old="                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n                break\n",
+        new="                break\n",
+        caught_by=_test("tests/unit/test_run_dir.py", "exclusive"),
+    ),
+    "a trainer ends when its service has gone": Mutant(
+        file="trainer/stop.py",
+        old="        if _held_open(0):",
+        new="        if False:",
+        caught_by=_test("tests/unit/test_train.py", "closed_stdin"),
+    ),
+    "a trainer that does not stop is killed": Mutant(
+        file="service/launch.py",
+        old="                    if time.monotonic() > deadline:\n                        process.kill()\n",
+        new="",
+        caught_by=_test("tests/unit/test_launch.py", "does_not_stop"),
+    ),
+    "a trainer that nobody watches any more is killed": Mutant(
+        file="service/launch.py",
+        old="    except BaseException:\n        process.kill()\n        raise\n    return code",
+        new="    except BaseException:\n        raise\n    return code",
+        caught_by=_test("tests/unit/test_launch.py", "nobody_watches"),
+    ),
+    "one process at a time migrates": Mutant(
+        file="db/migrate.py",
+        old='        cursor.execute(QUERIES["migrations_lock"])\n',
+        new="",
+        caught_by=_test("tests/postgres/test_lease_and_streams.py", "however_many_ask"),
+    ),
+    "a database of a newer version is not written to": Mutant(
+        file="db/migrate.py",
+        old="    if unknown := sorted(applied.keys() - scripts.keys()):",
+        new="    if unknown := []:",
+        caught_by=_test("tests/postgres/test_lease_and_streams.py", "refuse_what_they_do_not_know"),
+    ),
+    "a stream keeps its source, base and shape": Mutant(
+        file="db/streams.py",
+        old="    if problems := _differences(bound, binding):",
+        new="    if problems := []:",
+        caught_by=_test("tests/postgres/test_lease_and_streams.py", "bound_once"),
+    ),
+    "an embedded database is started once": Mutant(
+        file="db/embedded.py",
+        old="            fcntl.flock(file, fcntl.LOCK_EX)\n",
+        new="",
+        caught_by=_test("tests/postgres/test_embedded.py", "two_starts"),
+    ),
+    # --- no row lost -------------------------------------------------------------------------------------------------
+    "every id there can be is in a range": Mutant(
+        file="db/chunks.py",
+        old="LEAST_ID, GREATEST_ID = -(2**63), 2**63 - 1",
+        new="LEAST_ID, GREATEST_ID = 1, 2**63 - 1",
+        caught_by=_test("tests/postgres/test_chunks.py", "any_id"),
+    ),
+    "what is cut off a range is a range": Mutant(
+        file="db/chunks.py",
+        old='        self.run("chunk_insert", first_id=end + 1, last_id=chunk.last_id, most_rows=chunk.most_rows)\n',
+        new="",
+        caught_by=_test("tests/postgres/test_chunks.py", "fills_up"),
+    ),
+    "a range is looked at again, for commits that come late": Mutant(
+        file="db/queries.sql",
+        old="  and (due_at <= least(now(), %(due)s::timestamptz) or",
+        new="  and (looked_at is null and due_at <= least(now(), %(due)s::timestamptz) or",
+        caught_by=_test("tests/postgres/test_chunks.py", "commit_below"),
+    ),
+    "a range is looked at again when rows come back": Mutant(
+        file="migrations/0004_chunks.sql",
+        old="where n.disposition = 'returned'));",
+        new="where false));",
+        caught_by=_test("tests/postgres/test_chunks.py", "are_returned"),
+    ),
+    "ranges are looked at while the service waits": Mutant(
+        file="service/daemon.py",
+        old="                swept = self.upkeep.sweep(self.lease)\n                due",
+        new="                due",
+        caught_by=_test("tests/postgres/test_claim_run.py", "rows_that_wait_anywhere"),
+    ),
+    "ranges are looked at while a run is on": Mutant(
+        file="service/daemon.py",
+        old="            self.upkeep.sweep(self.lease)\n            self.board.clear",
+        new="            self.board.clear",
+        caught_by=_test("tests/postgres/test_claim_run.py", "while_a_run_is_on"),
+    ),
+    "counts of other limits are forgotten": Mutant(
+        file="db/chunks.py",
+        old='        looking.run("chunks_forget")\n',
+        new="",
+        caught_by=_test("tests/postgres/test_chunks.py", "other_limits"),
+    ),
+    "rows that were counted and are gone start no loop": Mutant(
+        file="service/daemon.py",
+        old="            chunks.distrust(self.pool, self.lease)\n",
+        new="",
+        caught_by=_test("tests/postgres/test_claim_run.py", "rows_that_are_gone"),
+    ),
+    "a settled row is not claimed over": Mutant(
+        file="db/queries.sql",
+        old="settled_at = excluded.settled_at\n    where l.disposition = 'returned';",
+        new="settled_at = excluded.settled_at;",
+        caught_by=_test("tests/postgres/test_claim.py", "settled_row"),
+    ),
+    "a claim that gets fewer rows than it read is undone": Mutant(
+        file="db/claim.py",
+        old="        if self.cursor.rowcount != len(records):",
+        new="        if False:",
+        caught_by=_test("tests/postgres/test_claim.py", "settled_row"),
+    ),
+    "a claim reads one snapshot": Mutant(
+        file="db/claim.py",
+        old='with pool.transaction(isolation="repeatable read") as cursor:\n        fence',
+        new="with pool.transaction() as cursor:\n        fence",
+        caught_by=_test("tests/postgres/test_claim.py", "one_snapshot"),
+    ),
+    "a source that repeats an id is refused": Mutant(
+        file="db/claim.py",
+        old="                if found > 1 and record[0] < first_id:",
+        new="                if False:",
+        caught_by=_test("tests/postgres/test_claim.py", "repeats_an_id"),
+    ),
+    "a committed run without its directory is given back": Mutant(
+        file="service/daemon.py",
+        old="        if not directory.root.exists():\n            self._give_back(",
+        new="        if not directory.root.exists():\n            (lambda *_: None)(",
+        caught_by=_test("tests/postgres/test_claim_run.py", "without_its_directory"),
+    ),
+    "folders of an unknown run are set aside": Mutant(
+        file="service/claim.py",
+        old="        _set_aside(home, rows.run_id)\n",
+        new="",
+        caught_by=_test("tests/postgres/test_claim_run.py", "set_aside"),
+    ),
+    "bytes that are no UTF-8 settle their row, not the service": Mutant(
+        file="db/claim.py",
+        old='        except UnicodeDecodeError:\n            self._reject(file_id, held_out, sha256, "not_utf8")\n',
+        new="",
+        caught_by=_test("tests/postgres/test_claim.py", "not_utf8"),
+    ),
+    "metadata that nothing can hold settles its row, not the service": Mutant(
+        file="db/claim.py",
+        old="    if _NUL.search(text):\n        raise BadMetadata\n",
+        new="",
+        caught_by=_test("tests/postgres/test_claim.py", "cannot_be_written_again"),
+    ),
+    "an outcome for every row, and one only": Mutant(
+        file="db/runs.py",
+        old="        raise SettlementMismatch(run_id, problems)",
+        new="        return",
+        caught_by=_test("tests/postgres/test_verdicts.py", "do_not_match"),
+    ),
+    "a row that is settled was the run's": Mutant(
+        file="db/runs.py",
+        old="        if cursor.rowcount != len(batch):",
+        new="        if False:",
+        caught_by=_test("tests/postgres/test_verdicts.py", "not_the_runs"),
+    ),
+    "a candidate that came too late gives its rows back": Mutant(
+        file="service/daemon.py",
+        old="        except (ParentMoved, RowsRevoked, SettlementMismatch) as error:",
+        new="        except SettlementMismatch as error:",
+        caught_by=_test("tests/postgres/test_claim_run.py", "came_too_late"),
+    ),
+    "a run whose result cannot be read gives its rows back": Mutant(
+        file="service/daemon.py",
+        old="        except (OSError, ValueError, TypeError, RunDirectoryError) as error:\n            return",
+        new="        except ZeroDivisionError as error:\n            return",
+        caught_by=_test("tests/postgres/test_claim_run.py", "cannot_be_read_is_given"),
+    ),
+    "a row that comes back is no copy of itself": Mutant(
+        file="db/queries.sql",
+        old="where f.stream = %(stream)s and f.file_id <> a.file_id;",
+        new="where f.stream = %(stream)s;",
+        caught_by=_test("tests/postgres/test_hygiene.py", "duplicates_of_themselves"),
+    ),
+    "what a row leaves behind does not keep its copies out": Mutant(
+        file="migrations/0004_chunks.sql",
+        old="        where c.disposition in ('rejected', 'quarantined', 'returned')));",
+        new="        where false));",
+        caught_by=_test("tests/postgres/test_hygiene.py", "waits_again"),
+    ),
+    "a run goes from state to state as the table says": Mutant(
+        file="db/runs.py",
+        old="    if to not in TRANSITIONS[state]:",
+        new="    if False:",
+        caught_by=_test("tests/postgres/test_verdicts.py", "legal_transitions"),
+    ),
+    "what a run did to a row is not changed afterwards": Mutant(
+        file="migrations/0001_initial.sql",
+        old="create trigger append_only before update or delete on codelupe.run_rows",
+        new="create trigger append_only before delete on codelupe.run_rows",
+        caught_by=_test("tests/postgres/test_verdicts.py", "append_only"),
+    ),
+    "the audit sees what was trained twice": Mutant(
+        file="db/audit.py",
+        old='    "audit_trained_twice": "{n} files were trained on in more than one published run: files {ids}",\n',
+        new="",
+        caught_by=_test("tests/postgres/test_verdicts.py", "audit_finds"),
+    ),
+    "the audit sees an adapter that is not what was published": Mutant(
+        file="service/evidence.py",
+        old="        verify_adapter(home, adapter)\n",
+        new="",
+        caught_by=_test("tests/postgres/test_evidence.py", "does_not_match"),
+    ),
+    # --- none trained twice, or at all where it must not -------------------------------------------------------------
+    "only returned rows are claimed again": Mutant(
+        file="db/queries.sql",
+        old="(l.not_before is null or l.not_before <= now()))\n  and {ineligible} is null\norder by {id} limit",
+        new="true or true)\n  and {ineligible} is null\norder by {id} limit",
+        caught_by=_test("tests/postgres/test_claim.py", "settled_row"),
+    ),
+    "only the rows seen before the best step are trained": Mutant(
+        file="trainer/outcomes.py",
+        old="        elif seen[file_id]:",
+        new="        elif True:",
+        caught_by=_test("tests/unit/test_train.py", "later_steps"),
+    ),
+    "held-out files stay held out": Mutant(
+        file="db/queries.sql",
+        old="       h.file_id is not null, coalesce(l.attempts, 0), {license_bytes}",
+        new="       false, coalesce(l.attempts, 0), {license_bytes}",
+        caught_by=_test("tests/postgres/test_claim.py", "never_kept"),
+    ),
+    "a held-out file is not kept for training": Mutant(
+        file="db/claim.py",
+        old='        if row.held_out and role == "train":',
+        new="        if False:",
+        caught_by=_test("tests/postgres/test_claim.py", "never_kept"),
+    ),
+    "a held-out file stays held out when it comes back": Mutant(
+        file="service/split.py",
+        old="        if row.held_out or position <",
+        new="        if position <",
+        caught_by=_test("tests/unit/test_split.py", "held_out_once"),
+    ),
+    "a later version of a held-out file is held out too": Mutant(
+        file="service/claim.py",
+        old="Splitter(recipe.data, rows.held_out_places())",
+        new="Splitter(recipe.data)",
+        caught_by=_test("tests/postgres/test_claim_run.py", "another_version"),
+    ),
+    "a held-out row that was trained on is no outcome": Mutant(
+        file="db/runs.py",
+        old="            if outcome.outcome in OUTCOMES_OF_ROLE[role]:",
+        new="            if True:",
+        caught_by=_test("tests/postgres/test_verdicts.py", "held_out_row_that_was"),
+    ),
+    "no run without something to measure it by": Mutant(
+        file="service/claim.py",
+        old="    if splitter.trained and not splitter.held_out and not before:",
+        new="    if False:",
+        caught_by=_test("tests/postgres/test_claim_run.py", "without_held_out"),
+    ),
+    "a copy is not trained again": Mutant(
+        file="service/intake/duplicates.py",
+        old="        if one.exact == exact:\n            return DUPLICATE\n",
+        new="",
+        caught_by=_test("tests/postgres/test_hygiene.py", "first_of_what"),
+    ),
+    "what nearly is a held-out file is not trained": Mutant(
+        file="service/intake/duplicates.py",
+        old="        if self._near is not None and similarity(one.signature, signature) >= self._near:",
+        new="        if False:",
+        caught_by=_test("tests/postgres/test_hygiene.py", "near_duplicate"),
+    ),
+    "what was trained is known in later runs": Mutant(
+        file="service/intake/duplicates.py",
+        old="        self._known.remember(kept)\n        return list",
+        new="        return list",
+        caught_by=_test("tests/postgres/test_hygiene.py", "known_in_later_runs"),
+    ),
+    "benchmarks are left out": Mutant(
+        file="service/intake/admission.py",
+        old="            or self._benchmarks.reason(row.content)\n",
+        new="",
+        caught_by=_test("tests/postgres/test_hygiene.py", "benchmark_is_refused"),
+    ),
+    "secrets give way to placeholders": Mutant(
+        file="service/intake/admission.py",
+        old='        if self._hygiene.secrets == "keep":\n            return row, found\n',
+        new="        return row, found\n",
+        caught_by=_test("tests/postgres/test_hygiene.py", "secret"),
+    ),
+    "a revoked row is not claimed": Mutant(
+        file="service/intake/admission.py",
+        old="        if row.file_id in self._revoked_ids or row.sha256 in self._revoked_texts:",
+        new="        if False:",
+        caught_by=_test("tests/postgres/test_revocations.py", "claim_refuses"),
+    ),
+    "a run with a revoked row is not published": Mutant(
+        file="db/runs.py",
+        old="        if found := revoked_among(cursor, lease.stream, run_id):",
+        new="        if found := []:",
+        caught_by=_test("tests/postgres/test_revocations.py", "revoked_row_is_not_published"),
+    ),
+    "revoking waits for a write under way": Mutant(
+        file="db/revocations.py",
+        old='        cursor.execute(QUERIES["lease_exclusive"], {"stream": stream})\n',
+        new="",
+        caught_by=_test("tests/postgres/test_revocations.py", "under_way"),
+    ),
+    "an adapter that saw a revoked row is current no more": Mutant(
+        file="db/revocations.py",
+        old="        if begin_anew and any(adapter.is_current for adapter in found.adapters):",
+        new="        if False:",
+        caught_by=_test("tests/postgres/test_revocations.py", "goes_back"),
+    ),
+    "a withdrawn adapter is not made current again": Mutant(
+        file="db/queries.sql",
+        old="where stream = %(stream)s and version = %(version)s and withdrawn_at is null returning version;",
+        new="where stream = %(stream)s and version = %(version)s returning version;",
+        caught_by=_test("tests/postgres/test_revocations.py", "goes_back"),
+    ),
+    "a revoked text is not measured on": Mutant(
+        file="db/revocations.py",
+        old='        cursor.execute(QUERIES["revoked_forget_held_out"], parameters)\n',
+        new="",
+        caught_by=_test("tests/postgres/test_revocations.py", "text_is_forgotten"),
+    ),
+    "files are dropped once, however many drop": Mutant(
+        file="db/files.py",
+        old='        cursor.execute(QUERIES["files_lock"])\n',
+        new="",
+        caught_by=_test("tests/postgres/test_drop_twice.py", "many_drops"),
+    ),
+    "a claimed row is what its manifest says": Mutant(
+        file="trainer/check.py",
+        old="        manifest = verify_manifest(directory.root)\n",
+        new="        manifest = __import__('json').loads((directory.root / MANIFEST).read_text())\n",
+        caught_by=_test("tests/unit/test_train.py", "tampered"),
+    ),
+    "a file is in a run once": Mutant(
+        file="trainer/reading.py",
+        old="    if twice := [str(file_id) for file_id, times in Counter(file_ids).items() if times > 1]:",
+        new="    if twice := []:",
+        caught_by=_test("tests/unit/test_train.py", "occurs_twice"),
+    ),
+    "a finished run is not trained again": Mutant(
+        file="trainer/__main__.py",
+        old="    if directory.report.exists():",
+        new="    if False:",
+        caught_by=_test("tests/unit/test_train.py", "finished_run"),
+    ),
+    # --- nothing is tried for ever -----------------------------------------------------------------------------------
+    "the last of so many attempts settles a row": Mutant(
+        file="db/runs.py",
+        old="            last = attempts.get(outcome.file_id, 0) + 1 >= max_attempts\n",
+        new="            last = False\n",
+        caught_by=_test("tests/postgres/test_verdicts.py", "refused_rows_wait"),
+    ),
+    "rows of a refused candidate rest, each time longer": Mutant(
+        file="db/queries.sql",
+        old="    not_before = now() + make_interval(secs => v.backoff_seconds * power(2, l.attempts))\n",
+        new="    not_before = null\n",
+        caught_by=_test("tests/postgres/test_verdicts.py", "refused_rows_wait"),
+    ),
+    "a row that rests is not claimed": Mutant(
+        file="db/queries.sql",
+        old="(l.file_id is null or l.disposition = 'returned' and (l.not_before is null or l.not_before <= now()))",
+        new="(l.file_id is null or l.disposition = 'returned')",
+        caught_by=_test("tests/postgres/test_claim.py", "wait_for_their_time"),
+    ),
+    "a run whose trainer crashes each time is given up": Mutant(
+        file="service/daemon.py",
+        old="            if self._crashes < MAX_CRASHES:",
+        new="            if True:",
+        caught_by=_test("tests/postgres/test_claim_run.py", "crashes_each_time"),
+    ),
+    "the trainer's suspects reach the books": Mutant(
+        file="service/daemon.py",
+        old=" if code in STEP_FAILED_CODES else None",
+        new=" if False else None",
+        caught_by=_test("tests/postgres/test_claim_run.py", "row_that_makes_steps_fail"),
+    ),
+    "a claim takes half of the suspects": Mutant(
+        file="db/suspects.py",
+        old="    return frozenset(file_id for file_id, _ in waiting[(newest + 1) // 2 :])",
+        new="    return frozenset()",
+        caught_by=_test("tests/postgres/test_bisection.py", "takes_half"),
+    ),
+    "the suspect that is left is quarantined": Mutant(
+        file="db/suspects.py",
+        old="    if len(named) != 1:",
+        new="    if True:",
+        caught_by=_test("tests/postgres/test_bisection.py", "only_suspect"),
+    ),
+    "who was suspect before is so all the more": Mutant(
+        file="db/suspects.py",
+        old="    named = again or [file_id for file_id, _ in found]",
+        new="    named = [file_id for file_id, _ in found]",
+        caught_by=_test("tests/postgres/test_bisection.py", "finds_the_rows"),
+    ),
+    "a run that ended well clears its rows": Mutant(
+        file="db/suspects.py",
+        old='    cursor.execute(QUERIES["suspects_clear"], {"stream": stream, "run_id": run_id})\n',
+        new="    return\n",
+        caught_by=_test("tests/postgres/test_bisection.py", "takes_half"),
+    ),
+    "each sample of a step that failed is tried alone": Mutant(
+        file="trainer/fit/suspects.py",
+        old="        found = [sample for sample in samples if fails(sample)]\n",
+        new="",
+        caught_by=_test("tests/unit/test_suspects.py", "does_it_alone"),
+    ),
+    "no row is blamed for weights that are broken": Mutant(
+        file="trainer/fit/suspects.py",
+        old="            return None\n        found",
+        new="            pass\n        found",
+        caught_by=_test("tests/unit/test_suspects.py", "no_row_is_to_blame"),
+    ),
+    "a trainer that fails leaves its suspects": Mutant(
+        file="trainer/train.py",
+        old="        if failed.suspects is not None:",
+        new="        if False:",
+        caught_by=_test("tests/unit/test_suspects.py", "leaves_its_suspects"),
+    ),
+    "out of memory is a smaller micro-batch": Mutant(
+        file="trainer/fit/loop.py",
+        old="                if not is_out_of_memory(error):\n                    raise\n            # The",
+        new="                raise\n            # The",
+        caught_by=_test("tests/unit/test_loop.py", "out_of_memory"),
+    ),
+    "a loss that is not finite ends the run": Mutant(
+        file="trainer/fit/loop.py",
+        old='            if not math.isfinite(value):\n                self.tools.events.emit("non_finite"',
+        new='            if False:\n                self.tools.events.emit("non_finite"',
+        caught_by=_test("tests/unit/test_loop.py", "not_finite"),
+    ),
+    # --- the live adapter can always be loaded -----------------------------------------------------------------------
+    "a publication needs its parent to be current": Mutant(
+        file="db/runs.py",
+        old="        _check_parent(cursor, lease.stream, run_id, parent_version)\n",
+        new="",
+        caught_by=_test("tests/postgres/test_verdicts.py", "moved_parent"),
+    ),
+    "the pointer is derived from the database again": Mutant(
+        file="service/upkeep.py",
+        old="            if sync_pointer(self.home, self.stream, current):\n",
+        new="            if False:\n",
+        caught_by=_test("tests/postgres/test_claim_run.py", "left_behind"),
+    ),
+    "the pointer is swapped by a rename": Mutant(
+        file="service/publish.py",
+        old="            temporary.symlink_to(wanted)\n            temporary.replace(pointer)\n",
+        new="            pointer.unlink(missing_ok=True)\n            pointer.symlink_to(wanted)\n"
+        "            (pointer.parent / 'adapters').mkdir(exist_ok=True)\n",
+        caught_by=_test("tests/unit/test_publish.py", "swap_that_fails"),
+    ),
+    "an adapter's copy is verified": Mutant(
+        file="service/publish.py",
+        old="    verify_manifest(run.adapter, beat)\n",
+        new="",
+        caught_by=_test("tests/unit/test_publish.py", "damaged_candidate"),
+    ),
+    "a copy that is not its original is not published": Mutant(
+        file="service/publish.py",
+        old="        if {name: copies[name] for name in originals} != originals:",
+        new="        if False:",
+        caught_by=_test("tests/unit/test_publish.py", "copy_that_differs"),
+    ),
+    "the pointer never names a folder that is not there": Mutant(
+        file="service/publish.py",
+        old="    if current is not None and not home.adapter(current.version).is_dir():",
+        new="    if False:",
+        caught_by=_test("tests/unit/test_publish.py", "never_names"),
+    ),
+    "a folder in the pointer's place is not touched": Mutant(
+        file="service/publish.py",
+        old="    if pointer.exists() and not pointer.is_symlink():",
+        new="    if False:",
+        caught_by=_test("tests/unit/test_publish.py", "not_touched"),
+    ),
+    "retention leaves the current adapter": Mutant(
+        file="service/publish.py",
+        old=" | {a.version for a in history if a.is_current}",
+        new="",
+        caught_by=_test("tests/unit/test_publish.py", "retention"),
+    ),
+    "a rollback waits for a publication under way": Mutant(
+        file="db/adapters.py",
+        old='        cursor.execute(QUERIES["lease_exclusive"], {"stream": stream})\n',
+        new="",
+        caught_by=_test("tests/postgres/test_verdicts.py", "rollback_waits"),
+    ),
+    "nothing is claimed on top of a damaged adapter": Mutant(
+        file="service/upkeep.py",
+        old="                verify_adapter(self.home, current, self.board.beat)\n",
+        new="                pass\n",
+        caught_by=_test("tests/postgres/test_claim_run.py", "damaged_adapter"),
+    ),
+    "nothing is claimed on top of an adapter of another history": Mutant(
+        file="service/publish.py",
+        old="    if (found := sha256_file(folder / MANIFEST)) != adapter.manifest_sha256:",
+        new="    if (found := adapter.manifest_sha256) != found:",
+        caught_by=_test("tests/postgres/test_claim_run.py", "damaged_adapter"),
+    ),
+    "a trainer checks its parent": Mutant(
+        file="trainer/check.py",
+        old="        verify_manifest(parent)\n",
+        new="        pass\n",
+        caught_by=_test("tests/unit/test_train.py", "parent_that_changed"),
+    ),
+    "a candidate that is worse is refused": Mutant(
+        file="service/judge.py",
+        old='    elif measured["candidate"] > measured["current"] + gate.tolerance:',
+        new="    elif False:",
+        caught_by=_test("tests/unit/test_judge.py", "tolerance"),
+    ),
+    "a candidate whose loss is no number is refused": Mutant(
+        file="service/judge.py",
+        old="    if missing:",
+        new="    if False:",
+        caught_by=_test("tests/unit/test_judge.py", "no_number"),
+    ),
+    "a report of another run is refused": Mutant(
+        file="service/judge.py",
+        old='    if report.get("run_id") != run_id:',
+        new="    if False:",
+        caught_by=_test("tests/unit/test_judge.py", "everything"),
+    ),
+    "a folder appears whole": Mutant(
+        file="trainer/run_dir.py",
+        old='    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")\n    shutil.rmtree(temporary',
+        new="    temporary = path\n    shutil.rmtree(temporary",
+        caught_by=_test("tests/unit/test_run_dir.py", "appears_whole"),
+    ),
+    "a file is replaced whole": Mutant(
+        file="trainer/run_dir.py",
+        old='    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")\n    with temporary.open("w"',
+        new='    temporary = path\n    with temporary.open("w"',
+        caught_by=_test("tests/unit/test_run_dir.py", "replaced_whole"),
+    ),
+    "the report comes last": Mutant(
+        file="trainer/train.py",
+        old="    write_outcomes(directory.rows_outcome, outcomes)\n    report",
+        new="    write_json(directory.report, {})\n    write_outcomes(directory.rows_outcome, outcomes)\n    report",
+        caught_by=_test("tests/unit/test_train.py", "report_comes_last"),
+    ),
+    "a checkpoint is verified before it is used": Mutant(
+        file="trainer/fit/checkpoint.py",
+        old="    verify_manifest(path)\n    try:\n        state",
+        new="    try:\n        state",
+        caught_by=_test("tests/unit/test_checkpoint.py", "passed_over"),
+    ),
+    "a damaged checkpoint is passed over for the one before": Mutant(
+        file="trainer/fit/checkpoint.py",
+        old="            on_damaged(path, str(error))\n",
+        new="            on_damaged(path, str(error))\n            return None\n",
+        caught_by=_test("tests/unit/test_checkpoint.py", "passed_over"),
+    ),
+    "a checkpoint whose best step is damaged is of no use": Mutant(
+        file="trainer/fit/checkpoint.py",
+        old="                verify_manifest(best)\n",
+        new="                pass\n",
+        caught_by=_test("tests/unit/test_checkpoint.py", "best_step"),
+    ),
+    "the best weights are verified before they become the result": Mutant(
+        file="trainer/fit/checkpoint.py",
+        old="    verify_manifest(path)\n    return load_file",
+        new="    return load_file",
+        caught_by=_test("tests/unit/test_checkpoint.py", "become_the_result"),
+    ),
+    "a trainer that is asked to stop keeps its steps": Mutant(
+        file="trainer/fit/loop.py",
+        old="        if self.progress.step > 0:\n            self._save()\n        raise",
+        new="        raise",
+        caught_by=_test("tests/unit/test_checkpoint.py", "same_bits"),
+    ),
+    "content is encoded without control tokens": Mutant(
+        file="trainer/data/encoder.py",
+        old='    description |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}\n',
+        new='    description |= {"post_processor": None, "truncation": None, "padding": None}\n',
+        caught_by=_test("tests/unit/test_tokenize.py"),
+    ),
+    "an adapter that does not answer is not served": Mutant(
+        file="service/serving.py",
+        old="        server.check(name)\n",
+        new="        pass\n",
+        caught_by=_test("tests/serving/test_serving.py", "answers_nan"),
+    ),
+    "a move of the served name that fails is taken back": Mutant(
+        file="service/serving.py",
+        old="            _load_quietly(server, ALIAS, before)\n",
+        new="            pass\n",
+        caught_by=_test("tests/serving/test_serving.py", "puts_the_alias_back"),
+    ),
+    # --- /health answers, and the service goes on --------------------------------------------------------------------
+    "a loop that hangs ends the process": Mutant(
+        file="service/watchdog.py",
+        old="                end()\n",
+        new="",
+        caught_by=_test("tests/unit/test_watchdog.py", "stands_still"),
+    ),
+    "that other threads live is no heartbeat": Mutant(
+        file="service/board.py",
+        old="        self._change(lambda now: replace(now, **changes))\n",
+        new="        self.update(**changes)\n",
+        caught_by=_test("tests/unit/test_watchdog.py", "other_threads"),
+    ),
+    "a loop that stands still is said to": Mutant(
+        file="service/board.py",
+        old="        if age > STALE_HEARTBEAT_SECONDS:",
+        new="        if False:",
+        caught_by=_test("tests/unit/test_http.py", "stale"),
+    ),
+    "slow clients do not take all the connections": Mutant(
+        file="service/http.py",
+        old="            connection_limit=1000,\n",
+        new="",
+        caught_by=_test("tests/unit/test_http.py", "half_open"),
+    ),
+    "a database that is away is an answer, not a traceback": Mutant(
+        file="service/http.py",
+        old="    @app.errorhandler(DatabaseError)\n",
+        new="",
+        caught_by=_test("tests/unit/test_http.py", "errors_are_json"),
+    ),
+    "only who has the token changes anything": Mutant(
+        file="service/http.py",
+        old="        if not hmac.compare_digest(given",
+        new="        if False and not hmac.compare_digest(given",
+        caught_by=_test("tests/unit/test_http.py", "need_the_token"),
+    ),
+    "troubles of several threads do not undo each other": Mutant(
+        file="service/board.py",
+        old="        with self._lock:\n",
+        new="        if True:\n",
+        caught_by=_test("tests/serving/test_serving.py", "do_not_undo"),
+    ),
+    "a log that cannot be written does not end the service": Mutant(
+        file="service/logs.py",
+        old="        if not self._told:\n",
+        new="        raise\n        if not self._told:\n",
+        caught_by=_test("tests/unit/test_service_parts.py", "full_disk"),
+    ),
+    "no claim where the disk may not hold it": Mutant(
+        file="service/upkeep.py",
+        old="        if free < needed:",
+        new="        if False:",
+        caught_by=_test("tests/postgres/test_claim_run.py", "disk_is_short"),
+    ),
+    "what the service cannot do makes it rest, not end": Mutant(
+        file="service/daemon.py",
+        old="            except (DatabaseError, RunDirectoryError, OSError) as error:",
+        new="            except ZeroDivisionError as error:",
+        caught_by=_test("tests/postgres/test_claim_run.py", "refuses_a_standing_by"),
+    ),
+    "why it rests is on the board": Mutant(
+        file="service/daemon.py",
+        old="        self._pauses += 1\n        self.board.trouble(cause, reason)\n",
+        new="        self._pauses += 1\n",
+        caught_by=_test("tests/postgres/test_claim_run.py", "refuses_a_standing_by"),
+    ),
+    "a pointer that cannot be moved is on the board": Mutant(
+        file="service/upkeep.py",
+        old='            self.board.trouble("pointer", f"{self.home.pointer(self.stream)} cannot be moved: {error}")\n',
+        new="",
+        caught_by=_test("tests/postgres/test_claim_run.py", "pointer_that_cannot"),
+    ),
+    "the trainer sees no database and no token": Mutant(
+        file="service/launch.py",
+        old="if name in PASSED_ON and value}",
+        new="if value}",
+        caught_by=_test("tests/unit/test_service_parts.py", "allow_list"),
+    ),
+    # --- a database that goes away, and comes back -------------------------------------------------------------------
+    "a database that does not answer is waited for": Mutant(
+        file="service/daemon.py",
+        old="            except Unavailable as error:\n                database_failures += 1",
+        new="            except ZeroDivisionError as error:\n                database_failures += 1",
+        caught_by=_test("tests/faults/test_lost_commit.py"),
+    ),
+    "after a lost COMMIT the database says what arrived": Mutant(
+        file="service/daemon.py",
+        old="                if self.state in WRITING:",
+        new="                if False:",
+        caught_by=_test("tests/faults/test_lost_commit.py"),
+    ),
+    "training goes on while the database is away": Mutant(
+        file="service/daemon.py",
+        old="            self._leadership.put_off()\n            self._database_trouble(error)\n",
+        new="            raise\n",
+        caught_by=_test("tests/postgres/test_claim_run.py", "training_goes_on_while"),
+    ),
+    "an embedded database that died is started again": Mutant(
+        file="service/daemon.py",
+        old="                self._revive_database()\n",
+        new="",
+        caught_by=_test("tests/postgres/test_claim_run.py", "embedded_database"),
+    ),
+    "an error without a code is a lost connection": Mutant(
+        file="db/pool.py",
+        old="    if connection.closed or lost or isinstance",
+        new="    if connection.closed or isinstance",
+        caught_by=_test("tests/faults/test_silent_server.py", "error_of_another"),
+    ),
+    "a connection that broke is closed, and its slot comes back": Mutant(
+        file="db/pool.py",
+        old="            with self._free:\n                self._in_use -= 1\n                self._free.notify()\n",
+        new="            pass\n",
+        caught_by=_test("tests/postgres/test_pool.py", "leaks_no_slot"),
+    ),
+    "psycopg2's own slot comes back too": Mutant(
+        file="db/pool.py",
+        old="            self._sentinel.leave_behind(connection)\n        self._put_back(connection, close=True)\n",
+        new="            self._sentinel.leave_behind(connection)\n",
+        caught_by=_test("tests/postgres/test_pool.py", "leaks_no_slot"),
+    ),
+    "a connection is looked at before it is handed out": Mutant(
+        file="db/pool.py",
+        old="            if connection.answers():",
+        new="            if True:",
+        caught_by=_test("tests/postgres/test_pool.py", "killed_while_idle"),
+    ),
+    "a connection that was idle for long is asked": Mutant(
+        file="db/pool.py",
+        old="        if time.monotonic() - self.idle_since < ROUND_TRIP_AFTER_SECONDS:",
+        new="        if True:",
+        caught_by=_test("tests/postgres/test_pool.py", "long_idle"),
+    ),
+    "a full pool waits": Mutant(
+        file="db/pool.py",
+        old="self._in_use < self._limit, self._wait_seconds)",
+        new="self._in_use < self._limit, 0)",
+        caught_by=_test("tests/postgres/test_pool.py", "full_pool"),
+    ),
+    "a statement has its limit": Mutant(
+        file="db/pool.py",
+        old="STATEMENT_TIMEOUT_SECONDS = 300",
+        new="STATEMENT_TIMEOUT_SECONDS = 0",
+        caught_by=_test("tests/postgres/test_pool.py", "have_limits"),
+    ),
+    "a stopped process does not keep its locks": Mutant(
+        file="db/pool.py",
+        old="IDLE_IN_TRANSACTION_SECONDS = 600",
+        new="IDLE_IN_TRANSACTION_SECONDS = 0",
+        caught_by=_test("tests/postgres/test_lease_and_streams.py", "stops_in_the_middle"),
+    ),
+    "a server that is silent for long is asked": Mutant(
+        file="db/sentinel.py",
+        old="                        self._ask(connection)\n",
+        new="",
+        caught_by=_test("tests/faults/test_silent_server.py", "no_connection_left"),
+    ),
+    "the wait for a silent server is broken off": Mutant(
+        file="db/sentinel.py",
+        old="        connection.give_up(reason)\n",
+        new="",
+        caught_by=("row", "8"),
+    ),
+    "who waits on two connections waits once": Mutant(
+        file="db/pool.py",
+        old="            if self._sentinel.given_up == connection.given_up_before:",
+        new="            if True:",
+        caught_by=_test("tests/faults/test_silent_server.py", "two_connections"),
+    ),
+    "what a broken connection left in the server is ended": Mutant(
+        file="db/sentinel.py",
+        old="                self._end_left_behind()\n        finally",
+        new="        finally",
+        caught_by=_test("tests/faults/test_silent_server.py", "holds_for_nobody"),
+    ),
+    "a long statement of a server that answers is left alone": Mutant(
+        file="db/sentinel.py",
+        old='                if question.ask(QUERIES["backend_is_busy"], {"pid": pid, "started": started, **limits}):',
+        new="                if False:",
+        caught_by=_test("tests/faults/test_silent_server.py", "a_long_statement"),
+    ),
+    "a connection that breaks at once is an unavailable database": Mutant(
+        file="db/sentinel.py",
+        old='            raise psycopg2.OperationalError(f"the connection broke at once: {error}") from error',
+        new="            raise",
+        caught_by=_test("tests/faults/test_silent_server.py", "breaks_at_once"),
+    ),
+}
+"""Safeguards by name."""
