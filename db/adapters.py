@@ -45,9 +45,13 @@ def current(pool: Pool, stream: str) -> Adapter | None:
     return next(iter(_adapters(pool, "adapter_current", stream)), None)
 
 
-def history(pool: Pool, stream: str) -> list[Adapter]:
-    """A stream's adapters, newest first."""
-    return _adapters(pool, "adapter_history", stream)
+def history(pool: Pool, stream: str, *, limit: int | None = None, among: Sequence[int] | None = None) -> list[Adapter]:
+    """A stream's adapters, newest first.
+
+    Args:
+        among: of these versions alone; a stream that has run for a year has a hundred thousand
+    """
+    return _adapters(pool, "adapter_history", stream, limit=limit, among=among)
 
 
 def roll_back(pool: Pool, stream: str, version: int) -> None:
@@ -86,9 +90,9 @@ def insert_current(
     )
 
 
-def _adapters(pool: Pool, name: str, stream: str) -> list[Adapter]:
+def _adapters(pool: Pool, name: str, stream: str, **parameters: Any) -> list[Adapter]:
     with pool.transaction(read_only=True) as cursor:
-        cursor.execute(QUERIES[name], {"stream": stream})
+        cursor.execute(QUERIES[name], {"stream": stream, **parameters})
         return [_adapter(row) for row in cursor.fetchall()]
 
 

@@ -566,9 +566,11 @@ select version, stream, parent_version, folder, manifest_sha256, evaluation, pub
 from codelupe.adapters where stream = %(stream)s and is_current;
 
 -- name: adapter_history
--- A stream's adapters, newest first.
+-- A stream's adapters, newest first; at most so many, and of some versions alone, where either is given.
 select version, stream, parent_version, folder, manifest_sha256, evaluation, published_at, is_current
-from codelupe.adapters where stream = %(stream)s order by version desc;
+from codelupe.adapters
+where stream = %(stream)s and (%(among)s::bigint[] is null or version = any(%(among)s::bigint[]))
+order by version desc limit %(limit)s;
 
 -- === lineage ===============================================================================================
 

@@ -419,7 +419,8 @@ def gc(recipe: RecipeOption = None) -> None:
     if running_service(home) is not None:
         raise PreconditionError("the service runs, and tidies by itself after each verdict; stop it first")
     with database(settings) as pool:
-        removed = retire(home, adapter_table.history(pool, settings.recipe.stream), settings.keep_adapters)
+        here = adapter_table.history(pool, settings.recipe.stream, among=home.adapter_versions())
+        removed = retire(home, here, settings.keep_adapters)
     for folder in removed:
         out.print(f"removed {folder}")
     out.print(f"{len(removed)} folders removed")

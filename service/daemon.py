@@ -24,7 +24,7 @@ from service.judge import Verdict, judge
 from service.launch import TrainerProcess, watch_to_end
 from service.leadership import RENEW_SECONDS, Leadership
 from service.logs import event as log
-from service.publish import copy_candidate, retire, tidy_run
+from service.publish import copy_candidate, tidy_run
 from service.settings import Settings
 from service.states import State, may_follow
 from service.upkeep import Pause, Upkeep
@@ -412,7 +412,7 @@ class Daemon:
     def _after_verdict(self, directory: RunDirectory) -> State:
         self.upkeep.derive_pointer()
         tidy_run(directory)
-        retire(self.home, adapters.history(self.pool, self.recipe.stream), self.settings.keep_adapters)
+        self.upkeep.retire()
         self.upkeep.refresh()
         return State.WAITING
 

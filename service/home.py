@@ -55,6 +55,11 @@ class Home:
     def adapter(self, version: int) -> Path:
         return self.adapters / f"v{version:06d}"
 
+    def adapter_versions(self) -> list[int]:
+        """Versions whose folder is here."""
+        names = (path.name.removeprefix("v") for path in self.adapters.glob("v*"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
     def pointer(self, stream: str) -> Path:
         """The symlink that always names the stream's current adapter."""
         return self.models / stream

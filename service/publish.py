@@ -170,7 +170,7 @@ def tidy_run(run: RunDirectory) -> None:
 def retire(home: Home, history: list[Adapter], keep: int) -> list[Path]:
     """Remove the folders of adapters beyond the newest `keep`, current always kept; returns what was removed.
 
-    `history` is one stream's. Leftovers of interrupted writes (hidden .tmp names) go too.
+    `history` is one stream's, of the folders that are here. Leftovers of interrupted writes (hidden .tmp names) go too.
     """
     newest = sorted(history, key=lambda adapter: adapter.version, reverse=True)
     kept = {adapter.version for adapter in newest[:keep]} | {a.version for a in history if a.is_current}

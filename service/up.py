@@ -231,5 +231,5 @@ def actions(pool: Pool, settings: Settings) -> Actions:
             {key: value for key, value in asdict(run).items() if key != "report"}
             for run in runs.history(pool, stream, limit=50)
         ],
-        adapter_history=lambda: [asdict(adapter) for adapter in adapters.history(pool, stream)],
+        adapter_history=lambda: [asdict(adapter) for adapter in adapters.history(pool, stream, limit=50)],
     )

@@ -75,7 +75,12 @@ class Upkeep:
         for run_id in ended:
             if self.home.run(run_id).rows.exists():
                 tidy_run(self.home.run(run_id))
-        retire(self.home, adapters.history(self.pool, self.stream), self.settings.keep_adapters)
+        self.retire()
+
+    def retire(self) -> None:
+        """Remove the folders of adapters beyond KEEP_ADAPTERS."""
+        here = adapters.history(self.pool, self.stream, among=self.home.adapter_versions())
+        retire(self.home, here, self.settings.keep_adapters)
 
     def refresh(self) -> None:
         """Show the stream's sums; no run is on."""

@@ -150,6 +150,8 @@ def test_a_moved_parent_publishes_nothing(pool: Pool, lease: Lease, query: Query
         (second, False),
         (first, True),
     ]
+    assert [a.version for a in adapters.history(pool, STREAM, limit=1)] == [second]
+    assert [a.version for a in adapters.history(pool, STREAM, among=[first, 77])] == [first]
     with pytest.raises(DatabaseError, match="no adapter 77"):
         adapters.roll_back(pool, STREAM, 77)
     current = adapters.current(pool, STREAM)

@@ -131,6 +131,7 @@ def test_retention_keeps_the_newest_and_current(home: Home):
         home.adapter(version).mkdir()
     leftover = home.adapters / ".v000009.123.tmp"
     leftover.mkdir()
+    assert home.adapter_versions() == [1, 2, 3, 4, 5, 6]
     history = [adapter(version, version == 1) for version in range(1, 7)]
     retire(home, history, keep=2)
     assert sorted(path.name for path in home.adapters.iterdir()) == ["v000001", "v000005", "v000006"]
