@@ -77,6 +77,7 @@ class Options:
     """Where to write the address under which it answers; None: it does not."""
     hygiene: tuple[tuple[str, str], ...] = ()
     """Over the recipe's."""
+    held_out_fraction: float | None = None
     witness: Path | None = None
     """Where to tell of the pool and of health, every moment."""
     hurried: bool = False
@@ -116,9 +117,15 @@ def settings_of(options: Options) -> Settings:
 def recipe_of(settings: Settings, options: Options) -> Recipe:
     recipe = pinned(settings.recipe, model="tiny-qwen2", revision=options.revision)
     changes: dict[str, Any] = dict(options.hygiene)
+    fraction = options.held_out_fraction
     return replace(
         recipe,
-        data=replace(recipe.data, min_held_out=2, max_eval_tokens=10**7),
+        data=replace(
+            recipe.data,
+            min_held_out=2,
+            max_eval_tokens=10**7,
+            held_out_fraction=recipe.data.held_out_fraction if fraction is None else fraction,
+        ),
         hygiene=replace(recipe.hygiene, **changes),
     )
 

@@ -43,6 +43,8 @@ ANSWER_SECONDS = 5.0
 """Within this long the service says how it is, whatever goes on."""
 MOST_GROWTH = 1.05
 """Of resident memory, from one fifth of the hour to another."""
+HELD_OUT_FRACTION = 0.01
+"""Each claim reads all files that were ever held out, here without a limit: with many, it is them that grow."""
 SETTINGS = (("DB_POOL_MAX_CONN", "3"), ("LOG_FORMAT", "json"))
 
 
@@ -292,7 +294,7 @@ def soaking(folder: Path) -> Iterator[Soak]:
         full, address = one.folder / "full", one.folder / "address"
         service = one.start(
             url=proxy.url(one.url), hurried=True, witness=one.folder / "witness", settings=SETTINGS,
-            lease_seconds=LEASE_SECONDS, http=address,
+            lease_seconds=LEASE_SECONDS, http=address, held_out_fraction=HELD_OUT_FRACTION,
             disk=DiskFault(point=EVERYWHERE, time=1, error="ENOSPC", flag=full),
         )  # fmt: skip
         await_witness(one, lambda seen: address.exists(), 30.0, "the service does not start")
