@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
@@ -28,6 +29,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other's core are slower than one
 
+from rows import Trials  # noqa: E402
 from safeguards import MUTANTS  # noqa: E402
 from suite import ROWS  # noqa: E402
 
@@ -51,23 +53,36 @@ class Record:
 
 
 def records(number: int) -> dict[int, Record]:
-    """What a row has come to, by trial: the newest of each."""
+    """What a row has come to, by trial: the newest of each, of as many as the row had at last; the last made last."""
     path = WORK / f"row{number:02d}.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {record.trial: record for record in (Record(**json.loads(line)) for line in lines)}
+    made = [Record(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    newest: dict[int, Record] = {}
+    for record in made:
+        newest.pop(record.trial, None)
+        if record.trial < made[-1].of:
+            newest[record.trial] = record
+    return newest
+
+
+def passed(number: int, trials: Trials) -> set[int]:
+    """Trials of a row that need not be made again."""
+    names = dict(enumerate(trials.names))
+    return {
+        trial for trial, record in records(number).items() if record.ok and record.note.startswith(names.get(trial, ""))
+    }
 
 
 def run(number: int, *, sample: bool, only: list[int]) -> bool:
     """Every trial of a row that has not passed yet, or `only` some, whatever they came to; whether all pass."""
     row = ROWS[number]
     folder = Path(tempfile.mkdtemp(prefix=f"faults{number}-"))
-    passed = {} if sample else {trial: record for trial, record in records(number).items() if record.ok}
     failures = 0
     try:
         with row.prepare(folder, sample) as trials:
-            for trial in [place - 1 for place in only] if only else range(trials.number):
-                if trial in passed and not only:
-                    continue
+            if unknown := [place for place in only if place > trials.number]:
+                sys.exit(f"row {number} has {trials.number} trials; there is no {', '.join(map(str, unknown))}")
+            done_before = set() if sample else passed(number, trials)
+            for trial in [place - 1 for place in only] or sorted(set(range(trials.number)) - done_before):
                 began = time.monotonic()
                 try:
                     done = trials.run(trial)
@@ -122,7 +137,7 @@ def report() -> str:
     for number, row in sorted(ROWS.items()):
         made = list(records(number).values())
         good = [record for record in made if record.ok]
-        of = max((record.of for record in made), default=0)
+        of = made[-1].of if made else 0
         reached = f"{sum(record.count for record in good):,} {row.unit}" if made else "not run"
         if made and len(good) < of:
             reached += f" ({len(good)} of {of} trials)"
@@ -171,14 +186,20 @@ def main() -> int:
     parser.add_argument("rows", nargs="*", type=int, help=f"of {', '.join(map(str, sorted(ROWS)))}; all by default")
     parser.add_argument("--sample", action="store_true", help="a few trials of each, and no results kept")
     parser.add_argument("--trials", nargs="+", type=int, default=[], help="of the one row that is named")
-    parser.add_argument("--hours", type=float, default=1.0, help="of row 18's soak; 1 by default")
+    parser.add_argument("--hours", type=float, help="of row 18's soak, which is made again; 1 at least, and by default")
     parser.add_argument("--again", action="store_true", help="forget what these rows have come to")
     chosen = parser.parse_args()
-    os.environ["FAULTS_HOURS"] = str(chosen.hours)
     if unknown := [number for number in chosen.rows if number not in ROWS]:
         parser.error(f"there is no row {', '.join(map(str, unknown))}")
     if chosen.trials and (len(chosen.rows) != 1 or min(chosen.trials) < 1):
         parser.error("--trials are numbers from 1 of one row: name it")
+    if chosen.again and (chosen.sample or chosen.trials):
+        parser.error("--again is for whole rows: a sample keeps nothing, and --trials are made again anyway")
+    if chosen.hours is not None:
+        if chosen.rows != [18] or chosen.sample or not 1 <= chosen.hours < math.inf:
+            parser.error("--hours are of row 18 in full, 1 at least: name the row")
+        os.environ["FAULTS_HOURS"] = str(chosen.hours)
+        chosen.trials = [1]
     numbers = chosen.rows or sorted(ROWS)
     good = True
     for number in numbers:

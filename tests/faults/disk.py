@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from full import DiskFault
@@ -155,7 +156,8 @@ def on_full_disk(one: Scene, chance: random.Random, options: dict[str, object], 
 @contextmanager
 def full_disks(folder: Path, sample: bool) -> Iterator[Trials]:
     with server(folder / "postgres") as url:
-        listed = [(k, p, t, e) for k, p, t in points(folder, url) for e in ERRORS]
+        listed = [(kind, DiskFault(point=point, time=n, error=error, flag=folder))
+                  for kind, point, n in points(folder, url) for error in ERRORS]  # fmt: skip
         if sample:
             listed = random.Random(3).sample(listed, 2)
         full = 1 if sample else FULL_TRIALS
@@ -163,10 +165,9 @@ def full_disks(folder: Path, sample: bool) -> Iterator[Trials]:
 
         def trial(number: int) -> Done:
             if number < len(listed):
-                kind, point, n, error = listed[number]
+                kind, fault = listed[number]
                 with scene(folder / f"trial{number}", url, "disk") as one:
-                    flag = one.folder / "full"
-                    return at_point(one, kind, DiskFault(point=point, time=n, error=error, flag=flag))
+                    return at_point(one, kind, replace(fault, flag=one.folder / "full"))
             chance, is_real = random.Random(number), number >= len(listed) + full
             with small_disk(folder / f"trial{number}") as place:
                 one = Scene(place / "scene", new_database(url, "full_disk"))
@@ -178,7 +179,8 @@ def full_disks(folder: Path, sample: bool) -> Iterator[Trials]:
                 finally:
                     one.stop()
 
-        yield Trials(number=len(listed) + full + (0 if sample else REAL_TRIALS), run=trial)
+        yield Trials(number=len(listed) + full + (0 if sample else REAL_TRIALS), run=trial,
+                     names=[f"{kind}: {fault}" for kind, fault in listed])  # fmt: skip
 
 
 ROWS = {

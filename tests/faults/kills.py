@@ -105,7 +105,7 @@ def every_point(folder: Path, sample: bool) -> Iterator[Trials]:
                 one.service.terminate(GRACE_SECONDS)
             return Done(note=f"{kind}: {crash}")
 
-        yield Trials(number=len(listed), run=trial)
+        yield Trials(number=len(listed), run=trial, names=[f"{kind}: {crash}" for kind, crash in listed])
 
 
 def service_at(one: Scene, crash: Crash) -> None:

@@ -125,7 +125,7 @@ def mutations(folder: Path, sample: bool) -> Iterator[Trials]:
         check_green(of_one_file(mutant.caught_by))
         return Done(note=f"{name}: {red}")
 
-    yield Trials(number=len(names), run=trial)
+    yield Trials(number=len(names), run=trial, names=[f"{name}: " for name in names])
 
 
 ROWS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,9 @@ class Trials:
     number: int
     """How many trials there are."""
     run: Trial
+    names: Sequence[str] = ()
+    """What the notes of the first trials begin with, where another start may list them in another order: a trial that
+    passed as another one is made again."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,5 @@
 """Every safeguard of the program, by what it keeps, with the test that sees that it is gone. Row 19 removes each in
-turn; after a change of the list it begins anew (`make faults ARGS="--again 19"`).
+turn; one that passed under another's number is removed again.
 
 Not in it, because no test can see them go: the fsyncs (only a power cut tells), TCP's keepalives (the sentinel is there
 first), `flock` around the swap of the pointer (one service writes, and the swap is one rename), the index that lets a
