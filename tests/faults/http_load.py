@@ -28,7 +28,7 @@ PATHS = ("/health", "/livez", "/readyz", "/metrics", "/metrics?format=prometheus
 RATE = 20.0
 PERIOD_SECONDS = 15.0
 """With and without requests by turns: the steps of both are compared."""
-SLOW_CLIENTS = 600
+SLOW_CLIENTS, FULL_REQUESTS, LEAST_STEPS = 600, 12_000, 20
 MOST_P99_SECONDS, MOST_STEP_RATIO = 0.1, 1.05
 
 
@@ -95,12 +95,14 @@ def steady(service: Codelupe, requests: int) -> Done:
     for when, rate in steps(service):
         if when >= loaded[0][0]:
             rates[any(began <= when <= ended for began, ended in loaded)].append(rate)
+    if requests >= FULL_REQUESTS and min(map(len, rates.values())) < LEAST_STEPS:
+        raise Broken(f"too few steps to compare: {len(rates[True])} with requests, {len(rates[False])} without")
     ratio = statistics.median(rates[False]) / statistics.median(rates[True]) if all(rates.values()) else 1.0
     note = (
         f"p99 {1000 * p99:.0f} ms, most {1000 * max(taken):.0f} ms; a step takes {100 * (ratio - 1):+.1f} % "
         f"({len(rates[True])} and {len(rates[False])} steps)"
     )
-    if requests >= 12_000 and (p99 > MOST_P99_SECONDS or ratio > MOST_STEP_RATIO):
+    if requests >= FULL_REQUESTS and (p99 > MOST_P99_SECONDS or ratio > MOST_STEP_RATIO):
         raise Broken(note)  # speed is a figure of the full run, never of a test
     return Done(count=len(taken), note=note)
 
@@ -141,12 +143,17 @@ def slow_clients(address: str, clients: int) -> Done:
 @contextmanager
 def http(folder: Path, sample: bool) -> Iterator[Trials]:
     with training(folder, 120 if sample else 20_000) as service:
-        sizes = (60, 200, 50) if sample else (12_000, 20_000, SLOW_CLIENTS)
+        sizes = (60, 200, 50) if sample else (FULL_REQUESTS, 20_000, SLOW_CLIENTS)
 
         def trial(number: int) -> Done:
+            pid = service.trainer_pid()
             if number == 0:
-                return steady(service, sizes[0])
-            return (burst, slow_clients)[number - 1](service.address, sizes[number])
+                done = steady(service, sizes[0])
+            else:
+                done = (burst, slow_clients)[number - 1](service.address, sizes[number])
+            if not sample and (pid is None or service.trainer_pid() != pid):
+                raise Broken(f"nothing was trained meanwhile; {done.note}")
+            return done
 
         yield Trials(number=3, run=trial)
 

@@ -113,8 +113,9 @@ def service_at(one: Scene, crash: Crash) -> None:
     service = one.start(crash=crash)
     if not fed(one, service):
         service.process.terminate()  # some points are passed at the end alone
-        if not service.ended(GRACE_SECONDS) or service.process.exitcode == 0:
-            raise Broken(f"{crash}: the point was not passed")
+        service.ended(GRACE_SECONDS)
+    if service.process.exitcode != -signal.SIGKILL:
+        raise Broken(f"{crash}: the point was not passed; exit code {service.process.exitcode}; {one.said()}")
 
 
 def trainer_at(one: Scene, kind: Who, crash: Crash, options: dict[str, object]) -> None:
@@ -139,17 +140,41 @@ def trainer_at(one: Scene, kind: Who, crash: Crash, options: dict[str, object]) 
 
 
 def kill(one: Scene, service: Service, chance: random.Random) -> str:
-    """End the service, its trainer, or both."""
+    """End the service, its trainer, or both; who it was. Where there is no trainer, it is the service."""
     who = chance.choices(("service", "trainer", "both"), (6, 3, 1))[0]
-    if who != "service":
-        for pid in trainers(one):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue  # it ended by itself
+    if who != "service" and not send(trainers(one), signal.SIGKILL):
+        who = "service"
     if who != "trainer":
         service.kill()
     return who
+
+
+def send(pids: list[int], number: signal.Signals) -> int:
+    """How many of the processes were still there."""
+    found = 0
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue  # it ended by itself
+        found += 1
+    return found
+
+
+def met_trainers(one: Scene) -> list[int]:
+    """Process ids of live trainers, as soon as there are any; rows are produced until then.
+
+    Raises:
+        RuntimeError: none came.
+    """
+    for _ in range(10):
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            if pids := trainers(one):
+                return pids
+            time.sleep(0.005)
+        one.produce(10)
+    raise RuntimeError("no trainer came by")
 
 
 def trainers(one: Scene) -> list[int]:

@@ -6,7 +6,6 @@ do not reach from machine to machine: the lease alone keeps the two apart.
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
-from kills import trainers
+from kills import met_trainers, send, trainers
 from oracle import Broken
 from rows import Done, Row, Trials
 from scene import Scene, Service, scene, server
@@ -59,14 +58,6 @@ def leading(one: Scene, services: list[Service]) -> Service:
                 return service
         time.sleep(0.02)
     raise Broken(f"nobody took the lease in {TAKEOVER_SECONDS:.0f} s; {one.said()}")
-
-
-def send(pids: list[int], number: signal.Signals) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue  # it ended by itself
 
 
 @contextmanager
@@ -114,21 +105,19 @@ def stopped_with_its_trainer(one: Scene, both: list[Service], chance: random.Ran
     first = leading(one, both)
     time.sleep(chance.uniform(0, 0.6))
     pids = [first.process.pid or 0, *trainers(one)]
-    send(pids, signal.SIGSTOP)
+    stopped = send(pids, signal.SIGSTOP)
     time.sleep(LEASE_SECONDS * 2)
     send(pids, signal.SIGCONT)
     time.sleep(chance.uniform(0, 1.0))
     one.check_pointer()
-    return "stopped with its trainer"
+    return "stopped with its trainer" if stopped > 1 else "stopped, no trainer at that moment"
 
 
 def trainer_of_a_killed_service(one: Scene, both: list[Service], chance: random.Random) -> str:
     """The leader is killed while its trainer cannot hear of it; the trainer goes on when another has taken over."""
     first = leading(one, both)
-    deadline = time.monotonic() + 5
-    while not (pids := trainers(one)) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    send(pids, signal.SIGSTOP)
+    while not send(pids := met_trainers(one), signal.SIGSTOP):
+        continue  # it ended this moment
     first.kill()
     leading(one, [service for service in both if service is not first])
     time.sleep(chance.uniform(0.1, 1.0))

@@ -6,6 +6,7 @@ its health all the while.
 
 from __future__ import annotations
 
+import http.client
 import os
 import random
 import signal
@@ -27,8 +28,7 @@ from database_faults import MOMENTS, await_witness, degraded, quiet, restart, te
 from fitting_faults import ledger
 from full import EVERYWHERE, DiskFault
 from http_load import burst, half_requests
-from kills import GRACE_SECONDS, trainers
-from leaders import send
+from kills import GRACE_SECONDS, met_trainers, send
 from malformed import text
 from oracle import Broken, check_pointer, count
 from proxy import Proxy
@@ -40,7 +40,7 @@ from trainer.run_dir import read_json
 LEASE_SECONDS = 4.0
 SETTLE_SECONDS = 60.0
 ANSWER_SECONDS = 5.0
-"""Within this long the service says how it is, whatever goes on."""
+"""Within this long the service says how it is, whatever goes on but that its process is stopped."""
 MOST_GROWTH = 1.05
 """Of resident memory, from one fifth of the hour to another."""
 HELD_OUT_FRACTION = 0.01
@@ -65,7 +65,7 @@ class Asker:
         self.expected = threading.Event()
         """Whether an answer is to be expected: nobody gets one from a process that is stopped."""
         self.expected.set()
-        self.answers, self.longest_seconds = 0, 0.0
+        self.answers, self._seen, self.longest_seconds = 0, 0, 0.0
         self.wrong: list[str] = []
         self._thread = threading.Thread(target=self._run, name="asker", daemon=True)
         self._thread.start()
@@ -83,13 +83,25 @@ class Asker:
         except urllib.error.HTTPError as error:
             if error.code != 503:
                 self.wrong.append(f"{error.code}")
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:  # half an answer is none
             if self.expected.is_set():
-                self.wrong.append(f"{error}")
+                self.wrong.append(f"{type(error).__name__}: {error}")
             return
         if self.expected.is_set():  # nor was it stopped meanwhile
             self.answers += 1
             self.longest_seconds = max(self.longest_seconds, time.monotonic() - began)
+
+    def check(self) -> None:
+        """There were answers since the last look, and nothing but answers.
+
+        Raises:
+            Broken
+        """
+        if self.wrong:
+            raise Broken(f"/health did not answer {len(self.wrong)} times: {self.wrong[:3]}")
+        if self.answers == self._seen:
+            raise Broken("nobody asked for /health")
+        self._seen = self.answers
 
     def end(self) -> None:
         self._ended.set()
@@ -136,8 +148,7 @@ class Soak:
         if not found.settled:
             raise Broken(f"{found}; {self.one.said()}")
         self.one.check()
-        if self.asker.wrong:
-            raise Broken(f"/health did not answer {len(self.asker.wrong)} times: {self.asker.wrong[:3]}")
+        self.asker.check()
 
     def size(self) -> Size:
         process = psutil.Process(self.pid)
@@ -164,7 +175,7 @@ def requests(soak: Soak, chance: random.Random) -> None:
 
 
 def ended_connections(soak: Soak, chance: random.Random) -> None:
-    """Server processes are ended while they wait, in a transaction, in a COMMIT."""
+    """Server processes are ended while they wait, or in a transaction."""
     with closing(psycopg2.connect(soak.one.url)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -205,18 +216,26 @@ def lost_commit(soak: Soak, chance: random.Random) -> None:
 
 
 def killed_trainer(soak: Soak, chance: random.Random) -> None:
-    deadline = time.monotonic() + 5
-    while not (pids := trainers(soak.one)) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    send(pids, signal.SIGKILL)
+    while not send(met_trainers(soak.one), signal.SIGKILL):
+        continue  # it ended this moment
 
 
 def full_disk(soak: Soak, chance: random.Random) -> None:
     """Whatever the service writes fails, for a while."""
+    hit = soak.full.with_name("full.hit")
+    hit.unlink(missing_ok=True)
     soak.full.touch()
-    time.sleep(chance.uniform(0.2, 1.5))
-    check_pointer(soak.one.pointer)
-    soak.full.unlink()
+    try:
+        soak.one.produce(2)
+        deadline = time.monotonic() + 20
+        while not hit.exists():
+            if time.monotonic() > deadline:
+                raise RuntimeError("the service wrote nothing")
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0.2, 1.5))
+        check_pointer(soak.one.pointer)
+    finally:
+        soak.full.unlink()
 
 
 def stopped_service(soak: Soak, chance: random.Random) -> None:
@@ -232,8 +251,9 @@ def stopped_service(soak: Soak, chance: random.Random) -> None:
 def damaged_adapter(soak: Soak, chance: random.Random) -> None:
     """The published one: nothing is trained on top of it until it is back."""
     soak.await_settled()
-    if not soak.one.pointer.is_symlink():
-        return
+    while not soak.one.pointer.is_symlink():  # the first candidates may have been refused
+        soak.one.produce(8)
+        soak.await_settled()
     folder = soak.one.pointer.resolve()
     kept = {path: path.read_bytes() for path in folder.iterdir()}
     damage(folder, chance)
