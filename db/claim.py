@@ -2,8 +2,7 @@
 
 Every row is read from the same REPEATABLE READ snapshot as the ledger, so nothing that a producer does
 meanwhile changes what is trained. The lease is looked at first and locked at the end alone: a claim can last
-minutes,
-and the renewals must go on.
+minutes, and the renewals must go on.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from db.table import Eligibility, Source, resolved
 
 BATCH_ROWS = 500
 BATCH_CHARS = 20_000_000
-"""Of texts that are read at once, where each is as long as it may be."""
+"""Of texts that are read at once, where each is as long as it may be, or written at once."""
 PAGE_ROWS = 10_000
 """Rows that one statement looks for at least: with a small limit, many may be put off."""
 MAX_METADATA_BYTES = 4_000_000
@@ -160,6 +159,7 @@ class Claim:
         self._ledger: list[tuple[Any, ...]] = []
         self._run_rows: list[tuple[Any, ...]] = []
         self._held_out: list[tuple[Any, ...]] = []
+        self._held_out_chars = 0
         self._open: list[extensions.cursor] = []
         self._ranges: list[int] = []
 
@@ -229,6 +229,7 @@ class Claim:
                     as_json(row.metadata),
                 )
             )  # fmt: skip
+            self._held_out_chars += len(row.content)
         self._flush_full()
 
     def reject(self, row: SourceRow, reason: str) -> None:
@@ -260,7 +261,7 @@ class Claim:
 
     def _held_out_texts(self, order: Iterator[int]) -> Iterator[Sequence[Any]]:
         """Records of held-out files, a few at a time: sorted together, all texts would go through the sort."""
-        while files := list(islice(order, HELD_OUT_ROWS)):
+        while files := list(islice(order, min(HELD_OUT_ROWS, self._most_texts()))):
             self.cursor.execute(QUERIES["held_out_texts"], {"stream": self.lease.stream, "files": files})
             yield from self.cursor.fetchall()
 
@@ -273,6 +274,7 @@ class Claim:
         self._write("ledger_claim", self._ledger)
         self._write("run_rows_insert", self._run_rows)
         self._write("held_out_insert", self._held_out)
+        self._held_out_chars = 0
 
     def forget_counts(self) -> None:
         """What waits in the ranges that rows were read from is unknown from now on."""
@@ -285,7 +287,7 @@ class Claim:
             cursor.close()
 
     def _flush_full(self) -> None:
-        if len(self._ledger) >= BATCH_ROWS:
+        if len(self._ledger) >= BATCH_ROWS or self._held_out_chars >= BATCH_CHARS:
             self.flush()
 
     def _write(self, name: str, records: list[tuple[Any, ...]]) -> None:
@@ -334,9 +336,13 @@ class Claim:
         """Records of a server-side cursor: the table never lies in memory whole."""
         with self.cursor.connection.cursor(name=name) as cursor:
             self._open.append(cursor)
-            cursor.itersize = max(1, min(BATCH_ROWS, BATCH_CHARS // self.eligibility.max_chars))
+            cursor.itersize = min(BATCH_ROWS, self._most_texts())
             cursor.execute(statement, parameters)
             yield from cursor
+
+    def _most_texts(self) -> int:
+        """How many may be in memory at once."""
+        return max(1, BATCH_CHARS // self.eligibility.max_chars)
 
 
 class BadMetadata(Exception):

@@ -62,7 +62,11 @@ def copy_candidate(
         copies = read_json(temporary / MANIFEST)["files"]
         if {name: copies[name] for name in originals} != originals:
             raise RunDirectoryError(f"the copy of {run.adapter} differs from its original: look after the disk")
-    verify_manifest(target, beat)
+    try:
+        verify_manifest(target, beat)
+    except RunDirectoryError:
+        shutil.rmtree(target)  # nobody will ever name it, and retention does not know it
+        raise
     return Published(folder=target, manifest_sha256=manifest_sha256)
 
 

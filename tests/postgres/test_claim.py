@@ -23,6 +23,7 @@ from world import (
     new_file,
 )
 
+from db import claim as source_claim
 from db import migrate, runs
 from db.audit import audit
 from db.chunks import count
@@ -263,6 +264,33 @@ def test_earlier_held_out_texts_come_in_a_seeded_order(pool: Pool, lease: Lease)
     assert [row.file_id for row in few] == first[: len(few)]
     assert sum(len(row.content) for row in few) <= 500
     assert len(one) == 1
+
+
+def test_long_held_out_texts_are_not_in_memory_together(
+    pool: Pool, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_claim, "BATCH_CHARS", 3 * ELIGIBLE.max_chars)
+    fill(pool, 12, content="x" * ELIGIBLE.max_chars)
+    written: list[int] = []
+    write = source_claim.Claim._write
+
+    def noted(self: Any, name: str, records: list[Any]) -> None:
+        written.extend([len(records)] * (name == "held_out_insert"))
+        write(self, name, records)
+
+    monkeypatch.setattr(source_claim.Claim, "_write", noted)
+    run_id, files = claim_all(pool, lease, held_out=tuple(range(1, 13)))
+    assert sum(written) == 12 and max(written) == 3
+    runs.advance(pool, lease, run_id, "training")
+    runs.advance(pool, lease, run_id, "judging")
+    outcomes = [Outcome(file_id=number, outcome="held_out") for number in files]
+    runs.publish(pool, lease, run_id, outcomes, ADAPTER, {"train": {"tokens_published": 0}})
+    with claim(pool, lease, SOURCE, ELIGIBLE, limit=1, parent_version=run_id, seed=1) as claimed:
+        texts = claimed.earlier_held_out(7, 10**9)
+        next(texts)
+        assert claimed.cursor.rowcount == 3
+        assert len(list(texts)) == 11
+        claimed.cancel()
 
 
 # --- what may be trained on ---------------------------------------------------------------------------------

@@ -19,10 +19,11 @@ from db.pool import Pool
 from db.revocations import Subject, revoke
 from service import leadership
 from service.board import Board, Snapshot
-from service.claim import NothingToHoldOut, claim_run
+from service.claim import BATCH_CHARS, NothingToHoldOut, claim_run
 from service.daemon import Daemon
 from service.home import Home
 from service.intake import demo
+from service.intake.admission import Admission
 from service.publish import tidy_run
 from service.settings import PROJECT_RECIPES, Settings, load_settings
 from service.states import State
@@ -100,12 +101,20 @@ def test_a_claim_makes_a_complete_directory(world: World):
     assert (found.claimed, found.pending, found.problems) == (40, 0, [])
 
 
-def test_the_lease_is_renewed_between_long_texts(world: World):
+def test_the_lease_is_renewed_between_long_texts(world: World, monkeypatch: pytest.MonkeyPatch):
     world.insert(8, content=CODE * 4000)
     eligibility = replace(world.settings.eligibility, max_chars=20_000_000)
-    settings, beats = replace(world.settings, eligibility=eligibility), []
-    claim_run(world.pool, world.lease, world.home, settings, world.recipe, None, lambda: beats.append(1))
-    assert len(beats) >= 4, "one of two million characters at least each"
+    settings, decide, since = replace(world.settings, eligibility=eligibility), Admission.decide, [0]
+
+    def counted(self, rows):
+        since[-1] += sum(len(row.content) for row in rows)
+        return decide(self, rows)
+
+    monkeypatch.setattr(Admission, "decide", counted)
+    claim_run(world.pool, world.lease, world.home, settings, world.recipe, None, lambda: since.append(0))
+    longest = len(CODE) * 4000
+    assert sum(since) == 8 * longest > 2 * BATCH_CHARS
+    assert max(since) < BATCH_CHARS + longest, "looked at without a beat"
 
 
 def test_refused_rows_are_settled_with_their_reason(world: World):

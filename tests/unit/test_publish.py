@@ -75,6 +75,18 @@ def test_a_copy_that_differs_from_its_original_is_not_published(home: Home, run:
     assert not home.adapter(3).exists()
 
 
+def test_a_copy_that_reads_back_otherwise_does_not_stay(home: Home, run: RunDirectory, monkeypatch):
+    def damaged(folder: Path, beat: Beat) -> None:
+        if folder == home.adapter(3):
+            (folder / "adapter_model.safetensors").write_bytes(b"damaged")
+        verify_manifest(folder, beat)
+
+    monkeypatch.setattr(publish, "verify_manifest", damaged)
+    with pytest.raises(RunDirectoryError, match=r"adapter_model.safetensors has changed"):
+        copy_candidate(home, run, 3, {"evaluation": {}})
+    assert not home.adapter(3).exists()
+
+
 def test_publishing_again_after_a_crash_replaces_the_folder(home: Home, run: RunDirectory):
     first = copy_candidate(home, run, 3, {"evaluation": {}})
     second = copy_candidate(home, run, 3, {"evaluation": {}})
