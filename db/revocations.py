@@ -91,9 +91,15 @@ def revoke(
             what the withdrawn ones were trained on, these rows apart, to be trained on again.
 
     Raises:
-        DatabaseError: there is no such row. A hash that nobody knows yet is no error.
+        DatabaseError: there is no such row, or no such stream. A hash that nobody knows yet is no error.
     """
     with pool.transaction() as cursor:
+        cursor.execute(QUERIES["stream_get"], {"stream": stream})
+        if cursor.fetchone() is None:
+            raise DatabaseError(
+                f"there is no stream {stream}: no service has begun it yet. Start it once with `codelupe up`, or name "
+                "another with --recipe or CODELUPE_STREAM"
+            )
         cursor.execute(QUERIES["lease_exclusive"], {"stream": stream})
         found = _lineage(cursor, resolved(cursor, source), stream, subject)
         named: list[tuple[int | None, str | None]] = [(file_id, None) for file_id in found.file_ids]

@@ -49,6 +49,7 @@ def revoke(
 ) -> None:
     """Never train on a file again, and list the adapters that saw it; with --retrain, withdraw those."""
     settings, subject = settings_for(recipe), _subject(file, sha256)
+    _check_text("--reason", reason)
     home, stream = Home(settings.home), settings.recipe.stream
     with database(settings) as pool:
         if retrain:
@@ -75,9 +76,18 @@ def _subject(file: str | None, sha256: str | None) -> Subject:
             raise UsageError(f"--sha256: {sha256!r} is not 64 hexadecimal digits")
         return Subject(sha256=sha256.lower())
     assert file is not None
-    if re.fullmatch(r"-?\d{1,19}", file) and abs(int(file)) < 2**63:
+    _check_text("the path", file)
+    if re.fullmatch(r"-?\d{1,19}", file) and -(2**63) <= int(file) < 2**63:
         return Subject(file_id=int(file))
     return Subject(path=file)
+
+
+def _check_text(name: str, text: str) -> None:
+    """A terminal hands over any bytes; a database takes text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{name}: {text!r} is not UTF-8") from None
 
 
 def _check_ancestor(home: Home, found: Lineage) -> None:

@@ -170,3 +170,10 @@ def test_a_run_whose_claim_refused_a_revoked_row_is_published(pool: Pool, tmp_pa
     publish_all(world)
     assert adapters.current(pool, world.recipe.stream) is not None
     assert ledger(query)[5] == ("rejected", "revoked")
+
+
+def test_a_stream_that_nobody_has_begun_has_nothing_to_revoke(pool: Pool, lease: Lease):
+    fill(pool, 1)
+    for subject in (Subject(file_id=1), Subject(sha256="a" * 64)):
+        with pytest.raises(DatabaseError, match="no stream misspelled"):
+            revoke(pool, SOURCE, "misspelled", subject, reason="x")

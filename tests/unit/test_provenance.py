@@ -1,0 +1,34 @@
+"""What `codelupe lineage` and `revoke` may be asked."""
+
+import pytest
+
+from db.revocations import Subject
+from service.errors import UsageError
+from service.provenance import _subject, revoke
+
+BYTES = "a\udcffb"
+"""A byte that is no UTF-8, as Python hands it over."""
+
+
+@pytest.mark.parametrize(
+    ("file", "subject"),
+    [
+        ("12", Subject(file_id=12)),
+        ("-9223372036854775808", Subject(file_id=-(2**63))),
+        ("9223372036854775808", Subject(path="9223372036854775808")),
+        ("src/a.py", Subject(path="src/a.py")),
+    ],
+)
+def test_a_number_is_an_id_where_it_can_be_one(file: str, subject: Subject):
+    assert _subject(file, None) == subject
+
+
+@pytest.mark.parametrize(("file", "sha256"), [(None, None), ("1", "a" * 64), (None, "zz"), (BYTES, None)])
+def test_what_nobody_can_look_for_is_said_so(file: str | None, sha256: str | None):
+    with pytest.raises(UsageError):
+        _subject(file, sha256)
+
+
+def test_a_reason_is_text():
+    with pytest.raises(UsageError, match="--reason"):
+        revoke("12", reason=BYTES)
