@@ -29,7 +29,8 @@ PERMUTATIONS = BANDS * BAND_ROWS
 SEED = 1
 """These numbers, and rensa's algorithm, are in what the database remembers: with others it would not know a file
 again. A test holds a signature to compare with."""
-CATCH_UP_ROWS = 200
+CATCH_UP_ROWS, CATCH_UP_CHARS = 200, 2_000_000
+"""Old rows that are remembered together: the fewer of so many and of so much text."""
 
 DUPLICATE, NEAR_DUPLICATE = "duplicate", "near_duplicate"
 
@@ -85,14 +86,15 @@ class Duplicates:
         `clean`: what is done to a text before it is compared.
         """
         batch: dict[int, str] = {}
-        count = 0
+        count = chars = 0
         for file_id, text, metadata in self._known.missing() if self._on else ():
+            beat()
             batch[file_id] = clean(compared(text, metadata))
             count += 1
-            if len(batch) == CATCH_UP_ROWS:
+            chars += len(text)
+            if len(batch) == CATCH_UP_ROWS or chars >= CATCH_UP_CHARS:
                 self._remember(batch)
-                batch = {}
-                beat()
+                batch, chars = {}, 0
         self._remember(batch)
         if self._on:
             self._known.complete()

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from service.intake.duplicates import BANDS, fingerprints, similarity
+from service.intake import duplicates
+from service.intake.duplicates import BANDS, Duplicates, fingerprints, similarity
+from trainer.recipe import Hygiene
 
 TEXT = Path(sysconfig.get_path("stdlib"), "heapq.py").read_text(encoding="utf-8")[:6000]
 
@@ -69,3 +71,16 @@ def test_one_text_alone_and_among_others_is_the_same():
 
 def test_a_text_without_tokens_has_a_fingerprint_too():
     assert len(fingerprints(["", " \n", "é"])) == 3
+
+
+def test_old_rows_with_long_texts_are_remembered_a_few_at_a_time_and_the_lease_is_kept(monkeypatch: pytest.MonkeyPatch):
+    told: list[int] = []
+    """How many were remembered at once; 0: the lease was renewed."""
+    monkeypatch.setattr(duplicates, "CATCH_UP_CHARS", 3 * len(TEXT))
+    catching_up = Duplicates(None, Hygiene())  # type: ignore[arg-type]
+    known = catching_up._known
+    monkeypatch.setattr(known, "missing", lambda: ((n, TEXT, {}) for n in range(7)))
+    monkeypatch.setattr(known, "remember", lambda found: told.append(len(found)))
+    monkeypatch.setattr(known, "complete", lambda: None)
+    assert catching_up.catch_up(lambda: told.append(0), lambda text: text) == 7
+    assert told == [0, 0, 0, 3, 0, 0, 0, 3, 0, 1]
