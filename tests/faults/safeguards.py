@@ -852,5 +852,30 @@ MUTANTS: dict[str, Mutant] = {
         new="            raise",
         caught_by=_test("tests/faults/test_silent_server.py", "breaks_at_once"),
     ),
+    # --- the longest texts -------------------------------------------------------------------------------------------
+    "long texts are judged a few at a time, the lease renewed between": Mutant(
+        file="service/claim.py",
+        old="        if len(batch) == BATCH_ROWS or chars >= BATCH_CHARS:\n",
+        new="        if len(batch) == BATCH_ROWS:\n",
+        caught_by=_test("tests/postgres/test_claim_run.py", "between_long_texts"),
+    ),
+    "long texts that are held out are written a few at a time": Mutant(
+        file="db/claim.py",
+        old=" or self._held_out_chars >= BATCH_CHARS:\n",
+        new=":\n",
+        caught_by=_test("tests/postgres/test_claim.py", "long_held_out"),
+    ),
+    "long texts that were held out are read a few at a time": Mutant(
+        file="db/claim.py",
+        old="islice(order, min(HELD_OUT_ROWS, self._most_texts()))",
+        new="islice(order, HELD_OUT_ROWS)",
+        caught_by=_test("tests/postgres/test_claim.py", "long_held_out"),
+    ),
+    "long texts without a fingerprint get theirs a few at a time": Mutant(
+        file="service/intake/duplicates.py",
+        old=" or chars >= CATCH_UP_CHARS:\n",
+        new=":\n",
+        caught_by=_test("tests/unit/test_fingerprints.py", "long_texts"),
+    ),
 }
 """Safeguards by name."""
