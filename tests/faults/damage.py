@@ -235,7 +235,7 @@ def damaged_resume(one: Scene, number: int, options: dict[str, object]) -> Done:
         raise Broken(f"{said}: the run was not finished")
     if there and not events(run, "checkpoint_damaged") and events(run, "started") > 1:
         raise Broken(f"{said}: nobody noticed")
-    return Done(note=f"real, {len(there)} checkpoints: {said}")
+    return Done(count=min(1, len(there)), note=f"real, {len(there)} checkpoints: {said}")
 
 
 def events(run: RunDirectory, name: str) -> int:
