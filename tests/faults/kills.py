@@ -20,6 +20,7 @@ from oracle import Broken
 from rows import Done, Row, Trials
 from scene import HERE, REAL, STUB, Scene, Service, scene, server
 
+from service import leadership
 from trainer.recipe import dump_recipe
 
 BATCH, BATCHES = 24, 9
@@ -111,8 +112,8 @@ def every_point(folder: Path, sample: bool) -> Iterator[Trials]:
 def service_at(one: Scene, crash: Crash) -> None:
     """A service ends at its point."""
     service = one.start(crash=crash)
-    if not fed(one, service):
-        service.process.terminate()  # some points are passed at the end alone
+    if not fed(one, service) and not service.ended(1.5 * leadership.RENEW_SECONDS):  # some are passed in time alone
+        service.process.terminate()  # and some at the end
         service.ended(GRACE_SECONDS)
     if service.process.exitcode != -signal.SIGKILL:
         raise Broken(f"{crash}: the point was not passed; exit code {service.process.exitcode}; {one.said()}")
