@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,16 +25,26 @@ from trainer.run_dir import (
     sha256_file,
 )
 
+LOOK_AGAIN_SECONDS = 1.0
+"""A service may be removing the folder, or packing its run's files, at this moment."""
+
 
 def disk_problems(home: Home, pool: Pool, stream: str) -> list[str]:
     """Everything that does not match, one sentence each. Reads every byte of every adapter that is there."""
     found: list[str] = []
     for adapter in adapters.history(pool, stream):
-        if home.adapter(adapter.version).is_dir():
-            found += _adapter(home, pool, adapter)
-        elif adapter.is_current:
-            found.append(f"the folder of the current adapter, {home.adapter(adapter.version)}, is not there")
+        if list(_problems(home, pool, adapter)):
+            time.sleep(LOOK_AGAIN_SECONDS)
+            [adapter] = adapters.history(pool, stream, among=[adapter.version])
+            found += _problems(home, pool, adapter)
     return found
+
+
+def _problems(home: Home, pool: Pool, adapter: Adapter) -> Iterator[str]:
+    if home.adapter(adapter.version).is_dir():
+        yield from _adapter(home, pool, adapter)
+    elif adapter.is_current:
+        yield f"the folder of the current adapter, {home.adapter(adapter.version)}, is not there"
 
 
 def _adapter(home: Home, pool: Pool, adapter: Adapter) -> Iterator[str]:

@@ -58,7 +58,7 @@ class Home:
     def adapter_versions(self) -> list[int]:
         """Versions whose folder is here."""
         names = (path.name.removeprefix("v") for path in self.adapters.glob("v*"))
-        return sorted(int(name) for name in names if name.isdecimal())
+        return sorted(int(name) for name in names if name.isdecimal() and len(name) < 19)
 
     def pointer(self, stream: str) -> Path:
         """The symlink that always names the stream's current adapter."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from test_claim_run import STREAM, World
 
 from db import runs
 from db.adapters import NewAdapter
+from service import evidence
 from service.evidence import disk_problems
 from service.publish import copy_candidate, tidy_run
 from trainer.run_dir import (
     RowOutcome,
     RunDirectory,
+    RunDirectoryError,
     new_folder,
     read_rows,
     sha256_file,
@@ -130,4 +133,17 @@ def test_what_retention_removed_is_no_problem(world: World):
     lose_folder(world)
     run = RunDirectory(world.home.run(1).root)
     (run.root / "rows.jsonl.gz").unlink()
+    assert disk_problems(world.home, world.pool, STREAM) == []
+
+
+def test_a_folder_that_a_service_removes_meanwhile_is_no_problem(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it goes when adapters beyond KEEP_ADAPTERS are retired while somebody audits."""
+
+    def half_removed(*_: object) -> None:
+        shutil.rmtree(world.home.adapter(1))
+        raise RunDirectoryError("adapter_model.safetensors is missing")
+
+    with world.pool.transaction() as cursor:
+        cursor.execute("update codelupe.adapters set is_current = false")
+    monkeypatch.setattr(evidence, "verify_adapter", half_removed)
     assert disk_problems(world.home, world.pool, STREAM) == []
