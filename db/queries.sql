@@ -744,10 +744,11 @@ where l.stream = %(stream)s and l.disposition = 'held_out' and h.file_id is null
 order by 1;
 
 -- name: audit_trained_held_out
--- Held-out files that a published run trained on.
+-- Held-out files that a published run trained on whose adapter stands.
 select distinct h.file_id from codelupe.held_out h
 join codelupe.run_rows w using (file_id) join codelupe.runs r on r.run_id = w.run_id and r.stream = h.stream
-where h.stream = %(stream)s and r.state = 'published' and w.outcome = 'trained' order by 1;
+left join codelupe.adapters a on a.version = r.run_id
+where h.stream = %(stream)s and r.state = 'published' and a.withdrawn_at is null and w.outcome = 'trained' order by 1;
 
 -- name: audit_fingerprints
 -- Fingerprints of files that are neither trained, claimed nor held out.

@@ -112,11 +112,12 @@ def keep(number: int, record: Record) -> None:
 
 
 def commit() -> str:
-    """The commit that was tested, marked where the tree differs from it."""
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"], capture_output=True, text=True
-    )
-    return done.stdout.strip() or "unknown"
+    """The commit that was tested, marked where the tree differs from it, these results apart."""
+    git = ["git", "-C", str(ROOT)]
+    named = subprocess.run([*git, "describe", "--always", "--exclude=*"], capture_output=True, text=True)
+    others = ["--", ".", f":(exclude){RESULTS.relative_to(ROOT)}"]
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", *others], capture_output=True).returncode == 1
+    return f"{named.stdout.strip()}{'+' * changed}" if named.returncode == 0 else "unknown"
 
 
 def today() -> str:

@@ -95,6 +95,13 @@ def test_beginning_anew_goes_back_and_trains_the_others_again(pool: Pool, lease:
     assert [a.version for a in lineage(pool, SOURCE, STREAM, Subject(file_id=5)).adapters] == [line[1], line[2], again]
 
 
+def test_what_only_withdrawn_adapters_saw_may_be_held_out(pool: Pool, lease: Lease, line: list[int]):
+    """File 5 waits again, and the next split holds it out: no adapter that stands was trained on it."""
+    revoke(pool, SOURCE, STREAM, Subject(file_id=4), reason="by request", begin_anew=True)
+    published(pool, lease, parent=line[0], held_out=(5,))
+    assert problems(pool) == []
+
+
 def test_without_a_clean_ancestor_the_base_is_what_is_left(pool: Pool, line: list[int], query: Any):
     found = revoke(pool, SOURCE, STREAM, Subject(file_id=1), reason="x", begin_anew=True)
     assert found.clean_ancestor is None and all(a.is_withdrawn for a in found.adapters)
