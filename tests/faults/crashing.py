@@ -132,7 +132,7 @@ def crash_at(crash: Crash, mark: Path | None = None) -> None:
     install(on_point)
 
 
-def record(path: Path) -> None:
+def record(path: Path, wrap: Callable[[Callable[[str, str, int], None]], None] = install) -> None:
     """List the points that this process passes, `point time` a line."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -140,7 +140,18 @@ def record(path: Path) -> None:
         if when == "after":
             os.write(descriptor, f"{point} {time}\n".encode())
 
-    install(on_point)
+    wrap(on_point)
+
+
+def start(program: list[str]) -> None:
+    """Be a program: a script, or `-m` and a module, with its arguments."""
+    sys.path.insert(0, str(ROOT))
+    if program[0] == "-m":
+        sys.argv = program[1:]
+        runpy.run_module(program[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = program
+        runpy.run_path(program[0], run_name="__main__")
 
 
 def main(arguments: list[str]) -> None:
@@ -152,13 +163,7 @@ def main(arguments: list[str]) -> None:
             record(Path(path))
         case ["crash", point, ("before" | "after") as when, time, mark]:
             crash_at(Crash(point=point, when=when, time=int(time)), Path(mark))
-    sys.path.insert(0, str(ROOT))
-    if program[0] == "-m":
-        sys.argv = program[1:]
-        runpy.run_module(program[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = program
-        runpy.run_path(program[0], run_name="__main__")
+    start(program)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import builtins
 import errno
 import io
 import os
-import runpy
 import sys
 import weakref
 from collections.abc import Callable
@@ -19,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crashing import EFFECTS, ROOT, Points
+import crashing
+from crashing import EFFECTS, Points, start
 
 NOT_OF_DISKS = ("killpg", "utime")
 EVERYWHERE = ""
@@ -76,14 +76,8 @@ def fail_at(fault: DiskFault) -> None:
 
 
 def record(path: Path) -> None:
-    """List the points that this process passes, `point time` a line."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    def on_point(point: str, when: str, time: int) -> None:
-        if when == "after" and time <= 2:
-            os.write(descriptor, f"{point} {time}\n".encode())
-
-    install(on_point)
+    """List the points at which this process writes, `point time` a line."""
+    crashing.record(path, install)
 
 
 def main(arguments: list[str]) -> None:
@@ -95,13 +89,7 @@ def main(arguments: list[str]) -> None:
             record(Path(path))
         case [point, time, error, flag]:
             fail_at(DiskFault(point=point, time=int(time), error=error, flag=Path(flag)))
-    sys.path.insert(0, str(ROOT))
-    if program[0] == "-m":
-        sys.argv = program[1:]
-        runpy.run_module(program[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = program
-        runpy.run_path(program[0], run_name="__main__")
+    start(program)
 
 
 if __name__ == "__main__":
