@@ -60,6 +60,15 @@ class Home:
         names = (path.name.removeprefix("v") for path in self.adapters.glob("v*"))
         return sorted(int(name) for name in names if name.isdecimal() and len(name) < 19)
 
+    def leftovers(self) -> list[Path]:
+        """What interrupted writes left: hidden folders that end in .tmp. Of every run that ever was there is a folder,
+        so names are looked at one by one."""
+        found = []
+        for folder in (self.adapters, self.runs):
+            with os.scandir(folder) as entries:
+                found += [Path(one.path) for one in entries if one.name.startswith(".") and one.name.endswith(".tmp")]
+        return found
+
     def pointer(self, stream: str) -> Path:
         """The symlink that always names the stream's current adapter."""
         return self.models / stream

@@ -72,7 +72,7 @@ def copy_candidate(
 
 def _copy_file(source: Path, target: Path, beat: Beat) -> None:
     with source.open("rb") as read, target.open("wb") as write:
-        while chunk := read.read(16 * CHUNK_BYTES):
+        while chunk := read.read(CHUNK_BYTES):
             write.write(chunk)
             beat()
 
@@ -184,7 +184,7 @@ def retire(home: Home, history: list[Adapter], keep: int) -> list[Path]:
         if adapter.version not in kept and folder.exists():
             shutil.rmtree(folder)
             removed.append(folder)
-    for leftover in [*home.adapters.glob(".*.tmp"), *home.runs.glob(".*.tmp")]:
+    for leftover in home.leftovers():
         shutil.rmtree(leftover)
         removed.append(leftover)
     return removed

@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -141,13 +142,27 @@ def test_the_pointer_never_names_a_folder_that_is_not_there(home: Home):
 def test_retention_keeps_the_newest_and_current(home: Home):
     for version in range(1, 7):
         home.adapter(version).mkdir()
-    leftover = home.adapters / ".v000009.123.tmp"
-    leftover.mkdir()
+    leftovers = [home.adapters / ".v000009.123.tmp", home.runs / ".000010.tmp"]
+    for leftover in leftovers:
+        leftover.mkdir()
     (home.adapters / "v99999999999999999999").mkdir()  # nobody's: no version is so large
     assert home.adapter_versions() == [1, 2, 3, 4, 5, 6]
     history = [adapter(version, version == 1) for version in range(1, 7)]
     retire(home, history, keep=2)
     assert sorted(path.name for path in home.adapters.glob("v0*")) == ["v000001", "v000005", "v000006"]
+    assert not any(leftover.exists() for leftover in leftovers)
+
+
+def test_looking_for_leftovers_takes_no_more_memory_the_more_runs_there_were(home: Home):
+    for number in range(2000):
+        home.run(number).root.mkdir()
+    assert home.leftovers() == []
+    tracemalloc.start()
+    try:
+        home.leftovers()
+        assert tracemalloc.get_traced_memory()[1] < 20_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_tidying_compresses_rows_and_may_be_repeated(run: RunDirectory):
