@@ -24,6 +24,7 @@ from service.judge import Verdict, judge
 from service.launch import TrainerProcess, watch_to_end
 from service.leadership import RENEW_SECONDS, Leadership
 from service.logs import event as log
+from service.memory import give_back as give_memory_back
 from service.publish import copy_candidate, tidy_run
 from service.settings import Settings
 from service.states import State, may_follow
@@ -133,6 +134,8 @@ class Daemon:
         assert may_follow(self.state, following), f"{self.state} → {following}"
         if following is not self.state and following not in TOLD_BY_EVENTS:
             log("State", state=str(following), before=str(self.state))
+        if following is not self.state and self.state in WRITING:
+            give_memory_back()
         self.state = following
         self.board.update(state=str(following))
 

@@ -448,6 +448,20 @@ def test_trouble_that_was_noted_while_training_ends_with_the_next_answer(world: 
     assert daemon.board.read().troubles == {}
 
 
+def test_memory_goes_back_after_a_claim_and_after_a_verdict(world: World, monkeypatch: pytest.MonkeyPatch):
+    world.insert(12)
+    daemon, left = world.daemon(), []
+    monkeypatch.setattr("service.daemon.give_memory_back", lambda: left.append(str(daemon.state)))
+
+    def trained() -> State:
+        daemon.stop.set()
+        return State.JUDGING
+
+    daemon._handlers[State.TRAINING] = trained
+    daemon.run()
+    assert left == ["claiming", "training", "judging"]
+
+
 def test_a_database_that_refuses_a_standing_by_service_pauses_it(world: World, monkeypatch: pytest.MonkeyPatch):
     daemon = world.daemon()
     daemon.state = State.STANDBY
