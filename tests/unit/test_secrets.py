@@ -90,16 +90,12 @@ def test_what_is_left_says_what_was_there():
     assert found == {"AWS_ACCESS_KEY": 1}
 
 
-def test_a_long_line_takes_no_long_time():
-    without_secrets("password = " + "a" * 400_000 + "\n" + "secret=" * 50_000, Counter())
-
-
 @pytest.mark.parametrize(
-    "piece", ["/", "eyJ", "sk-a", "xoxb-1-", "glpat-", "://a:", "AP1", "-----BEGIN PRIVATE KEY-----"]
+    "piece", ["/", "a", "secret=", "eyJ", "sk-a", "xoxb-1-", "glpat-", "://a:", "AP1", "-----BEGIN PRIVATE KEY-----"]
 )
 def test_no_text_takes_the_square_of_its_length(piece: str):
-    began = time.process_time()
-    without_secrets(piece * (100_000 // len(piece)), Counter())
+    many, began = piece * (100_000 // len(piece)), time.process_time()
+    without_secrets(f"{many}\npassword = {many}", Counter())
     assert time.process_time() - began < 2
 
 
