@@ -36,6 +36,8 @@ from service.home import Home
 ELIGIBLE = Eligibility(quality_threshold=70, min_chars=50, max_chars=8000)
 SOURCE = Source()
 POLLS = 200
+LEAST_ROWS, LEAST_FILES = 500_000, 1000
+"""So that the recipe's MIN_NEW_FILES wait each time."""
 BYTES_PER_ROW = 500
 """Source, ledger and their indexes, with room for the write-ahead log."""
 
@@ -55,11 +57,11 @@ pending and {ineligible:,} ineligible in {ranges:,} ranges of ids after the last
 The first poll meets a stream that knows nothing yet. A sweep is so many looks at one range each.
 
 Claims by a service's own loop, in a process of its own, its hygiene on (near duplicates, secrets, licences). Memory is
-resident memory: after the imports and the first poll, and the most until the claim's commit (VmHWM). The scattered rows
-lie in every range, one in 400, and are refused for their length.
+resident memory: after the imports and the first poll, the most until the claim's commit (VmHWM), and while the trainer
+trains. The scattered rows lie in every range, one in 400, and are refused for their length.
 
-| rows that wait | claimed | refused | polls and sweeps before, s | claim, s | before, MB | most, MB |
-|---|---|---|---|---|---|---|
+| rows that wait | claimed | refused | polls and sweeps before, s | claim, s | before, MB | most, MB | after, MB |
+|---|---|---|---|---|---|---|---|
 {claims}
 """
 
@@ -70,6 +72,8 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=100_000, help="files to be claimed")
     parser.add_argument("--folder", type=Path, default=ROOT / "var" / "bench-growth", help="where the database is made")
     options = parser.parse_args()
+    if options.rows < LEAST_ROWS or options.files < LEAST_FILES:
+        parser.error(f"a claim needs {LEAST_ROWS} --rows (one in 400 waits, scattered) and {LEAST_FILES} --files at least")
     folder: Path = options.folder.resolve() / f"{options.rows}-{options.files}"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "home").exists() and shutil.disk_usage(folder).free < BYTES_PER_ROW * options.rows:
@@ -164,7 +168,7 @@ def report(found: dict[str, Any], rows: int, files: int) -> None:
     )
     claims = "\n".join(
         f"| {one['which']} | {one['rows']:,} | {one['refused']:,} | {one['waiting_seconds']:.1f} | "
-        f"{one['claim_seconds']:.1f} | {one['before_mb']:.0f} | {one['peak_mb']:.0f} |"
+        f"{one['claim_seconds']:.1f} | {one['before_mb']:.0f} | {one['peak_mb']:.0f} | {one['after_mb']:.0f} |"
         for one in found["claims"]
     )
     page = PAGE.format(

@@ -44,13 +44,17 @@ def main() -> None:
         world.score_scattered_rows(pool)
     recipe = pinned(settings.recipe, model="m", revision="r")
     daemon = Daemon(settings, recipe, home, pool, Board(Snapshot()), threading.Event(), once=False)
-    assert daemon._starting() is State.WAITING
+    daemon._enter(daemon._starting())
+    assert daemon.state is State.WAITING
     before_mb, started = resident_mb("VmRSS"), time.perf_counter()
-    assert daemon._waiting() is State.CLAIMING
+    daemon._enter(daemon._waiting())
+    assert daemon.state is State.CLAIMING
     waited = time.perf_counter()
     after = daemon._claiming()
     claimed = time.perf_counter()
     peak_mb = resident_mb("VmHWM")
+    daemon._enter(after)
+    after_mb = resident_mb("VmRSS")
     run = runs.history(pool, world.STREAM, limit=1)[0]
     facts = {
         "which": sys.argv[1],
@@ -60,6 +64,7 @@ def main() -> None:
         "claim_seconds": claimed - waited,
         "before_mb": before_mb,
         "peak_mb": peak_mb,
+        "after_mb": after_mb,
     }
     if after is State.TRAINING:
         daemon._give_back("returned", "the benchmark has seen what it wanted")
