@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "var" / "bench-growth", help="where the database is made")
     options = parser.parse_args()
     if options.rows < LEAST_ROWS or options.files < LEAST_FILES:
-        parser.error(f"a claim needs {LEAST_ROWS} --rows (one in 400 waits, scattered) and {LEAST_FILES} --files at least")
+        parser.error(f"claims need {LEAST_ROWS} --rows (one in 400 waits) and {LEAST_FILES} --files at least")
     folder: Path = options.folder.resolve() / f"{options.rows}-{options.files}"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "home").exists() and shutil.disk_usage(folder).free < BYTES_PER_ROW * options.rows:
