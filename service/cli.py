@@ -30,7 +30,7 @@ from service.database import database
 from service.doctor import Finding, examine
 from service.errors import PreconditionError, ServiceError, UsageError
 from service.evidence import disk_problems
-from service.home import Home, running_service, stop_service
+from service.home import Home, only_service, running_service, stop_service
 from service.intake.drop import Summary, drop_paths
 from service.intake.history import MAX_COMMITS
 from service.intake.hub import SCHEME
@@ -418,7 +418,8 @@ def gc(recipe: RecipeOption = None) -> None:
     home = Home(settings.home)
     if running_service(home) is not None:
         raise PreconditionError("the service runs, and tidies by itself after each verdict; stop it first")
-    with database(settings) as pool:
+    home.prepare()
+    with database(settings) as pool, only_service(home):  # or one starts: a claim looks like a leftover
         here = adapter_table.history(pool, settings.recipe.stream, among=home.adapter_versions())
         removed = retire(home, here, settings.keep_adapters)
     for folder in removed:

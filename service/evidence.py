@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,27 +75,25 @@ def _adapter(home: Home, pool: Pool, adapter: Adapter) -> Iterator[str]:
 def _run(run: RunDirectory, inputs: dict[str, str]) -> Iterator[str]:
     """The inputs of a run as they lie there, packed or not."""
     for name, expected in inputs.items():
-        path = run.root / name
-        packed = path.with_name(f"{name}.gz")
-        if path.is_file():
-            found = sha256_file(path)
-        elif packed.is_file():
-            try:
-                found = _sha256_packed(packed)
-            except (OSError, EOFError) as error:
-                yield f"{packed} cannot be read ({error})"
-                continue
-        else:
+        path = plain = run.root / name
+        if not plain.is_file():
+            path = plain.with_name(f"{plain.name}.gz")
+        if not path.is_file():
+            continue
+        try:
+            found = sha256_file(path) if path == plain else _sha256_packed(path)
+        except (OSError, EOFError, zlib.error) as error:
+            yield f"{path} cannot be read ({error})"
             continue
         if found != expected:
-            yield f"{path} is not what the adapter was trained on"
+            yield f"{plain} is not what the adapter was trained on"
 
 
 def _outcomes(run: RunDirectory, settled: dict[int, tuple[str | None, int | None]]) -> Iterator[str]:
     """What the trainer reported of each row against what the database settled."""
     try:
         reported = {outcome.file_id: outcome for outcome in read_outcomes(run.rows_outcome)}
-    except (RunDirectoryError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RunDirectoryError) as error:
         yield f"{run.rows_outcome} cannot be read ({error})"
         return
     if not reported:

@@ -66,7 +66,10 @@ class Home:
         found = []
         for folder in (self.adapters, self.runs):
             with os.scandir(folder) as entries:
-                found += [Path(one.path) for one in entries if one.name.startswith(".") and one.name.endswith(".tmp")]
+                for one in entries:
+                    hidden = one.name.startswith(".") and one.name.endswith(".tmp")
+                    if hidden and one.is_dir(follow_symlinks=False):
+                        found.append(Path(one.path))
         return found
 
     def pointer(self, stream: str) -> Path:

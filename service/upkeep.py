@@ -126,6 +126,7 @@ class Upkeep:
             raise Pause(
                 "disk",
                 f"{free / 1e9:.1f} GB are free for {self.home.runs} and {self.home.models}, "
-                f"and a run wants {needed / 1e9:.1f} GB: make room (codelupe gc), it goes on by itself",
+                f"and a run wants {needed / 1e9:.1f} GB: make room there, it goes on by itself; or stop it, "
+                "set a smaller KEEP_ADAPTERS and `codelupe gc`",
             )
         self.board.clear("disk")

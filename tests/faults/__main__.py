@@ -74,7 +74,7 @@ def passed(number: int, trials: Trials) -> set[int]:
 
 def run(number: int, *, sample: bool, only: list[int]) -> bool:
     """Every trial of a row that has not passed yet, or `only` some, whatever they came to; whether all pass."""
-    row = ROWS[number]
+    row, tested = ROWS[number], commit()
     folder = Path(tempfile.mkdtemp(prefix=f"faults{number}-"))
     failures = 0
     try:
@@ -96,7 +96,7 @@ def run(number: int, *, sample: bool, only: list[int]) -> bool:
                       f"{note.splitlines()[0] if note else ''} ({seconds:.1f} s)", flush=True)  # fmt: skip
                 if not sample:
                     keep(number, Record(trial=trial, of=trials.number, count=count, ok=ok, note=note[:2000],
-                                        seconds=round(seconds, 2), commit=commit(), date=today()))  # fmt: skip
+                                        seconds=round(seconds, 2), commit=tested, date=today()))  # fmt: skip
     finally:
         if failures:
             print(f"kept for whoever looks: {folder}")

@@ -100,3 +100,21 @@ def test_a_longer_soak_is_made_although_a_shorter_one_has_passed(
     row.made.clear()
     start(program, monkeypatch, "18", "--hours", "24")
     assert row.made == ["a: "]
+
+
+def test_a_result_is_of_the_commit_that_was_there_when_it_began(
+    program: ModuleType, row: Made, monkeypatch: pytest.MonkeyPatch
+):
+    """Somebody commits in the middle of a row of hours."""
+    prepare = row.prepare
+
+    @contextmanager
+    def committed_meanwhile(folder: Path, sample: bool) -> Iterator[Trials]:
+        with prepare(folder, sample) as trials:
+            monkeypatch.setattr(program, "commit", lambda: "later")
+            yield trials
+
+    monkeypatch.setattr(program, "commit", lambda: "begun")
+    program.ROWS[7] = Row(fault="f", unit="times", passes="p", prepare=committed_meanwhile)
+    start(program, monkeypatch, "7")
+    assert {record.commit for record in program.records(7).values()} == {"begun"}

@@ -93,6 +93,20 @@ def garbage(world: World) -> None:
     (world.home.run(1).root / "rows.jsonl.gz").write_bytes(b"no gzip")
 
 
+def garbage_beyond_the_header(world: World) -> None:
+    (world.home.run(1).root / "rows.jsonl.gz").write_bytes(gzip.compress(b"")[:10] + b"\xff" * 20)
+
+
+def no_text(world: World) -> None:
+    world.home.run(1).rows_outcome.write_bytes(b"\xff")
+
+
+def unreadable(world: World) -> None:
+    path = world.home.run(1).rows_outcome
+    path.unlink()
+    path.mkdir()
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -102,6 +116,9 @@ def garbage(world: World) -> None:
         (other_rows, "version 1: .*rows.jsonl is not what the adapter was trained on"),
         (other_outcomes, "do not agree on what was trained: files "),
         (garbage, "rows.jsonl.gz cannot be read"),
+        (garbage_beyond_the_header, "rows.jsonl.gz cannot be read"),
+        (no_text, "rows_outcome.jsonl cannot be read"),
+        (unreadable, "rows_outcome.jsonl cannot be read"),
     ],
 )
 def test_what_does_not_match_is_said(world: World, damage: Callable[[World], None], said: str):
@@ -146,4 +163,19 @@ def test_a_folder_that_a_service_removes_meanwhile_is_no_problem(world: World, m
     with world.pool.transaction() as cursor:
         cursor.execute("update codelupe.adapters set is_current = false")
     monkeypatch.setattr(evidence, "verify_adapter", half_removed)
+    assert disk_problems(world.home, world.pool, STREAM) == []
+
+
+def test_rows_that_a_service_packs_meanwhile_are_no_problem(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were seen, and are gone under that name when they are opened."""
+    run = RunDirectory(world.home.run(1).root)
+    with gzip.open(run.root / "rows.jsonl.gz") as packed:
+        run.rows.write_bytes(packed.read())
+
+    def packed_first(path: Path) -> str:
+        if path == run.rows:
+            run.rows.unlink()
+        return sha256_file(path)
+
+    monkeypatch.setattr(evidence, "sha256_file", packed_first)
     assert disk_problems(world.home, world.pool, STREAM) == []

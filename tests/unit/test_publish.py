@@ -146,11 +146,15 @@ def test_retention_keeps_the_newest_and_current(home: Home):
     for leftover in leftovers:
         leftover.mkdir()
     (home.adapters / "v99999999999999999999").mkdir()  # nobody's: no version is so large
+    foreign = [home.runs / ".syncthing.a.tmp", home.adapters / ".link.tmp"]  # no folders: not ours
+    foreign[0].touch()
+    foreign[1].symlink_to(home.runs)
     assert home.adapter_versions() == [1, 2, 3, 4, 5, 6]
     history = [adapter(version, version == 1) for version in range(1, 7)]
     retire(home, history, keep=2)
     assert sorted(path.name for path in home.adapters.glob("v0*")) == ["v000001", "v000005", "v000006"]
     assert not any(leftover.exists() for leftover in leftovers)
+    assert all(path.exists() for path in foreign)
 
 
 def test_looking_for_leftovers_takes_no_more_memory_the_more_runs_there_were(home: Home):
