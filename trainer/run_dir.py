@@ -339,6 +339,8 @@ def verify_manifest(folder: Path, on_chunk: Callable[[], None] = lambda: None) -
     try:
         manifest: dict[str, Any] = read_json(folder / MANIFEST)
         files: dict[str, str] = manifest["files"]
+        if not isinstance(files, dict):
+            raise TypeError(f"its files are a {type(files).__name__}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunDirectoryError(f"{folder} has no readable {MANIFEST} ({error})") from error
     problems = []

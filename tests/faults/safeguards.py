@@ -877,5 +877,12 @@ MUTANTS: dict[str, Mutant] = {
         new=":\n",
         caught_by=_test("tests/unit/test_fingerprints.py", "long_texts"),
     ),
+    # --- commands -----------------------------------------------------------------------------------------------------
+    "nobody tidies while a service may claim": Mutant(
+        file="service/cli.py",
+        old="    with database(settings) as pool, only_service(home):",
+        new="    with database(settings) as pool:",
+        caught_by=_test("tests/postgres/test_gc.py", "meanwhile"),
+    ),
 }
 """Safeguards by name."""

@@ -100,9 +100,10 @@ def test_a_manifest_notices_every_change(tmp_path):
     (tmp_path / "sub/b").unlink()
     with pytest.raises(RunDirectoryError, match=r"a has changed; sub/b is missing"):
         verify_manifest(tmp_path)
-    (tmp_path / "MANIFEST.json").write_text("[]")
-    with pytest.raises(RunDirectoryError, match=r"no readable MANIFEST\.json"):
-        verify_manifest(tmp_path)
+    for damaged in ("[]", '{"files": null}', '{"files": []}', "{"):
+        (tmp_path / "MANIFEST.json").write_text(damaged)
+        with pytest.raises(RunDirectoryError, match=r"no readable MANIFEST\.json"):
+            verify_manifest(tmp_path)
 
 
 def _hold(path, held, release):
