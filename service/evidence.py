@@ -32,13 +32,11 @@ LOOK_AGAIN_SECONDS = 1.0
 
 def disk_problems(home: Home, pool: Pool, stream: str) -> list[str]:
     """Everything that does not match, one sentence each. Reads every byte of every adapter that is there."""
-    found: list[str] = []
-    for adapter in adapters.history(pool, stream):
-        if list(_problems(home, pool, adapter)):
-            time.sleep(LOOK_AGAIN_SECONDS)
-            [adapter] = adapters.history(pool, stream, among=[adapter.version])
-            found += _problems(home, pool, adapter)
-    return found
+    doubtful = [one.version for one in adapters.history(pool, stream) if any(_problems(home, pool, one))]
+    if doubtful:
+        time.sleep(LOOK_AGAIN_SECONDS)
+    again = adapters.history(pool, stream, among=doubtful)
+    return [problem for adapter in again for problem in _problems(home, pool, adapter)]
 
 
 def _problems(home: Home, pool: Pool, adapter: Adapter) -> Iterator[str]:

@@ -166,6 +166,18 @@ def test_a_folder_that_a_service_removes_meanwhile_is_no_problem(world: World, m
     assert disk_problems(world.home, world.pool, STREAM) == []
 
 
+def test_an_adapter_that_is_followed_by_another_meanwhile_need_not_be_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    def followed(_: float) -> None:
+        with world.pool.transaction() as cursor:
+            cursor.execute("update codelupe.adapters set is_current = false")
+
+    lose_folder(world)
+    monkeypatch.setattr("service.evidence.time.sleep", followed)
+    assert disk_problems(world.home, world.pool, STREAM) == []
+
+
 def test_rows_that_a_service_packs_meanwhile_are_no_problem(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """They were seen, and are gone under that name when they are opened."""
     run = RunDirectory(world.home.run(1).root)
