@@ -60,7 +60,7 @@ Claims by a service's own loop, in a process of its own, its hygiene on (near du
 resident memory: after the imports and the first poll, the most until the claim's commit (VmHWM), and while the trainer
 trains. The scattered rows lie in every range, one in 400, and are refused for their length.
 
-| rows that wait | claimed | refused | polls and sweeps before, s | claim, s | before, MB | most, MB | after, MB |
+| rows that wait | claimed | refused | polls and sweeps before, s | claim, s | before, MiB | most, MiB | after, MiB |
 |---|---|---|---|---|---|---|---|
 {claims}
 """
@@ -170,7 +170,7 @@ def report(found: dict[str, Any], rows: int, files: int) -> None:
     )
     claims = "\n".join(
         f"| {one['which']} | {one['rows']:,} | {one['refused']:,} | {one['waiting_seconds']:.1f} | "
-        f"{one['claim_seconds']:.1f} | {one['before_mb']:.0f} | {one['peak_mb']:.0f} | {one['after_mb']:.0f} |"
+        f"{one['claim_seconds']:.1f} | {one['before_mib']:.0f} | {one['peak_mib']:.0f} | {one['after_mib']:.0f} |"
         for one in found["claims"]
     )
     page = PAGE.format(

@@ -29,11 +29,16 @@ from service.states import State
 from trainer.recipe import pinned
 
 
-def resident_mb(which: str) -> float:
+def resident_mib(which: str) -> float:
     """VmRSS or VmHWM of this process."""
     found = re.search(rf"^{which}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
     assert found is not None
     return int(found[1]) / 1024
+
+
+def enter(daemon: Daemon, following: State, expected: State) -> None:
+    assert following is expected, f"{following}: {daemon.board.read().health()}"
+    daemon._enter(following)
 
 
 def main() -> None:
@@ -44,17 +49,15 @@ def main() -> None:
         world.score_scattered_rows(pool)
     recipe = pinned(settings.recipe, model="m", revision="r")
     daemon = Daemon(settings, recipe, home, pool, Board(Snapshot()), threading.Event(), once=False)
-    daemon._enter(daemon._starting())
-    assert daemon.state is State.WAITING
-    before_mb, started = resident_mb("VmRSS"), time.perf_counter()
-    daemon._enter(daemon._waiting())
-    assert daemon.state is State.CLAIMING
+    enter(daemon, daemon._starting(), State.WAITING)
+    before_mib, started = resident_mib("VmRSS"), time.perf_counter()
+    enter(daemon, daemon._waiting(), State.CLAIMING)
     waited = time.perf_counter()
     after = daemon._claiming()
     claimed = time.perf_counter()
-    peak_mb = resident_mb("VmHWM")
+    peak_mib = resident_mib("VmHWM")
     daemon._enter(after)
-    after_mb = resident_mb("VmRSS")
+    after_mib = resident_mib("VmRSS")
     run = runs.history(pool, world.STREAM, limit=1)[0]
     facts = {
         "which": sys.argv[1],
@@ -62,9 +65,9 @@ def main() -> None:
         "refused": world.count_rows(pool, run.run_id, refused=True),
         "waiting_seconds": waited - started,
         "claim_seconds": claimed - waited,
-        "before_mb": before_mb,
-        "peak_mb": peak_mb,
-        "after_mb": after_mb,
+        "before_mib": before_mib,
+        "peak_mib": peak_mib,
+        "after_mib": after_mib,
     }
     if after is State.TRAINING:
         daemon._give_back("returned", "the benchmark has seen what it wanted")
