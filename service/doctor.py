@@ -64,7 +64,7 @@ def disk_finding(home: Home) -> Finding:
     free, needed = home.free_bytes(), 2 * home.run_bytes()
     said = f"{free / 1e9:.1f} GB are free for {home.runs} and {home.models}; a run wants {needed / 1e9:.1f} GB"
     if free < needed:
-        return Finding(check="disk", state="failed", said=said, mend="codelupe gc")
+        return Finding(check="disk", state="failed", said=said, mend="codelupe stop; codelupe gc")
     return Finding(check="disk", state="ok", said=said)
 
 

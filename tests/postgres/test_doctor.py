@@ -96,7 +96,7 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     home.prepare()
     assert disk_finding(home).state == "ok"
     monkeypatch.setattr(Home, "free_bytes", lambda self: 1000)
-    assert (disk_finding(home).state, disk_finding(home).mend) == ("failed", "codelupe gc")
+    assert (disk_finding(home).state, disk_finding(home).mend) == ("failed", "codelupe stop; codelupe gc")
 
 
 def test_a_trainer_that_does_not_come_to_its_end(
