@@ -8,7 +8,7 @@ _C_LIBRARY = ctypes.CDLL(None)
 
 
 def give_back() -> None:
-    """Give back the pages that nothing lies in any more (glibc's malloc_trim(3); other C libraries do so themselves).
+    """Give back the pages that nothing lies in any more (glibc's malloc_trim(3); elsewhere nothing happens).
 
     malloc keeps what was freed below something that is still in use, and with every claim of another shape there is
     more of that.
