@@ -34,6 +34,8 @@ from safeguards import MUTANTS  # noqa: E402
 from suite import ROWS  # noqa: E402
 
 WORK = ROOT / "build" / "faults"
+MEASURED = (16, 18)
+"""Rows that are passed by figures."""
 RESULTS = ROOT / "benchmarks" / "results" / "faults.md"
 
 
@@ -149,7 +151,18 @@ def report() -> str:
             f"| {sum(record.seconds for record in made) / 3600:.2f} | {' – '.join(dates[:1] + dates[1:][-1:])} "
             f"| {', '.join(commits[-3:])} |"
         )
-    return "\n".join([*lines, *safeguards()]) + "\n"
+    return "\n".join([*lines, *figures(), *safeguards()]) + "\n"
+
+
+def figures() -> list[str]:
+    """What the trials of the rows with limits came to."""
+    made = [(number, record) for number in MEASURED for _, record in sorted(records(number).items())]
+    return [
+        "",
+        "## Figures",
+        "",
+        *(f"- {number}, {record.count:,} {ROWS[number].unit}: {record.note}" for number, record in made),
+    ]
 
 
 def safeguards() -> list[str]:
