@@ -84,7 +84,7 @@ def main() -> None:
     home = Home(folder / "home")
     home.prepare()
     try:
-        found = measure(Pool(url), home)
+        found = measure(url, home)
         found["claims"] = [claim(url, home, which) for which in ("the newest", "scattered")]
     finally:
         world.stop(folder / "postgres")
@@ -94,10 +94,12 @@ def main() -> None:
 # --- polls and sweeps ---------------------------------------------------------------------------------------
 
 
-def measure(pool: Pool, home: Home) -> dict[str, Any]:
+def measure(url: str, home: Home) -> dict[str, Any]:
     """Milliseconds of each poll and each look at a range, from a stream that knows nothing to one that rests."""
+    pool = Pool(url)
     lease = world.take_lease(pool, home)
     world.forget(pool)
+    world.settle_down(url)
     found: dict[str, Any] = {"first poll": milliseconds(lambda: poll(pool, lease), 1)}
     found["first sweep"] = sweep_all(pool, lease, 3600.0)
     found["poll, nothing new"] = milliseconds(lambda: poll(pool, lease), POLLS)

@@ -45,14 +45,21 @@ def build(folder: Path, rows: int, files: int) -> str:
             cursor.execute("set session_replication_role = replica")  # 40 million checks of foreign keys left out
             _settled_rows(cursor, rows)
         insert_files(pool, code_files(files))
-        with connection.cursor() as cursor:
-            cursor.execute("vacuum (analyze) code_files")
-            cursor.execute("vacuum (analyze) codelupe.ledger")
-            cursor.execute("checkpoint")
         connection.close()
+        settle_down(url)
         bind(pool)
     pool.close()
     return url
+
+
+def settle_down(url: str) -> None:
+    """What writing left to be done later, done: it would be done by whoever reads first."""
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        for work in ("vacuum (analyze) code_files", "vacuum (analyze) codelupe.ledger", "checkpoint"):
+            cursor.execute(work)
+    connection.close()
 
 
 def bind(pool: Pool) -> None:
