@@ -54,7 +54,8 @@ pending and {ineligible:,} ineligible in {ranges:,} ranges of ids after the last
 |---|---|---|---|---|
 {timed}
 
-The first poll meets a stream that knows nothing yet. A sweep is so many looks at one range each.
+The first poll meets a stream that knows nothing yet. A sweep is so many looks at one range each. A vacuum and a
+checkpoint come before all of it.
 
 Claims by a service's own loop, in a process of its own, its hygiene on (near duplicates, secrets, licences). Memory is
 resident memory: after the imports and the first poll, the most until the claim's commit (VmHWM), and while the trainer
