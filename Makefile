@@ -1,17 +1,19 @@
-# make up      the whole service on this machine: no GPU, no Docker, no Postgres needed
-# make test    lint, types, import contracts and every test (what CI runs)
-# make bench   the optimizer step against its peers on this machine; make bench-cycle: what a run costs before it
-# make bench-gpu   the default recipe's step on this machine's card, a 14B by shape; says why where there is none
-# make bench-growth   polls, sweeps and claims on 20 million rows, which it makes first (10 GB)
-# make bench-samples   what four real repositories become, and how fast
-# make faults   every fault that a service of months meets, in full: hours, and taken up where it was left
-# make containers   the image and the compose file, on a running Docker engine
-# Each target installs first what it needs, into $(VENV).
+# make up      start the whole service on this machine; needs no GPU, no Docker and no Postgres
+# make test    run lint, type checks, import contracts and all tests (the same as CI)
+# make bench   compare the optimizer step with other trainers on this machine
+# make bench-cycle     measure the time from the start of a run to its first step
+# make bench-gpu       measure the default recipe's step on this machine's GPU, with a model in the shape of the 14B;
+#                      without a GPU it says why it cannot run
+# make bench-growth    measure polls, sweeps and claims on 20 million rows; creates them first (10 GB)
+# make bench-samples   show what samples four real repositories become, and how fast
+# make faults  run all fault-injection tests in full; takes hours, and continues where it stopped
+# make containers      test the image and the compose file on a running Docker engine
+# Each target first installs what it needs into $(VENV).
 SHELL       := /bin/bash
 PYTHON      ?= $(shell command -v python3.11 || command -v python3)
 VENV        ?= .venv
 BIN         := $(VENV)/bin
-# torch's CPU builds where no NVIDIA card is seen, so that a laptop does not download CUDA; may be set empty.
+# Without an NVIDIA GPU, pip uses torch's CPU builds, so that a laptop does not download CUDA. May be set to empty.
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 ARGS        ?=
