@@ -229,6 +229,13 @@ def test_a_run_of_words_tells_with_five_different_ones_and_numbers_do_not_count(
     assert benchmark(tmp_path, 10, text=" ".join(words)).reason(f"# {' '.join(words)}") == reason
 
 
+@pytest.mark.parametrize(("tasks", "reason"), [(1, "benchmark"), (2, None)])
+def test_words_give_a_task_away_where_exactly_one_has_them(tmp_path: Path, tasks: int, reason: str | None):
+    lines = [{"task_id": n, "text": " ".join(WORDS), "code": f"own_{n}()", "test_list": []} for n in range(tasks)]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert Benchmarks([str(tmp_path / "own.jsonl")], 10).reason(" ".join(WORDS)) == reason
+
+
 @pytest.mark.parametrize(("tokens", "reason"), [(20, "benchmark"), (19, None)])
 def test_a_solution_of_exactly_twenty_tokens_counts(tmp_path: Path, tokens: int, reason: str | None):
     code = " ".join(LETTERS[:tokens])
