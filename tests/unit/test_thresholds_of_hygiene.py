@@ -268,7 +268,7 @@ def test_a_password_has_eight_characters_at_least(value: str, count: int):
     assert replaced(f'password = "{value}"') == count
 
 
-@pytest.mark.parametrize(("value", "count"), [("q7q7x2k9", 1), ("q7q7q2k9", 0)])
+@pytest.mark.parametrize(("value", "count"), [("q7q7x2k9", 1), ("q7q2q4k9", 0)])
 def test_a_password_has_exactly_two_and_a_half_bits_a_character_or_more(value: str, count: int):
     assert replaced(f'password = "{value}"') == count
 
@@ -289,6 +289,11 @@ def test_an_assigned_password_has_200_characters_at_most(chars: int, count: int)
     assert replaced(f'token := "{value[:chars]}"') == count
 
 
+@pytest.mark.parametrize(("value", "count"), [("!7x2k9m4", 1), ("!7x2k9m", 0)])
+def test_an_assigned_password_has_eight_characters_at_least(value: str, count: int):
+    assert replaced(f'token := "{value}"') == count
+
+
 @pytest.mark.parametrize(("chars", "count"), [(1000, 1), (1001, 0)])
 def test_passwords_are_looked_for_in_lines_of_1000_characters_at_most(chars: int, count: int):
     line = 'password = "q7x2k9m4" # '
@@ -303,6 +308,12 @@ def test_a_name_stands_120_characters_before_its_value_at_most(between: int, cou
 @pytest.mark.parametrize(("chars", "count"), [(16, 1), (15, 0)])
 def test_a_private_key_has_a_line_of_sixteen_characters_at_least(chars: int, count: int):
     assert replaced(f"-----BEGIN PRIVATE KEY-----\n{MIXED[:chars]}\n-----END PRIVATE KEY-----") == count
+
+
+@pytest.mark.parametrize("chars", [1, 15, 16])
+def test_the_last_line_of_a_private_key_gives_way_however_short(chars: int):
+    key = f"-----BEGIN PRIVATE KEY-----\n{MIXED}\n%s\n-----END PRIVATE KEY-----"
+    assert without_secrets(key % MIXED[:chars], Counter()) == key.replace(f"\n{MIXED}\n%s", "REDACTED_PRIVATE_KEY")
 
 
 @pytest.mark.parametrize(("more", "left"), [(1000, 0), (1001, 1)])
@@ -335,6 +346,10 @@ def test_a_line_of_120_characters_costs_nothing(chars: int, score: float):
     assert scored([*different(8), "x" * chars]) == score
 
 
+def test_only_lines_over_120_characters_cost_something():
+    assert scored([*different(7), "x" * 120, "y" * 121]) == 97.0
+
+
 @pytest.mark.parametrize(("missing", "score"), [(0, 100.0), (1, 80.0)])
 def test_two_fifths_of_letters_cost_nothing_and_blanks_do_not_count(missing: int, score: float):
     lines = [f"{n}abcdefg \t {'(' * 12}" for n in range(4)]
@@ -361,6 +376,15 @@ def test_five_lines_are_enough_and_blank_ones_do_not_count(lines: int, score: fl
 @pytest.mark.parametrize("word", ["TODO", "FIXME", "XXX", "HACK"])
 def test_unfinished_lines_cost_ten_at_most(word: str, unfinished: int, score: float):
     assert scored(different(19 - unfinished) + [f"later{n}() # {word}" for n in range(unfinished)]) == score
+
+
+def test_each_hundredth_of_unfinished_lines_costs_one():
+    assert scored([*different(9), "later() # TODO"]) == 90.9
+
+
+def test_the_worst_text_and_one_of_blanks_come_to_nothing():
+    assert quality_score(f"# TODO {'(' * 121}\n" * 2000) == 0.0
+    assert quality_score("\n \n") == 0.0
 
 
 # --- the recipe -----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from service.errors import SettingsError
-from service.settings import LONGEST_CONTENT_CHARS, PROJECT_RECIPES, VARIABLES, Settings, load_settings
+from service.settings import LONGEST_CONTENT_CHARS, PROJECT_RECIPES, VARIABLES, Settings, load_settings, number
 
 WHOLE = {
     "POSTGRES_PORT": (1, 65535),
@@ -103,6 +103,12 @@ def test_the_least_number_above_zero_is_allowed(name: str):
 def test_zero_and_less_are_refused_where_a_number_has_to_be_above(name: str, value: float):
     with pytest.raises(ValueError, match="above 0"):
         read(name, value)
+
+
+def test_a_number_of_at_least_so_much_may_be_exactly_that():
+    assert number(2.5)("2.5") == 2.5
+    with pytest.raises(ValueError, match=r"of at least 2\.5"):
+        number(2.5)(str(math.nextafter(2.5, 0)))
 
 
 @pytest.mark.parametrize("name", [*ABOVE_ZERO, "QUALITY_THRESHOLD"])
