@@ -1,0 +1,115 @@
+"""A service takes over what a release before it left: every home of releases/, in a folder of another name."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from driver import Codelupe, wait_for
+
+from db import embedded
+from trainer.run_dir import verify_manifest
+
+pytestmark = pytest.mark.timeout(300)
+
+RELEASES = sorted((Path(__file__).parent / "releases").glob("*.tar.xz"))
+NEW_FILES = 24
+
+
+def restore(home: Path, dump: Path) -> None:
+    """The dump in a database of the home's own, as a user would bring it back."""
+    url = embedded.start(home / "postgres")
+    try:
+        command = [embedded.programs() / "psql", "--quiet", "--set=ON_ERROR_STOP=1", f"--file={dump}", url]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    finally:
+        embedded.stop(home / "postgres")
+
+
+def pointer(service: Codelupe) -> Path:
+    """The stream's pointer: the one link among the models."""
+    [link] = [path for path in (service.home / "models").iterdir() if path.is_symlink()]
+    return link
+
+
+def feed(service: Codelupe) -> None:
+    """Enough new files for one run."""
+    root = service.home.parent / "later"
+    root.mkdir()
+    for n in range(NEW_FILES):
+        lines = "".join(f"    later_{i} = values[{i}] * {n + i}\n" for i in range(20))
+        (root / f"file_{n}.py").write_text(f"def later_{n}(values):\n{lines}    return later_0\n")
+    assert service.json("drop", str(root))["inserted"] == NEW_FILES
+
+
+def judged(service: Codelupe) -> int:
+    """How many runs had a verdict."""
+    runs = service.metric("runs")
+    return int(runs["published"]) + int(runs["refused"])
+
+
+@pytest.fixture(scope="module", params=RELEASES, ids=lambda path: path.name.removesuffix(".tar.xz"))
+def service(request: pytest.FixtureRequest) -> Iterator[Codelupe]:
+    """Today's service on a home that a release left; `left`: the adapter that was current there."""
+    root = Path(tempfile.mkdtemp(prefix="codelupe-tests-"))
+    with tarfile.open(request.param) as archive:
+        archive.extractall(root, filter="data")
+    taken = Codelupe(root / "home", SAMPLE_PREDICTIONS="1", MAX_DATASET_SIZE="40", MIN_NEW_FILES="8")
+    taken.left = pointer(taken).readlink().name  # type: ignore[attr-defined]
+    try:
+        restore(taken.home, root / "database.sql")
+        taken.up("--no-demo")
+        yield taken
+    finally:
+        taken.stop()
+        embedded.stop(taken.home / "postgres")
+        shutil.rmtree(root)
+
+
+def test_there_is_a_home_of_a_release():
+    assert RELEASES
+
+
+def test_it_starts_with_the_version_that_was_current(service: Codelupe):
+    assert service.health()["status"] == "healthy"
+    [current] = [adapter for adapter in service.json("adapters") if adapter["is_current"]]
+    assert current["folder"] == service.left == pointer(service).readlink().name  # type: ignore[attr-defined]
+    folders = {path.name for path in (service.home / "models" / "adapters").iterdir()}
+    assert {adapter["folder"] for adapter in service.json("adapters")} == folders > {"v000001"}
+    verify_manifest(pointer(service))
+
+
+def test_what_was_left_is_sound(service: Codelupe):
+    found = service.json("audit")
+    assert found["problems"] == [] and found["claimed"] == 0
+    assert found["settled"]["trained"] > 0 and found["settled"]["held_out"] > 0 and found["pending"] > 0
+
+
+def test_it_goes_on_learning_from_new_files(service: Codelupe):
+    before, total = judged(service), service.json("audit")["total"]
+    feed(service)
+    wait_for(lambda: judged(service) > before, "a verdict on a new run", 60)
+    latest = max(service.json("runs"), key=lambda run: run["run_id"])
+    assert latest["state"] in ("published", "refused")
+    assert f"v{latest['parent_version']:06d}" == service.left  # type: ignore[attr-defined]
+    assert latest["report"]["rows"]["trained"] > 0
+    assert service.json("audit")["total"] == total + NEW_FILES
+
+
+def test_it_goes_back_to_a_version_of_the_release(service: Codelupe):
+    done = service.run("rollback", "1")
+    assert done.returncode == 0, done.stderr
+    assert pointer(service).readlink().name == "v000001"
+    [current] = [adapter for adapter in service.json("adapters") if adapter["is_current"]]
+    assert current["version"] == 1
+
+
+def test_nothing_is_lost(service: Codelupe):
+    done = service.run("audit")
+    assert done.returncode == 0, done.stdout + done.stderr
