@@ -12,8 +12,8 @@ from db.pool import Pool, safe_url
 from db.retry import retried
 from db.source import check_source
 from service.errors import PreconditionError
-from service.home import Home, running_service
-from service.settings import Settings
+from service.settings.home import Home, running_service
+from service.settings.load import Settings
 
 START_WAIT_SECONDS = 60.0
 

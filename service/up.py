@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,21 +18,21 @@ from db import adapters, embedded, runs, streams
 from db.errors import DatabaseError, StreamMismatch
 from db.pool import Pool
 from service import logs
-from service.board import Board, Snapshot
-from service.daemon import Daemon
+from service.admission.contamination import Benchmarks
+from service.cycle.daemon import Daemon
+from service.cycle.launch import prepare_base, with_absolute_folder
+from service.cycle.watchdog import watched
 from service.database import get_ready, open_pool, shown_url
 from service.errors import PreconditionError, UsageError
-from service.home import Home, only_service
-from service.http import Actions, HttpServer, create_app, listen
+from service.gate.judge import Verdict
 from service.intake import demo
-from service.intake.contamination import Benchmarks
-from service.judge import Verdict
-from service.launch import prepare_base
 from service.logs import Say
-from service.serving import serving
-from service.settings import Settings
-from service.watchdog import watched
-from trainer.recipe import TINY_BASE, Recipe, dump_recipe, pinned
+from service.publish.serving import serving
+from service.settings.home import Home, only_service
+from service.settings.load import Settings
+from service.web.board import Board, Snapshot
+from service.web.http import Actions, HttpServer, create_app, listen
+from trainer.recipe import Recipe, dump_recipe, pinned
 
 
 class Note(Protocol):
@@ -161,14 +161,6 @@ def _prepare(settings: Settings, say: Say, stop: threading.Event, board: Board) 
         facts = json.loads(done.stdout.splitlines()[-1])
         note(f"{facts['model']} at {facts['revision'][:12]}, {facts['parameters'] / 1e6:,.1f} M parameters", **facts)
     return pinned(recipe, model=facts["model"], revision=facts["revision"])
-
-
-def with_absolute_folder(recipe: Recipe) -> Recipe:
-    """A base that is a folder, from here: the trainer's process works in another one."""
-    folder = Path(recipe.base.model).expanduser()
-    if recipe.base.model == TINY_BASE or not folder.is_dir():
-        return recipe
-    return replace(recipe, base=replace(recipe.base, model=str(folder.absolute())))
 
 
 def _bind(pool: Pool, settings: Settings, recipe: Recipe) -> None:

@@ -31,7 +31,7 @@ from db.files import insert_files
 from db.lease import Lease, release
 from db.pool import Pool
 from db.source import Eligibility, Source
-from service.home import Home
+from service.settings.home import Home
 
 ELIGIBLE = Eligibility(quality_threshold=70, min_chars=50, max_chars=8000)
 SOURCE = Source()

@@ -21,11 +21,11 @@ import world
 import service.up  # all that a service has in memory
 from db import runs
 from db.pool import Pool
-from service.board import Board, Snapshot
-from service.daemon import Daemon
-from service.home import Home
-from service.settings import PROJECT_RECIPES, load_settings
-from service.states import State
+from service.cycle.daemon import Daemon
+from service.settings.home import Home
+from service.settings.load import PROJECT_RECIPES, load_settings
+from service.web.board import Board, Snapshot
+from service.web.state import State
 from trainer.recipe import pinned
 
 

@@ -13,7 +13,7 @@ from psycopg2 import extensions
 from db import embedded, lease, migrate, streams
 from db.files import NewFile, insert_files
 from db.pool import Pool
-from service.home import Home
+from service.settings.home import Home
 
 STREAM = "growth"
 BATCH_ROWS = 1_000_000

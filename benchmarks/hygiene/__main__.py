@@ -28,11 +28,11 @@ from db import lease as leases
 from db.files import NewFile, insert_files
 from db.pool import Pool
 from db.source import Eligibility, Source, claim
-from service.intake.contamination import Benchmarks, read_tasks
-from service.intake.duplicates import Duplicates, fingerprints
-from service.intake.filters import refusal
-from service.intake.licences import refused_licence
-from service.intake.secrets import without_secrets
+from service.admission.contamination import Benchmarks, read_tasks
+from service.admission.duplicates import Duplicates, fingerprints
+from service.admission.filters import refusal
+from service.admission.licences import refused_licence
+from service.admission.secrets import without_secrets
 from trainer.recipe import Data, Hygiene
 from trainer.samples.syntax import GRAMMARS, unparsed_share
 

@@ -29,11 +29,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from db import embedded, lease, migrate, streams
 from db.pool import Pool
-from service.claim import claim_run
-from service.home import Home
+from service.cycle.claim import claim_run
 from service.intake.drop import drop_paths
 from service.intake.records import Given
-from service.settings import PROJECT_RECIPES, load_settings
+from service.settings.home import Home
+from service.settings.load import PROJECT_RECIPES, load_settings
 from trainer.data.encoder import SampleEncoder
 from trainer.data.tokenize import TokenRows, tokenize_rows
 from trainer.model.load import load_tokenizer

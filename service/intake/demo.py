@@ -15,7 +15,7 @@ from db.pool import Pool
 from db.source import Eligibility, Source, is_empty
 from service.intake.drop import new_file
 from service.intake.records import Given
-from service.settings import Settings
+from service.settings.load import Settings
 
 REPOSITORY = "python-standard-library"
 BATCHES = 3

@@ -53,7 +53,7 @@ def test_it_runs_as_an_ordinary_user_in_exec_form(cpu_image):
 
 def test_the_health_check_fails_where_nothing_answers(cpu_image):
     done = subprocess.run(
-        ["docker", "run", "--rm", "--entrypoint", "python", cpu_image, "-m", "service.probe"],
+        ["docker", "run", "--rm", "--entrypoint", "python", cpu_image, "-m", "service.web.probe"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1

@@ -24,7 +24,7 @@ def test_up_becomes_healthy_and_publishes_on_the_bind_mount(stack):
 
 def test_files_dropped_from_the_host_are_trained_on(stack):
     done = subprocess.run(
-        [sys.executable, "-c", "from service.cli import main; main()", "drop", str(ROOT / "service"), "--json"],
+        [sys.executable, "-c", "from service.cli.main import main; main()", "drop", str(ROOT / "service"), "--json"],
         cwd=stack.folder, capture_output=True, text=True, check=False,
         env={**stack.environment, "DATABASE_URL": stack.database_url(), "PYTHONPATH": str(ROOT)},
     )  # fmt: skip

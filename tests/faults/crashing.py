@@ -1,7 +1,7 @@
 """`kill -9` at a named point: before or after each side effect that a process has on disk, database or processes.
 
-A point's name is who has the effect and what it is, `service.claim.claim_run:commit`. They are not written into the
-program but found in it: every call that changes something outside of the process is wrapped, and says which function
+A point's name is who has the effect and what it is, `service.cycle.claim.claim_run:commit`. They are not written into
+the program. Every call that changes something outside the process is wrapped, and says which function
 made it. `record` lists them as they come; `Crash` ends the process at one of them. For a trainer, which is started as a
 program: `python crashing.py record FILE -- PROGRAM …`, or `crash POINT before|after TIME MARK` for `record FILE`, where
 the file MARK is made at the end.

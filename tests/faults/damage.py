@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from scene import Scene, scene, server
 
 from db.adapters import Adapter
-from service.home import Home
-from service.publish import copy_candidate, verify_adapter
+from service.publish.folders import copy_candidate, verify_adapter
+from service.settings.home import Home
 from trainer.check import check_run
 from trainer.errors import UnusableInput
 from trainer.fit.checkpoint import Checkpoint, checkpoint_path, newest_checkpoint, save_checkpoint

@@ -22,10 +22,14 @@ ERRORS = ("ENOSPC", "EIO")
 TMPFS_BYTES = 700 * 1024**2
 """More than twice what a run wants; memory is taken by what is written there."""
 FULL_TRIALS, REAL_TRIALS = 40, 10
-BEFORE_THE_LOOP = ("service.home.Home.prepare", "service.home.only_service", "service.home.Home.instance",
-                   "service.logs.set_up")  # fmt: skip
+BEFORE_THE_LOOP = (
+    "service.settings.home.Home.prepare",
+    "service.settings.home.only_service",
+    "service.settings.home.Home.instance",
+    "service.logs.set_up",
+)
 """Points of a service that has not begun: it ends with an error, and whoever keeps it starts it again."""
-HARMLESS = (*BEFORE_THE_LOOP, "service.logs.event", "service.publish.tidy_run:rmdir")
+HARMLESS = (*BEFORE_THE_LOOP, "service.logs.event", "service.publish.folders.tidy_run:rmdir")
 """Points that nothing else depends on: a line of the log, a folder that goes at the next start."""
 FULL_SECONDS = 0.8
 """How long there is no room."""

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from scene import HERE, REAL, Scene, code, scene, server
 
 from db.source import HeldOutPlace
-from service.split import split_position
+from service.admission.split import split_position
 from trainer.run_dir import EventTail, RunDirectory, read_json
 
 KINDS = ("nan", "row", "large", "together", "once")

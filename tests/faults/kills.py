@@ -20,7 +20,7 @@ from oracle import Broken
 from rows import Done, Row, Trials
 from scene import HERE, REAL, STUB, Scene, Service, scene, server
 
-from service import leadership
+from service.cycle import leadership
 from trainer.recipe import dump_recipe
 
 BATCH, BATCHES = 24, 9

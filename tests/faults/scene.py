@@ -33,13 +33,14 @@ from psycopg2.extras import execute_values
 from db import audit, embedded, migrate, sentinel, streams
 from db import pool as pools
 from db.pool import Pool
-from service import daemon, launch, leadership, logs
-from service.board import Board, Snapshot
+from service import logs
+from service.cycle import daemon, launch, leadership
 from service.database import open_pool
-from service.home import Home, only_service
-from service.http import HttpServer, create_app, listen
-from service.settings import PROJECT_RECIPES, Settings, load_settings
+from service.settings.home import Home, only_service
+from service.settings.load import PROJECT_RECIPES, Settings, load_settings
 from service.up import actions
+from service.web.board import Board, Snapshot
+from service.web.http import HttpServer, create_app, listen
 from trainer.recipe import Recipe, pinned
 from trainer.run_dir import read_json, write_text
 

@@ -17,17 +17,17 @@ from db.errors import LeaseLost, Misconfigured, Unavailable
 from db.files import NewFile, insert_files
 from db.pool import Pool
 from db.revocations import Subject, revoke
-from service import leadership
-from service.board import Board, Snapshot
-from service.claim import BATCH_CHARS, NothingToHoldOut, claim_run
-from service.daemon import Daemon
-from service.home import Home
+from service.admission.admission import Admission
+from service.cycle import leadership
+from service.cycle.claim import BATCH_CHARS, NothingToHoldOut, claim_run
+from service.cycle.daemon import Daemon
+from service.cycle.upkeep import Pause
 from service.intake import demo
-from service.intake.admission import Admission
-from service.publish import tidy_run
-from service.settings import PROJECT_RECIPES, Settings, load_settings
-from service.states import State
-from service.upkeep import Pause
+from service.publish.folders import tidy_run
+from service.settings.home import Home
+from service.settings.load import PROJECT_RECIPES, Settings, load_settings
+from service.web.board import Board, Snapshot
+from service.web.state import State
 from trainer.recipe import Hygiene, pinned
 from trainer.run_dir import (
     RowOutcome,
@@ -451,7 +451,7 @@ def test_trouble_that_was_noted_while_training_ends_with_the_next_answer(world: 
 def test_memory_goes_back_after_a_claim_and_after_a_verdict(world: World, monkeypatch: pytest.MonkeyPatch):
     world.insert(12)
     daemon, left = world.daemon(), []
-    monkeypatch.setattr("service.daemon.give_memory_back", lambda: left.append(str(daemon.state)))
+    monkeypatch.setattr("service.cycle.daemon.give_memory_back", lambda: left.append(str(daemon.state)))
 
     def trained() -> State:
         daemon.stop.set()
@@ -526,7 +526,7 @@ def test_training_goes_on_while_the_database_is_away(world: World, monkeypatch: 
 
 def test_an_embedded_database_that_died_is_started_again(world: World, monkeypatch: pytest.MonkeyPatch):
     daemon = world.daemon()
-    monkeypatch.setattr("service.daemon.DATABASE_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("service.cycle.daemon.DATABASE_PAUSE_SECONDS", 0.0)
 
     def died_at_first() -> State:
         if embedded.running_url(world.home.postgres) is None:
@@ -689,7 +689,7 @@ def test_all_that_is_new_is_known_before_a_run_starts(world: World):
 @pytest.mark.parametrize("confirmed", [True, False])
 def test_rows_that_are_gone_start_no_run_and_no_loop(world: World, monkeypatch: pytest.MonkeyPatch, confirmed: bool):
     """Counted rows are counted again before a run; where that was only now, the claim finds that they are gone."""
-    monkeypatch.setattr("service.daemon.CONFIRM_SECONDS", 0.0 if confirmed else 60.0)
+    monkeypatch.setattr("service.cycle.daemon.CONFIRM_SECONDS", 0.0 if confirmed else 60.0)
     world.settings = replace(world.settings, check_interval_seconds=0.1)
     daemon = world.daemon()
     daemon._starting()

@@ -14,10 +14,10 @@ from psycopg2 import sql
 from world import execute_outside, in_database
 
 from db.pool import Pool
-from service import doctor
-from service.doctor import Finding, database_findings, disk_finding, examine, folders_finding
-from service.home import Home
-from service.settings import PROJECT_RECIPES, Settings, load_settings
+from service.cli import doctor
+from service.cli.doctor import Finding, database_findings, disk_finding, examine, folders_finding
+from service.settings.home import Home
+from service.settings.load import PROJECT_RECIPES, Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ def by_check(findings: Any) -> dict[str, Finding]:
 
 def test_a_machine_that_is_ready(database_url: str, tmp_path: Path) -> None:
     usual = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "WANDB_"))}
-    program = "import sys; from service.cli import main; sys.argv = ['codelupe', 'doctor', '--json']; main()"
+    program = "import sys; from service.cli.main import main; sys.argv = ['codelupe', 'doctor', '--json']; main()"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**usual, "DATABASE_URL": database_url, "CODELUPE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},

@@ -15,9 +15,9 @@ from test_claim_run import STREAM, World
 
 from db import runs
 from db.adapters import NewAdapter
-from service import evidence
-from service.evidence import disk_problems
-from service.publish import copy_candidate, tidy_run
+from service.publish import evidence
+from service.publish.evidence import disk_problems
+from service.publish.folders import copy_candidate, tidy_run
 from trainer.run_dir import (
     RowOutcome,
     RunDirectory,
@@ -174,7 +174,7 @@ def test_an_adapter_that_is_followed_by_another_meanwhile_need_not_be_there(
             cursor.execute("update codelupe.adapters set is_current = false")
 
     lose_folder(world)
-    monkeypatch.setattr("service.evidence.time.sleep", followed)
+    monkeypatch.setattr("service.publish.evidence.time.sleep", followed)
     assert disk_problems(world.home, world.pool, STREAM) == []
 
 

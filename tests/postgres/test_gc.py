@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from service import cli
+from service.cli import main as cli
 from service.errors import PreconditionError
-from service.home import Home, only_service
-from service.publish import retire
+from service.publish.folders import retire
+from service.settings.home import Home, only_service
 
 
 @pytest.fixture

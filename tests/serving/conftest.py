@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from vllm_stand_in import StandIn
 
-from service.home import Home
+from service.settings.home import Home
 
 
 @pytest.fixture

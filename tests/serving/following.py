@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from service.board import Board, Snapshot
-from service.home import Home
-from service.serving import Follower
-from service.vllm import Vllm
+from service.publish.serving import Follower
+from service.publish.vllm import Vllm
+from service.settings.home import Home
+from service.web.board import Board, Snapshot
 
 
 class Followed:

@@ -23,7 +23,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
 
 def connect(tmp_path: Path, *arguments: str, key: str = SECRET) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from service.cli import main; main()", "connect", *arguments],
+        [sys.executable, "-c", "from service.cli.main import main; main()", "connect", *arguments],
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "VLLM_API_KEY": key, "PYTHONUTF8": "1"},
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip

@@ -19,12 +19,12 @@ from flask import Response, jsonify
 from following import Followed, wait_until
 from vllm_stand_in import KEY, StandIn, error
 
-from service import vllm as protocol
-from service.board import Board, Snapshot
-from service.home import Home
 from service.logs import LOG, _TextLines
-from service.serving import ALIAS, reconcile, serving, version_name
-from service.vllm import Vllm, VllmRefused, VllmUnavailable
+from service.publish import vllm as protocol
+from service.publish.serving import ALIAS, reconcile, serving, version_name
+from service.publish.vllm import Vllm, VllmRefused, VllmUnavailable
+from service.settings.home import Home
+from service.web.board import Board, Snapshot
 
 ROOT = Path(__file__).parents[2]
 
@@ -324,7 +324,7 @@ def test_the_service_starts_it(vllm, tmp_path):
         "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "CODELUPE_HOME": str(tmp_path / "home"),
         "METRICS_PORT": "0", "VLLM_URL": vllm.url, "VLLM_API_KEY": KEY,
     }  # fmt: skip
-    command = [sys.executable, "-c", "from service.cli import main; main()", "up", "--no-demo"]
+    command = [sys.executable, "-c", "from service.cli.main import main; main()", "up", "--no-demo"]
     with (tmp_path / "out").open("w") as out:
         service = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=out, stderr=out)
     try:

@@ -17,9 +17,9 @@ import httpx
 import pytest
 from following import Followed, wait_until
 
-from service.home import Home
-from service.serving import ALIAS, version_name
-from service.vllm import Vllm
+from service.publish.serving import ALIAS, version_name
+from service.publish.vllm import Vllm
+from service.settings.home import Home
 
 PYTHON = os.environ.get("CODELUPE_VLLM_PYTHON")
 BASE = Path(__file__).parents[2] / "trainer" / "model" / "tiny"

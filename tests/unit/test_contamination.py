@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "hygiene"))
 
 from planted import standard_library
 
+from service.admission.contamination import Benchmarks, read_tasks
 from service.errors import PreconditionError
-from service.intake.contamination import Benchmarks, read_tasks
 
 HUMAN_EVAL = Path(__file__).parents[3] / "shared" / "data" / "HumanEval.jsonl.gz"
 TASK = {

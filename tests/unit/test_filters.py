@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.intake.filters import refusal
+from service.admission.filters import refusal
 from trainer.recipe import Hygiene
 
 CODE = "".join(f"value_{n} = compute({n}, other_{n})\n" for n in range(20))

@@ -13,10 +13,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from db.errors import Unavailable
-from service.board import STALE_HEARTBEAT_SECONDS, Board, Progress, Snapshot
 from service.errors import PreconditionError
-from service.http import Actions, HttpServer, create_app, listen
-from service.metrics import METRICS
+from service.web.board import STALE_HEARTBEAT_SECONDS, Board, Progress, Snapshot
+from service.web.http import Actions, HttpServer, create_app, listen
+from service.web.metrics import METRICS
 
 
 class Service:

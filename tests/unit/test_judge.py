@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from service.judge import judge
+from service.gate.judge import judge
 from trainer.recipe import Gate
 
 

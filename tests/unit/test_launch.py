@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from db.errors import LeaseLost
-from service import launch
-from service.launch import TrainerProcess, watch_to_end
+from service.cycle import launch
+from service.cycle.launch import TrainerProcess, watch_to_end
 from trainer.run_dir import RunDirectory
 
 STUBBORN = """

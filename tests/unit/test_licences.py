@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from service.intake.licences import refused_licence
+from service.admission.licences import refused_licence
 from trainer.recipe import Hygiene
 
 LIST = Hygiene(licenses=("MIT", "Apache-2.0", "BSD-3-Clause"))

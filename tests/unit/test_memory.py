@@ -6,7 +6,7 @@ import pytest
 
 FREED_UNDER_ONE_THAT_IS_USED = """
 import ctypes, psutil
-from service.memory import give_back
+from service.cycle.memory import give_back
 
 resident = lambda: psutil.Process().memory_info().rss / 2**20
 library = ctypes.CDLL(None)

@@ -25,6 +25,7 @@ from trainer.plan.show import bar, table
 from trainer.plan.speed import flops_per_token
 from trainer.recipe import dump_recipe, load_recipe
 
+PROGRAM = "from service.cli.main import main; main()"
 ROOT = Path(__file__).parents[2]
 DEFAULT = load_recipe(RECIPES / "qwen-5090.yaml")
 CARD = CARDS["rtx-5090"]
@@ -235,7 +236,7 @@ def test_codelupe_plan_runs_the_trainers(tmp_path):
 
     def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", "from service.cli import main; main()", "plan", "--recipe", str(recipe), *arguments],
+            [sys.executable, "-c", PROGRAM, "plan", "--recipe", str(recipe), *arguments],
             env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "BATCH_SIZE": "3"},
             cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from service.cli.preview import write_rows
 from service.errors import UsageError
-from service.preview import write_rows
 from trainer.recipe import Hygiene
 from trainer.run_dir import read_rows
 

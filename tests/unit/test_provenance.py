@@ -3,8 +3,8 @@
 import pytest
 
 from db.revocations import Subject
+from service.cli.provenance import _subject, revoke
 from service.errors import UsageError
-from service.provenance import _subject, revoke
 
 BYTES = "a\udcffb"
 """A byte that is no UTF-8, as Python hands it over."""

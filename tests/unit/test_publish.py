@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from db.adapters import Adapter
-from service import publish
-from service.home import Home
-from service.publish import Beat, copy_candidate, pointer_target, retire, sync_pointer, tidy_run
+from service.publish import folders as publish
+from service.publish.folders import Beat, copy_candidate, pointer_target, retire, sync_pointer, tidy_run
+from service.settings.home import Home
 from trainer.run_dir import RunDirectory, RunDirectoryError, json_line, verify_manifest, write_manifest
 
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "hygiene"))
 
 from planted import SECRETS, leaks, planted_secrets, standard_library
 
-from service.intake.secrets import metadata_without_secrets, without_secrets
+from service.admission.secrets import metadata_without_secrets, without_secrets
 
 TEXTS = standard_library(300)
 

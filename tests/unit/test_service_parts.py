@@ -13,17 +13,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.board import Board, Snapshot
+from service.admission.filters import refusal
+from service.cycle.launch import prepare_base, trainer_environment
+from service.cycle.states import TRANSITIONS, may_follow
+from service.cycle.watch import HANDLERS, Watcher
 from service.errors import PreconditionError
-from service.home import Home, only_service, running_service, stop_service
 from service.intake.demo import demo_files
-from service.intake.filters import refusal
-from service.launch import prepare_base, trainer_environment
 from service.logs import FORMATS, LOG, event, sayer
-from service.settings import PROJECT_RECIPES, Eligibility, load_settings
-from service.states import TRANSITIONS, State, may_follow
+from service.settings.home import Home, only_service, running_service, stop_service
+from service.settings.load import PROJECT_RECIPES, Eligibility, load_settings
 from service.up import _show_addresses
-from service.watch import HANDLERS, Watcher
+from service.web.board import Board, Snapshot
+from service.web.state import State
 from trainer.recipe import Hygiene
 from trainer.run_dir import RunDirectory, append_event
 
@@ -115,7 +116,7 @@ def lines(request: pytest.FixtureRequest):
 def test_the_fuller_disk_counts_where_runs_and_models_are_mounted_apart(tmp_path: Path, monkeypatch):
     home = Home(tmp_path)
     free = {home.root: 900, home.runs: 500, home.models: 700}
-    monkeypatch.setattr("service.home.shutil.disk_usage", lambda folder: SimpleNamespace(free=free[folder]))
+    monkeypatch.setattr("service.settings.home.shutil.disk_usage", lambda folder: SimpleNamespace(free=free[folder]))
     assert home.free_bytes() == 500
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import SettingsError
-from service.settings import (
+from service.settings.load import (
     OVER_THE_RECIPE,
     PROJECT_RECIPES,
     VARIABLES,

@@ -106,7 +106,7 @@ def test_what_cannot_be_shown_is_explained(tmp_path, recipe, capsys, content, op
 
 
 def codelupe(home, *arguments: str) -> subprocess.CompletedProcess[str]:
-    script = "from service.cli import main; main()"
+    script = "from service.cli.main import main; main()"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CODELUPE")}
     return subprocess.run(
         [sys.executable, "-c", script, "samples", *arguments],

@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 from db.source import HeldOutPlace, SourceRow
-from service.split import Splitter, split_position
+from service.admission.split import Splitter, split_position
 from trainer.recipe import Data
 
 

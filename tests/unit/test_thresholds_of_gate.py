@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.judge import judge
+from service.gate.judge import judge
 from trainer.errors import RecipeError
 from trainer.recipe import Gate, parse_recipe
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from db.source import SourceRow
-from service.intake.caps import Caps
-from service.intake.contamination import Benchmarks
-from service.intake.duplicates import Duplicates, fingerprints, similarity
-from service.intake.filters import refusal
+from service.admission.caps import Caps
+from service.admission.contamination import Benchmarks
+from service.admission.duplicates import Duplicates, fingerprints, similarity
+from service.admission.filters import refusal
+from service.admission.secrets import without_secrets
 from service.intake.quality import quality_score
-from service.intake.secrets import without_secrets
 from trainer.errors import RecipeError
 from trainer.recipe import Hygiene, parse_recipe
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from service.errors import SettingsError
-from service.settings import LONGEST_CONTENT_CHARS, PROJECT_RECIPES, VARIABLES, Settings, load_settings, number
+from service.settings.load import LONGEST_CONTENT_CHARS, PROJECT_RECIPES, VARIABLES, Settings, load_settings, number
 
 WHOLE = {
     "POSTGRES_PORT": (1, 65535),

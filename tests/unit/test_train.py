@@ -28,7 +28,7 @@ from run_folder import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from service.judge import judge
+from service.gate.judge import judge
 from trainer import __main__, reading, train
 from trainer.errors import Diverged
 from trainer.events import Events

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from service import watchdog
-from service.board import Board, Snapshot
+from service.cycle import watchdog
+from service.web.board import Board, Snapshot
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def test_notes_of_other_threads_are_no_heartbeat():
 
 def test_a_process_that_hangs_is_gone_and_says_where():
     program = (
-        "import time\nfrom service import watchdog\nfrom service.board import Board, Snapshot\n"
+        "import time\nfrom service.cycle import watchdog\nfrom service.web.board import Board, Snapshot\n"
         "watchdog.LOOK_SECONDS, watchdog.PATIENCE_SECONDS = 0.02, 0.1\n"
         "def a_loop_that_hangs():\n    time.sleep(60)\n"
         "with watchdog.watched(Board(Snapshot())):\n    a_loop_that_hangs()\n"

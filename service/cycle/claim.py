@@ -15,13 +15,13 @@ from db.adapters import Adapter
 from db.lease import Lease
 from db.pool import Pool
 from db.source import Claim, HeldOutRow, SourceRow, claim
-from service.home import Home
-from service.intake.admission import Admission
-from service.intake.caps import Caps
+from service.admission.admission import Admission
+from service.admission.caps import Caps
+from service.admission.split import Role, Splitter
 from service.logs import event as log
-from service.publish import Beat
-from service.settings import Settings
-from service.split import Role, Splitter
+from service.publish.folders import Beat
+from service.settings.home import Home
+from service.settings.load import Settings
 from trainer.recipe import Recipe, dump_recipe
 from trainer.run_dir import (
     MANIFEST,

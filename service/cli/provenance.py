@@ -11,11 +11,11 @@ from rich.markup import escape
 
 from db import adapters, revocations
 from db.revocations import Lineage, Subject
-from service.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for, when
+from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for, when
 from service.database import database
 from service.errors import PreconditionError, UsageError
-from service.home import Home
-from service.publish import sync_pointer
+from service.publish.folders import sync_pointer
+from service.settings.home import Home
 
 FileArgument = Annotated[
     str | None, typer.Argument(help="A row's id, or a path (with or without its repository and a slash before).")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from service.board import Board, Progress
 from service.logs import event as log
+from service.web.board import Board, Progress
 from trainer.run_dir import EventTail, RunDirectory
 
 STEP_LOG_SECONDS = 5.0

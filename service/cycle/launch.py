@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from trainer.recipe import TINY_BASE, Recipe
 from trainer.run_dir import RunDirectory
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 TRAINER = (sys.executable, "-m", "trainer")
 
 WATCH_SECONDS = 0.25
@@ -213,3 +215,11 @@ def prepare_base(
             except BaseException:
                 process.kill()
                 raise
+
+
+def with_absolute_folder(recipe: Recipe) -> Recipe:
+    """A base that is a folder, from here: the trainer's process works in another one."""
+    folder = Path(recipe.base.model).expanduser()
+    if recipe.base.model == TINY_BASE or not folder.is_dir():
+        return recipe
+    return replace(recipe, base=replace(recipe.base, model=str(folder.absolute())))

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from service.errors import UsageError
-from service.serving import ALIAS
+from service.publish.serving import ALIAS
 
 DEFAULT_URL = "http://127.0.0.1:8094/v1"
 """Where docker-compose publishes the gateway."""

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.board import Board, Snapshot
-from service.home import Home
 from service.logs import event as log
-from service.states import State
-from service.vllm import Vllm, VllmError, VllmUnavailable
+from service.publish.vllm import Vllm, VllmError, VllmUnavailable
+from service.settings.home import Home
+from service.web.board import Board, Snapshot
+from service.web.state import State
 
 ALIAS = "codelupe:latest"
 """The model name that editors use."""

@@ -13,8 +13,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from service.board import Board, Snapshot
-from service.states import State
+from service.web.board import Board, Snapshot
+from service.web.state import State
 
 Value = float | int
 Reading = Iterable[tuple[tuple[str, ...], Value | None]]

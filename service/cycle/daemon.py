@@ -16,20 +16,21 @@ from db.errors import DatabaseError, LeaseLost, ParentMoved, RowsRevoked, Settle
 from db.files import CHANNEL
 from db.lease import Lease
 from db.pool import Pool
-from service.board import Board
-from service.claim import Claimed, NothingToHoldOut, claim_run
+from service.cycle.claim import Claimed, NothingToHoldOut, claim_run
+from service.cycle.launch import TrainerProcess, watch_to_end
+from service.cycle.leadership import RENEW_SECONDS, Leadership
+from service.cycle.memory import give_back as give_memory_back
+from service.cycle.states import may_follow
+from service.cycle.upkeep import Pause, Upkeep
+from service.cycle.watch import Watcher
 from service.errors import PreconditionError
-from service.home import Home
-from service.judge import Verdict, judge
-from service.launch import TrainerProcess, watch_to_end
-from service.leadership import RENEW_SECONDS, Leadership
+from service.gate.judge import Verdict, judge
 from service.logs import event as log
-from service.memory import give_back as give_memory_back
-from service.publish import copy_candidate, tidy_run
-from service.settings import Settings
-from service.states import State, may_follow
-from service.upkeep import Pause, Upkeep
-from service.watch import Watcher
+from service.publish.folders import copy_candidate, tidy_run
+from service.settings.home import Home
+from service.settings.load import Settings
+from service.web.board import Board
+from service.web.state import State
 from trainer.recipe import Recipe
 from trainer.run_dir import (
     RowOutcome,

@@ -16,9 +16,9 @@ from waitress.server import BaseWSGIServer
 from werkzeug.exceptions import HTTPException
 
 from db.errors import DatabaseError
-from service.board import STALE_HEARTBEAT_SECONDS, Board
 from service.errors import PreconditionError
-from service.metrics import json_metrics, prometheus_metrics
+from service.web.board import STALE_HEARTBEAT_SECONDS, Board
+from service.web.metrics import json_metrics, prometheus_metrics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from service.admission.secrets import metadata_without_secrets, without_secrets
+from service.cycle.launch import with_absolute_folder
 from service.errors import UsageError
-from service.home import Home
 from service.intake.drop import read_sources
 from service.intake.records import Given
-from service.intake.secrets import metadata_without_secrets, without_secrets
-from service.settings import Settings
-from service.up import with_absolute_folder
+from service.settings.home import Home
+from service.settings.load import Settings
 from trainer.recipe import Hygiene, dump_recipe
 from trainer.run_dir import Row, RunDirectory, content_sha256, json_line
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from service.admission.tokens import CODE_TOKEN, WORD, Hashes, gram_hashes, token_hashes
 from service.errors import PreconditionError
-from service.intake.tokens import CODE_TOKEN, WORD, Hashes, gram_hashes, token_hashes
 
 LEAST_SOLUTION_TOKENS = 20
 LEAST_DISTINCT_WORDS = 5

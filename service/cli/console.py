@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from service.settings import Settings, chosen_recipe, load_settings
+from service.settings.load import Settings, chosen_recipe, load_settings
 
 out = Console(soft_wrap=True, highlight=False)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from db import adapters, runs
 from db.adapters import Adapter
 from db.pool import Pool
-from service.home import Home
-from service.publish import verify_adapter
+from service.publish.folders import verify_adapter
+from service.settings.home import Home
 from trainer.run_dir import (
     CHUNK_BYTES,
     RunDirectory,

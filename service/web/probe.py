@@ -1,4 +1,4 @@
-"""`python -m service.probe`: asks the service of this machine whether it is alive. The image's health check."""
+"""`python -m service.web.probe`: asks the service of this machine whether it is alive. The image's health check."""
 
 from __future__ import annotations
 

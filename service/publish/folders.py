@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from db.adapters import Adapter
-from service.home import Home
+from service.settings.home import Home
 from trainer.run_dir import (
     CHUNK_BYTES,
     MANIFEST,

@@ -13,12 +13,11 @@ from db import migrate
 from db.errors import DatabaseError, Misconfigured
 from db.pool import Pool
 from db.source import check_source
+from service.cycle.launch import examine_trainer, with_absolute_folder
 from service.database import database, shown_url
 from service.errors import PreconditionError
-from service.home import Home
-from service.launch import examine_trainer
-from service.settings import Settings
-from service.up import with_absolute_folder
+from service.settings.home import Home
+from service.settings.load import Settings
 from trainer.recipe import dump_recipe
 
 TRAINER_SECONDS = 180.0

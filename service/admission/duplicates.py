@@ -20,7 +20,7 @@ from rensa import RMinHash
 
 from db.fingerprints import Fingerprint, Fingerprints
 from db.source import Claim, SourceRow
-from service.intake.tokens import CODE_TOKEN, gram_hashes, token_hashes
+from service.admission.tokens import CODE_TOKEN, gram_hashes, token_hashes
 from trainer.recipe import Hygiene
 
 GRAM_TOKENS = 5

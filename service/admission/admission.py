@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from db.revocations import revoked
 from db.source import Claim, SourceRow
-from service.intake.contamination import Benchmarks
-from service.intake.duplicates import Duplicates
-from service.intake.filters import refusal
-from service.intake.licences import refused_licence
-from service.intake.secrets import metadata_without_secrets, without_secrets
+from service.admission.contamination import Benchmarks
+from service.admission.duplicates import Duplicates
+from service.admission.filters import refusal
+from service.admission.licences import refused_licence
+from service.admission.secrets import metadata_without_secrets, without_secrets
 from trainer.recipe import Recipe
 
 

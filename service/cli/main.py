@@ -24,24 +24,23 @@ from db import lease as leases
 from db import runs as run_table
 from db.errors import DatabaseError
 from service import logs
-from service.connect import DEFAULT_URL, EDITORS, Connection, configuration
-from service.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for, when
+from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for, when
+from service.cli.doctor import Finding, examine
+from service.cli.preview import preview
+from service.cli.provenance import lineage, revoke
+from service.cycle.launch import plan_memory, show_samples, with_absolute_folder
 from service.database import database
-from service.doctor import Finding, examine
 from service.errors import PreconditionError, ServiceError, UsageError
-from service.evidence import disk_problems
-from service.home import Home, only_service, running_service, stop_service
 from service.intake.drop import Summary, drop_paths
 from service.intake.history import MAX_COMMITS
 from service.intake.hub import SCHEME
 from service.intake.records import Given
-from service.launch import plan_memory, show_samples
-from service.preview import preview
-from service.provenance import lineage, revoke
-from service.publish import retire, sync_pointer, verify_adapter
-from service.settings import Settings, chosen_log_format
+from service.publish.editors import DEFAULT_URL, EDITORS, Connection, configuration
+from service.publish.evidence import disk_problems
+from service.publish.folders import retire, sync_pointer, verify_adapter
+from service.settings.home import Home, only_service, running_service, stop_service
+from service.settings.load import Settings, chosen_log_format
 from service.up import up as run_service
-from service.up import with_absolute_folder
 from trainer.recipe import dump_recipe
 from trainer.run_dir import RunDirectoryError
 

@@ -25,7 +25,7 @@ from trainer.recipe import Recipe, load_recipe, with_overrides
 
 Parser = Callable[[str], Any]
 
-PROJECT_RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+PROJECT_RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 """The recipes that come with the project."""
 
 

@@ -9,11 +9,11 @@ from datetime import datetime
 from db import adapters, chunks, runs
 from db.lease import Lease
 from db.pool import Pool
-from service.board import Board
-from service.home import Home
 from service.logs import event as log
-from service.publish import retire, sync_pointer, tidy_run, verify_adapter
-from service.settings import Settings
+from service.publish.folders import retire, sync_pointer, tidy_run, verify_adapter
+from service.settings.home import Home
+from service.settings.load import Settings
+from service.web.board import Board
 from trainer.run_dir import RunDirectoryError
 
 

@@ -1,24 +1,8 @@
-"""The daemon's states and which may follow which."""
+"""Which state of the daemon may follow which."""
 
 from __future__ import annotations
 
-from enum import StrEnum
-
-
-class State(StrEnum):
-    """What the daemon is doing."""
-
-    STARTING = "starting"
-    STANDBY = "standby"
-    """Another service holds the stream's lease."""
-    WAITING = "waiting"
-    CLAIMING = "claiming"
-    TRAINING = "training"
-    JUDGING = "judging"
-    PAUSED = "paused"
-    """Something has to be mended first, or time has to pass; /health says what."""
-    STOPPED = "stopped"
-
+from service.web.state import State
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.STARTING: frozenset({State.STANDBY, State.WAITING, State.TRAINING, State.JUDGING, State.PAUSED}),

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from service.board import STALE_HEARTBEAT_SECONDS, Board
 from service.logs import event as log
+from service.web.board import STALE_HEARTBEAT_SECONDS, Board
 
 LOOK_SECONDS = 5.0
 PATIENCE_SECONDS = STALE_HEARTBEAT_SECONDS + 60.0
