@@ -5,228 +5,24 @@ Order: flags > environment > .env > recipe > defaults. An empty value or a `your
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-import httpx
 from dotenv import dotenv_values
 
 from db.source import Eligibility, Source
 from service.errors import SettingsError
-from service.logs import FORMATS
+from service.settings.variables import FOR_THE_TRAINER, OVER_THE_RECIPE, RECIPE_MAY_SET, VARIABLES
 from trainer.errors import RecipeError
 from trainer.recipe import Recipe, load_recipe, with_overrides
 
-Parser = Callable[[str], Any]
-
 PROJECT_RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 """The recipes that come with the project."""
-
-
-# --- how one value is read ------------------------------------------------------------------------------------
-
-LONGEST_CONTENT_CHARS = 20_000_000
-"""Looking at a text of so many takes ten seconds or twenty, in which no lease is renewed: of ten times as many, it can
-run out."""
-
-
-def whole(low: int, high: int | None = None) -> Parser:
-    """A whole number within limits."""
-
-    def parse(text: str) -> int:
-        allowed = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
-        if not re.fullmatch(r"[+-]?\d{1,18}", text):
-            raise ValueError(allowed)
-        value = int(text)
-        if value < low or (high is not None and value > high):
-            raise ValueError(allowed)
-        return value
-
-    return parse
-
-
-def number(low: float, *, above: bool = False) -> Parser:
-    """A finite number, at least (or above) `low`."""
-
-    def parse(text: str) -> float:
-        allowed = f"a number {'above' if above else 'of at least'} {low:g}" if math.isfinite(low) else "a finite number"
-        try:
-            value = float(text)
-        except ValueError:
-            raise ValueError(allowed) from None
-        if not math.isfinite(value) or value < low or (above and value == low):
-            raise ValueError(allowed)
-        return value
-
-    return parse
-
-
-def boolean(text: str) -> bool:
-    """true or false, and their usual spellings."""
-    match text.lower():
-        case "1" | "true" | "yes" | "on":
-            return True
-        case "0" | "false" | "no" | "off":
-            return False
-    raise ValueError("true or false")
-
-
-def postgres_url(text: str) -> str:
-    """A Postgres URL or a key=value connection string."""
-    if not re.match(r"postgres(ql)?://", text) and not re.match(r"\s*\w+\s*=", text):
-        raise ValueError("postgresql://user:password@host:port/database")
-    return text
-
-
-def web_address(text: str) -> str:
-    """An http or https address, without the slash at its end."""
-    allowed = "http://host:port or https://host"
-    try:
-        parts = urlsplit(text)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        httpx.URL(text).host.encode("idna")  # what a connection does with it
-    except (ValueError, httpx.InvalidURL):  # a port that is no number, a bracket that is not closed, a host like a..b
-        raise ValueError(allowed) from None
-    if not good or parts.query or parts.fragment or parts.username is not None or re.search(r"\s", text):
-        raise ValueError(allowed)
-    return text.rstrip("/")
-
-
-def key(text: str) -> str:
-    """What goes into a header as it is."""
-    if not re.fullmatch(r"[!-~]+", text):
-        raise ValueError("letters, digits and signs of ASCII, without spaces,")
-    return text
-
-
-def listed(text: str) -> tuple[str, ...]:
-    """Names with commas between them."""
-    found = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not found:
-        raise ValueError("a list with commas")
-    return found
-
-
-def one_of(*names: str) -> Parser:
-    """One of a few short names."""
-
-    def parse(text: str) -> str:
-        if text.lower() not in names:
-            raise ValueError(" or ".join(names))
-        return text.lower()
-
-    return parse
-
-
-def server_address(text: str) -> str:
-    """The address of a server of an OpenAI-like API, without the API's own path."""
-    return web_address(text).removesuffix("/v1")
-
-
-def folder(text: str) -> Path:
-    """A folder, made absolute."""
-    return Path(text).expanduser().absolute()
-
-
-def plain(text: str) -> str:
-    """Text as it stands."""
-    return text
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One environment variable."""
-
-    parse: Parser
-    default: Any = None
-    secret: bool = False
-    """Its value never appears in a message."""
-
-
-VARIABLES: dict[str, Variable] = {
-    "CODELUPE_RECIPE": Variable(plain, "embedded"),
-    "DATABASE_URL": Variable(postgres_url, secret=True),
-    "POSTGRES_HOST": Variable(plain),
-    "POSTGRES_PORT": Variable(whole(1, 65535), 5432),
-    "POSTGRES_DB": Variable(plain, "coding_db"),
-    "POSTGRES_USER": Variable(plain, "coding_user"),
-    "POSTGRES_PASSWORD": Variable(plain, secret=True),
-    "POSTGRES_PASSWORD_FILE": Variable(plain),
-    "HF_TOKEN": Variable(plain, secret=True),
-    "WANDB_API_KEY": Variable(plain, secret=True),
-    "WANDB_MODE": Variable(one_of("online", "offline", "disabled", "dryrun")),
-    "MIN_NEW_FILES": Variable(whole(1), 1000),
-    "MAX_DATASET_SIZE": Variable(whole(1), 100_000),
-    "CHECK_INTERVAL": Variable(number(0, above=True), 300.0),
-    "SWEEP_INTERVAL": Variable(number(0, above=True), 3600.0),
-    "QUALITY_THRESHOLD": Variable(number(-math.inf), 70.0),
-    "MIN_CONTENT_CHARS": Variable(whole(1), 50),
-    "MAX_CONTENT_CHARS": Variable(whole(1, LONGEST_CONTENT_CHARS), 8000),
-    "MAX_ATTEMPTS": Variable(whole(1, 1000), 3),
-    "DB_POOL_MIN_CONN": Variable(whole(0, 1000), 1),
-    "DB_POOL_MAX_CONN": Variable(whole(2, 1000), 5),
-    "METRICS_HOST": Variable(plain, "127.0.0.1"),
-    "METRICS_PORT": Variable(whole(0, 65535), 8090),
-    "SOURCE_TABLE": Variable(plain, "code_files"),
-    "SOURCE_COLUMNS": Variable(plain, ""),
-    "CODELUPE_HOME": Variable(folder, Path("var").absolute()),
-    "PUBLIC_URL": Variable(web_address),
-    "LOG_FORMAT": Variable(one_of(*FORMATS), "text"),
-    "CODELUPE_TOKEN": Variable(plain, secret=True),
-    "KEEP_ADAPTERS": Variable(whole(1), 10),
-    "VLLM_URL": Variable(server_address),
-    "VLLM_API_KEY": Variable(key, secret=True),
-    "SAMPLE_PREDICTIONS": Variable(whole(0, 1000)),
-    "ALLOWED_LICENSES": Variable(listed),
-    "BENCHMARK_FILES": Variable(listed),
-    "CODELUPE_STREAM": Variable(plain),
-    "MODEL": Variable(plain),
-    "BATCH_SIZE": Variable(whole(1)),
-    "GRADIENT_ACCUMULATION_STEPS": Variable(whole(1)),
-    "MAX_LENGTH": Variable(whole(32)),
-    "LEARNING_RATE": Variable(number(0, above=True)),
-    "USE_FLASH_ATTENTION": Variable(boolean),
-    "DATALOADER_NUM_WORKERS": Variable(whole(0, 256)),
-}
-"""Every variable that the service reads; .env.example explains each."""
-
-OVER_THE_RECIPE = {
-    "CODELUPE_STREAM": "stream",
-    "MODEL": "base.model",
-    "BATCH_SIZE": "training.batch_size",
-    "GRADIENT_ACCUMULATION_STEPS": "training.gradient_accumulation_steps",
-    "MAX_LENGTH": "data.max_length",
-    "LEARNING_RATE": "training.learning_rate",
-    "USE_FLASH_ATTENTION": "base.attention",
-    "DATALOADER_NUM_WORKERS": "training.dataloader_workers",
-    "SAMPLE_PREDICTIONS": "tracking.sample_predictions",
-    "ALLOWED_LICENSES": "hygiene.licenses",
-    "BENCHMARK_FILES": "hygiene.benchmarks",
-}
-"""Variables that replace a value of the recipe."""
-
-FOR_THE_TRAINER = ("HF_TOKEN", "WANDB_API_KEY", "WANDB_MODE")
-"""Variables that the trainer's process gets as they are."""
-
-RECIPE_MAY_SET = (
-    "MIN_NEW_FILES",
-    "MAX_DATASET_SIZE",
-    "CHECK_INTERVAL",
-    "SWEEP_INTERVAL",
-    "QUALITY_THRESHOLD",
-    "MIN_CONTENT_CHARS",
-    "MAX_CONTENT_CHARS",
-)
-"""Variables whose default a recipe may set in its `service` section."""
-
-
-# --- all of them ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)

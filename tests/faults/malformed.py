@@ -20,7 +20,7 @@ from scene import Scene, code, new_database, server
 
 from db import audit
 from db.pool import Pool
-from service.settings.load import LONGEST_CONTENT_CHARS
+from service.settings.variables import LONGEST_CONTENT_CHARS
 from trainer.data.encoder import SampleEncoder
 from trainer.data.tokenize import tokenize_rows
 from trainer.model.base import TINY_FOLDER

@@ -879,7 +879,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     # --- commands -----------------------------------------------------------------------------------------------------
     "nobody tidies while a service may claim": Mutant(
-        file="service/cli/main.py",
+        file="service/cli/adapters.py",
         old="    with database(settings) as pool, only_service(home):",
         new="    with database(settings) as pool:",
         caught_by=_test("tests/postgres/test_gc.py", "meanwhile"),

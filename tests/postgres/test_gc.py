@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.cli import main as cli
+from service.cli import adapters as cli
 from service.errors import PreconditionError
 from service.publish.folders import retire
 from service.settings.home import Home, only_service

@@ -7,7 +7,9 @@ import math
 import pytest
 
 from service.errors import SettingsError
-from service.settings.load import LONGEST_CONTENT_CHARS, PROJECT_RECIPES, VARIABLES, Settings, load_settings, number
+from service.settings.load import PROJECT_RECIPES, Settings, load_settings
+from service.settings.parsers import number
+from service.settings.variables import LONGEST_CONTENT_CHARS, VARIABLES
 
 WHOLE = {
     "POSTGRES_PORT": (1, 65535),

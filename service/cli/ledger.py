@@ -1,19 +1,22 @@
-"""`codelupe lineage` and `codelupe revoke`: which adapters saw a file, and that none may see it again."""
+"""runs, audit, lineage and revoke: what became of each file."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
-from typing import Annotated
+from dataclasses import asdict, replace
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from db import adapters, revocations
+from db import audit as audit_table
+from db import runs as run_table
 from db.revocations import Lineage, Subject
 from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for, when
 from service.database import database
 from service.errors import PreconditionError, UsageError
+from service.publish.evidence import disk_problems
 from service.publish.folders import sync_pointer
 from service.settings.home import Home
 
@@ -118,3 +121,55 @@ def _say(found: Lineage) -> None:
         out.print("no adapter saw it")
     if found.revoked is not None:
         out.print(f"revoked: {escape(found.revoked)}")
+
+
+def runs(
+    recipe: RecipeOption = None,
+    limit: Annotated[int, typer.Option(min=1)] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Runs of the stream, newest first."""
+    settings = settings_for(recipe)
+    with database(settings) as pool:
+        history = run_table.history(pool, settings.recipe.stream, limit=limit)
+    if as_json:
+        print_json([asdict(run) for run in history])
+        return
+    rows = [[r.run_id, r.state, r.parent_version, r.launches, when(r.created_at), r.reason] for r in history]
+    print_table("runs", ["run", "state", "parent", "starts", "claimed at", "reason"], rows)
+
+
+def audit(
+    books_only: Annotated[
+        bool, typer.Option("--books-only", help="The database alone: read no adapter's bytes and no run's folder.")
+    ] = False,
+    recipe: RecipeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove that every row is ineligible, pending, claimed or settled, that the sums reconcile, and that the published
+    adapters and their lineage are what was published. Exit 1 if not."""
+    settings = settings_for(recipe)
+    with database(settings) as pool:
+        found = audit_table.audit(pool, settings.source, settings.eligibility, settings.recipe.stream)
+        if not books_only:
+            on_disk = disk_problems(Home(settings.home), pool, settings.recipe.stream)
+            found = replace(found, problems=[*found.problems, *on_disk])
+    if as_json:
+        print_json(asdict(found))
+    else:
+        _say_audit(found)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def _say_audit(found: audit_table.Audit) -> None:
+    rows: list[list[Any]] = [["pending", found.pending], ["claimed by a live run", found.claimed]]
+    rows += [[f"ineligible: {reason}", count] for reason, count in sorted(found.ineligible.items())]
+    rows += [[f"settled: {name}", count] for name, count in sorted(found.settled.items())]
+    print_table(f"{found.total} rows in the source", ["class", "rows"], [*rows, ["total", found.total]])
+    out.print(
+        f"{found.trained_rows} rows trained into {found.published_runs} published runs, {found.trained_tokens} tokens"
+    )
+    for problem in found.problems:
+        out.print(f"PROBLEM: {escape(problem)}")
+    out.print("no row lost, none trained twice" if not found.problems else f"{len(found.problems)} problems")

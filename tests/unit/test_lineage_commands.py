@@ -3,7 +3,7 @@
 import pytest
 
 from db.revocations import Subject
-from service.cli.provenance import _subject, revoke
+from service.cli.ledger import _subject, revoke
 from service.errors import UsageError
 
 BYTES = "a\udcffb"

@@ -1,0 +1,95 @@
+"""adapters, rollback, connect and gc: what was published."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from db import adapters as adapter_table
+from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for, when
+from service.database import database
+from service.errors import PreconditionError, UsageError
+from service.publish.editors import DEFAULT_URL, EDITORS, Connection, configuration
+from service.publish.folders import retire, sync_pointer, verify_adapter
+from service.settings.home import Home, only_service, running_service
+from trainer.run_dir import RunDirectoryError
+
+
+def adapters(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
+    """Published adapters, newest first."""
+    settings = settings_for(recipe)
+    with database(settings) as pool:
+        history = adapter_table.history(pool, settings.recipe.stream)
+    if as_json:
+        print_json([asdict(adapter) for adapter in history])
+        return
+    rows = [
+        [a.version, "current" if a.is_current else "", a.parent_version, _loss(a, "current"), _loss(a, "candidate"),
+         when(a.published_at)]
+        for a in history
+    ]  # fmt: skip
+    print_table("adapters", ["version", "", "parent", "loss before", "loss after", "published at"], rows)
+
+
+def _loss(adapter: adapter_table.Adapter, name: str) -> str:
+    value = adapter.evaluation.get("losses", {}).get(name)
+    return f"{value:.4f}" if isinstance(value, float) else ""
+
+
+def rollback(
+    version: Annotated[int, typer.Argument(help="Version to make current again (see `codelupe adapters`).")],
+    recipe: RecipeOption = None,
+) -> None:
+    """Make an earlier adapter current; the running service follows at its next poll."""
+    settings = settings_for(recipe)
+    home, stream = Home(settings.home), settings.recipe.stream
+    if not home.adapter(version).is_dir():
+        raise UsageError(f"{home.adapter(version)} is not there: retention removed it, or it never was")
+    with database(settings) as pool:
+        for adapter in adapter_table.history(pool, stream):
+            if adapter.version == version:
+                try:
+                    verify_adapter(home, adapter)
+                except RunDirectoryError as error:
+                    raise PreconditionError(str(error)) from error
+        adapter_table.roll_back(pool, stream, version)
+        try:
+            sync_pointer(home, stream, adapter_table.current(pool, stream))
+        except OSError as error:
+            raise PreconditionError(
+                f"version {version} is current now, and {home.pointer(stream)} cannot be moved: {error}"
+            ) from error
+    out.print(f"{home.pointer(stream)} → version {version}")
+
+
+def connect(
+    editor: Annotated[str, typer.Argument(help=f"One of {', '.join(EDITORS)}.")],
+    url: Annotated[str, typer.Option(help="The served API, as the editor reaches it.")] = DEFAULT_URL,
+    show_key: Annotated[bool, typer.Option("--show-key", help="Write VLLM_API_KEY out instead of its place.")] = False,
+    recipe: RecipeOption = None,
+) -> None:
+    """Print an editor's configuration for the served model; where it belongs is said on stderr."""
+    key = settings_for(recipe).vllm_api_key if show_key else None
+    if show_key and key is None:
+        raise PreconditionError("there is no key to show: VLLM_API_KEY is not set")
+    found = configuration(editor, Connection(url=url.rstrip("/"), key=key))
+    print(found.text, end="")
+    print(f"→ {found.advice}", file=sys.stderr)
+
+
+def gc(recipe: RecipeOption = None) -> None:
+    """Remove adapters beyond KEEP_ADAPTERS and leftovers of interrupted writes."""
+    settings = settings_for(recipe)
+    home = Home(settings.home)
+    if running_service(home) is not None:
+        raise PreconditionError("the service runs, and tidies by itself after each verdict; stop it first")
+    home.prepare()
+    with database(settings) as pool, only_service(home):  # or one starts: a claim looks like a leftover
+        here = adapter_table.history(pool, settings.recipe.stream, among=home.adapter_versions())
+        removed = retire(home, here, settings.keep_adapters)
+    for folder in removed:
+        out.print(f"removed {folder}")
+    out.print(f"{len(removed)} folders removed")

@@ -1,0 +1,128 @@
+"""drop and samples: what comes in, and what the model would see of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TimeElapsedColumn
+
+from db import chunks, streams
+from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for
+from service.cli.preview import preview
+from service.cycle.launch import show_samples
+from service.database import database
+from service.errors import UsageError
+from service.intake.drop import Summary, drop_paths
+from service.intake.history import MAX_COMMITS
+from service.intake.hub import SCHEME
+from service.intake.records import Given
+from service.settings.load import Settings
+
+
+def drop(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files, folders, git checkouts, JSONL, Parquet, or hf://owner/name for a dataset."),
+    ] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="A dataset of the Hub, owner/name.")] = None,
+    score: Annotated[
+        float | None, typer.Option(help="Quality score of rows without one; by default a heuristic's.")
+    ] = None,
+    repository: Annotated[str | None, typer.Option(help="Repository name; the folder's by default.")] = None,
+    phase: Annotated[str | None, typer.Option(help="Phase of a curriculum that the rows belong to.")] = None,
+    history: Annotated[
+        bool, typer.Option("--history", help="Of git checkouts, a row for each changed file of each commit.")
+    ] = False,
+    commits: Annotated[int, typer.Option(min=1, help="With --history: the newest commits, so many.")] = MAX_COMMITS,
+    train_now: Annotated[bool, typer.Option("--train-now", help="Do not wait for MIN_NEW_FILES.")] = False,
+    recipe: RecipeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Drop files into the database; the service trains on them when there are enough."""
+    settings = settings_for(recipe)
+    sources = [*(paths or []), *(SCHEME + name for name in dataset or [])]
+    if not sources:
+        raise UsageError("nothing to drop: name files, folders, JSONL, Parquet or a dataset (codelupe drop --help)")
+    missing = [name for name in sources if not name.startswith(SCHEME) and not os.path.lexists(name)]
+    if missing:
+        raise UsageError(f"no such file or folder: {', '.join(missing)}")
+    if settings.source.name != "code_files":
+        raise UsageError(
+            f"drop writes to code_files only; SOURCE_TABLE is {settings.source.name}: insert there yourself"
+        )
+    with database(settings) as pool:
+        with _drop_progress() as on_progress:
+            summary = drop_paths(
+                pool,
+                sources,
+                Given(score=score, repository=repository, phase=phase),
+                history_commits=commits if history else 0,
+                token=settings.trainer_secrets.get("HF_TOKEN"),
+                on_progress=on_progress,
+            )
+        if train_now:
+            streams.request_training(pool, settings.recipe.stream)
+        pending = chunks.count(pool, settings.source, settings.eligibility, settings.recipe.stream)
+    if as_json:
+        print_json({"inserted": summary.inserted, "passed_over": summary.skipped, "pending": pending})
+        return
+    _say_dropped(summary, pending, settings, train_now)
+
+
+@contextmanager
+def _drop_progress() -> Iterator[Callable[[Summary], None]]:
+    """A bar on stderr where that is a terminal; what comes is not known beforehand, so it shows counts and a rate."""
+    columns = ("{task.description}", BarColumn(), "{task.fields[counts]}", TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("reading", total=None, counts="")
+
+        def show(summary: Summary) -> None:
+            counts = f"{summary.inserted:,} inserted, {summary.skipped.total():,} passed over"
+            seconds = progress.tasks[0].elapsed or 0.0
+            rate = f", {summary.seen / seconds:,.0f} a second" if seconds > 1 else ""
+            progress.update(task, counts=counts + rate)
+
+        yield show
+
+
+def _say_dropped(summary: Summary, pending: int, settings: Settings, train_now: bool) -> None:
+    out.print(f"{summary.inserted} rows inserted, {summary.skipped.total()} files passed over")
+    if summary.skipped:
+        print_table("passed over", ["why", "files"], [[why, count] for why, count in summary.skipped.most_common()])
+    if pending >= settings.min_new_files or train_now:
+        out.print(f"{pending} rows pending: a run starts at the next poll of a running service")
+    else:
+        out.print(f"{pending} rows pending; a run starts at {settings.min_new_files} (or with --train-now)")
+
+
+def samples(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files, folders, JSONL, or a run directory with its own recipe. Default: the last run."),
+    ] = None,
+    recipe: RecipeOption = None,
+    builder: Annotated[str | None, typer.Option(help="This builder alone, whatever the recipe weighs.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most so many samples.")] = 20,
+    plain: Annotated[bool, typer.Option("--plain", help="Marks instead of colours.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what the model would see, and what of it would be learned."""
+    settings = settings_for(recipe)
+    arguments = ["--limit", str(limit)]
+    arguments += ["--builder", builder] if builder is not None else []
+    arguments += ["--plain"] if plain or os.environ.get("NO_COLOR") else []
+    arguments += ["--json"] if as_json else []
+    with preview(settings, paths or [], recipe_given=recipe is not None) as shown:
+        for line in shown.passed_over:
+            print(f"passed over: {line}", file=sys.stderr)
+        arguments += ["--seed", str(shown.seed)] if shown.seed is not None else []
+        code = show_samples(shown.recipe_file, shown.rows_file, arguments, settings.trainer_secrets)
+    raise typer.Exit(code)

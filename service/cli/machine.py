@@ -1,0 +1,59 @@
+"""plan and doctor: what this machine can do, and what is wrong with it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from service.cli.console import JsonOption, RecipeOption, out, print_json, settings_for
+from service.cli.doctor import Finding, examine
+from service.cycle.launch import plan_memory, with_absolute_folder
+from trainer.recipe import dump_recipe
+
+
+def plan(
+    recipe: RecipeOption = None,
+    card: Annotated[str | None, typer.Option(help="A card by short name: rtx-5090, a100-80, h100, …")] = None,
+    vram_gib: Annotated[float | None, typer.Option(min=0.1, help="Memory of the card, in GiB.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict memory and speed from the recipe alone, and choose the fastest way that fits. Exit 3 when none does."""
+    settings = settings_for(recipe)
+    arguments = ["--json"] if as_json else []
+    arguments += [] if card is None else ["--card", card]
+    arguments += [] if vram_gib is None else ["--vram-gib", str(vram_gib)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{settings.recipe.name}.yaml"
+        path.write_text(dump_recipe(with_absolute_folder(settings.recipe)), encoding="utf-8")
+        code = plan_memory(path, arguments, settings.trainer_secrets)
+    raise typer.Exit(code)
+
+
+def doctor(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
+    """Look at folders, disk, database, card, memory, base, Hub and W&B. Exit 1 when something has to be mended."""
+    findings = []
+    for finding in examine(settings_for(recipe)):
+        findings.append(finding)
+        if not as_json:
+            _say_finding(finding)
+    failed = sum(finding.state == "failed" for finding in findings)
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        out.print(f"{failed} of {len(findings)} have to be mended" if failed else "all is well")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _say_finding(finding: Finding) -> None:
+    mark = {"ok": "[green]ok[/green]    ", "note": "[yellow]note[/yellow]  ", "failed": "[red]FAILED[/red]"}[
+        finding.state
+    ]
+    out.print(f"{mark} {finding.check:<12} {escape(finding.said)}")
+    if finding.mend:
+        out.print(f"       {'':<12} → {escape(finding.mend)}")

@@ -1,0 +1,99 @@
+"""up, stop, status: the service itself."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from db import adapters as adapter_table
+from db import chunks, embedded
+from db import lease as leases
+from db import runs as run_table
+from db.errors import DatabaseError
+from service import logs
+from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for
+from service.database import database
+from service.errors import PreconditionError, ServiceError
+from service.settings.home import Home, running_service, stop_service
+from service.settings.load import chosen_log_format
+from service.up import up as run_service
+
+STOP_WAIT_SECONDS = 120.0
+
+
+def up(
+    recipe: RecipeOption = None,
+    once: Annotated[bool, typer.Option("--once", help="End after the first verdict.")] = False,
+    port: Annotated[int | None, typer.Option(help="METRICS_PORT")] = None,
+    model: Annotated[str | None, typer.Option(help="MODEL: another base than the recipe's.")] = None,
+    demo: Annotated[
+        bool | None,
+        typer.Option(help="Fill an empty table with Python's standard library (by default the embedded one only)."),
+    ] = None,
+) -> None:
+    """Run the service: poll, train, judge, publish, for as long as it is left running."""
+    log_format = chosen_log_format()
+    logs.set_up(log_format)
+    say = logs.sayer(log_format)
+    try:
+        settings = settings_for(recipe, METRICS_PORT=None if port is None else str(port), MODEL=model)
+        wanted = (settings.recipe.service.demo_corpus and settings.database_url is None) if demo is None else demo
+        verdict = run_service(settings, once=once, demo_corpus=wanted, say=say)
+    except (ServiceError, DatabaseError) as error:
+        if log_format == "text":  # a message for a person, on lines of its own
+            raise
+        code = error.exit_code if isinstance(error, ServiceError) else PreconditionError.exit_code
+        logs.event("The service has to end", level=logging.ERROR, reason=str(error), exit_code=code)
+        raise typer.Exit(code) from error
+    if once:
+        outcome = ("published" if verdict.promote else "refused") if verdict else "none"
+        reason = verdict.text() if verdict else "no verdict"
+        if log_format == "text":
+            out.print(f"verdict: {outcome}: {escape(reason)}" if verdict else reason)
+        else:
+            say("verdict", reason, outcome=outcome)
+        raise typer.Exit(0 if verdict and verdict.promote else 1)
+
+
+def stop(recipe: RecipeOption = None) -> None:
+    """End the service of this folder, its trainer and its database; a run in progress is resumed by the next start."""
+    home = Home(settings_for(recipe).home)
+    pid = stop_service(home, wait_seconds=STOP_WAIT_SECONDS)
+    was_left = embedded.stop(home.postgres)
+    out.print(f"service (process {pid}) stopped" if pid else "no service was running")
+    if was_left:
+        out.print("embedded database stopped")
+
+
+def status(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
+    """Where the stream stands."""
+    settings = settings_for(recipe)
+    home, stream = Home(settings.home), settings.recipe.stream
+    with database(settings) as pool:
+        totals = run_table.totals(pool, stream)
+        current = adapter_table.current(pool, stream)
+        live = run_table.live(pool, stream)
+        pending = chunks.count(pool, settings.source, settings.eligibility, stream)
+        held = leases.holder(pool, stream)
+    facts: dict[str, Any] = {
+        "stream": stream,
+        "service": running_service(home),
+        "lease_held_by": held[0] if held else None,
+        "live_run": f"{live.run_id} ({live.state})" if live else None,
+        "current_version": current.version if current else None,
+        "pending_rows": pending,
+        "rows": totals.rows,
+        "runs": totals.runs,
+        "trained_tokens": totals.trained_tokens,
+        "last_success": totals.last_success_at,
+    }
+    if as_json:
+        print_json(facts)
+        return
+    facts["service"] = f"process {facts['service']}" if facts["service"] else "not running in this folder"
+    for name in ("rows", "runs"):
+        facts[name] = ", ".join(f"{count} {what}" for what, count in sorted(facts[name].items()))
+    print_table("", ["", ""], [[name.replace("_", " "), value] for name, value in facts.items()])

@@ -1,0 +1,117 @@
+"""How the text of one variable becomes a value. Each parser raises ValueError with the words for what is allowed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+Parser = Callable[[str], Any]
+
+
+def whole(low: int, high: int | None = None) -> Parser:
+    """A whole number within limits."""
+
+    def parse(text: str) -> int:
+        allowed = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
+        if not re.fullmatch(r"[+-]?\d{1,18}", text):
+            raise ValueError(allowed)
+        value = int(text)
+        if value < low or (high is not None and value > high):
+            raise ValueError(allowed)
+        return value
+
+    return parse
+
+
+def number(low: float, *, above: bool = False) -> Parser:
+    """A finite number, at least (or above) `low`."""
+
+    def parse(text: str) -> float:
+        allowed = f"a number {'above' if above else 'of at least'} {low:g}" if math.isfinite(low) else "a finite number"
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(allowed) from None
+        if not math.isfinite(value) or value < low or (above and value == low):
+            raise ValueError(allowed)
+        return value
+
+    return parse
+
+
+def boolean(text: str) -> bool:
+    """true or false, and their usual spellings."""
+    match text.lower():
+        case "1" | "true" | "yes" | "on":
+            return True
+        case "0" | "false" | "no" | "off":
+            return False
+    raise ValueError("true or false")
+
+
+def postgres_url(text: str) -> str:
+    """A Postgres URL or a key=value connection string."""
+    if not re.match(r"postgres(ql)?://", text) and not re.match(r"\s*\w+\s*=", text):
+        raise ValueError("postgresql://user:password@host:port/database")
+    return text
+
+
+def web_address(text: str) -> str:
+    """An http or https address, without the slash at its end."""
+    allowed = "http://host:port or https://host"
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        httpx.URL(text).host.encode("idna")  # what a connection does with it
+    except (ValueError, httpx.InvalidURL):  # a port that is no number, a bracket that is not closed, a host like a..b
+        raise ValueError(allowed) from None
+    if not good or parts.query or parts.fragment or parts.username is not None or re.search(r"\s", text):
+        raise ValueError(allowed)
+    return text.rstrip("/")
+
+
+def key(text: str) -> str:
+    """What goes into a header as it is."""
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("letters, digits and signs of ASCII, without spaces,")
+    return text
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Names with commas between them."""
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not found:
+        raise ValueError("a list with commas")
+    return found
+
+
+def one_of(*names: str) -> Parser:
+    """One of a few short names."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in names:
+            raise ValueError(" or ".join(names))
+        return text.lower()
+
+    return parse
+
+
+def server_address(text: str) -> str:
+    """The address of a server of an OpenAI-like API, without the API's own path."""
+    return web_address(text).removesuffix("/v1")
+
+
+def folder(text: str) -> Path:
+    """A folder, made absolute."""
+    return Path(text).expanduser().absolute()
+
+
+def plain(text: str) -> str:
+    """Text as it stands."""
+    return text
