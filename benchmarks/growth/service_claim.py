@@ -70,7 +70,7 @@ def main() -> None:
         "after_mib": after_mib,
     }
     if after is State.TRAINING:
-        daemon._give_back("returned", "the benchmark has seen what it wanted")
+        daemon._settling.give_back(daemon._run_id, "returned", "the benchmark has seen what it wanted")
     shutil.rmtree(home.run(run.run_id).root, ignore_errors=True)  # tidied, where nothing was left for training
     daemon._leadership.release()
     print(json.dumps(facts))

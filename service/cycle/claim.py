@@ -65,6 +65,21 @@ class Claimed:
     """Secrets that were replaced in the texts."""
 
 
+def log_claim(claimed: Claimed, parent: int | None) -> None:
+    """Log what a run claimed. `parent`: the version that it trains on from."""
+    log(
+        "Claimed",
+        run=claimed.run_id,
+        rows=claimed.trained,
+        held_out=claimed.held_out,
+        earlier_held_out=claimed.earlier_held_out,
+        refused=claimed.refused,
+        put_off=claimed.put_off or None,
+        secrets=claimed.secrets or None,
+        parent=parent,
+    )
+
+
 def claim_run(
     pool: Pool,
     lease: Lease,

@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
-from typing import Literal
 
-from db import adapters, chunks, embedded, runs, streams
-from db.errors import DatabaseError, LeaseLost, ParentMoved, RowsRevoked, SettlementMismatch, Unavailable
+from db import adapters, chunks, runs, streams
+from db.errors import DatabaseError, LeaseLost, Unavailable
 from db.files import CHANNEL
 from db.lease import Lease
 from db.pool import Pool
-from service.cycle.claim import Claimed, NothingToHoldOut, claim_run
-from service.cycle.launch import TrainerProcess, watch_to_end
+from service.cycle.claim import NothingToHoldOut, claim_run, log_claim
 from service.cycle.leadership import RENEW_SECONDS, Leadership
-from service.cycle.memory import give_back as give_memory_back
+from service.cycle.memory import return_freed_memory
+from service.cycle.settle import Settling
 from service.cycle.states import may_follow
+from service.cycle.supervise import Supervisor
 from service.cycle.upkeep import Pause, Upkeep
-from service.cycle.watch import Watcher
 from service.errors import PreconditionError
 from service.gate.judge import Verdict, judge
 from service.logs import event as log
-from service.publish.folders import copy_candidate, tidy_run
 from service.settings.home import Home
 from service.settings.load import Settings
 from service.web.board import Board
 from service.web.state import State
 from trainer.recipe import Recipe
 from trainer.run_dir import (
-    RowOutcome,
-    RunDirectory,
     RunDirectoryError,
     Suspects,
     read_json,
     read_outcomes,
-    read_rows,
     read_suspects,
 )
 
@@ -48,9 +41,7 @@ DATABASE_PAUSE_SECONDS, LONGEST_DATABASE_PAUSE_SECONDS = 2.0, 10.0
 MAX_CRASHES = 3
 """Starts of one run that may end in a crash before the run is given up."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 3600.0
-REFUSED_DELAY_SECONDS = 600.0
-"""How long a refused candidate's rows rest the first time; doubled each time."""
-HEARING_SECONDS = 0.5
+LISTEN_SECONDS = 0.5
 """How long the daemon listens at a time: it hears of being stopped in between."""
 CONFIRM_SECONDS = 60.0
 """Rows that were counted longer ago than this are counted again before they start a run."""
@@ -86,6 +77,8 @@ class Daemon:
         self.verdict: Verdict | None = None
         self.upkeep = Upkeep(settings, home, pool, board)
         self._leadership = Leadership(pool, recipe.stream, home.instance())
+        self._supervisor = Supervisor(settings, pool, board, self._leadership, self.upkeep, stop)
+        self._settling = Settling(settings, home, pool, self._leadership, self.upkeep, self._beat_and_renew)
         self._run_id = 0
         self._crashes = 0
         self._pauses = 0
@@ -111,8 +104,8 @@ class Daemon:
                 following = self._handlers[self.state]()
             except Unavailable as error:
                 database_failures += 1
-                self._database_trouble(error)
-                self._revive_database()
+                self.upkeep.note_database_trouble(error)
+                self.upkeep.revive_database()
                 pause = DATABASE_PAUSE_SECONDS * 2.0 ** (database_failures - 1)
                 self._sleep(min(LONGEST_DATABASE_PAUSE_SECONDS, pause), renew=False)
                 if self.state in WRITING:
@@ -136,7 +129,7 @@ class Daemon:
         if following is not self.state and following not in TOLD_BY_EVENTS:
             log("State", state=str(following), before=str(self.state))
         if following is not self.state and self.state in WRITING:
-            give_memory_back()
+            return_freed_memory()
         self.state = following
         self.board.update(state=str(following))
 
@@ -157,7 +150,7 @@ class Daemon:
             return State.WAITING
         self._run_id, directory = run.run_id, self.home.run(run.run_id)
         if not directory.root.exists():
-            self._give_back("returned", "the service ended before its directory was complete")
+            self._settling.give_back(run.run_id, "returned", "the service ended before its directory was complete")
             return State.WAITING
         log("Run taken up again", run=run.run_id, state=run.state)
         if run.state == "judging":
@@ -221,9 +214,10 @@ class Daemon:
             chunks.distrust(self.pool, self.lease)
             return State.WAITING
         self._run_id, self._crashes = claimed.run_id, 0
-        self._log_claim(claimed, current.version if current else None)
+        log_claim(claimed, current.version if current else None)
         if claimed.trained == 0:
-            return self._settle_without_training()
+            self._settling.settle_without_training(claimed.run_id)
+            return State.WAITING
         return State.TRAINING
 
     def _training(self) -> State:
@@ -236,11 +230,11 @@ class Daemon:
             runs.advance(self.pool, self.lease, self._run_id, "training")
         if not directory.report.exists():
             runs.count_launch(self.pool, self.lease, self._run_id)
-            code, failure = self._train(directory)
-            if code is None:
+            ending = self._supervisor.train(directory, self._run_id)
+            if ending.code is None:
                 return State.STOPPED
             if not directory.report.exists():
-                return self._trainer_ended(code, failure)
+                return self._trainer_ended(ending.code, ending.failure)
         runs.advance(self.pool, self.lease, self._run_id, "judging")
         self.board.clear("trainer")
         self._pauses = 0
@@ -249,7 +243,8 @@ class Daemon:
     def _judging(self) -> State:
         directory = self.home.run(self._run_id)
         if self._run().ended_at is not None:  # the answer to an earlier COMMIT was lost
-            return self._after_verdict(directory)
+            self._settling.tidy(self._run_id)
+            return State.WAITING
         try:
             report = read_json(directory.report)
             outcomes = list(read_outcomes(directory.rows_outcome))
@@ -265,14 +260,9 @@ class Daemon:
             current=self.verdict.measured["current"],
             candidate=self.verdict.measured["candidate"],
         )
-        try:
-            if self.verdict.promote:
-                self._publish(directory, report, outcomes)
-            else:
-                self._refuse(outcomes, self.verdict.text(), report)
-        except SettlementMismatch as error:  # its directory is another run's of this number, after a restore
-            self._not_published("failed", str(error))
-        return self._after_verdict(directory)
+        self.verdict = self._settling.settle(self._run_id, self.verdict, report, outcomes)
+        self._settling.tidy(self._run_id)
+        return State.WAITING
 
     def _paused(self) -> State:
         """Wait, then start afresh: whatever was wrong is looked at again."""
@@ -291,24 +281,6 @@ class Daemon:
         return State.STARTING
 
     # --- training ------------------------------------------------------------------------------------------
-
-    def _train(self, directory: RunDirectory) -> tuple[int | None, str | None]:
-        """Start the trainer and watch it to its end: (exit code, what it said), or None when we are stopping."""
-        watcher = Watcher(directory, self._run_id, self.board)
-        watcher.skip_history()
-        process = TrainerProcess(directory, self.settings.trainer_secrets)
-        log("Training process", run=self._run_id, pid=process.pid)
-
-        def each_moment() -> None:
-            watcher.read()
-            self.board.beat()
-            self._renew_or_note()
-
-        code = watch_to_end(process, self.stop, each_moment)
-        watcher.read()
-        if code is None:
-            log("Training paused; the next start resumes it", run=self._run_id)
-        return code, watcher.failure
 
     def _trainer_ended(self, code: int, failure: str | None) -> State:
         """No report: resume after a stop or a crash, give up otherwise."""
@@ -330,95 +302,9 @@ class Daemon:
     def _give_up(self, reason: str, suspects: Suspects | None = None) -> State:
         """The run failed: its rows go back, and the daemon rests before it tries again. Where one row made it fail,
         that one is settled, and there is nothing to wait for."""
-        if self._give_back("failed", reason, suspects) is not None:
+        if self._settling.give_back(self._run_id, "failed", reason, suspects) is not None:
             return State.WAITING
         return self._pause("trainer", reason)
-
-    def _give_back(
-        self, state: Literal["returned", "failed"], reason: str, suspects: Suspects | None = None
-    ) -> int | None:
-        """The row that made the run fail and is quarantined, if one is."""
-        single = runs.give_back(
-            self.pool,
-            self.lease,
-            self._run_id,
-            state=state,
-            reason=reason,
-            cause=suspects.reason if suspects else None,
-            suspects=suspects.file_ids if suspects else (),
-        )
-        log("Rows given back", level=logging.WARNING, run=self._run_id, state=state, reason=reason,
-            suspects=len(suspects.file_ids) if suspects else None)  # fmt: skip
-        if single is not None and suspects is not None:
-            log("Row quarantined", level=logging.WARNING, run=self._run_id, file=single, reason=suspects.reason)
-            self.upkeep.refresh()
-        return single
-
-    # --- the verdict ---------------------------------------------------------------------------------------
-
-    def _publish(self, directory: RunDirectory, report: dict[str, object], outcomes: list[RowOutcome]) -> None:
-        assert self.verdict is not None
-        try:
-            published = copy_candidate(self.home, directory, self._run_id, report, self._beat_and_renew)
-        except RunDirectoryError as error:
-            self._not_published("failed", f"the candidate is damaged: {error}")
-            return
-        try:
-            runs.publish(
-                self.pool,
-                self.lease,
-                self._run_id,
-                outcomes,
-                adapters.NewAdapter(
-                    folder=published.folder.name,
-                    manifest_sha256=published.manifest_sha256,
-                    evaluation={"losses": self.verdict.measured},
-                ),
-                report,
-            )
-        except (ParentMoved, RowsRevoked, SettlementMismatch) as error:
-            self._not_published("failed" if isinstance(error, SettlementMismatch) else "returned", str(error))
-            shutil.rmtree(published.folder)  # nobody will ever name this copy
-            return
-        log("Saving adapter", run=self._run_id, version=self._run_id, folder=str(published.folder))
-
-    def _not_published(self, state: Literal["returned", "failed"], reason: str) -> None:
-        """The judge was for it, and it cannot be published all the same: the verdict says so too."""
-        assert self.verdict is not None
-        self.verdict = replace(self.verdict, promote=False, reasons=(reason,))
-        self._give_back(state, reason)
-
-    def _refuse(self, outcomes: list[RowOutcome], reason: str, report: dict[str, object] | None) -> None:
-        runs.refuse(
-            self.pool,
-            self.lease,
-            self._run_id,
-            outcomes,
-            reason=reason,
-            report=report or {},
-            max_attempts=self.settings.max_attempts,
-            backoff_seconds=REFUSED_DELAY_SECONDS,
-        )
-
-    def _settle_without_training(self) -> State:
-        """Every row of the claim was refused or held out: settle them, there is nothing to fit."""
-        directory = self.home.run(self._run_id)
-        held_out = [
-            RowOutcome(file_id=row.file_id, outcome="held_out") for row in read_rows(directory.held_out) if row.fresh
-        ]
-        runs.advance(self.pool, self.lease, self._run_id, "training")
-        runs.advance(self.pool, self.lease, self._run_id, "judging")
-        self._refuse(held_out, "no row was left for training", None)
-        tidy_run(directory)
-        self.upkeep.refresh()
-        return State.WAITING
-
-    def _after_verdict(self, directory: RunDirectory) -> State:
-        self.upkeep.derive_pointer()
-        tidy_run(directory)
-        self.upkeep.retire()
-        self.upkeep.refresh()
-        return State.WAITING
 
     def _run(self) -> runs.Run:
         run = runs.get(self.pool, self._run_id)
@@ -434,42 +320,9 @@ class Daemon:
         log("Paused", level=logging.ERROR, cause=cause, reason=reason)
         return State.STOPPED if self.once else State.PAUSED
 
-    def _database_trouble(self, error: Unavailable) -> None:
-        if "database" not in self.board.read().troubles:
-            log("Database unavailable", level=logging.WARNING, reason=str(error))
-        self.board.trouble("database", f"the database does not answer ({error}); trying again")
-
-    def _revive_database(self) -> None:
-        """Start our embedded Postgres again if it has died; another one has keepers of its own."""
-        if self.settings.database_url is None:
-            try:
-                embedded.start(self.home.postgres)
-            except DatabaseError as error:
-                log("Embedded database does not start", level=logging.ERROR, reason=str(error))
-
     def _beat_and_renew(self) -> None:
         self.board.beat()
         self._leadership.renew()
-
-    def _renew_or_note(self) -> None:
-        """While training: an unreachable database is noted, and no reason to stop. Nor is a lease that ran out
-        meanwhile and that nobody took."""
-        if not self._leadership.due():
-            return
-        try:
-            try:
-                self._leadership.renew()
-            except LeaseLost:
-                if not self._leadership.acquire():
-                    raise
-            runs.heartbeat(self.pool, self.lease, self._run_id)
-            if self.upkeep.poll_due():
-                self.upkeep.poll(self.lease)
-            self.upkeep.sweep(self.lease)
-            self.board.clear("database")
-        except Unavailable as error:
-            self._leadership.put_off()
-            self._database_trouble(error)
 
     def _sleep_until(self, heard: Callable[[float], bool], seconds: float) -> None:
         """Wait as `_sleep` does, at most until somebody tells of new files or a sweep finds enough. A message that is
@@ -478,7 +331,7 @@ class Daemon:
         swept: chunks.Pending | None = None
         due = True
         while (left := deadline - time.monotonic()) > 0 and not self.stop.is_set():
-            if heard(min(left, HEARING_SECONDS)):
+            if heard(min(left, LISTEN_SECONDS)):
                 self.stop.wait(min(left, GATHERING_SECONDS))
                 return
             self._beat_and_renew()
@@ -495,16 +348,3 @@ class Daemon:
             self.board.beat()
             if renew:
                 self._leadership.renew()
-
-    def _log_claim(self, claimed: Claimed, parent: int | None) -> None:
-        log(
-            "Claimed",
-            run=claimed.run_id,
-            rows=claimed.trained,
-            held_out=claimed.held_out,
-            earlier_held_out=claimed.earlier_held_out,
-            refused=claimed.refused,
-            put_off=claimed.put_off or None,
-            secrets=claimed.secrets or None,
-            parent=parent,
-        )

@@ -1,4 +1,4 @@
-"""Memory that a claim or a verdict took goes back to the system: for hours the trainer is the one who needs it."""
+"""Returns freed memory to the system after a claim or a verdict. For the next hours the trainer needs it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import ctypes
 _C_LIBRARY = ctypes.CDLL(None)
 
 
-def give_back() -> None:
-    """Give back the pages that nothing lies in any more (glibc's malloc_trim(3); elsewhere nothing happens).
+def return_freed_memory() -> None:
+    """Return unused pages to the system with glibc's malloc_trim(3). Does nothing where the C library has no such call.
 
-    malloc keeps what was freed below something that is still in use, and with every claim of another shape there is
-    more of that.
+    malloc keeps freed memory that lies below memory still in use. Without this call, every claim of another shape
+    leaves more of it.
     """
     if trim := getattr(_C_LIBRARY, "malloc_trim", None):
         trim(0)

@@ -6,7 +6,8 @@ import logging
 import time
 from datetime import datetime
 
-from db import adapters, chunks, runs
+from db import adapters, chunks, embedded, runs
+from db.errors import DatabaseError, Unavailable
 from db.lease import Lease
 from db.pool import Pool
 from service.logs import event as log
@@ -130,3 +131,17 @@ class Upkeep:
                 "set a smaller KEEP_ADAPTERS and `codelupe gc`",
             )
         self.board.clear("disk")
+
+    def note_database_trouble(self, error: Unavailable) -> None:
+        """Say on the board that the database does not answer; log it the first time."""
+        if "database" not in self.board.read().troubles:
+            log("Database unavailable", level=logging.WARNING, reason=str(error))
+        self.board.trouble("database", f"the database does not answer ({error}); trying again")
+
+    def revive_database(self) -> None:
+        """Start the embedded Postgres again if it has died. Any other database has its own operator."""
+        if self.settings.database_url is None:
+            try:
+                embedded.start(self.home.postgres)
+            except DatabaseError as error:
+                log("Embedded database does not start", level=logging.ERROR, reason=str(error))

@@ -157,8 +157,8 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/postgres/test_claim_run.py", "rows_that_wait_anywhere"),
     ),
     "ranges are looked at while a run is on": Mutant(
-        file="service/cycle/daemon.py",
-        old="            self.upkeep.sweep(self.lease)\n            self.board.clear",
+        file="service/cycle/supervise.py",
+        old="            self.upkeep.sweep(lease)\n            self.board.clear",
         new="            self.board.clear",
         caught_by=_test("tests/postgres/test_claim_run.py", "while_a_run_is_on"),
     ),
@@ -200,7 +200,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a committed run without its directory is given back": Mutant(
         file="service/cycle/daemon.py",
-        old="        if not directory.root.exists():\n            self._give_back(",
+        old="        if not directory.root.exists():\n            self._settling.give_back(",
         new="        if not directory.root.exists():\n            (lambda *_: None)(",
         caught_by=_test("tests/postgres/test_claim_run.py", "without_its_directory"),
     ),
@@ -235,7 +235,7 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/postgres/test_verdicts.py", "not_the_runs"),
     ),
     "a candidate that came too late gives its rows back": Mutant(
-        file="service/cycle/daemon.py",
+        file="service/cycle/settle.py",
         old="        except (ParentMoved, RowsRevoked, SettlementMismatch) as error:",
         new="        except SettlementMismatch as error:",
         caught_by=_test("tests/postgres/test_claim_run.py", "came_too_late"),
@@ -757,14 +757,14 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/faults/test_lost_commit.py"),
     ),
     "training goes on while the database is away": Mutant(
-        file="service/cycle/daemon.py",
-        old="            self._leadership.put_off()\n            self._database_trouble(error)\n",
+        file="service/cycle/supervise.py",
+        old="            self.leadership.put_off()\n            self.upkeep.note_database_trouble(error)\n",
         new="            raise\n",
         caught_by=_test("tests/postgres/test_claim_run.py", "training_goes_on_while"),
     ),
     "an embedded database that died is started again": Mutant(
         file="service/cycle/daemon.py",
-        old="                self._revive_database()\n",
+        old="                self.upkeep.revive_database()\n",
         new="",
         caught_by=_test("tests/postgres/test_claim_run.py", "embedded_database"),
     ),

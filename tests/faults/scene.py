@@ -34,7 +34,7 @@ from db import audit, embedded, migrate, sentinel, streams
 from db import pool as pools
 from db.pool import Pool
 from service import logs
-from service.cycle import daemon, launch, leadership
+from service.cycle import daemon, launch, leadership, settle
 from service.database import open_pool
 from service.settings.home import Home, only_service
 from service.settings.load import PROJECT_RECIPES, Settings, load_settings
@@ -181,12 +181,12 @@ def serve(options: Options) -> None:
         full.record(options.disk_points)
     if options.disk is not None:
         full.fail_at(options.disk)
-    daemon.FIRST_PAUSE_SECONDS, daemon.REFUSED_DELAY_SECONDS, daemon.GATHERING_SECONDS = 0.1, 0.05, 0.02
+    daemon.FIRST_PAUSE_SECONDS, settle.REFUSED_DELAY_SECONDS, daemon.GATHERING_SECONDS = 0.1, 0.05, 0.02
     if options.hurried:
         daemon.DATABASE_PAUSE_SECONDS, daemon.LONGEST_DATABASE_PAUSE_SECONDS = 0.1, 1.0
         pools.CONNECT_TIMEOUT_SECONDS = 3
         sentinel.ASK_AFTER_SECONDS, sentinel.LOOK_SECONDS, sentinel.ANSWER_SECONDS = 1.0, 0.1, 0.7
-    daemon.HEARING_SECONDS = launch.WATCH_SECONDS = 0.02
+    daemon.LISTEN_SECONDS = launch.WATCH_SECONDS = 0.02
     launch.TRAINER = options.trainer
     if options.lease_seconds is not None:
         leadership.LEASE_SECONDS, leadership.RENEW_SECONDS = options.lease_seconds, options.lease_seconds / 4

@@ -6,7 +6,7 @@ import pytest
 
 FREED_UNDER_ONE_THAT_IS_USED = """
 import ctypes, psutil
-from service.cycle.memory import give_back
+from service.cycle.memory import return_freed_memory
 
 resident = lambda: psutil.Process().memory_info().rss / 2**20
 library = ctypes.CDLL(None)
@@ -19,7 +19,7 @@ for one in taken:
 for one in taken[:-1]:
     library.free(one)
 freed = resident()
-give_back()
+return_freed_memory()
 print(freed - before, resident() - before)
 """
 

@@ -1,0 +1,128 @@
+"""How a run ends: its adapter is published, its candidate is refused, or its rows are given back."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from db import adapters, runs
+from db.errors import ParentMoved, RowsRevoked, SettlementMismatch
+from db.pool import Pool
+from service.cycle.leadership import Leadership
+from service.cycle.upkeep import Upkeep
+from service.gate.judge import Verdict
+from service.logs import event as log
+from service.publish.folders import Beat, copy_candidate, tidy_run
+from service.settings.home import Home
+from service.settings.load import Settings
+from trainer.run_dir import RowOutcome, RunDirectoryError, Suspects, read_rows
+
+RunEnd = Literal["returned", "failed"]
+"""How a run ends without a verdict."""
+REFUSED_DELAY_SECONDS = 600.0
+"""How long a refused candidate's rows wait the first time. The delay doubles with each refusal."""
+
+
+class Settling:
+    """Settles the rows of a stream's runs. Every write is under the lease of `leadership`."""
+
+    def __init__(
+        self, settings: Settings, home: Home, pool: Pool, leadership: Leadership, upkeep: Upkeep, beat: Beat
+    ) -> None:
+        self.settings, self.home, self.pool = settings, home, pool
+        self.leadership, self.upkeep, self.beat = leadership, upkeep, beat
+
+    def settle(self, run_id: int, verdict: Verdict, report: dict[str, Any], outcomes: Sequence[RowOutcome]) -> Verdict:
+        """Carry out a verdict. Returns it as it turned out: a candidate that cannot be published is refused."""
+        try:
+            if verdict.promote:
+                return self._publish(run_id, verdict, report, outcomes)
+            self._refuse(run_id, outcomes, verdict.text(), report)
+        except SettlementMismatch as error:  # after a restore, the directory belongs to another run of this number
+            return self._not_published(run_id, verdict, "failed", str(error))
+        return verdict
+
+    def give_back(self, run_id: int, state: RunEnd, reason: str, suspects: Suspects | None = None) -> int | None:
+        """End a run without a verdict. Returns the row that made it fail and is now quarantined, if there is one."""
+        single = runs.give_back(
+            self.pool,
+            self.leadership.lease,
+            run_id,
+            state=state,
+            reason=reason,
+            cause=suspects.reason if suspects else None,
+            suspects=suspects.file_ids if suspects else (),
+        )
+        log("Rows given back", level=logging.WARNING, run=run_id, state=state, reason=reason,
+            suspects=len(suspects.file_ids) if suspects else None)  # fmt: skip
+        if single is not None and suspects is not None:
+            log("Row quarantined", level=logging.WARNING, run=run_id, file=single, reason=suspects.reason)
+            self.upkeep.refresh()
+        return single
+
+    def settle_without_training(self, run_id: int) -> None:
+        """Every row of the claim was refused or held out: settle them without a fit."""
+        directory, lease = self.home.run(run_id), self.leadership.lease
+        held_out = [
+            RowOutcome(file_id=row.file_id, outcome="held_out") for row in read_rows(directory.held_out) if row.fresh
+        ]
+        runs.advance(self.pool, lease, run_id, "training")
+        runs.advance(self.pool, lease, run_id, "judging")
+        self._refuse(run_id, held_out, "no row was left for training", None)
+        tidy_run(directory)
+        self.upkeep.refresh()
+
+    def tidy(self, run_id: int) -> None:
+        """After a verdict: move the pointer, compress the run, retire old adapters, count again."""
+        self.upkeep.derive_pointer()
+        tidy_run(self.home.run(run_id))
+        self.upkeep.retire()
+        self.upkeep.refresh()
+
+    def _publish(
+        self, run_id: int, verdict: Verdict, report: dict[str, Any], outcomes: Sequence[RowOutcome]
+    ) -> Verdict:
+        try:
+            published = copy_candidate(self.home, self.home.run(run_id), run_id, report, self.beat)
+        except RunDirectoryError as error:
+            return self._not_published(run_id, verdict, "failed", f"the candidate is damaged: {error}")
+        try:
+            runs.publish(
+                self.pool,
+                self.leadership.lease,
+                run_id,
+                outcomes,
+                adapters.NewAdapter(
+                    folder=published.folder.name,
+                    manifest_sha256=published.manifest_sha256,
+                    evaluation={"losses": verdict.measured},
+                ),
+                report,
+            )
+        except (ParentMoved, RowsRevoked, SettlementMismatch) as error:
+            state: RunEnd = "failed" if isinstance(error, SettlementMismatch) else "returned"
+            refused = self._not_published(run_id, verdict, state, str(error))
+            shutil.rmtree(published.folder)  # no version will ever name this copy
+            return refused
+        log("Saving adapter", run=run_id, version=run_id, folder=str(published.folder))
+        return verdict
+
+    def _not_published(self, run_id: int, verdict: Verdict, state: RunEnd, reason: str) -> Verdict:
+        """The judge was for it, but it cannot be published. The verdict says so too."""
+        self.give_back(run_id, state, reason)
+        return replace(verdict, promote=False, reasons=(reason,))
+
+    def _refuse(self, run_id: int, outcomes: Sequence[RowOutcome], reason: str, report: dict[str, Any] | None) -> None:
+        runs.refuse(
+            self.pool,
+            self.leadership.lease,
+            run_id,
+            outcomes,
+            reason=reason,
+            report=report or {},
+            max_attempts=self.settings.max_attempts,
+            backoff_seconds=REFUSED_DELAY_SECONDS,
+        )

@@ -1,0 +1,86 @@
+"""One start of the trainer, watched to its end, while the lease, the books and the board are kept up to date."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from db import runs
+from db.errors import LeaseLost, Unavailable
+from db.pool import Pool
+from service.cycle.launch import TrainerProcess, watch_to_end
+from service.cycle.leadership import Leadership
+from service.cycle.upkeep import Upkeep
+from service.cycle.watch import Watcher
+from service.logs import event as log
+from service.settings.load import Settings
+from service.web.board import Board
+from trainer.run_dir import RunDirectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How one start of the trainer ended."""
+
+    code: int | None
+    """Its exit code; None when the service is stopping."""
+    failure: str | None
+    """The failure that it reported."""
+
+
+class Supervisor:
+    """Starts the trainer and watches it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        pool: Pool,
+        board: Board,
+        leadership: Leadership,
+        upkeep: Upkeep,
+        stop: threading.Event,
+    ) -> None:
+        self.settings, self.pool, self.board = settings, pool, board
+        self.leadership, self.upkeep, self.stop = leadership, upkeep, stop
+
+    def train(self, directory: RunDirectory, run_id: int) -> Ending:
+        """Start the trainer on a run directory and return when it has ended."""
+        watcher = Watcher(directory, run_id, self.board)
+        watcher.skip_history()
+        process = TrainerProcess(directory, self.settings.trainer_secrets)
+        log("Training process", run=run_id, pid=process.pid)
+
+        def each_moment() -> None:
+            watcher.read()
+            self.board.beat()
+            self.keep_up(run_id)
+
+        code = watch_to_end(process, self.stop, each_moment)
+        watcher.read()
+        if code is None:
+            log("Training paused; the next start resumes it", run=run_id)
+        return Ending(code=code, failure=watcher.failure)
+
+    def keep_up(self, run_id: int) -> None:
+        """Renew the lease, record a heartbeat, poll and sweep, each when it is due.
+
+        An unreachable database does not stop training: it is only noted. A lease that expired meanwhile is taken
+        again if no other service has taken it.
+        """
+        if not self.leadership.due():
+            return
+        try:
+            try:
+                self.leadership.renew()
+            except LeaseLost:
+                if not self.leadership.acquire():
+                    raise
+            lease = self.leadership.lease
+            runs.heartbeat(self.pool, lease, run_id)
+            if self.upkeep.poll_due():
+                self.upkeep.poll(lease)
+            self.upkeep.sweep(lease)
+            self.board.clear("database")
+        except Unavailable as error:
+            self.leadership.put_off()
+            self.upkeep.note_database_trouble(error)
