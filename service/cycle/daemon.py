@@ -37,28 +37,28 @@ from trainer.run_dir import (
 )
 
 DATABASE_PAUSE_SECONDS, LONGEST_DATABASE_PAUSE_SECONDS = 2.0, 10.0
-"""Between two tries of a database that does not answer; doubled each time."""
+"""Wait before the next try when the database does not answer. Doubles each time."""
 MAX_CRASHES = 3
-"""Starts of one run that may end in a crash before the run is given up."""
+"""A run is given up after this many crashes of its trainer."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 3600.0
 LISTEN_SECONDS = 0.5
-"""How long the daemon listens at a time: it hears of being stopped in between."""
+"""How long one wait for a notification lasts. In between, the daemon checks whether it should stop."""
 CONFIRM_SECONDS = 60.0
-"""Rows that were counted longer ago than this are counted again before they start a run."""
+"""Counts older than this are renewed before they start a run."""
 GATHERING_SECONDS = 1.0
-"""New files come in batches: poll once for a second of them."""
+"""New files arrive in batches, so one poll covers a second of them."""
 TOLD_BY_EVENTS = (State.STANDBY, State.CLAIMING, State.TRAINING, State.JUDGING, State.PAUSED)
-"""States whose own events (Standby, Claimed, Training process, Verdict, Paused) say that they were entered."""
+"""Entering one of these states logs an event of its own (Standby, Claimed, Training process, Verdict, Paused)."""
 WRITING = (State.CLAIMING, State.TRAINING, State.JUDGING)
-"""States in which a lost connection leaves it open whether a COMMIT arrived: what the database says is taken up."""
+"""States that write. If the connection is lost, a COMMIT may have arrived, so the daemon starts afresh."""
 STEP_FAILED_CODES = (3, 4)
-"""Exit codes of the trainer that a row can be to blame for."""
+"""Exit codes of the trainer that a single row can cause."""
 FINAL_CODES = (2, *STEP_FAILED_CODES)
-"""Those after which starting the same run again would end the same way."""
+"""Exit codes after which another start of the same run would end the same way."""
 
 
 class Daemon:
-    """One service of one stream. `recipe` has its base pinned; `run()` returns when asked to stop or, with
+    """The service of one stream. `recipe` has its base pinned. `run()` returns when it is asked to stop or, with
     `once`, after a verdict."""
 
     def __init__(
@@ -136,7 +136,7 @@ class Daemon:
     # --- the states ----------------------------------------------------------------------------------------
 
     def _starting(self) -> State:
-        """Become the stream's one service, and take up what an earlier one left."""
+        """Become the stream's only service, and resume what an earlier one left."""
         stream = self.recipe.stream
         if not self._leadership.acquire():
             return State.STANDBY
@@ -152,7 +152,7 @@ class Daemon:
         if not directory.root.exists():
             self._settling.give_back(run.run_id, "returned", "the service ended before its directory was complete")
             return State.WAITING
-        log("Run taken up again", run=run.run_id, state=run.state)
+        log("Resuming run", run=run.run_id, state=run.state)
         if run.state == "judging":
             return State.JUDGING
         return State.TRAINING
@@ -175,18 +175,18 @@ class Daemon:
             return State.STOPPED
         self._leadership.renew()
         self.upkeep.derive_pointer()
-        with self.pool.listening(CHANNEL) as heard:  # before the poll: what comes after it is heard
-            found = self._what_waits()
+        with self.pool.listening(CHANNEL) as notified:  # before the poll, so that later files are noticed
+            found = self._count_pending()
             requested = found.rows > 0 and streams.training_requested(self.pool, self.recipe.stream) is not None
             if found.rows >= self.settings.min_new_files or requested:
                 self.upkeep.check_disk()
                 return State.CLAIMING
-            self._sleep_until(heard, self.settings.check_interval_seconds)
+            self._sleep_until(notified, self.settings.check_interval_seconds)
         return State.WAITING
 
-    def _what_waits(self) -> chunks.Pending:
-        """The newest rows, and all of which nothing is known yet; where that is enough for a run, what was counted
-        some time ago is counted again. Ends early with as many rows as a run can have."""
+    def _count_pending(self) -> chunks.Pending:
+        """Count the newest rows and every range that was never counted. If that is enough for a run, renew old counts.
+        Stops early at as many rows as a run can have."""
         found = self.upkeep.poll(self.lease)
         most = max(self.settings.max_dataset_size, self.settings.min_new_files)
         counted_before = found.at - timedelta(seconds=CONFIRM_SECONDS)
@@ -208,9 +208,9 @@ class Daemon:
             )
         except NothingToHoldOut as error:
             raise Pause("held_out", str(error)) from error
-        except PreconditionError as error:  # a benchmark that was there at the start
+        except PreconditionError as error:  # a benchmark file has disappeared since the start
             raise Pause("service", str(error)) from error
-        if claimed.run_id is None:  # the rows are gone, or no longer good enough
+        if claimed.run_id is None:  # the rows are gone, or no longer eligible
             chunks.distrust(self.pool, self.lease)
             return State.WAITING
         self._run_id, self._crashes = claimed.run_id, 0
@@ -265,16 +265,16 @@ class Daemon:
         return State.WAITING
 
     def _paused(self) -> State:
-        """Wait, then start afresh: whatever was wrong is looked at again."""
+        """Wait, then start afresh and check again what was wrong."""
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** max(0, self._pauses - 1))
         deadline = time.monotonic() + pause
         asked_before = streams.training_requested(self.pool, self.recipe.stream)
         current_before = adapters.current(self.pool, self.recipe.stream)
         while time.monotonic() < deadline and not self.stop.is_set():
             if streams.training_requested(self.pool, self.recipe.stream) not in (None, asked_before):
-                break  # a person asked for a run since: now is the time. What was asked before led here
+                break  # somebody asked for a run during the pause; earlier requests led to it
             if adapters.current(self.pool, self.recipe.stream) != current_before:
-                break  # a person went back to another version
+                break  # somebody rolled back to another version
             self._sleep(min(5.0, pause))
         for cause in ("service", "held_out"):
             self.board.clear(cause)
@@ -283,13 +283,13 @@ class Daemon:
     # --- training ------------------------------------------------------------------------------------------
 
     def _trainer_ended(self, code: int, failure: str | None) -> State:
-        """No report: resume after a stop or a crash, give up otherwise."""
+        """The trainer left no report. Resume after a stop or a crash; give up otherwise."""
         log_file = self.home.run(self._run_id).log
         if code not in FINAL_CODES:
             self._crashes += 1
             if self._crashes < MAX_CRASHES:
                 log(
-                    "Training process ended and is started again",
+                    "Restarting the training process",
                     level=logging.WARNING,
                     run=self._run_id,
                     code=code,
@@ -300,8 +300,8 @@ class Daemon:
         return self._give_up(f"run {self._run_id} failed: {said}", suspects)
 
     def _give_up(self, reason: str, suspects: Suspects | None = None) -> State:
-        """The run failed: its rows go back, and the daemon rests before it tries again. Where one row made it fail,
-        that one is settled, and there is nothing to wait for."""
+        """The run failed: return its rows and pause. If one row caused the failure, it is quarantined and no pause is
+        needed."""
         if self._settling.give_back(self._run_id, "failed", reason, suspects) is not None:
             return State.WAITING
         return self._pause("trainer", reason)
@@ -311,10 +311,10 @@ class Daemon:
         assert run is not None, f"run {self._run_id} is not in the database"
         return run
 
-    # --- what every state needs ----------------------------------------------------------------------------
+    # --- shared by the states ----------------------------------------------------------------------------
 
     def _pause(self, cause: str, reason: str) -> State:
-        """Rest, and say why; with `once` there is nothing to wait for."""
+        """Pause, and say why on the board. With `once`, stop instead."""
         self._pauses += 1
         self.board.trouble(cause, reason)
         log("Paused", level=logging.ERROR, cause=cause, reason=reason)
@@ -324,14 +324,14 @@ class Daemon:
         self.board.beat()
         self._leadership.renew()
 
-    def _sleep_until(self, heard: Callable[[float], bool], seconds: float) -> None:
-        """Wait as `_sleep` does, at most until somebody tells of new files or a sweep finds enough. A message that is
-        lost costs nothing."""
+    def _sleep_until(self, notified: Callable[[float], bool], seconds: float) -> None:
+        """Wait like `_sleep`, but end early at a notification of new files or when a sweep finds enough rows. A lost
+        notification costs nothing."""
         deadline = time.monotonic() + seconds
         swept: chunks.Pending | None = None
         due = True
         while (left := deadline - time.monotonic()) > 0 and not self.stop.is_set():
-            if heard(min(left, LISTEN_SECONDS)):
+            if notified(min(left, LISTEN_SECONDS)):
                 self.stop.wait(min(left, GATHERING_SECONDS))
                 return
             self._beat_and_renew()
@@ -342,7 +342,7 @@ class Daemon:
                 return
 
     def _sleep(self, seconds: float, *, renew: bool = True) -> None:
-        """Wait, with heartbeats and the lease kept, and end early when asked to stop."""
+        """Wait with heartbeats while keeping the lease. Ends early when the daemon is asked to stop."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0 and not self.stop.wait(min(left, 2.0)):
             self.board.beat()
