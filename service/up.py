@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -89,12 +91,27 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdic
 
 @contextmanager
 def _stop_signals(stop: threading.Event) -> Iterator[None]:
-    """Ctrl-C and SIGTERM set the event; a second Ctrl-C is patient too, the trainer is writing its checkpoint."""
+    """Ctrl-C, SIGTERM and SIGHUP (the terminal closed) set the event.
+
+    A second Ctrl-C changes nothing, because the trainer is writing its checkpoint. A SIGHUP that is ignored already,
+    as under nohup, stays ignored.
+    """
+    terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
 
     def handle(number: int, frame: object) -> None:
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    def hang_up(number: int, frame: object) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for terminal in terminals:  # a write to a closed terminal would fail and interrupt the clean stop
+            os.dup2(nowhere, terminal)
+        os.close(nowhere)
+        stop.set()
+
+    handlers = {signal.SIGINT: handle, signal.SIGTERM: handle}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        handlers[signal.SIGHUP] = hang_up
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ slow minute of the machine hits both: make bench-cycle ARGS="7 ../other-checkout
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import re
@@ -142,8 +143,14 @@ def processor() -> str:
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    checkouts = [*(Path(other).resolve() for other in sys.argv[2:]), ROOT]
+    parser = argparse.ArgumentParser(prog="make bench-cycle ARGS=…", description=__doc__.split("\n\n")[0])
+    parser.add_argument("rounds", nargs="?", type=int, default=7, help="starts of each checkout")
+    parser.add_argument("checkouts", nargs="*", type=Path, help="other checkouts to compare with")
+    given = parser.parse_args()
+    for other in given.checkouts:
+        if not (other / "trainer").is_dir():
+            parser.error(f"{other} is not a checkout of this project")
+    rounds, checkouts = given.rounds, [*(other.resolve() for other in given.checkouts), ROOT]
     text = table([revision(checkout) for checkout in checkouts], measure(checkouts, rounds))
     name = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
     target = ROOT / "benchmarks" / "results" / f"cycle-{name}.md"

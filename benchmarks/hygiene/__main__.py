@@ -7,6 +7,7 @@ Duplicates go through a real claim on an embedded Postgres of its own: python be
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import resource
@@ -169,6 +170,9 @@ def claimed(pool: Pool) -> tuple[Counter[tuple[str, str | None]], float, float]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks/hygiene", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("benchmark", nargs="?", type=Path, help="HumanEval's file, for the row on contamination")
+    given = parser.parse_args()
     texts = standard_library()
     fingerprints(texts[:10])
     lines = [
@@ -178,8 +182,8 @@ def main() -> None:
         licences(),
         *duplicates(texts),
     ]
-    if len(sys.argv) > 1:
-        lines += contamination(texts, Path(sys.argv[1]))
+    if given.benchmark is not None:
+        lines += contamination(texts, given.benchmark)
     page = "\n".join([
         "# Hygiene: what is found of what was planted",
         "",

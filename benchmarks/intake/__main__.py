@@ -6,6 +6,7 @@ forms take turns, so that a slow minute of the machine hits all: python benchmar
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -51,7 +52,11 @@ def make_sources(folder: Path, count: int) -> dict[str, str]:
 
 
 def main() -> None:
-    count, rounds = (int(value) for value in (sys.argv[1:] + ["6000", "5"][len(sys.argv) - 1 :])[:2])
+    parser = argparse.ArgumentParser(prog="benchmarks/intake", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("count", nargs="?", type=int, default=6000, help="files")
+    parser.add_argument("rounds", nargs="?", type=int, default=5)
+    given = parser.parse_args()
+    count, rounds = given.count, given.rounds
     folder = Path(tempfile.mkdtemp(prefix="codelupe-intake-"))
     sources = make_sources(folder, count)
     size = sum(path.stat().st_size for path in Path(sources["folder"]).rglob("*.py"))

@@ -8,6 +8,7 @@ not run is a line with its reason. The arguments: rounds, steps a round, dtypes,
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Timer
@@ -43,6 +45,7 @@ ENVIRONMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }  # fmt: skip
 """Packages installed without what they ask for (torchvision, xformers and others that bring a CUDA torch), and the rest
 in versions that the first ones allow."""
+DTYPES = ("float32", "bfloat16")
 FLOP_PER_TOKEN = 28e6
 """Of the step: two products with a frozen matrix, three with an adapter's, attention, the head where there is loss."""
 TRL_KINDS = ("plain", "packed", "chunked")
@@ -65,7 +68,7 @@ class Contestant:
     cpu_seconds: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
 
-    def hear(self) -> dict[str, object]:
+    def receive(self) -> dict[str, object]:
         """Its next line to the referee; libraries print others between.
 
         Raises:
@@ -74,25 +77,25 @@ class Contestant:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("\x1e"):
-                heard: dict[str, object] = json.loads(line[1:])
-                return heard
+                answer: dict[str, object] = json.loads(line[1:])
+                return answer
         code = self.process.wait()
         last = [line for line in log_file(self.name).read_text().splitlines() if line.strip()][-1:]
         raise DoesNotRunError("".join(last).strip() or f"ended with code {code}")
 
-    def tell(self, order: str) -> None:
+    def send(self, order: str) -> None:
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(order + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:  # it ended; what it said last is heard next
+        except BrokenPipeError:  # it ended; what it said last is answer next
             return
 
     def speed(self) -> float:
         """Tokens a second: the median over rounds."""
         return statistics.median(t / s for t, s in zip(self.tokens, self.seconds, strict=True))
 
-    def thrift(self) -> float:
+    def tokens_per_core_second(self) -> float:
         """Tokens a second of a core's time: what others do on the machine meanwhile does not count."""
         return statistics.median(t / s for t, s in zip(self.tokens, self.cpu_seconds, strict=True))
 
@@ -171,7 +174,7 @@ def started(name: str, environment: str | None, arguments: list[str]) -> Contest
     bound = Timer(READY_SECONDS, process.kill)
     bound.start()
     try:
-        contestant.title = str(contestant.hear()["ready"])
+        contestant.title = str(contestant.receive()["ready"])
     except DoesNotRunError as error:
         if bound.finished.is_set():  # it was killed
             raise DoesNotRunError(f"not ready after {READY_SECONDS} s") from error
@@ -199,23 +202,23 @@ def race(dtype: str, rounds: int, steps: int, names: list[str]) -> tuple[list[Co
             _leave(name, error, out)
     for number in range(rounds + 1):
         for contestant in list(field_ if number % 2 else reversed(field_)):
-            contestant.tell(f"go {steps}")
+            contestant.send(f"go {steps}")
             try:
-                heard = contestant.hear()
+                answer = contestant.receive()
             except DoesNotRunError as error:
                 _leave(contestant.name, error, out)
                 field_.remove(contestant)
                 continue
             if number:
-                contestant.seconds.append(float(str(heard["seconds"])))
-                contestant.cpu_seconds.append(float(str(heard["cpu_seconds"])))
-                contestant.tokens.append(int(str(heard["tokens"])))
+                contestant.seconds.append(float(str(answer["seconds"])))
+                contestant.cpu_seconds.append(float(str(answer["cpu_seconds"])))
+                contestant.tokens.append(int(str(answer["tokens"])))
         rates.append(matmul_gflops(dtype))
         print(f"· round {number} of {rounds}", flush=True)
     for contestant in list(field_):
-        contestant.tell("finish")
+        contestant.send("finish")
         try:
-            contestant.hear()
+            contestant.receive()
         except DoesNotRunError as error:
             _leave(contestant.name, error, out)
             field_.remove(contestant)
@@ -261,19 +264,47 @@ def table(field_: list[Contestant], losses: dict[str, float], out: dict[str, str
     ]
     for one in field_:
         by_clock = f"{one.speed():,.0f} | {ours.speed() / one.speed():.2f}"
-        by_core = f"{one.thrift():,.0f} | {ours.thrift() / one.thrift():.2f}"
+        by_core = (
+            f"{one.tokens_per_core_second():,.0f} | {ours.tokens_per_core_second() / one.tokens_per_core_second():.2f}"
+        )
         lines.append(f"| {one.title} | {by_clock} | {by_core} | {sum(one.tokens):,} | {losses[one.name]:.4f} |")
     lines += [f"| {name} | does not run here: {why} | | | | | |" for name, why in out.items()]
     return "\n".join(lines)
 
 
+def arguments() -> argparse.Namespace:
+    """The command line. An unknown word, dtype or contestant is an error, exit 2."""
+    parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__.split("\n\n")[0])
+    parser.add_argument("rounds", nargs="?", type=_count, default=5, help="rounds; each takes every contestant in turn")
+    parser.add_argument("steps", nargs="?", type=_count, default=4, help="optimizer steps in a round")
+    parser.add_argument("dtypes", nargs="?", type=_names(DTYPES), default=list(DTYPES), help=",".join(DTYPES))
+    everybody = tuple(contestants("float32"))
+    parser.add_argument(
+        "names", nargs="?", type=_names(everybody), default=[],
+        help=f"these contestants only, with commas between them, and no results file: {','.join(everybody)}",
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _names(known: tuple[str, ...]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        names = [name for name in text.split(",") if name]
+        if unknown := sorted(set(names) - set(known)):
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose from {', '.join(known)}")
+        return names
+
+    return parse
+
+
 def main() -> None:
-    given = dict(enumerate(sys.argv[1:]))
-    rounds, steps = int(given.get(0, 5)), int(given.get(1, 4))
-    dtypes = given.get(2, "float32,bfloat16").split(",")
-    names = given[3].split(",") if 3 in given else []
-    if unknown := set(names) - set(contestants(dtypes[0])):
-        raise SystemExit(f"{', '.join(sorted(unknown))}: not among {', '.join(contestants(dtypes[0]))}")
+    given = arguments()
+    rounds, steps, dtypes, names = given.rounds, given.steps, given.dtypes, given.names
     work_folder().mkdir(parents=True, exist_ok=True)
     subprocess.run([sys.executable, str(HERE / "prepare.py"), str(work_folder())], check=True)
     parts = []

@@ -135,6 +135,16 @@ def test_the_best_step_is_the_lowest_loss_of_those_that_trained():
     assert progress.best_step == 4
 
 
+def test_an_evaluation_is_the_best_only_below_every_earlier_one_and_the_start():
+    progress = Progress()
+    best = []
+    for step, loss in [(0, 1.398), (1, 1.478), (2, 1.398), (3, 1.397), (4, 1.397)]:
+        progress.step = step
+        progress.record(score(loss), Evaluation())
+        best.append(progress.latest_is_best)
+    assert best == [True, False, False, True, False]
+
+
 def test_progress_survives_json():
     progress = Progress(step=3, losses=[1.0, 2.0], anchor=score(2.0), current=score(1.5))
     assert Progress.from_json(progress.as_json()) == progress

@@ -249,14 +249,14 @@ class Fit:
         self._report_evaluation("anchor", anchor)
         self._report_evaluation("current", current)
         progress.record(current, self.tools.recipe.evaluation)
-        self._report_evaluation("candidate", current, best=True)
+        self._report_evaluation("candidate", current, best=progress.latest_is_best)
 
     def _evaluate_candidate(self) -> None:
         progress = self.progress
         score = self.tools.held_out.measure()
         self._check_measured(eval_loss=score.loss)
         progress.record(score, self.tools.recipe.evaluation)
-        self._report_evaluation("candidate", score, best=progress.best_step == progress.step)
+        self._report_evaluation("candidate", score, best=progress.latest_is_best)
         self._save()
         if progress.stopped_early:
             self.tools.events.emit("early_stop", step=progress.step, best_step=progress.best_step)

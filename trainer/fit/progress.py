@@ -56,6 +56,12 @@ class Progress:
         return min(trained)[1] if trained else 0
 
     @property
+    def latest_is_best(self) -> bool:
+        """Whether the last evaluation has the lowest loss so far, that of the start (step 0) included."""
+        losses = [score.loss for _, score in self.history]
+        return bool(losses) and all(losses[-1] < earlier for earlier in losses[:-1])
+
+    @property
     def measured(self) -> bool:
         """Whether the weights as they are have been evaluated."""
         return bool(self.history) and self.history[-1][0] == self.step

@@ -1,0 +1,30 @@
+"""The benchmarks refuse words that they do not understand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "words", "complaint"),
+    [
+        ("step/__main__.py", "3 1 bfloat16 codelupe trl-plain", "unrecognized arguments: trl-plain"),
+        ("step/__main__.py", "3 1 float16", "float16: choose from float32, bfloat16"),
+        ("step/__main__.py", "3 1 bfloat16 codelupe,nobody", "nobody: choose from codelupe,"),
+        ("step/__main__.py", "0", "'0' is not a whole number of at least 1"),
+        ("cycle/__main__.py", "many", "invalid int value: 'many'"),
+        ("cycle/__main__.py", "1 no-such-checkout", "no-such-checkout is not a checkout"),
+        ("hygiene/__main__.py", "one.gz two.gz", "unrecognized arguments: two.gz"),
+    ],
+)
+def test_a_word_that_is_not_understood_is_an_error(benchmark: str, words: str, complaint: str):
+    command = [sys.executable, str(ROOT / "benchmarks" / benchmark), *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert complaint in done.stderr
