@@ -32,6 +32,12 @@ def check_run(directory: RunDirectory) -> Checked:
     Raises:
         UnusableInput: anything is missing, changed or contradictory.
     """
+    packed = directory.rows.with_name(f"{directory.rows.name}.gz")
+    if packed.exists() and not directory.rows.exists():
+        raise UnusableInput(
+            f"{directory.root} is a settled run, and its rows are packed ({packed.name}). "
+            f"Train it again in a fresh folder with `codelupe replay {directory.root}`"
+        )
     try:
         manifest = verify_manifest(directory.root)
     except RunDirectoryError as error:

@@ -1,4 +1,4 @@
-"""runs, audit, lineage and revoke: what became of each file."""
+"""audit, lineage and revoke: what became of each file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from rich.markup import escape
 
 from db import adapters, revocations
 from db import audit as audit_table
-from db import runs as run_table
 from db.revocations import Lineage, Subject
 from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for, when
 from service.database import database
@@ -121,22 +120,6 @@ def _say(found: Lineage) -> None:
         out.print("no adapter saw it")
     if found.revoked is not None:
         out.print(f"revoked: {escape(found.revoked)}")
-
-
-def runs(
-    recipe: RecipeOption = None,
-    limit: Annotated[int, typer.Option(min=1)] = 20,
-    as_json: JsonOption = False,
-) -> None:
-    """Runs of the stream, newest first."""
-    settings = settings_for(recipe)
-    with database(settings) as pool:
-        history = run_table.history(pool, settings.recipe.stream, limit=limit)
-    if as_json:
-        print_json([asdict(run) for run in history])
-        return
-    rows = [[r.run_id, r.state, r.parent_version, r.launches, when(r.created_at), r.reason] for r in history]
-    print_table("runs", ["run", "state", "parent", "starts", "claimed at", "reason"], rows)
 
 
 def audit(

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from db.errors import DatabaseError
-from service.cli import adapters, data, ledger, machine, service
+from service.cli import adapters, data, ledger, machine, runs, service
 from service.errors import PreconditionError, ServiceError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -17,7 +17,8 @@ COMMANDS = (
     service.stop,
     data.drop,
     service.status,
-    ledger.runs,
+    runs.runs,
+    runs.replay,
     adapters.adapters,
     adapters.rollback,
     adapters.connect,

@@ -1,0 +1,86 @@
+"""runs and replay: the history of a stream, and one of its runs again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from db import runs as run_table
+from service import logs
+from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for, when
+from service.cycle.replay import Replayed
+from service.cycle.replay import replay as train_again
+from service.database import database
+from service.errors import UsageError
+from service.settings.home import Home
+from trainer.run_dir import RunDirectory
+
+
+def runs(
+    recipe: RecipeOption = None,
+    limit: Annotated[int, typer.Option(min=1)] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Runs of the stream, newest first."""
+    settings = settings_for(recipe)
+    with database(settings) as pool:
+        history = run_table.history(pool, settings.recipe.stream, limit=limit)
+    if as_json:
+        print_json([asdict(run) for run in history])
+        return
+    rows = [[r.run_id, r.state, r.parent_version, r.launches, when(r.created_at), r.reason] for r in history]
+    print_table("runs", ["run", "state", "parent", "starts", "claimed at", "reason"], rows)
+
+
+def replay(
+    run: Annotated[str, typer.Argument(help="A run's number (see `codelupe runs`), or a run directory.")],
+    to: Annotated[
+        Path | None, typer.Option("--to", help="A folder to make. Default: replays/RUN below CODELUPE_HOME.")
+    ] = None,
+    recipe: RecipeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a run again in a fresh folder, and say whether the result is the same. Exit 1 if it is not."""
+    settings = settings_for(recipe)
+    home = Home(settings.home)
+    directory = _run_directory(home, run)
+    number = directory.root.name
+    version = int(number) if number.isdecimal() else 0
+    target = (to or home.root / "replays" / number).absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    logs.set_up(settings.log_format)
+    secrets = {name: value for name, value in settings.trainer_secrets.items() if name == "HF_TOKEN"}
+    found = train_again(directory, home.adapter(version), target, secrets)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        out.print(_said(found))
+    if not found.same:
+        raise typer.Exit(1)
+
+
+def _run_directory(home: Home, run: str) -> RunDirectory:
+    if run.isdecimal() and len(run) < 19:
+        directory = home.run(int(run))
+        if not directory.root.is_dir():
+            raise UsageError(f"there is no run {run} in {home.runs}; `codelupe runs` lists them")
+        return directory
+    if not Path(run).is_dir():
+        raise UsageError(f"{run!r} is neither a run's number nor a folder")
+    return RunDirectory(Path(run).absolute())
+
+
+def _said(found: Replayed) -> str:
+    match found.compared, found.same:
+        case "weights", True:
+            return f"the same adapter, byte for byte: {found.folder}"
+        case "weights", False:
+            return f"a different adapter: {found.folder} has {found.found[:12]}…, the run gave {found.expected[:12]}…"
+        case _, True:
+            return f"the same losses (the run's adapter is gone): {found.folder}"
+    return (
+        f"different losses (the run's adapter is gone): {found.folder} has {found.found}, the run had {found.expected}"
+    )
