@@ -11,7 +11,7 @@ from psycopg2 import extensions
 
 from db.errors import DatabaseError
 from db.pool import Pool
-from db.queries import QUERIES, as_json
+from db.statements import QUERIES, as_json
 
 
 @dataclass(frozen=True, kw_only=True)

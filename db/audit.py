@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from psycopg2 import extensions
 
 from db.pool import Pool
-from db.queries import QUERIES
+from db.statements import QUERIES
 from db.table import Eligibility, Source, resolved
 
 IDS_SHOWN = 10

@@ -19,7 +19,7 @@ from psycopg2 import extensions
 
 from db.lease import Lease, fence
 from db.pool import Pool
-from db.queries import QUERIES, as_json
+from db.statements import QUERIES, as_json
 from db.table import Eligibility, Source, resolved
 
 LEAST_ID, GREATEST_ID = -(2**63), 2**63 - 1

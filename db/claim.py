@@ -24,7 +24,7 @@ from db.chunks import GREATEST_ID, LEAST_ID
 from db.errors import DatabaseError, Misconfigured
 from db.lease import Lease, fence
 from db.pool import Pool
-from db.queries import QUERIES, as_json
+from db.statements import QUERIES, as_json
 from db.suspects import left_alone
 from db.table import Eligibility, Source, resolved
 

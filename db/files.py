@@ -13,7 +13,7 @@ from typing import Any
 from psycopg2 import extensions
 
 from db.pool import Pool
-from db.queries import QUERIES
+from db.statements import QUERIES
 from db.table import Source
 
 INSERT_ROWS = 1000

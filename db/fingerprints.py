@@ -13,7 +13,7 @@ from typing import Any
 from psycopg2.extras import execute_values
 
 from db.claim import BATCH_ROWS, BadMetadata, Claim, metadata_object
-from db.queries import QUERIES
+from db.statements import QUERIES
 
 
 @dataclass(frozen=True, kw_only=True)

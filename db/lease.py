@@ -11,7 +11,7 @@ from psycopg2 import extensions
 
 from db.errors import LeaseLost
 from db.pool import Pool
-from db.queries import QUERIES
+from db.statements import QUERIES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from psycopg2 import extensions
 
 from db.errors import Misconfigured
 from db.pool import Pool, classify
-from db.queries import QUERIES
+from db.statements import QUERIES
 
 FOLDER = Path(__file__).parent.parent / "migrations"
 

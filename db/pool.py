@@ -23,8 +23,8 @@ from psycopg2 import extensions, sql
 from psycopg2.pool import ThreadedConnectionPool
 
 from db.errors import DatabaseError, Misconfigured, Unavailable
-from db.queries import QUERIES
 from db.sentinel import Sentinel, WatchedConnection
+from db.statements import QUERIES
 
 CONNECT_TIMEOUT_SECONDS = 10
 TCP_TIMEOUT_MILLISECONDS = 30_000

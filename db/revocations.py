@@ -11,7 +11,7 @@ from psycopg2 import extensions
 
 from db.errors import DatabaseError
 from db.pool import Pool
-from db.queries import QUERIES
+from db.statements import QUERIES
 from db.table import Source, resolved
 
 

@@ -14,8 +14,8 @@ from db.adapters import NewAdapter, insert_current
 from db.errors import BadTransition, DatabaseError, ParentMoved, RowsRevoked, SettlementMismatch
 from db.lease import Lease, fence
 from db.pool import Pool
-from db.queries import QUERIES, as_json
 from db.revocations import revoked_among
+from db.statements import QUERIES, as_json
 from db.suspects import blame, clear
 
 State = Literal["claimed", "training", "judging", "published", "refused", "failed", "returned"]

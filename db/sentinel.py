@@ -27,7 +27,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
-from db.queries import QUERIES
+from db.statements import QUERIES
 
 ASK_AFTER_SECONDS = 15.0
 LOOK_SECONDS = 1.0

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from psycopg2 import extensions
 
-from db.queries import QUERIES
+from db.statements import QUERIES
 from db.table import Eligibility, Source
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from psycopg2 import extensions, sql
 
 from db.errors import Misconfigured
-from db.queries import QUERIES
+from db.statements import QUERIES
 
 NEEDED = ("id", "content", "language", "quality_score")
 OPTIONAL = {
@@ -90,7 +90,7 @@ class Source:
         return sql.Identifier("s", self.column(ours).replace("%", "%%"))
 
     def statement(self, name: str) -> sql.Composed:
-        """A statement of queries.sql with this source's names; execute it with a mapping, if an empty one."""
+        """A statement of queries/ with this source's names; execute it with a mapping, if an empty one."""
         values = {ours: self.expression(ours) for ours in (*NEEDED, *OPTIONAL)}
         as_bytes = {
             f"{ours}_bytes": sql.SQL(QUERIES["text_bytes"]).format(value=values[ours])

@@ -36,25 +36,25 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/postgres/test_verdicts.py", "every_write_is_fenced"),
     ),
     "a lease is taken only where it is free, its holder's own, or has run out": Mutant(
-        file="db/queries.sql",
+        file="db/queries/lease.sql",
         old="    where held.holder is null or held.holder = excluded.holder or held.expires_at <= clock_timestamp()\n",
         new="",
         caught_by=_test("tests/postgres/test_lease_and_streams.py", "one_holder_at_a_time"),
     ),
     "a lease that was lost is not renewed": Mutant(
-        file="db/queries.sql",
+        file="db/queries/lease.sql",
         old=" and epoch = %(epoch)s and expires_at > clock_timestamp()\nreturning epoch;",
         new="\nreturning epoch;",
         caught_by=_test("tests/postgres/test_lease_and_streams.py", "same_holder or expired"),
     ),
     "a lease does not change hands during a write": Mutant(
-        file="db/queries.sql",
+        file="db/queries/lease.sql",
         old="from codelupe.leases where stream = %(stream)s for share;",
         new="from codelupe.leases where stream = %(stream)s;",
         caught_by=_test("tests/postgres/test_verdicts.py", "cannot_change_hands"),
     ),
     "who stops in the middle of a write keeps the lease's row for seconds only": Mutant(
-        file="db/queries.sql",
+        file="db/queries/lease.sql",
         old="select set_config('idle_in_transaction_session_timeout', '15s', true);",
         new="select 1;",
         caught_by=_test("tests/postgres/test_lease_and_streams.py", "stops_in_the_middle"),
@@ -139,7 +139,7 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/postgres/test_chunks.py", "fills_up"),
     ),
     "a range is looked at again, for commits that come late": Mutant(
-        file="db/queries.sql",
+        file="db/queries/chunks.sql",
         old="  and (due_at <= least(now(), %(due)s::timestamptz) or",
         new="  and (looked_at is null and due_at <= least(now(), %(due)s::timestamptz) or",
         caught_by=_test("tests/postgres/test_chunks.py", "commit_below"),
@@ -175,7 +175,7 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/postgres/test_claim_run.py", "rows_that_are_gone"),
     ),
     "a settled row is not claimed over": Mutant(
-        file="db/queries.sql",
+        file="db/queries/claim.sql",
         old="settled_at = excluded.settled_at\n    where l.disposition = 'returned';",
         new="settled_at = excluded.settled_at;",
         caught_by=_test("tests/postgres/test_claim.py", "settled_row"),
@@ -247,7 +247,7 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/postgres/test_claim_run.py", "cannot_be_read_is_given"),
     ),
     "a row that comes back is no copy of itself": Mutant(
-        file="db/queries.sql",
+        file="db/queries/fingerprints.sql",
         old="where f.stream = %(stream)s and f.file_id <> a.file_id;",
         new="where f.stream = %(stream)s;",
         caught_by=_test("tests/postgres/test_hygiene.py", "duplicates_of_themselves"),
@@ -284,7 +284,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     # --- none trained twice, or at all where it must not -------------------------------------------------------------
     "only returned rows are claimed again": Mutant(
-        file="db/queries.sql",
+        file="db/queries/source.sql",
         old="(l.not_before is null or l.not_before <= now()))\n  and {ineligible} is null\norder by {id} limit",
         new="true or true)\n  and {ineligible} is null\norder by {id} limit",
         caught_by=_test("tests/postgres/test_claim.py", "settled_row"),
@@ -296,7 +296,7 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/unit/test_train.py", "later_steps"),
     ),
     "held-out files stay held out": Mutant(
-        file="db/queries.sql",
+        file="db/queries/source.sql",
         old="       h.file_id is not null, coalesce(l.attempts, 0), {license_bytes}",
         new="       false, coalesce(l.attempts, 0), {license_bytes}",
         caught_by=_test("tests/postgres/test_claim.py", "never_kept"),
@@ -386,7 +386,7 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/postgres/test_revocations.py", "goes_back"),
     ),
     "a withdrawn adapter is not made current again": Mutant(
-        file="db/queries.sql",
+        file="db/queries/adapters.sql",
         old="where stream = %(stream)s and version = %(version)s and withdrawn_at is null returning version;",
         new="where stream = %(stream)s and version = %(version)s returning version;",
         caught_by=_test("tests/postgres/test_revocations.py", "goes_back"),
@@ -429,13 +429,13 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/postgres/test_verdicts.py", "refused_rows_wait"),
     ),
     "rows of a refused candidate rest, each time longer": Mutant(
-        file="db/queries.sql",
+        file="db/queries/settling.sql",
         old="    not_before = now() + make_interval(secs => v.backoff_seconds * power(2, l.attempts))\n",
         new="    not_before = null\n",
         caught_by=_test("tests/postgres/test_verdicts.py", "refused_rows_wait"),
     ),
     "a row that rests is not claimed": Mutant(
-        file="db/queries.sql",
+        file="db/queries/source.sql",
         old="(l.file_id is null or l.disposition = 'returned' and (l.not_before is null or l.not_before <= now()))",
         new="(l.file_id is null or l.disposition = 'returned')",
         caught_by=_test("tests/postgres/test_claim.py", "wait_for_their_time"),

@@ -13,7 +13,7 @@ from test_claim_run import World, published
 
 from db import runs
 from db.files import NewFile, insert_files
-from db.queries import QUERIES
+from db.statements import QUERIES
 from service.cycle.upkeep import Pause
 from trainer.recipe import Hygiene
 from trainer.run_dir import content_sha256, read_rows, verify_manifest
