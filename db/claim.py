@@ -7,12 +7,9 @@ minutes, and the renewals must go on.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import Any, Literal
@@ -24,6 +21,7 @@ from db.chunks import GREATEST_ID, LEAST_ID
 from db.errors import DatabaseError, Misconfigured
 from db.lease import Lease, fence
 from db.pool import Pool
+from db.rows import BadMetadata, HeldOutPlace, HeldOutRow, SourceRow, digest, metadata_object, text_of
 from db.statements import QUERIES, as_json
 from db.suspects import left_alone
 from db.table import Eligibility, Source, resolved
@@ -33,54 +31,9 @@ BATCH_CHARS = 20_000_000
 """Of texts that are read at once, where each is as long as it may be, or written at once."""
 PAGE_ROWS = 10_000
 """Rows that one statement looks for at least: with a small limit, many may be put off."""
-MAX_METADATA_BYTES = 4_000_000
 HELD_OUT_ROWS = 50
 
 Role = Literal["train", "held_out"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceRow:
-    """An eligible row that no run has."""
-
-    file_id: int
-    repository: str | None
-    path: str | None
-    language: str
-    """Lower case; `text` where the table has none."""
-    content: str
-    sha256: str
-    """Of the content's UTF-8 bytes, as they were read."""
-    quality_score: float
-    held_out: bool
-    """The stream decided earlier that this file is never trained on."""
-    attempts: int
-    """How many refused candidates had it."""
-    license: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What the producer knows besides; empty where the source has no such column, or no object in it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOutRow:
-    """A held-out file of an earlier run, as it was claimed then."""
-
-    file_id: int
-    repository: str | None
-    path: str | None
-    language: str
-    content: str
-    sha256: str
-    metadata: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOutPlace:
-    """Where a held-out file is."""
-
-    file_id: int
-    repository: str | None
-    path: str | None
 
 
 @contextmanager
@@ -225,7 +178,7 @@ class Claim:
             self._held_out.append(
                 (
                     self.lease.stream, row.file_id, self.run_id,
-                    row.repository, row.path, row.language, row.content, _digest(row.content.encode()),
+                    row.repository, row.path, row.language, row.content, digest(row.content.encode()),
                     as_json(row.metadata),
                 )
             )  # fmt: skip
@@ -311,19 +264,19 @@ class Claim:
     def _decoded(self, record: Sequence[Any]) -> SourceRow | None:
         """The row with its texts decoded; None where that fails (it is rejected then)."""
         file_id, repository, path, language, content, score, held_out, attempts, license, metadata = record
-        sha256 = _digest(content)
+        sha256 = digest(content)
         try:
             return SourceRow(
                 file_id=file_id,
-                repository=_text(repository),
-                path=_text(path),
-                language=(_text(language) or "text").strip().lower() or "text",
+                repository=text_of(repository),
+                path=text_of(path),
+                language=(text_of(language) or "text").strip().lower() or "text",
                 content=bytes(content).decode(),
                 sha256=sha256,
                 quality_score=score,
                 held_out=held_out,
                 attempts=attempts,
-                license=_text(license),
+                license=text_of(license),
                 metadata=metadata_object(metadata),
             )
         except UnicodeDecodeError:
@@ -343,36 +296,3 @@ class Claim:
     def _most_texts(self) -> int:
         """How many may be in memory at once."""
         return max(1, BATCH_CHARS // self.eligibility.max_chars)
-
-
-class BadMetadata(Exception):
-    """Metadata that cannot go along with its row: too much, too deep, or not fit to be written again."""
-
-
-_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-"""The escape of a NUL character, which json can hold and the jsonb of `held_out` cannot."""
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else bytes(value).decode()
-
-
-def metadata_object(value: Any) -> Mapping[str, Any]:
-    """A JSON object from its bytes; empty for null and for JSON that is no object."""
-    if value is None:
-        return {}
-    if len(value) > MAX_METADATA_BYTES:
-        raise BadMetadata
-    text = bytes(value).decode()
-    try:
-        found = json.loads(text)
-        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()  # 1e999 is infinite to Python
-    except (ValueError, RecursionError) as error:
-        raise BadMetadata from error
-    if _NUL.search(text):
-        raise BadMetadata
-    return found if isinstance(found, dict) else {}
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -18,58 +18,32 @@ import hashlib
 import importlib.util
 import logging
 import os
-import pwd
 import shutil
-import signal
 import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, urlencode
 
 import psutil  # type: ignore[import-untyped]
 import psycopg2
 
 from db.errors import EmbeddedDatabaseError
+from db.postmaster import PORT, SUPERUSER, Server, is_alive, is_postmaster, running_server, terminate
+from db.server_user import give_to, let_others_enter, let_others_read, server_identity
 
 VERSION = 18
 DATABASE = "codelupe"
-SUPERUSER = "postgres"
-PORT = 5432
-"""Names the socket file; nothing listens on TCP."""
-SYSTEM_USER = "pgserver"
-"""Postgres refuses to run as root."""
 LONGEST_SOCKET_PATH_BYTES = 100
 START_SECONDS = 120.0
-STOP_SECONDS = 60.0
 LARGEST_LOG_BYTES = 10_000_000
 
 _log = logging.getLogger(__name__)
 
-# Runs a program in the background and ends, so that the server belongs to init: nobody has to wait for it.
-# Its stdout
-# goes where its stderr goes: a server that held our pipe open would have us wait for ever.
+# Runs a program in the background and ends, so that the server belongs to init and needs no waiting parent. The
+# server's stdout goes to its stderr: if it held our pipe open, we would wait forever.
 _DETACH = ("/bin/sh", "-c", '"$@" >&2 & echo $!', "sh")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Server:
-    """A running postmaster."""
-
-    pid: int
-    socket_folder: Path
-
-    @property
-    def socket(self) -> Path:
-        return self.socket_folder / f".s.PGSQL.{PORT}"
-
-    def url(self, database: str) -> str:
-        where = urlencode({"host": str(self.socket_folder), "port": PORT}, quote_via=quote)
-        return f"postgresql://{SUPERUSER}@/{database}?{where}"
 
 
 def start(data_folder: Path) -> str:
@@ -83,12 +57,12 @@ def start(data_folder: Path) -> str:
     """
     data_folder = data_folder.resolve()
     with _locked(data_folder):
-        server = _running(data_folder)
+        server = running_server(data_folder)
         if server is not None and not server.socket.exists():  # its folder was swept away; nobody can connect
-            _terminate(server)
+            terminate(server)
             server = None
         if server is not None and not _ready(server, time.monotonic() + START_SECONDS):
-            if _alive(server.pid):
+            if is_alive(server.pid):
                 raise EmbeddedDatabaseError(
                     f"the embedded Postgres (process {server.pid}) runs and does not answer; "
                     f"see {data_folder / 'postgres.log'}"
@@ -103,7 +77,7 @@ def start(data_folder: Path) -> str:
 
 def running_url(data_folder: Path) -> str | None:
     """The URL of the data folder's server, or None where none is running. Starts nothing."""
-    server = _running(data_folder.resolve())
+    server = running_server(data_folder.resolve())
     return None if server is None else server.url(DATABASE)
 
 
@@ -117,72 +91,11 @@ def stop(data_folder: Path) -> bool:
     if not data_folder.is_dir():
         return False
     with _locked(data_folder):
-        server = _running(data_folder)
+        server = running_server(data_folder)
         if server is None:
             return False
-        _terminate(server)
+        terminate(server)
         return True
-
-
-# --- the running server
-# ---------------------------------------------------------------------------------------
-
-
-def _running(data_folder: Path) -> _Server | None:
-    """The server that postmaster.pid names, if that process is a Postgres of this very folder."""
-    try:
-        lines = (data_folder / "pgdata" / "postmaster.pid").read_text().splitlines()
-        pid, socket_folder = int(lines[0]), lines[4]
-    except (FileNotFoundError, NotADirectoryError, IndexError, ValueError):
-        return None
-    except PermissionError as error:
-        raise EmbeddedDatabaseError(f"{data_folder} belongs to another user: {error}") from error
-    if not socket_folder or not _is_postmaster(pid, data_folder / "pgdata"):
-        return None
-    return _Server(pid=pid, socket_folder=Path(socket_folder))
-
-
-def _is_postmaster(pid: int, pgdata: Path) -> bool:
-    """Whether a process serves `pgdata`. After a crash or a reboot its id may belong to another program."""
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and str(pgdata) in process.cmdline()
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:  # another user's process, while ours would be our own
-        return False
-
-
-def _terminate(server: _Server) -> None:
-    """Fast shutdown, and after a minute an immediate one."""
-    for number, seconds in ((signal.SIGINT, STOP_SECONDS), (signal.SIGQUIT, 10.0)):
-        try:
-            os.kill(server.pid, number)
-        except ProcessLookupError:
-            return
-        except PermissionError as error:
-            raise EmbeddedDatabaseError(
-                f"the embedded Postgres (process {server.pid}) belongs to another user; stop it as that user"
-            ) from error
-        if _ended(server.pid, seconds):
-            return
-    raise EmbeddedDatabaseError(f"the embedded Postgres (process {server.pid}) does not end")
-
-
-def _ended(pid: int, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not _alive(pid):
-            return True
-        time.sleep(0.02)
-    return False
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 # --- making and starting one
@@ -218,11 +131,11 @@ def _locked(data_folder: Path) -> Iterator[None]:
 
 def _initialise(data_folder: Path) -> None:
     """Run initdb under a temporary name: a killed one leaves nothing that looks like a database."""
-    identity = _identity()
+    identity = server_identity()
     if identity:
-        _let_pass(programs().parent)
-        _let_read(programs().parent)
-        _let_pass(data_folder / "pgdata")
+        let_others_enter(programs().parent)
+        let_others_read(programs().parent)
+        let_others_enter(data_folder / "pgdata")
     pgdata, fresh = data_folder / "pgdata", data_folder / "pgdata.new"
     if (pgdata / "PG_VERSION").exists():
         found = (pgdata / "PG_VERSION").read_text().strip()
@@ -231,7 +144,7 @@ def _initialise(data_folder: Path) -> None:
         return
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
-    _own(fresh, identity)
+    give_to(fresh, identity)
     # A C locale exists everywhere, and a database's order must not depend on the LANG of its first start.
     finished = subprocess.run(
         [
@@ -247,7 +160,7 @@ def _initialise(data_folder: Path) -> None:
     fresh.rename(pgdata)
 
 
-def _launch(data_folder: Path) -> _Server:
+def _launch(data_folder: Path) -> Server:
     """Start the postmaster and wait until it answers.
 
     It gets a session of its own, where a terminal's Ctrl-C does not reach it.
@@ -269,13 +182,13 @@ def _launch(data_folder: Path) -> _Server:
             detached = subprocess.run(
                 [*_DETACH, *command],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=output,
-                check=True, cwd="/", env=_environment(), start_new_session=True, **_identity(),
+                check=True, cwd="/", env=_environment(), start_new_session=True, **server_identity(),
             )  # fmt: skip
-        server = _Server(pid=int(detached.stdout), socket_folder=socket_folder)
+        server = Server(pid=int(detached.stdout), socket_folder=socket_folder)
         if _ready(server, deadline):
             return server
-        if _alive(server.pid):
-            _terminate(server)
+        if is_alive(server.pid):
+            terminate(server)
         words = _tail(log, log_offset)
         # After a kill -9 of the postmaster its children need a moment to notice.
         if "pre-existing shared memory block" in words and time.monotonic() < deadline:
@@ -284,9 +197,9 @@ def _launch(data_folder: Path) -> _Server:
         raise EmbeddedDatabaseError(f"the embedded Postgres did not start ({log}):\n{words}")
 
 
-def _ready(server: _Server, deadline: float) -> bool:
+def _ready(server: Server, deadline: float) -> bool:
     """Wait until the server answers; False when it has ended or the time is over."""
-    while _alive(server.pid) and time.monotonic() < deadline:
+    while is_alive(server.pid) and time.monotonic() < deadline:
         try:
             psycopg2.connect(server.url("postgres"), connect_timeout=5).close()
             return True
@@ -295,7 +208,7 @@ def _ready(server: _Server, deadline: float) -> bool:
     return False
 
 
-def _create_database(server: _Server) -> None:
+def _create_database(server: Server) -> None:
     try:
         connection = psycopg2.connect(server.url("postgres"), connect_timeout=10)
     except psycopg2.Error as error:
@@ -322,7 +235,7 @@ def _forget_reused_pid(lock: Path, pgdata: Path) -> None:
         pid = abs(int(lock.read_text().split("\n", 1)[0]))
     except (FileNotFoundError, ValueError):
         return
-    if psutil.pid_exists(pid) and not _is_postmaster(pid, pgdata):
+    if psutil.pid_exists(pid) and not is_postmaster(pid, pgdata):
         _log.warning("%s names process %d, which is no database; removed", lock, pid)
         lock.unlink()
 
@@ -335,7 +248,7 @@ def _socket_folder(data_folder: Path) -> Path:
         digest = hashlib.sha256(os.fsencode(data_folder)).hexdigest()[:12]
         folder = Path("/tmp") / f"codelupe-{os.geteuid()}-{digest}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    identity = _identity()
+    identity = server_identity()
     about = folder.lstat()
     if not stat.S_ISDIR(about.st_mode) or about.st_uid not in (
         os.geteuid(),
@@ -343,7 +256,7 @@ def _socket_folder(data_folder: Path) -> Path:
     ):
         raise EmbeddedDatabaseError(f"{folder} is in the way: it must be a folder of this user")
     folder.chmod(0o700)
-    _own(folder, identity)
+    give_to(folder, identity)
     return folder
 
 
@@ -358,57 +271,3 @@ def _environment() -> Mapping[str, str]:
     """Ours without PGPORT and its like, which would change what the server does."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "LC_", "LANG"))}
     return kept | {"LC_ALL": "C"}
-
-
-# --- as root
-# --------------------------------------------------------------------------------------------------
-
-
-def _identity() -> dict[str, Any]:
-    """Who runs Postgres, as arguments of subprocess.run: empty unless that is root."""
-    if os.geteuid() != 0:
-        return {}
-    try:
-        entry = _system_user()
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise EmbeddedDatabaseError(
-            f"Postgres does not run as root, and the system user {SYSTEM_USER} could not be made ({error}); "
-            "run as an ordinary user, or set DATABASE_URL"
-        ) from error
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-
-
-def _system_user() -> pwd.struct_passwd:
-    try:
-        return pwd.getpwnam(SYSTEM_USER)
-    except KeyError:
-        subprocess.run(
-            ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
-        return pwd.getpwnam(SYSTEM_USER)
-
-
-def _own(folder: Path, identity: Mapping[str, Any]) -> None:
-    if identity:
-        os.chown(folder, identity["user"], identity["group"])
-
-
-def _let_pass(path: Path) -> None:
-    """Let other users through the folders above `path`, and no more: they may enter by name, not list."""
-    for folder in path.parents:
-        mode = folder.stat().st_mode
-        if not mode & stat.S_IXOTH:
-            _log.warning("%s: others may now pass through it, so that %s can reach the database", folder, SYSTEM_USER)
-            folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
-
-
-def _let_read(tree: Path) -> None:
-    """Let other users read and run Postgres's own files (an install under a strict umask hides them)."""
-    for path in (tree, *tree.rglob("*")):
-        if path.is_symlink():
-            continue
-        mode = path.stat().st_mode
-        wanted = stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0)
-        if mode & wanted != wanted:
-            path.chmod(stat.S_IMODE(mode) | wanted)

@@ -12,7 +12,8 @@ from typing import Any
 
 from psycopg2.extras import execute_values
 
-from db.claim import BATCH_ROWS, BadMetadata, Claim, metadata_object
+from db.claim import BATCH_ROWS, Claim
+from db.rows import BadMetadata, metadata_object
 from db.statements import QUERIES
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import psycopg2
 from psycopg2 import extensions
 
+from db.classify import classify
 from db.errors import Misconfigured
-from db.pool import Pool, classify
+from db.pool import Pool
 from db.statements import QUERIES
 
 FOLDER = Path(__file__).parent.parent / "migrations"

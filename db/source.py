@@ -5,8 +5,9 @@ Wherever a `Source` is asked for, one from `check_source` saves a look at the ca
 
 from __future__ import annotations
 
-from db.claim import Claim, HeldOutPlace, HeldOutRow, Role, SourceRow, claim
+from db.claim import Claim, Role, claim
 from db.pool import Pool
+from db.rows import HeldOutPlace, HeldOutRow, SourceRow
 from db.table import Eligibility, Source, resolved
 
 __all__ = [

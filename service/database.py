@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 from db import embedded, migrate
 from db.errors import DatabaseError, Misconfigured, Unavailable
-from db.pool import Pool, safe_url
+from db.pool import Pool
 from db.retry import retried
 from db.source import check_source
+from db.urls import safe_url
 from service.errors import PreconditionError
 from service.settings.home import Home, running_service
 from service.settings.load import Settings

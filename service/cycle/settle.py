@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from db import adapters, runs
+from db import adapters, runs, settling
 from db.errors import ParentMoved, RowsRevoked, SettlementMismatch
 from db.pool import Pool
 from service.cycle.leadership import Leadership
@@ -47,7 +47,7 @@ class Settling:
 
     def give_back(self, run_id: int, state: RunEnd, reason: str, suspects: Suspects | None = None) -> int | None:
         """End a run without a verdict. Returns the row that made it fail and is now quarantined, if there is one."""
-        single = runs.give_back(
+        single = settling.give_back(
             self.pool,
             self.leadership.lease,
             run_id,
@@ -90,7 +90,7 @@ class Settling:
         except RunDirectoryError as error:
             return self._not_published(run_id, verdict, "failed", f"the candidate is damaged: {error}")
         try:
-            runs.publish(
+            settling.publish(
                 self.pool,
                 self.leadership.lease,
                 run_id,
@@ -116,7 +116,7 @@ class Settling:
         return replace(verdict, promote=False, reasons=(reason,))
 
     def _refuse(self, run_id: int, outcomes: Sequence[RowOutcome], reason: str, report: dict[str, Any] | None) -> None:
-        runs.refuse(
+        settling.refuse(
             self.pool,
             self.leadership.lease,
             run_id,

@@ -91,7 +91,7 @@ class Points:
 
 def caller(frame: FrameType | None) -> str | None:
     """`package.module.function` of ours that has an effect; None where none of ours is on the stack."""
-    if frame is not None and frame.f_code.co_qualname == "_Connection.__init__":
+    if frame is not None and frame.f_code.co_qualname == "LimitedConnection.__init__":
         return None  # a connection that is opened commits nothing
     beneath = None
     while frame is not None:
@@ -115,9 +115,9 @@ def install(on_point: Callable[[str, str, int], None]) -> None:
     shutil.rmtree = points.wrap("rmtree", shutil.rmtree)
     subprocess.Popen.__init__ = points.wrap("start", subprocess.Popen.__init__)  # type: ignore[method-assign]
     if importlib.util.find_spec("psycopg2"):  # the stub knows no package but ours
-        from db.pool import _Connection
+        from db.connection import LimitedConnection
 
-        _Connection.commit = points.wrap("commit", _Connection.commit)  # type: ignore[method-assign]
+        LimitedConnection.commit = points.wrap("commit", LimitedConnection.commit)  # type: ignore[method-assign]
 
 
 def crash_at(crash: Crash, mark: Path | None = None) -> None:

@@ -24,7 +24,7 @@ from oracle import Broken
 from rows import Done, Row, Trials
 from scene import new_database, server
 
-from db import adapters, audit, chunks, migrate, runs, streams
+from db import adapters, audit, chunks, migrate, runs, settling, streams
 from db import lease as leases
 from db.adapters import NewAdapter
 from db.claim import claim
@@ -236,7 +236,7 @@ class Books(RuleBasedStateMachine):
             moved = run.parent != self.current
             hit = {n for n, role in run.files.items() if role == "train"} & self.revoked
             try:
-                runs.publish(self.pool, self.lease, run.run_id, outcomes, ADAPTER, report)
+                settling.publish(self.pool, self.lease, run.run_id, outcomes, ADAPTER, report)
                 assert not moved and not hit
                 self.cleared(run)
                 self.published(run, outcomes)
@@ -245,7 +245,7 @@ class Books(RuleBasedStateMachine):
                 assert moved or hit
                 verdict = "returned"
         if verdict == "refuse":
-            runs.refuse(self.pool, self.lease, run.run_id, outcomes, reason="worse", report=report,
+            settling.refuse(self.pool, self.lease, run.run_id, outcomes, reason="worse", report=report,
                         max_attempts=MAX_ATTEMPTS, backoff_seconds=0)  # fmt: skip
             self.cleared(run)
             self.refused(outcomes)
@@ -253,7 +253,7 @@ class Books(RuleBasedStateMachine):
         measured = {file_id for file_id, file in self.files.items() if file.state == "held_out"}
         suspects = sorted(n for n in {*run.files, *measured} if verdict == "failed" and abs(n) % blamed == 0)
         single = self.blame(run, suspects)
-        assert single == runs.give_back(self.pool, self.lease, run.run_id, state=verdict, reason="why", cause="x",
+        assert single == settling.give_back(self.pool, self.lease, run.run_id, state=verdict, reason="why", cause="x",
                                         suspects=suspects)  # type: ignore[arg-type]  # fmt: skip
         for file_id in run.files:
             self.files[file_id].state = "returned"
@@ -356,7 +356,7 @@ class Books(RuleBasedStateMachine):
     def write_under_the_old_lease(self) -> None:
         assert self.old_lease is not None and self.live is not None
         try:
-            runs.give_back(self.pool, self.old_lease, self.live.run_id, state="failed", reason="late")
+            settling.give_back(self.pool, self.old_lease, self.live.run_id, state="failed", reason="late")
         except LeaseLost:
             return
         raise Broken("a write under an old lease went through")

@@ -217,19 +217,19 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/postgres/test_claim.py", "not_utf8"),
     ),
     "metadata that nothing can hold settles its row, not the service": Mutant(
-        file="db/claim.py",
+        file="db/rows.py",
         old="    if _NUL.search(text):\n        raise BadMetadata\n",
         new="",
         caught_by=_test("tests/postgres/test_claim.py", "cannot_be_written_again"),
     ),
     "an outcome for every row, and one only": Mutant(
-        file="db/runs.py",
+        file="db/settling.py",
         old="        raise SettlementMismatch(run_id, problems)",
         new="        return",
         caught_by=_test("tests/postgres/test_verdicts.py", "do_not_match"),
     ),
     "a row that is settled was the run's": Mutant(
-        file="db/runs.py",
+        file="db/settling.py",
         old="        if cursor.rowcount != len(batch):",
         new="        if False:",
         caught_by=_test("tests/postgres/test_verdicts.py", "not_the_runs"),
@@ -320,7 +320,7 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/postgres/test_claim_run.py", "another_version"),
     ),
     "a held-out row that was trained on is no outcome": Mutant(
-        file="db/runs.py",
+        file="db/settling.py",
         old="            if outcome.outcome in OUTCOMES_OF_ROLE[role]:",
         new="            if True:",
         caught_by=_test("tests/postgres/test_verdicts.py", "held_out_row_that_was"),
@@ -368,7 +368,7 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/postgres/test_revocations.py", "claim_refuses"),
     ),
     "a run with a revoked row is not published": Mutant(
-        file="db/runs.py",
+        file="db/settling.py",
         old="        if found := revoked_among(cursor, lease.stream, run_id):",
         new="        if found := []:",
         caught_by=_test("tests/postgres/test_revocations.py", "revoked_row_is_not_published"),
@@ -423,7 +423,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     # --- nothing is tried for ever -----------------------------------------------------------------------------------
     "the last of so many attempts settles a row": Mutant(
-        file="db/runs.py",
+        file="db/settling.py",
         old="            last = attempts.get(outcome.file_id, 0) + 1 >= max_attempts\n",
         new="            last = False\n",
         caught_by=_test("tests/postgres/test_verdicts.py", "refused_rows_wait"),
@@ -508,7 +508,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     # --- the live adapter can always be loaded -----------------------------------------------------------------------
     "a publication needs its parent to be current": Mutant(
-        file="db/runs.py",
+        file="db/settling.py",
         old="        _check_parent(cursor, lease.stream, run_id, parent_version)\n",
         new="",
         caught_by=_test("tests/postgres/test_verdicts.py", "moved_parent"),
@@ -769,7 +769,7 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/postgres/test_claim_run.py", "embedded_database"),
     ),
     "an error without a code is a lost connection": Mutant(
-        file="db/pool.py",
+        file="db/classify.py",
         old="    if connection.closed or lost or isinstance",
         new="    if connection.closed or isinstance",
         caught_by=_test("tests/faults/test_silent_server.py", "error_of_another"),
@@ -793,7 +793,7 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/postgres/test_pool.py", "killed_while_idle"),
     ),
     "a connection that was idle for long is asked": Mutant(
-        file="db/pool.py",
+        file="db/connection.py",
         old="        if time.monotonic() - self.idle_since < ROUND_TRIP_AFTER_SECONDS:",
         new="        if True:",
         caught_by=_test("tests/postgres/test_pool.py", "long_idle"),
@@ -805,13 +805,13 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/postgres/test_pool.py", "full_pool"),
     ),
     "a statement has its limit": Mutant(
-        file="db/pool.py",
+        file="db/connection.py",
         old="STATEMENT_TIMEOUT_SECONDS = 300",
         new="STATEMENT_TIMEOUT_SECONDS = 0",
         caught_by=_test("tests/postgres/test_pool.py", "have_limits"),
     ),
     "a stopped process does not keep its locks": Mutant(
-        file="db/pool.py",
+        file="db/connection.py",
         old="IDLE_IN_TRANSACTION_SECONDS = 600",
         new="IDLE_IN_TRANSACTION_SECONDS = 0",
         caught_by=_test("tests/postgres/test_lease_and_streams.py", "stops_in_the_middle"),

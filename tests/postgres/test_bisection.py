@@ -7,7 +7,7 @@ import random
 import pytest
 from world import ADAPTER, ELIGIBLE, Outcome, claim_all, fill
 
-from db import audit, runs
+from db import audit, runs, settling
 from db.source import Source
 
 
@@ -24,7 +24,7 @@ class Stream:
         return run_id, files
 
     def fail(self, run_id, suspects, cause="non_finite"):
-        return runs.give_back(
+        return settling.give_back(
             self.pool, self.lease, run_id, state="failed", reason="it fails", cause=cause, suspects=suspects
         )
 
@@ -32,7 +32,7 @@ class Stream:
         runs.advance(self.pool, self.lease, run_id, "judging")
         outcomes = [Outcome(file_id=file_id, outcome="trained") for file_id in files]
         report = {"train": {"tokens_published": 10 * len(files)}}
-        runs.publish(self.pool, self.lease, run_id, outcomes, ADAPTER, report)
+        settling.publish(self.pool, self.lease, run_id, outcomes, ADAPTER, report)
         self.parent = run_id
 
     def ledger(self):
@@ -85,7 +85,7 @@ def test_a_run_that_was_returned_says_nothing(stream, pool):
     run_id, files = stream.claim()
     stream.fail(run_id, files)
     run_id, _ = stream.claim()
-    runs.give_back(stream.pool, stream.lease, run_id, state="returned", reason="a lease was lost")
+    settling.give_back(stream.pool, stream.lease, run_id, state="returned", reason="a lease was lost")
     assert stream.suspects() == files
 
 

@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 from world import ELIGIBLE, STREAM, claim_all, fill, look_around, new_file
 
-from db import chunks, runs
+from db import chunks, settling
 from db.audit import audit
 from db.errors import LeaseLost, Misconfigured
 from db.files import insert_files
@@ -155,10 +155,10 @@ def test_rows_that_are_returned_count_again_at_once_or_when_their_time_comes(
     found = poll(pool, lease)
     assert found.rows == 0 and found.unknown_ranges > 0
     assert look_around(pool, lease).unknown_ranges == 0
-    runs.give_back(pool, lease, run_id, state="returned", reason="test")
+    settling.give_back(pool, lease, run_id, state="returned", reason="test")
     assert look_around(pool, lease).rows == 60
     run_id, _ = claim_all(pool, lease)
-    runs.give_back(pool, lease, run_id, state="returned", reason="test", delay_seconds=3600)
+    settling.give_back(pool, lease, run_id, state="returned", reason="test", delay_seconds=3600)
     assert look_around(pool, lease).rows == 0
     query("update codelupe.chunks set due_at = due_at - interval '61 min'")  # an hour and a minute later …
     query("alter table codelupe.ledger disable trigger user")
@@ -170,7 +170,7 @@ def test_ranges_rest_no_longer_than_their_rows(pool: Pool, lease: Lease, query: 
     fill(pool, 100)
     look_around(pool, lease)
     run_id, _ = claim_all(pool, lease)
-    runs.give_back(pool, lease, run_id, state="returned", reason="test", delay_seconds=60)
+    settling.give_back(pool, lease, run_id, state="returned", reason="test", delay_seconds=60)
     look_around(pool, lease)
     assert query("select max(due_at) <= now() + interval '60 s' from codelupe.chunks where pending = 0") == [(True,)]
 
@@ -294,7 +294,7 @@ def test_whatever_happens_every_row_is_claimed_once(pool: Pool, lease: Lease, qu
             run_id = found.run_id
         if end == "reject":
             settled.extend(row.file_id for row in rows)
-        runs.give_back(pool, lease, run_id, state="returned", reason="test", delay_seconds=chance.choice((0, 3600)))
+        settling.give_back(pool, lease, run_id, state="returned", reason="test", delay_seconds=chance.choice((0, 3600)))
 
     work: list[Callable[[], Any]] = [
         lambda: put(query, some_ids()),

@@ -24,7 +24,7 @@ from world import (
 )
 
 from db import claim as source_claim
-from db import migrate, runs
+from db import migrate, runs, settling
 from db.audit import audit
 from db.chunks import count
 from db.errors import DatabaseError, LeaseLost, Misconfigured
@@ -51,7 +51,7 @@ def test_claims_each_row_once(pool: Pool, lease: Lease, query: Any) -> None:
     ]
     assert query("select file_id, role from codelupe.run_rows where role = 'held_out'") == [(2, "held_out")]
     assert query("select file_id, language from codelupe.held_out") == [(2, "python")]
-    runs.give_back(pool, lease, run_id, state="returned", reason="test")
+    settling.give_back(pool, lease, run_id, state="returned", reason="test")
     second, again = claim_all(pool, lease, limit=100)
     assert second > run_id
     assert again == [1, 2, 3, 4, 5, 6, 7]
@@ -145,7 +145,7 @@ def test_a_settled_row_cannot_be_claimed(pool: Pool, lease: Lease, query: Any) -
         (row,) = claimed.rows()
         claimed.reject(row, "duplicate")
         run_id = claimed.run_id
-    runs.give_back(pool, lease, run_id, state="returned", reason="test")
+    settling.give_back(pool, lease, run_id, state="returned", reason="test")
     with pytest.raises(DatabaseError, match="could claim 0 of 1 rows"):  # noqa: SIM117
         with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
             assert list(claimed.rows()) == []
@@ -166,7 +166,7 @@ def test_a_claim_reads_one_snapshot(pool: Pool, lease: Lease, query: Any) -> Non
 def test_a_row_that_was_held_out_is_never_kept_for_training(pool: Pool, lease: Lease) -> None:
     fill(pool, 2)
     run_id, _ = claim_all(pool, lease, held_out=(1,))
-    runs.give_back(pool, lease, run_id, state="failed", reason="test")
+    settling.give_back(pool, lease, run_id, state="failed", reason="test")
     with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
         row = next(iter(claimed.rows()))
         assert row.held_out
@@ -191,7 +191,7 @@ def test_rejecting_settles_at_once(pool: Pool, lease: Lease, query: Any) -> None
 def test_returned_rows_wait_for_their_time(pool: Pool, lease: Lease, query: Any) -> None:
     fill(pool, 2)
     run_id, _ = claim_all(pool, lease)
-    runs.give_back(pool, lease, run_id, state="returned", reason="test", delay_seconds=3600)
+    settling.give_back(pool, lease, run_id, state="returned", reason="test", delay_seconds=3600)
     assert count(pool, SOURCE, ELIGIBLE, STREAM) == look_around(pool, lease).rows == 0
     query("update codelupe.ledger set not_before = now() - interval '1 s' where file_id = 2")
     assert count(pool, SOURCE, ELIGIBLE, STREAM) == look_around(pool, lease).rows == 1
@@ -233,7 +233,7 @@ def test_out_of_order_commits_lose_nothing(database_url: str, pool: Pool, lease:
         claimed += [row.file_id for row in rows]
         run = runs.live(pool, STREAM)
         assert run is not None
-        runs.give_back(pool, lease, run.run_id, state="returned", reason="test")
+        settling.give_back(pool, lease, run.run_id, state="returned", reason="test")
         if last and not rows:
             if not slowest.closed:
                 slowest.commit()
@@ -250,7 +250,7 @@ def test_earlier_held_out_texts_come_in_a_seeded_order(pool: Pool, lease: Lease)
     runs.advance(pool, lease, run_id, "training")
     runs.advance(pool, lease, run_id, "judging")
     outcomes = [Outcome(file_id=number, outcome="held_out") for number in files]
-    runs.publish(pool, lease, run_id, outcomes, ADAPTER, {"train": {"tokens_published": 0}})
+    settling.publish(pool, lease, run_id, outcomes, ADAPTER, {"train": {"tokens_published": 0}})
     with claim(pool, lease, SOURCE, ELIGIBLE, limit=1, parent_version=run_id, seed=1) as claimed:
         first = [row.file_id for row in claimed.earlier_held_out(7, 10**6)]
         again = [row.file_id for row in claimed.earlier_held_out(7, 10**6)]
@@ -284,7 +284,7 @@ def test_long_held_out_texts_are_not_in_memory_together(
     runs.advance(pool, lease, run_id, "training")
     runs.advance(pool, lease, run_id, "judging")
     outcomes = [Outcome(file_id=number, outcome="held_out") for number in files]
-    runs.publish(pool, lease, run_id, outcomes, ADAPTER, {"train": {"tokens_published": 0}})
+    settling.publish(pool, lease, run_id, outcomes, ADAPTER, {"train": {"tokens_published": 0}})
     with claim(pool, lease, SOURCE, ELIGIBLE, limit=1, parent_version=run_id, seed=1) as claimed:
         texts = claimed.earlier_held_out(7, 10**9)
         next(texts)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from db import chunks, embedded, runs, streams
+from db import chunks, embedded, runs, settling, streams
 from db import lease as leases
 from db.adapters import NewAdapter
 from db.audit import audit
@@ -212,7 +212,7 @@ def published(world: World, version: int = 1) -> None:
         for row in read_rows(path)
         if row.fresh
     ]
-    runs.publish(world.pool, world.lease, version, outcomes, adapter, {"train": {"tokens_published": 0}})
+    settling.publish(world.pool, world.lease, version, outcomes, adapter, {"train": {"tokens_published": 0}})
 
 
 @pytest.mark.parametrize("harm", ["flip", "remove", "swap"])
@@ -377,7 +377,7 @@ def test_what_was_held_out_stays_so_when_rows_come_back(world: World):
     world.insert(40)
     first = world.claim()
     held_out = {row.file_id for row in read_rows(world.home.run(first.run_id).held_out)}
-    runs.give_back(world.pool, world.lease, first.run_id, state="returned", reason="for the test")
+    settling.give_back(world.pool, world.lease, first.run_id, state="returned", reason="for the test")
     second = world.claim()
     assert {row.file_id for row in read_rows(world.home.run(second.run_id).held_out)} == held_out
 

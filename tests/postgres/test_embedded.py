@@ -19,7 +19,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from db import embedded
+from db import embedded, server_user
 from db.errors import EmbeddedDatabaseError
 
 ROOT = Path(__file__).parents[2]
@@ -139,7 +139,7 @@ def test_after_a_kill_of_postgres(folder: Path) -> None:
 
 def test_a_pid_that_belongs_to_another_program_now(folder: Path) -> None:
     """After a reboot the number in postmaster.pid may be anybody's; here it is a process of the same user."""
-    sleeper = subprocess.Popen(["sleep", "60"], **embedded._identity())
+    sleeper = subprocess.Popen(["sleep", "60"], **server_user.server_identity())
     try:
         (folder / "pgdata" / "postmaster.pid").write_text(
             f"{sleeper.pid}\n{folder}/pgdata\n1\n5432\n/tmp\n\n1 1\nready\n"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from test_claim_run import STREAM, World
 
-from db import runs
+from db import runs, settling
 from db.adapters import NewAdapter
 from service.publish import evidence
 from service.publish.evidence import disk_problems
@@ -51,7 +51,7 @@ def world(pool: Any, tmp_path: Path) -> World:
     for state in ("training", "judging"):
         runs.advance(pool, world.lease, 1, state)
     adapter = NewAdapter(folder=published.folder.name, manifest_sha256=published.manifest_sha256, evaluation={})
-    runs.publish(pool, world.lease, 1, outcomes, adapter, report)
+    settling.publish(pool, world.lease, 1, outcomes, adapter, report)
     tidy_run(run)
     assert disk_problems(world.home, pool, STREAM) == []
     return world

@@ -11,7 +11,7 @@ import pytest
 from modules import code, edited
 from test_claim_run import World, published
 
-from db import runs
+from db import settling
 from db.files import NewFile, insert_files
 from db.statements import QUERIES
 from service.cycle.upkeep import Pause
@@ -45,7 +45,7 @@ class Careful(World):
 
     def give_back(self, run_id: int | None) -> None:
         assert run_id is not None
-        runs.give_back(self.pool, self.lease, run_id, state="returned", reason="for the test")
+        settling.give_back(self.pool, self.lease, run_id, state="returned", reason="for the test")
 
     def roles(self, run_id: int | None) -> dict[str, set[str]]:
         assert run_id is not None

@@ -13,9 +13,11 @@ import pytest
 from world import in_database
 
 from db import embedded
+from db.connection import LimitedConnection
 from db.errors import DatabaseError, Misconfigured, Unavailable
-from db.pool import Pool, _Connection, safe_url
+from db.pool import Pool
 from db.retry import retried
+from db.urls import safe_url
 
 Query = Callable[..., list[Any]]
 NOWHERE = "postgresql://me:s3cret@127.0.0.1:1/db"
@@ -118,7 +120,7 @@ def test_a_backend_killed_while_idle_is_replaced_unseen(database_url: str, pool:
 
 def test_a_long_idle_connection_is_asked_first(database_url: str, pool: Pool, monkeypatch: Any) -> None:
     first = one(pool)
-    monkeypatch.setattr("db.pool.ROUND_TRIP_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("db.connection.ROUND_TRIP_AFTER_SECONDS", 0.0)
     assert one(pool) == first
     terminate(database_url, first)
     monkeypatch.setattr("select.poll", lambda: _Silent())  # a firewall dropped it: nothing to read
@@ -308,7 +310,7 @@ def test_a_url_with_a_socket_survives_safe_url(database_url: str) -> None:
     pool = Pool(safe_url(database_url))
     assert one(pool)
     pool.close()
-    assert issubclass(_Connection, psycopg2.extensions.connection)
+    assert issubclass(LimitedConnection, psycopg2.extensions.connection)
 
 
 # --- retrying -----------------------------------------------------------------------------------------------

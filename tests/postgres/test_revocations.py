@@ -12,7 +12,7 @@ from test_claim_run import published as publish_all
 from test_verdicts import ledger, published
 from world import ADAPTER, ELIGIBLE, STREAM, Outcome, claim_all, digest, fill
 
-from db import adapters, runs
+from db import adapters, runs, settling
 from db.audit import audit
 from db.errors import DatabaseError, ParentMoved, RowsRevoked
 from db.lease import Lease, fence
@@ -122,7 +122,7 @@ def test_a_run_that_has_a_revoked_row_is_not_published(pool: Pool, lease: Lease,
     revoke(pool, SOURCE, STREAM, Subject(file_id=2), reason="x")
     outcomes = [Outcome(file_id=n, outcome="held_out" if n == 3 else "trained") for n in files]
     with pytest.raises(RowsRevoked, match="files 2"):
-        runs.publish(pool, lease, run_id, outcomes, ADAPTER, {"train": {"tokens_published": 20}})
+        settling.publish(pool, lease, run_id, outcomes, ADAPTER, {"train": {"tokens_published": 20}})
     assert adapters.current(pool, STREAM) is None
 
 
@@ -134,7 +134,7 @@ def test_a_run_of_a_withdrawn_parent_is_not_published(pool: Pool, lease: Lease, 
     revoke(pool, SOURCE, STREAM, Subject(file_id=7), reason="x", begin_anew=True)
     outcomes = [Outcome(file_id=n, outcome="trained") for n in files]
     with pytest.raises(ParentMoved):
-        runs.publish(pool, lease, run_id, outcomes, ADAPTER, {"train": {"tokens_published": 20}})
+        settling.publish(pool, lease, run_id, outcomes, ADAPTER, {"train": {"tokens_published": 20}})
 
 
 def test_revoking_waits_for_a_publication_under_way(pool: Pool, lease: Lease, line: list[int]):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from world import ADAPTER, ELIGIBLE, STREAM, Outcome, claim_all, fill
 
-from db import adapters, runs
+from db import adapters, runs, settling
 from db.audit import audit
 from db.chunks import count
 from db.errors import BadTransition, DatabaseError, LeaseLost, ParentMoved, SettlementMismatch
@@ -37,7 +37,7 @@ def published(pool: Pool, lease: Lease, *, parent: int | None = None, **options:
     run_id, files = judged(pool, lease, parent=parent, **options)
     outcomes = [Outcome(file_id=n, outcome="held_out" if n in held_out else "trained") for n in files]
     trained = len(files) - len(held_out)
-    runs.publish(pool, lease, run_id, outcomes, ADAPTER, {"train": {"tokens_published": 10 * trained}})
+    settling.publish(pool, lease, run_id, outcomes, ADAPTER, {"train": {"tokens_published": 10 * trained}})
     return run_id
 
 
@@ -66,7 +66,7 @@ def test_publish_settles_every_row_and_makes_the_adapter_current(pool: Pool, lea
         Outcome(file_id=999, outcome="held_out"),
     ]
     report = {"train": {"tokens_published": 100}}
-    runs.publish(pool, lease, run_id, outcomes, ADAPTER, report)
+    settling.publish(pool, lease, run_id, outcomes, ADAPTER, report)
     assert ledger(query) == {
         1: ("trained", None),
         2: ("returned", None),
@@ -117,9 +117,9 @@ def test_outcomes_that_do_not_match_settle_nothing(
     run_id, _ = judged(pool, lease)
     told = [Outcome(file_id=number, outcome=outcome) for number, outcome in outcomes]
     with pytest.raises(SettlementMismatch, match=said):
-        runs.publish(pool, lease, run_id, told, ADAPTER, {})
+        settling.publish(pool, lease, run_id, told, ADAPTER, {})
     with pytest.raises(SettlementMismatch, match=said):
-        runs.refuse(pool, lease, run_id, told, reason="worse", report={}, max_attempts=3, backoff_seconds=1)
+        settling.refuse(pool, lease, run_id, told, reason="worse", report={}, max_attempts=3, backoff_seconds=1)
     assert ledger(query) == {1: ("claimed", None), 2: ("claimed", None)}
     assert adapters.current(pool, STREAM) is None
     run = runs.live(pool, STREAM)
@@ -130,7 +130,7 @@ def test_a_held_out_row_that_was_trained_on_is_no_outcome(pool: Pool, lease: Lea
     fill(pool, 1)
     run_id, _ = judged(pool, lease, held_out=(1,))
     with pytest.raises(SettlementMismatch, match="held_out row, trained"):
-        runs.publish(pool, lease, run_id, [Outcome(file_id=1, outcome="trained")], ADAPTER, {})
+        settling.publish(pool, lease, run_id, [Outcome(file_id=1, outcome="trained")], ADAPTER, {})
 
 
 def test_a_moved_parent_publishes_nothing(pool: Pool, lease: Lease, query: Query) -> None:
@@ -143,7 +143,7 @@ def test_a_moved_parent_publishes_nothing(pool: Pool, lease: Lease, query: Query
     adapters.roll_back(pool, STREAM, first)
     outcomes = [Outcome(file_id=number, outcome="trained") for number in files]
     with pytest.raises(ParentMoved, match=f"adapter {second}, and {first} is current"):
-        runs.publish(pool, lease, run_id, outcomes, ADAPTER, {})
+        settling.publish(pool, lease, run_id, outcomes, ADAPTER, {})
     current = adapters.current(pool, STREAM)
     assert current is not None and current.version == first
     assert [(a.version, a.is_current) for a in adapters.history(pool, STREAM)] == [
@@ -156,7 +156,7 @@ def test_a_moved_parent_publishes_nothing(pool: Pool, lease: Lease, query: Query
         adapters.roll_back(pool, STREAM, 77)
     current = adapters.current(pool, STREAM)
     assert current is not None and current.version == first  # retiring it was undone with the rest
-    runs.give_back(pool, lease, run_id, state="returned", reason="its parent moved")
+    settling.give_back(pool, lease, run_id, state="returned", reason="its parent moved")
     assert ledger(query)[3] == ("returned", None)
     assert audit(pool, SOURCE, ELIGIBLE, STREAM).problems == []
 
@@ -179,7 +179,7 @@ def test_a_row_that_is_not_the_runs_any_more_is_not_settled(pool: Pool, lease: L
     run_id, files = judged(pool, lease)
     query("update codelupe.ledger set disposition = 'returned', settled_at = now() where file_id = 1")
     with pytest.raises(DatabaseError, match="1 of 2 rows are not as ledger_settle expects"):
-        runs.publish(pool, lease, run_id, [Outcome(file_id=n, outcome="trained") for n in files], ADAPTER, {})
+        settling.publish(pool, lease, run_id, [Outcome(file_id=n, outcome="trained") for n in files], ADAPTER, {})
     assert ledger(query) == {1: ("returned", None), 2: ("claimed", None)}
 
 
@@ -216,7 +216,7 @@ def test_refused_rows_wait_longer_each_time_and_end_as_no_gain(pool: Pool, lease
             Outcome(file_id=n, outcome={2: "unused", 3: "rejected", 4: "held_out"}.get(n, "trained"), reason="bad")
             for n in files
         ]
-        runs.refuse(
+        settling.refuse(
             pool, lease, run_id, outcomes, reason="worse by 0.1", report={"a": 1},
             max_attempts=3, backoff_seconds=100,
         )  # fmt: skip
@@ -232,7 +232,7 @@ def test_refused_rows_wait_longer_each_time_and_end_as_no_gain(pool: Pool, lease
     run_id, files = judged(pool, lease)
     assert files == [1, 2]
     outcomes = [Outcome(file_id=n, outcome="trained") for n in files]
-    runs.refuse(pool, lease, run_id, outcomes, reason="worse", report={}, max_attempts=3, backoff_seconds=100)
+    settling.refuse(pool, lease, run_id, outcomes, reason="worse", report={}, max_attempts=3, backoff_seconds=100)
     assert ledger(query)[1] == ("rejected", "no_gain")
     assert ledger(query)[2] == ("returned", None)
     assert run_rows(query, run_id) == {1: ("rejected", 10), 2: ("returned", 10)}
@@ -245,7 +245,7 @@ def test_refused_rows_wait_longer_each_time_and_end_as_no_gain(pool: Pool, lease
 def test_giving_back_counts_no_attempt(pool: Pool, lease: Lease, query: Query) -> None:
     fill(pool, 2)
     run_id, _ = claim_all(pool, lease, held_out=(1,))
-    runs.give_back(pool, lease, run_id, state="failed", reason="diverged", delay_seconds=60)
+    settling.give_back(pool, lease, run_id, state="failed", reason="diverged", delay_seconds=60)
     assert query("select disposition, attempts, not_before > now() from codelupe.ledger") == [("returned", 0, True)] * 2
     assert [outcome for outcome, _ in run_rows(query, run_id).values()] == ["returned"] * 2
     assert query("select file_id from codelupe.held_out") == [(1,)]
@@ -264,12 +264,12 @@ def test_only_legal_transitions(pool: Pool, lease: Lease, query: Query, state: s
     attempts: dict[str, Callable[[], None]] = {
         "training": lambda: runs.advance(pool, lease, run_id, "training"),
         "judging": lambda: runs.advance(pool, lease, run_id, "judging"),
-        "published": lambda: runs.publish(pool, lease, run_id, [], ADAPTER, {}),
-        "refused": lambda: runs.refuse(
+        "published": lambda: settling.publish(pool, lease, run_id, [], ADAPTER, {}),
+        "refused": lambda: settling.refuse(
             pool, lease, run_id, [], reason="r", report={}, max_attempts=1, backoff_seconds=1
         ),
-        "returned": lambda: runs.give_back(pool, lease, run_id, state="returned", reason="r"),
-        "failed": lambda: runs.give_back(pool, lease, run_id, state="failed", reason="r"),
+        "returned": lambda: settling.give_back(pool, lease, run_id, state="returned", reason="r"),
+        "failed": lambda: settling.give_back(pool, lease, run_id, state="failed", reason="r"),
     }
     for to, attempt in attempts.items():
         if to not in TRANSITIONS[state]:
@@ -284,7 +284,7 @@ def test_launches_and_heartbeats(pool: Pool, lease: Lease, query: Query) -> None
     assert [runs.count_launch(pool, lease, run_id) for _ in range(2)] == [1, 2]
     runs.heartbeat(pool, lease, run_id)
     assert query("select heartbeat_at is not null from codelupe.runs") == [(True,)]
-    runs.give_back(pool, lease, run_id, state="returned", reason="r")
+    settling.give_back(pool, lease, run_id, state="returned", reason="r")
     with pytest.raises(BadTransition, match="not live"):
         runs.heartbeat(pool, lease, run_id)
 
@@ -298,9 +298,9 @@ def test_every_write_is_fenced(pool: Pool, lease: Lease, query: Query) -> None:
         lambda: runs.advance(pool, lease, run_id, "judging"),
         lambda: runs.count_launch(pool, lease, run_id),
         lambda: runs.heartbeat(pool, lease, run_id),
-        lambda: runs.publish(pool, lease, run_id, done, ADAPTER, {}),
-        lambda: runs.refuse(pool, lease, run_id, done, reason="r", report={}, max_attempts=1, backoff_seconds=1),
-        lambda: runs.give_back(pool, lease, run_id, state="returned", reason="r"),
+        lambda: settling.publish(pool, lease, run_id, done, ADAPTER, {}),
+        lambda: settling.refuse(pool, lease, run_id, done, reason="r", report={}, max_attempts=1, backoff_seconds=1),
+        lambda: settling.give_back(pool, lease, run_id, state="returned", reason="r"),
         lambda: claim_all(pool, lease),
     ]
     for write in writes:

@@ -18,7 +18,7 @@ sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[3])]
 
 from world import ADAPTER, STREAM, Outcome, claim_all, fill
 
-from db import embedded, migrate, runs
+from db import embedded, migrate, runs, settling
 from db.lease import Lease, acquire
 from db.pool import Pool
 from db.streams import Binding, bind, request_training
@@ -40,7 +40,7 @@ def lineage(pool: Pool) -> None:
     verdict(pool, lease, second, publish=False)
     fill(pool, 2, repository="given back")
     returned, _ = claim_all(pool, lease, parent=second)
-    runs.give_back(pool, lease, returned, state="failed", reason="it ended with code 1")
+    settling.give_back(pool, lease, returned, state="failed", reason="it ended with code 1")
     live, _ = claim_all(pool, lease, parent=second)
     runs.advance(pool, lease, live, "training")
     runs.count_launch(pool, lease, live)
@@ -66,9 +66,11 @@ def verdict(
     ]
     report = {"train": {"tokens_published": 10 * list(became.values()).count("trained")}}
     if publish:
-        runs.publish(pool, lease, run_id, outcomes, ADAPTER, report)
+        settling.publish(pool, lease, run_id, outcomes, ADAPTER, report)
     else:
-        runs.refuse(pool, lease, run_id, outcomes, reason="no gain", report=report, max_attempts=3, backoff_seconds=9e9)
+        settling.refuse(
+            pool, lease, run_id, outcomes, reason="no gain", report=report, max_attempts=3, backoff_seconds=9e9
+        )
     return run_id
 
 
