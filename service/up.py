@@ -34,7 +34,8 @@ from service.settings.home import Home, only_service
 from service.settings.load import Settings
 from service.web.board import Board, Snapshot
 from service.web.http import Actions, HttpServer, create_app, listen
-from trainer.recipe import Recipe, dump_recipe, pinned
+from trainer.recipe import Recipe, pinned
+from trainer.recipe_file import dump_recipe
 
 
 class Note(Protocol):

@@ -12,7 +12,8 @@ from pathlib import Path
 from trainer.errors import Stopped, TrainerError, UnusableInput
 from trainer.events import Events
 from trainer.imports import collector_paused, import_trainer
-from trainer.recipe import Recipe, load_recipe
+from trainer.recipe import Recipe
+from trainer.recipe_file import load_recipe
 from trainer.run_dir import RunDirectory, RunDirectoryError, held_lock
 from trainer.samples.build import check_builders, needs
 from trainer.stop import StopRequest, write_stderr
@@ -189,7 +190,7 @@ def _train_to_exit_code(directory: RunDirectory, stop: StopRequest) -> int:
             events.emit("stopping", reason=stop.reason)
             return Stopped.exit_code
         traceback.print_exc()
-        from trainer.fit.memory import is_out_of_memory
+        from trainer.model.memory import is_out_of_memory
 
         code = OUT_OF_MEMORY if is_out_of_memory(error) else FAILED
         return _failed(events, code, f"{type(error).__name__}: {error}")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import UnusableInput
-from trainer.recipe import Recipe, load_recipe
+from trainer.recipe import Recipe
+from trainer.recipe_file import load_recipe
 from trainer.run_dir import MANIFEST, RunDirectory, RunDirectoryError, sha256_file, verify_manifest
 from trainer.samples.build import check_builders
 

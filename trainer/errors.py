@@ -1,6 +1,6 @@
 """What the trainer can end with. Each error carries the exit code of its process."""
 
-from trainer.run_dir import Suspects
+from trainer.records import Suspects
 
 
 class TrainerError(Exception):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainer.run_dir import append_event
+from trainer.records import append_event
 
 
 class Events:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from trainer.data.batches import Windows
 from trainer.data.encoder import TokenSample
 from trainer.data.tokenize import TokenRows
-from trainer.run_dir import RowOutcome
+from trainer.records import RowOutcome
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,8 @@ from trainer.events import Events
 from trainer.model.load import load_tokenizer
 from trainer.outcomes import Inputs
 from trainer.recipe import Data
-from trainer.run_dir import Row, RunDirectory, RunDirectoryError, read_rows
+from trainer.records import Row, read_rows
+from trainer.run_dir import RunDirectory, RunDirectoryError
 from trainer.samples.build import needs
 
 

@@ -11,7 +11,7 @@ from trainer.check import Checked
 from trainer.data.tokenize import TokenRows
 from trainer.fit.progress import Progress
 from trainer.outcomes import Inputs
-from trainer.run_dir import Outcome, RowOutcome
+from trainer.records import Outcome, RowOutcome
 
 OUTCOMES: tuple[Outcome, ...] = ("trained", "unused", "rejected", "held_out", "replayed")
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")

@@ -25,8 +25,8 @@ from trainer.errors import StepFailed
 from trainer.evaluate.held_out import HeldOut
 from trainer.evaluate.predictions import predict
 from trainer.events import Events
-from trainer.fit.checkpoint import Checkpoint
-from trainer.fit.loop import Fit, Tools, find_checkpoint
+from trainer.fit.checkpoint import Checkpoint, find_checkpoint
+from trainer.fit.loop import Fit, Tools
 from trainer.fit.optimizer import make_optimizer
 from trainer.fit.progress import Progress
 from trainer.model.attention import choose_kernel
@@ -42,8 +42,9 @@ from trainer.plan.choose import Plan
 from trainer.plan.device import fitted
 from trainer.reading import reading
 from trainer.recipe import Recipe
+from trainer.records import write_outcomes
 from trainer.report import dataset_stats, make_report, versions
-from trainer.run_dir import RunDirectory, read_json, write_json, write_outcomes
+from trainer.run_dir import RunDirectory, read_json, write_json
 from trainer.stop import StopRequest
 from trainer.track.trackers import open_trackers
 

@@ -27,8 +27,10 @@ sys.path.insert(0, str(ROOT))
 
 from trainer.model.base import resolve
 from trainer.model.tiny_corpus import is_pretraining_file, library_files
-from trainer.recipe import dump_recipe, load_recipe, pinned
-from trainer.run_dir import EventTail, Row, RunDirectory, json_line, write_manifest, write_text
+from trainer.recipe import pinned
+from trainer.recipe_file import dump_recipe, load_recipe
+from trainer.records import EventTail, Row, json_line
+from trainer.run_dir import RunDirectory, write_manifest, write_text
 
 ROWS, HELD_OUT = 114, 6
 INTRODUCTION = """\

@@ -79,7 +79,7 @@ def answer(job: Facts) -> int:
     try:
         facts = measured(job)
     except Exception as error:  # noqa: BLE001 - the reason goes into the results
-        from trainer.fit.memory import is_out_of_memory
+        from trainer.model.memory import is_out_of_memory
 
         traceback.print_exc()
         short = "out of memory" if is_out_of_memory(error) else f"{type(error).__name__}: {error}"

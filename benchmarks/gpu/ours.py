@@ -37,13 +37,13 @@ from world import (
 from trainer.data.batches import collate, pack_samples
 from trainer.data.encoder import TokenSample
 from trainer.fit.loop import pack_budget
-from trainer.fit.memory import is_out_of_memory
 from trainer.fit.optimizer import make_optimizer
 from trainer.model.attention import choose_kernel
 from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.fused_lora import fuse_adapter
 from trainer.model.load import compute_dtype
 from trainer.model.lora import add_adapter, lora_config
+from trainer.model.memory import is_out_of_memory
 from trainer.model.step import LossModel
 from trainer.plan.cards import CARDS, GIB, card_named
 from trainer.plan.choose import element_bytes

@@ -23,7 +23,8 @@ from trainer.model.shapes import known_architecture
 from trainer.plan.cards import CARDS, GIB, card_named
 from trainer.plan.choose import Plan, fastest_fitting, leanest, possible_plans, with_choice
 from trainer.plan.model import Model, read_model
-from trainer.recipe import Base, Recipe, load_recipe, with_overrides
+from trainer.recipe import Base, Recipe
+from trainer.recipe_file import load_recipe, with_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
 MEAN_TOKENS = 800

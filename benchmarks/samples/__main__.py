@@ -37,8 +37,9 @@ from service.settings.load import PROJECT_RECIPES, load_settings
 from trainer.data.encoder import SampleEncoder
 from trainer.data.tokenize import TokenRows, tokenize_rows
 from trainer.model.load import load_tokenizer
-from trainer.recipe import Data, Recipe, load_recipe, pinned
-from trainer.run_dir import Row, read_rows
+from trainer.recipe import Data, Recipe, pinned
+from trainer.recipe_file import load_recipe
+from trainer.records import Row, read_rows
 from trainer.samples.build import BUILDERS
 
 WORK = ROOT / "build" / "bench" / "samples"

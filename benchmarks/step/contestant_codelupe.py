@@ -10,9 +10,10 @@ from peft import LoraConfig, get_peft_model
 from world import ACCUMULATION, BATCH, LORA, MAX_LENGTH, RATE, dtype_name, load_model, orders, samples, say, work_folder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from trainer.data.batches import Batch, collate, pack_samples
+from trainer.data.batches import collate, pack_samples
 from trainer.data.encoder import IGNORED, TokenSample
 from trainer.model.attention import choose_kernel, documents
+from trainer.model.batch import Batch
 from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.fused_lora import fuse_adapter
 from trainer.model.step import LossModel

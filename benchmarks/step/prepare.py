@@ -18,7 +18,7 @@ from trainer.data.encoder import SampleEncoder
 from trainer.data.tokenize import tokenize_rows
 from trainer.model.load import load_tokenizer
 from trainer.recipe import Base, Data
-from trainer.run_dir import Row
+from trainer.records import Row
 
 HELD_OUT = 24
 

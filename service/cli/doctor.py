@@ -18,7 +18,7 @@ from service.database import database, shown_url
 from service.errors import PreconditionError
 from service.settings.home import Home
 from service.settings.load import Settings
-from trainer.recipe import dump_recipe
+from trainer.recipe_file import dump_recipe
 
 TRAINER_SECONDS = 180.0
 """torch alone takes seconds to import, and the Hub or W&B may not answer."""

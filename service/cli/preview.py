@@ -17,8 +17,10 @@ from service.intake.drop import read_sources
 from service.intake.records import Given
 from service.settings.home import Home
 from service.settings.load import Settings
-from trainer.recipe import Hygiene, dump_recipe
-from trainer.run_dir import Row, RunDirectory, content_sha256, json_line
+from trainer.recipe import Hygiene
+from trainer.recipe_file import dump_recipe
+from trainer.records import Row, json_line
+from trainer.run_dir import RunDirectory, content_sha256
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,15 +22,15 @@ from service.logs import event as log
 from service.publish.folders import Beat
 from service.settings.home import Home
 from service.settings.load import Settings
-from trainer.recipe import Recipe, dump_recipe
+from trainer.recipe import Recipe
+from trainer.recipe_file import dump_recipe
+from trainer.records import Row, json_line
 from trainer.run_dir import (
     MANIFEST,
-    Row,
     RunDirectory,
     content_sha256,
     fsync_file,
     fsync_folder,
-    json_line,
     sha256_file,
     write_manifest,
     write_text,

@@ -28,13 +28,8 @@ from service.settings.load import Settings
 from service.web.board import Board
 from service.web.state import State
 from trainer.recipe import Recipe
-from trainer.run_dir import (
-    RunDirectoryError,
-    Suspects,
-    read_json,
-    read_outcomes,
-    read_suspects,
-)
+from trainer.records import Suspects, read_outcomes, read_suspects
+from trainer.run_dir import RunDirectoryError, read_json
 
 DATABASE_PAUSE_SECONDS, LONGEST_DATABASE_PAUSE_SECONDS = 2.0, 10.0
 """Wait before the next try when the database does not answer. Doubles each time."""

@@ -18,7 +18,8 @@ from service.logs import event as log
 from service.publish.folders import Beat, copy_candidate, tidy_run
 from service.settings.home import Home
 from service.settings.load import Settings
-from trainer.run_dir import RowOutcome, RunDirectoryError, Suspects, read_rows
+from trainer.records import RowOutcome, Suspects, read_rows
+from trainer.run_dir import RunDirectoryError
 
 RunEnd = Literal["returned", "failed"]
 """How a run ends without a verdict."""

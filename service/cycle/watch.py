@@ -10,7 +10,8 @@ from typing import Any
 
 from service.logs import event as log
 from service.web.board import Board, Progress
-from trainer.run_dir import EventTail, RunDirectory
+from trainer.records import EventTail
+from trainer.run_dir import RunDirectory
 
 STEP_LOG_SECONDS = 5.0
 """Steps are logged at most this often, the first and the last always."""

@@ -17,14 +17,8 @@ from db.adapters import Adapter
 from db.pool import Pool
 from service.publish.folders import verify_adapter
 from service.settings.home import Home
-from trainer.run_dir import (
-    CHUNK_BYTES,
-    RunDirectory,
-    RunDirectoryError,
-    read_json,
-    read_outcomes,
-    sha256_file,
-)
+from trainer.records import read_outcomes
+from trainer.run_dir import CHUNK_BYTES, RunDirectory, RunDirectoryError, read_json, sha256_file
 
 LOOK_AGAIN_SECONDS = 1.0
 """A service may be removing the folder, or packing its run's files, at this moment."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from db.adapters import Adapter
 from service.settings.home import Home
+from trainer.records import read_rows
 from trainer.run_dir import (
     CHUNK_BYTES,
     MANIFEST,
@@ -22,7 +23,6 @@ from trainer.run_dir import (
     fsync_folder,
     new_folder,
     read_json,
-    read_rows,
     sha256_file,
     verify_manifest,
     write_json,

@@ -19,7 +19,8 @@ from db.source import Eligibility, Source
 from service.errors import SettingsError
 from service.settings.variables import FOR_THE_TRAINER, OVER_THE_RECIPE, RECIPE_MAY_SET, VARIABLES
 from trainer.errors import RecipeError
-from trainer.recipe import Recipe, load_recipe, with_overrides
+from trainer.recipe import Recipe
+from trainer.recipe_file import load_recipe, with_overrides
 
 PROJECT_RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 """The recipes that come with the project."""

@@ -10,7 +10,8 @@ import pytest
 from driver import ROOT, Codelupe, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
-from trainer.run_dir import read_json, read_lines, verify_manifest
+from trainer.records import read_lines
+from trainer.run_dir import read_json, verify_manifest
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from trainer.data.encoder import SampleEncoder, TokenSample
 from trainer.data.tokenize import tokenize_rows
 from trainer.recipe import Data
-from trainer.run_dir import Row as RunRow
+from trainer.records import Row as RunRow
 from trainer.run_dir import content_sha256
 
 TRIALS, ROWS_A_TRIAL = 20, 250

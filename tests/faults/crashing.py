@@ -25,7 +25,7 @@ from types import FrameType
 from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parents[2]
-BENEATH = ("db/pool.py", "trainer/run_dir.py", "db/lease.py")
+BENEATH = ("db/pool.py", "db/connection.py", "trainer/run_dir.py", "trainer/records.py", "db/lease.py")
 """Files that only pass effects on: the name is that of who called them."""
 PACKAGES = ("service/", "db/", "trainer/", "tests/faults/stub_trainer.py")
 EFFECTS = (

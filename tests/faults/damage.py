@@ -24,10 +24,13 @@ from service.publish.folders import copy_candidate, verify_adapter
 from service.settings.home import Home
 from trainer.check import check_run
 from trainer.errors import UnusableInput
+from trainer.evaluate.score import Score
 from trainer.fit.checkpoint import Checkpoint, checkpoint_path, newest_checkpoint, save_checkpoint
-from trainer.fit.progress import Progress, Score
-from trainer.recipe import Evaluation, dump_recipe, load_recipe, pinned
-from trainer.run_dir import EventTail, RunDirectory, RunDirectoryError, sha256_file, write_manifest, write_text
+from trainer.fit.progress import Progress
+from trainer.recipe import Evaluation, pinned
+from trainer.recipe_file import dump_recipe, load_recipe
+from trainer.records import EventTail
+from trainer.run_dir import RunDirectory, RunDirectoryError, sha256_file, write_manifest, write_text
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "embedded.yaml"
 CHECKPOINTS, ADAPTERS = 50, 60

@@ -19,7 +19,8 @@ from scene import HERE, REAL, Scene, code, scene, server
 
 from db.source import HeldOutPlace
 from service.admission.split import split_position
-from trainer.run_dir import EventTail, RunDirectory, read_json
+from trainer.records import EventTail
+from trainer.run_dir import RunDirectory, read_json
 
 KINDS = ("nan", "row", "large", "together", "once")
 """What `failing.py` lets fail."""

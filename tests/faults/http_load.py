@@ -18,7 +18,7 @@ from oracle import Broken
 from rows import Done, Row, Trials
 from scene import code
 
-from trainer.run_dir import read_lines
+from trainer.records import read_lines
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "end_to_end"))
 

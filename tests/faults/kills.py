@@ -21,7 +21,7 @@ from rows import Done, Row, Trials
 from scene import HERE, REAL, STUB, Scene, Service, scene, server
 
 from service.cycle import leadership
-from trainer.recipe import dump_recipe
+from trainer.recipe_file import dump_recipe
 
 BATCH, BATCHES = 24, 9
 """Files of a batch, and batches of a trial: enough runs for a refused one, and for a lineage."""

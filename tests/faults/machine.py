@@ -32,7 +32,7 @@ from db.errors import DatabaseError, LeaseLost, ParentMoved, RowsRevoked
 from db.pool import Pool
 from db.revocations import Subject, revoke, revoked
 from db.table import Eligibility, Source
-from trainer.run_dir import Outcome, RowOutcome
+from trainer.records import Outcome, RowOutcome
 
 STREAM = "machine"
 INSERT = "insert into code_files (content, quality_score) values ('x', %s) returning id"

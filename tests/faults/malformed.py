@@ -26,8 +26,9 @@ from trainer.data.tokenize import tokenize_rows
 from trainer.model.base import TINY_FOLDER
 from trainer.model.load import load_tokenizer
 from trainer.recipe import Base, Data
-from trainer.run_dir import Row as RunRow
-from trainer.run_dir import content_sha256, read_lines
+from trainer.records import Row as RunRow
+from trainer.records import read_lines
+from trainer.run_dir import content_sha256
 from trainer.samples.build import BUILDERS
 
 ROWS_A_TRIAL, ORDINARY = 250, 60

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer.run_dir import RunDirectory, read_json, read_outcomes, verify_manifest
+from trainer.records import read_outcomes
+from trainer.run_dir import RunDirectory, read_json, verify_manifest
 
 
 class Broken(AssertionError):

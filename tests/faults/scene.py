@@ -388,7 +388,7 @@ class Scene:
 
 def trained(run: Any) -> list[int]:
     """Ids that a run consumed."""
-    from trainer.run_dir import read_outcomes
+    from trainer.records import read_outcomes
 
     return [outcome.file_id for outcome in read_outcomes(run.rows_outcome) if outcome.outcome == "trained"]
 

@@ -16,20 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from trainer.errors import Stopped
-from trainer.run_dir import (
-    Row,
-    RowOutcome,
-    RunDirectory,
-    append_event,
-    held_lock,
-    new_folder,
-    read_json,
-    read_rows,
-    verify_manifest,
-    write_json,
-    write_manifest,
-    write_outcomes,
-)
+from trainer.records import Row, RowOutcome, append_event, read_rows, write_outcomes
+from trainer.run_dir import RunDirectory, held_lock, new_folder, read_json, verify_manifest, write_json, write_manifest
 from trainer.stop import StopRequest
 
 STEP_ROWS = 4

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainer import doctor
-from trainer.recipe import load_recipe
+from trainer.recipe_file import load_recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no card")
 

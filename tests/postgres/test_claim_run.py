@@ -29,15 +29,8 @@ from service.settings.load import PROJECT_RECIPES, Settings, load_settings
 from service.web.board import Board, Snapshot
 from service.web.state import State
 from trainer.recipe import Hygiene, pinned
-from trainer.run_dir import (
-    RowOutcome,
-    new_folder,
-    read_rows,
-    verify_manifest,
-    write_json,
-    write_manifest,
-    write_outcomes,
-)
+from trainer.records import RowOutcome, read_rows, write_outcomes
+from trainer.run_dir import new_folder, verify_manifest, write_json, write_manifest
 
 STREAM = "tiny-codelupe"
 CODE = "".join(f"value_{n} = {n}\n" for n in range(20))

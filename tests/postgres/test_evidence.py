@@ -18,17 +18,8 @@ from db.adapters import NewAdapter
 from service.publish import evidence
 from service.publish.evidence import disk_problems
 from service.publish.folders import copy_candidate, tidy_run
-from trainer.run_dir import (
-    RowOutcome,
-    RunDirectory,
-    RunDirectoryError,
-    new_folder,
-    read_rows,
-    sha256_file,
-    write_json,
-    write_manifest,
-    write_outcomes,
-)
+from trainer.records import RowOutcome, read_rows, write_outcomes
+from trainer.run_dir import RunDirectory, RunDirectoryError, new_folder, sha256_file, write_json, write_manifest
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from db.files import NewFile, insert_files
 from db.statements import QUERIES
 from service.cycle.upkeep import Pause
 from trainer.recipe import Hygiene
-from trainer.run_dir import content_sha256, read_rows, verify_manifest
+from trainer.records import read_rows
+from trainer.run_dir import content_sha256, verify_manifest
 
 
 class Careful(World):

@@ -19,7 +19,8 @@ from db.lease import Lease, fence
 from db.pool import Pool
 from db.revocations import Subject, lineage, revoke
 from db.source import Source
-from trainer.run_dir import content_sha256, read_rows
+from trainer.records import read_rows
+from trainer.run_dir import content_sha256
 
 SOURCE = Source()
 

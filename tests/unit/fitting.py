@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from run_folder import short_recipe, token_samples, tokenizer
 
 from trainer.check import Checked
-from trainer.data.batches import Batch, Windows
+from trainer.data.batches import Windows
 from trainer.data.encoder import IGNORED, TokenSample, pad_id
 from trainer.evaluate.held_out import HeldOut
 from trainer.events import Events
 from trainer.fit.loop import Fit, Tools
 from trainer.model.attention import attending_whole
+from trainer.model.batch import Batch
 from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.load import load_base
 from trainer.model.lora import add_adapter

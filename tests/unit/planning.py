@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from trainer.data.batches import Batch
+from trainer.model.batch import Batch
 from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.fused_lora import fuse_adapter
 from trainer.model.load import load_base

@@ -20,8 +20,10 @@ from trainer.data.tokenize import tokenize_rows
 from trainer.model.base import resolve
 from trainer.model.load import load_tokenizer
 from trainer.model.tiny_corpus import is_pretraining_file, library_files
-from trainer.recipe import Recipe, dump_recipe, load_recipe, pinned, with_overrides
-from trainer.run_dir import EventTail, Row, RunDirectory, json_line, sha256_file, write_json, write_text
+from trainer.recipe import Recipe, pinned
+from trainer.recipe_file import dump_recipe, load_recipe, with_overrides
+from trainer.records import EventTail, Row, json_line
+from trainer.run_dir import RunDirectory, sha256_file, write_json, write_text
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from run_folder import demo_rows, make_row
 
-from trainer.run_dir import Row
+from trainer.records import Row
 
 SOURCES = Path(__file__).parent / "sources"
 LANGUAGES = {

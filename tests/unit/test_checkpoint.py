@@ -8,6 +8,7 @@ from fitting import make_fit
 from run_folder import short_recipe
 
 from trainer.errors import Stopped
+from trainer.evaluate.score import Score
 from trainer.fit.checkpoint import (
     Checkpoint,
     checkpoints,
@@ -19,7 +20,7 @@ from trainer.fit.checkpoint import (
     unflatten,
 )
 from trainer.fit.loop import Fit
-from trainer.fit.progress import Progress, Score
+from trainer.fit.progress import Progress
 from trainer.model.lora import adapter_weights
 from trainer.recipe import Evaluation
 from trainer.run_dir import RunDirectoryError

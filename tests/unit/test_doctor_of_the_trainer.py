@@ -18,7 +18,7 @@ import torch
 from run_folder import RECIPES, embedded
 
 from trainer import doctor
-from trainer.recipe import dump_recipe, load_recipe
+from trainer.recipe_file import dump_recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
 KNOWN, GUEST = (base64.b64encode(login).decode() for login in (b"api:good-key", b"api:guest"))

@@ -11,7 +11,8 @@ from trainer.data.batches import Windows
 from trainer.data.encoder import IGNORED
 from trainer.data.tokenize import tokenize_rows
 from trainer.errors import RecipeError
-from trainer.recipe import Data, parse_recipe
+from trainer.recipe import Data
+from trainer.recipe_file import parse_recipe
 from trainer.samples.facts import MAX_CHARACTERS, fact_block
 from trainer.samples.instruction import build_instruction
 

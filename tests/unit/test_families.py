@@ -16,7 +16,8 @@ from trainer.data.tokenize import tokenize_rows
 from trainer.errors import UnusableInput
 from trainer.model.base import TINY_FOLDER, folder_revision
 from trainer.model.families import FAMILIES, family_of
-from trainer.recipe import Data, dump_recipe
+from trainer.recipe import Data
+from trainer.recipe_file import dump_recipe
 from trainer.samples.build import needs
 from trainer.samples.fim import build_fim
 from trainer.samples.sample import Text

@@ -15,7 +15,7 @@ from source_rows import all_rows, source_row, source_rows
 from trainer.data.encoder import IGNORED
 from trainer.data.tokenize import tokenize_rows
 from trainer.recipe import Data
-from trainer.run_dir import Row
+from trainer.records import Row
 from trainer.samples.items import ITEMS, MAX_DEPTH, MIN_BYTES, build_items
 from trainer.samples.sample import Control, Rejected, Text
 from trainer.samples.syntax import GRAMMARS, parse

@@ -12,12 +12,13 @@ from run_folder import short_recipe
 
 from trainer.data.batches import collate, pack_samples
 from trainer.errors import Diverged, OutOfMemory
+from trainer.evaluate.score import Score
 from trainer.events import Events
-from trainer.fit.progress import Progress, Score, evaluation_due
+from trainer.fit.progress import Progress, evaluation_due
 from trainer.fit.schedule import learning_rate, warmup_steps
 from trainer.model.lora import adapter_weights
 from trainer.recipe import Evaluation, Training
-from trainer.run_dir import EventTail
+from trainer.records import EventTail
 from trainer.train import load_model
 
 

@@ -23,7 +23,7 @@ from trainer.plan.memory import Choice, layer_bytes, sizes_of
 from trainer.plan.model import NotPlanned, read_model
 from trainer.plan.show import bar, table
 from trainer.plan.speed import flops_per_token
-from trainer.recipe import dump_recipe, load_recipe
+from trainer.recipe_file import dump_recipe, load_recipe
 
 PROGRAM = "from service.cli.main import main; main()"
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 from service.cli.preview import write_rows
 from service.errors import UsageError
 from trainer.recipe import Hygiene
-from trainer.run_dir import read_rows
+from trainer.records import read_rows
 
 
 def test_rows_of_files_have_their_secrets_replaced(tmp_path: Path):

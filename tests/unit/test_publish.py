@@ -14,7 +14,8 @@ from db.adapters import Adapter
 from service.publish import folders as publish
 from service.publish.folders import Beat, copy_candidate, pointer_target, retire, sync_pointer, tidy_run
 from service.settings.home import Home
-from trainer.run_dir import RunDirectory, RunDirectoryError, json_line, verify_manifest, write_manifest
+from trainer.records import json_line
+from trainer.run_dir import RunDirectory, RunDirectoryError, verify_manifest, write_manifest
 
 
 def adapter(version: int, current: bool = False) -> Adapter:

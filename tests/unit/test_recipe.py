@@ -7,7 +7,8 @@ import yaml
 from run_folder import RECIPES
 
 from trainer.errors import RecipeError
-from trainer.recipe import dump_recipe, load_recipe, parse_recipe, pinned, recipe_dict, with_overrides
+from trainer.recipe import pinned
+from trainer.recipe_file import dump_recipe, load_recipe, parse_recipe, recipe_dict, with_overrides
 
 LEAST = {"name": "a", "stream": "b"}
 

@@ -13,7 +13,7 @@ from source_rows import LANGUAGES, source_rows
 from trainer.data.encoder import IGNORED
 from trainer.data.tokenize import tokenize_rows
 from trainer.recipe import Data
-from trainer.run_dir import Row, read_outcomes
+from trainer.records import Row, read_outcomes
 from trainer.samples.imports import import_order
 from trainer.samples.repo import build_repository
 from trainer.samples.sample import Text

@@ -11,7 +11,7 @@ from run_folder import short_recipe
 from trainer.errors import RecipeError
 from trainer.fit.optimizer import make_optimizer
 from trainer.fit.rounding import round_at_random
-from trainer.recipe import parse_recipe, recipe_dict
+from trainer.recipe_file import parse_recipe, recipe_dict
 from trainer.train import load_model
 
 RATE = 2e-5

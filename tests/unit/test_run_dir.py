@@ -8,22 +8,16 @@ import multiprocessing
 import pytest
 from run_folder import make_row
 
+from trainer.records import EventTail, RowOutcome, append_event, json_line, read_outcomes, read_rows, write_outcomes
 from trainer.run_dir import (
-    EventTail,
-    RowOutcome,
     RunDirectoryError,
-    append_event,
     held_lock,
-    json_line,
     new_folder,
     read_json,
-    read_outcomes,
-    read_rows,
     sha256_file,
     verify_manifest,
     write_json,
     write_manifest,
-    write_outcomes,
     write_text,
 )
 

@@ -15,7 +15,7 @@ from source_rows import source_rows
 
 from trainer.errors import UnusableInput
 from trainer.recipe import Data
-from trainer.run_dir import Row
+from trainer.records import Row
 from trainer.samples.build import BUILDERS, builder_of, check_builders, halves
 from trainer.samples.instruction import INSTRUCTIONS, SYSTEM, build_instruction
 from trainer.samples.sample import Chat, Rejected

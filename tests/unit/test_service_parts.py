@@ -26,7 +26,8 @@ from service.up import _show_addresses
 from service.web.board import Board, Snapshot
 from service.web.state import State
 from trainer.recipe import Hygiene
-from trainer.run_dir import RunDirectory, append_event
+from trainer.records import append_event
+from trainer.run_dir import RunDirectory
 
 ROOT = PROJECT_RECIPES.parent
 

@@ -17,8 +17,9 @@ from trainer import __main__
 from trainer.data.encoder import IGNORED
 from trainer.data.show import segments
 from trainer.data.tokenize import tokenize_rows
-from trainer.recipe import Data, dump_recipe
-from trainer.run_dir import json_line
+from trainer.recipe import Data
+from trainer.recipe_file import dump_recipe
+from trainer.records import json_line
 from trainer.samples.build import BUILDERS
 
 

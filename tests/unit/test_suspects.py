@@ -14,7 +14,8 @@ from trainer import train
 from trainer.data.encoder import TokenSample
 from trainer.errors import Diverged, OutOfMemory
 from trainer.fit.loop import Fit
-from trainer.run_dir import RunDirectoryError, Suspects, read_suspects, write_json
+from trainer.records import Suspects, read_suspects
+from trainer.run_dir import RunDirectoryError, write_json
 from trainer.train import load_model
 
 RECIPE = {"lora__dropout": 0.0}

@@ -9,7 +9,8 @@ import pytest
 
 from service.gate.judge import judge
 from trainer.errors import RecipeError
-from trainer.recipe import Gate, parse_recipe
+from trainer.recipe import Gate
+from trainer.recipe_file import parse_recipe
 
 FINITE = 1.7976931348623157e308
 """The greatest number that is finite."""

@@ -19,7 +19,8 @@ from service.admission.filters import refusal
 from service.admission.secrets import without_secrets
 from service.intake.quality import quality_score
 from trainer.errors import RecipeError
-from trainer.recipe import Hygiene, parse_recipe
+from trainer.recipe import Hygiene
+from trainer.recipe_file import parse_recipe
 
 ROOMY = Hygiene(
     generated="allow",

@@ -33,8 +33,10 @@ from trainer import __main__, reading, train
 from trainer.errors import Diverged
 from trainer.events import Events
 from trainer.model.base import TINY_FOLDER
-from trainer.recipe import Gate, dump_recipe
-from trainer.run_dir import RunDirectory, held_lock, read_json, read_outcomes, verify_manifest
+from trainer.recipe import Gate
+from trainer.recipe_file import dump_recipe
+from trainer.records import read_outcomes
+from trainer.run_dir import RunDirectory, held_lock, read_json, verify_manifest
 
 LONG = {"training__num_epochs": 3, "evaluation__interval_fraction": 0.2, "evaluation__patience": 50}
 """Fifteen steps, five evaluations: time enough to interrupt."""
@@ -496,6 +498,6 @@ def test_half_a_line_is_not_completed(tmp_path):
 
 
 def read_lines_after(path):
-    from trainer.run_dir import EventTail
+    from trainer.records import EventTail
 
     return [event["event"] for event in EventTail(path).new()]

@@ -15,7 +15,8 @@ from trainer.data.encoder import IGNORED, TokenSample
 from trainer.data.tokenize import tokenize_rows
 from trainer.data.windows import NEAR
 from trainer.errors import RecipeError
-from trainer.recipe import Data, parse_recipe
+from trainer.recipe import Data
+from trainer.recipe_file import parse_recipe
 from trainer.samples.chunks import build_chunks
 
 

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from trainer.model.base import source_of
 from trainer.model.lora import adapter_weights
-from trainer.recipe import Recipe, recipe_dict
+from trainer.recipe import Recipe
+from trainer.recipe_file import recipe_dict
 from trainer.run_dir import new_folder, sha256_file, write_json, write_manifest
 
 

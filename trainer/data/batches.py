@@ -13,7 +13,7 @@ The gradient of a window is summed and divided by its supervised tokens, so how 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -21,75 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from trainer.data.encoder import IGNORED, TokenSample
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """One pack: samples end to end."""
-
-    ids: torch.Tensor
-    """int64 [1, tokens]"""
-    positions: torch.Tensor
-    """int64 [1, tokens]: from 0 in each sample."""
-    lengths: tuple[int, ...]
-    """Tokens of each sample: plain integers, so that no step waits for the device to tell them."""
-    offsets: torch.Tensor
-    """int32 [samples + 1]: where each begins and the last ends, for kernels that read them on the device."""
-    predicting: torch.Tensor
-    """int64 [supervised]: places of the pack whose next token counts, ascending."""
-    labels: torch.Tensor
-    """int64 [supervised]: those next tokens."""
-
-    def pin_memory(self) -> Batch:
-        """Copy to page-locked memory; the DataLoader calls this."""
-        return self._mapped(lambda tensor: tensor.pin_memory())
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        return Batch(
-            ids=change(self.ids),
-            positions=change(self.positions),
-            lengths=self.lengths,
-            offsets=change(self.offsets),
-            predicting=change(self.predicting),
-            labels=change(self.labels),
-        )
-
-    @property
-    def tokens(self) -> int:
-        return sum(self.lengths)
-
-    @property
-    def supervised(self) -> int:
-        """Positions with loss."""
-        return len(self.labels)
-
-    def split(self, budget: int) -> list[Batch]:
-        """The same samples in order, in packs of at most `budget` tokens; a longer sample makes one by itself."""
-        cuts, used = [0], 0
-        starts = [0, *accumulate(self.lengths)]
-        for index, length in enumerate(self.lengths):
-            if used and used + length > budget:
-                cuts.append(index)
-                used = 0
-            used += length
-        return [self._part(starts, *pair) for pair in zip(cuts, [*cuts[1:], len(self.lengths)], strict=True)]
-
-    def _part(self, starts: Sequence[int], first: int, last: int) -> Batch:
-        """Samples first … last − 1. Called before the batch goes to its device."""
-        start, stop = starts[first], starts[last]
-        inside = slice(*torch.searchsorted(self.predicting, torch.tensor([start, stop])).tolist())
-        return Batch(
-            ids=self.ids[:, start:stop],
-            positions=self.positions[:, start:stop],
-            lengths=self.lengths[first:last],
-            offsets=_offsets(self.lengths[first:last]),
-            predicting=self.predicting[inside] - start,
-            labels=self.labels[inside],
-        )
+from trainer.model.batch import Batch, sample_offsets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +115,9 @@ def collate(chosen: Sequence[TokenSample]) -> Batch:
     if not chosen:
         nothing = torch.zeros(0, dtype=torch.int64)
         one = torch.zeros((1, 1), dtype=torch.int64)
-        return Batch(ids=one, positions=one, lengths=(1,), offsets=_offsets((1,)), predicting=nothing, labels=nothing)
+        return Batch(
+            ids=one, positions=one, lengths=(1,), offsets=sample_offsets((1,)), predicting=nothing, labels=nothing
+        )
     lengths = tuple(sample.tokens for sample in chosen)
     labels = torch.cat([sample.labels for sample in chosen]).long()
     labels[[start for start in accumulate(lengths[:-1], initial=0)]] = IGNORED  # nothing before it predicts it
@@ -192,14 +126,10 @@ def collate(chosen: Sequence[TokenSample]) -> Batch:
         ids=torch.cat([sample.ids for sample in chosen]).long()[None],
         positions=torch.cat([torch.arange(length) for length in lengths])[None],
         lengths=lengths,
-        offsets=_offsets(lengths),
+        offsets=sample_offsets(lengths),
         predicting=counted - 1,
         labels=labels[counted],
     )
-
-
-def _offsets(lengths: Sequence[int]) -> torch.Tensor:
-    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
 
 
 class _Collated(Dataset[Batch]):

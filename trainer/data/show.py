@@ -21,7 +21,8 @@ from trainer.data.tokenize import TokenRows, tokenize_rows
 from trainer.errors import UnusableInput
 from trainer.model.load import load_tokenizer
 from trainer.recipe import Recipe
-from trainer.run_dir import Row, RunDirectoryError, read_rows
+from trainer.records import Row, read_rows
+from trainer.run_dir import RunDirectoryError
 from trainer.samples.build import check_builders, needs
 
 CONTEXT, LEARNED, CONTROL, LEARNED_CONTROL = "", "\x1b[32m", "\x1b[36m", "\x1b[1;32m"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from trainer.data.encoder import Encoded, SampleEncoder, TokenSample
 from trainer.data.windows import fitted_samples
 from trainer.recipe import Data
-from trainer.run_dir import Row
+from trainer.records import Row
 from trainer.samples.build import BUILDERS, REPO, Builder, builder_of, halves, ready
 from trainer.samples.sample import Rejected, Sample
 

@@ -10,11 +10,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import reduce
 
-from trainer.data.batches import Batch, load_batches, pack_samples
+from trainer.data.batches import load_batches, pack_samples
 from trainer.data.encoder import TokenSample
 from trainer.data.tokenize import TokenRows
-from trainer.fit.memory import is_out_of_memory
-from trainer.fit.progress import Score
+from trainer.evaluate.score import Score
+from trainer.model.batch import Batch
+from trainer.model.memory import is_out_of_memory
 from trainer.stop import StopRequest
 
 

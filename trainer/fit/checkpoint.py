@@ -15,15 +15,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from trainer.events import Events
 from trainer.fit.progress import Progress
-from trainer.run_dir import (
-    RunDirectoryError,
-    new_folder,
-    read_json,
-    verify_manifest,
-    write_json,
-    write_manifest,
-)
+from trainer.run_dir import RunDirectoryError, new_folder, read_json, verify_manifest, write_json, write_manifest
 
 NAME = re.compile(r"step-(\d{6,})")
 
@@ -153,3 +147,12 @@ def unflatten(tensors: Mapping[str, torch.Tensor], shape: dict[str, Any]) -> Any
             return value
         case _:
             raise ValueError(f"no such entry in a checkpoint: {shape!r}")
+
+
+def find_checkpoint(folder: Path, events: Events) -> Checkpoint | None:
+    """Where to resume, with an event for each checkpoint that was skipped."""
+
+    def on_damaged(path: Path, message: str) -> None:
+        events.emit("checkpoint_damaged", path=f"{path.parent.name}/{path.name}", message=message)
+
+    return newest_checkpoint(folder, on_damaged)

@@ -18,20 +18,22 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, reduce
 from peft import set_peft_model_state_dict
 
-from trainer.data.batches import Batch, Windows, load_batches, pack_samples
+from trainer.data.batches import Windows, load_batches, pack_samples
 from trainer.data.encoder import TokenSample
 from trainer.errors import Diverged, OutOfMemory, Stopped
 from trainer.evaluate.held_out import HeldOut
+from trainer.evaluate.score import Score
 from trainer.events import Events
-from trainer.fit.checkpoint import Checkpoint, load_adapter, newest_checkpoint, save_checkpoint
-from trainer.fit.memory import is_out_of_memory, peak_gpu_bytes
+from trainer.fit.checkpoint import Checkpoint, load_adapter, save_checkpoint
 from trainer.fit.optimizer import set_learning_rate
-from trainer.fit.progress import Progress, Score, evaluation_due
+from trainer.fit.progress import Progress, evaluation_due
 from trainer.fit.schedule import learning_rate
 from trainer.fit.suspects import find_suspects
+from trainer.model.batch import Batch
 from trainer.model.lora import adapter_weights
+from trainer.model.memory import is_out_of_memory, peak_gpu_bytes
 from trainer.recipe import Recipe
-from trainer.run_dir import Failure, Suspects
+from trainer.records import Failure, Suspects
 from trainer.stop import StopRequest
 from trainer.track.trackers import Trackers
 
@@ -327,15 +329,6 @@ class Fit:
 def pack_budget(recipe: Recipe) -> int:
     """Tokens of one forward pass: as many as a padded batch of the recipe's size could hold."""
     return recipe.training.batch_size * recipe.data.max_length
-
-
-def find_checkpoint(folder: Path, events: Events) -> Checkpoint | None:
-    """Where to resume, with an event for each checkpoint that had to be passed over."""
-
-    def on_damaged(path: Path, message: str) -> None:
-        events.emit("checkpoint_damaged", path=f"{path.parent.name}/{path.name}", message=message)
-
-    return newest_checkpoint(folder, on_damaged)
 
 
 def _inner(optimizer: Any) -> Any:

@@ -16,8 +16,8 @@ from accelerate import Accelerator
 
 from trainer.data.batches import collate
 from trainer.data.encoder import TokenSample
-from trainer.fit.memory import is_out_of_memory
-from trainer.run_dir import Failure, Suspects
+from trainer.model.memory import is_out_of_memory
+from trainer.records import Failure, Suspects
 
 
 def find_suspects(

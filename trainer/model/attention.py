@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
-from trainer.data.batches import Batch
 from trainer.errors import UnusableInput
+from trainer.model.batch import Batch
 from trainer.recipe import Base
 
 NAME = "by_document"

@@ -28,8 +28,8 @@ import torch
 from safetensors import SafetensorError
 
 from trainer.errors import UnusableInput
-from trainer.fit.memory import is_out_of_memory
 from trainer.model.load import compute_dtype, load_base
+from trainer.model.memory import is_out_of_memory
 from trainer.recipe import Base
 from trainer.run_dir import MANIFEST, RunDirectoryError, held_lock, new_folder, read_json, write_json
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.data.batches import Batch
 from trainer.errors import UnusableInput
 from trainer.model.attention import attend_by_document, attending_whole, documents
+from trainer.model.batch import Batch
 from trainer.model.loss import supervised_loss
 
 

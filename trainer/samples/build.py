@@ -9,7 +9,7 @@ from typing import Protocol
 
 from trainer.errors import UnusableInput
 from trainer.recipe import Data
-from trainer.run_dir import Row
+from trainer.records import Row
 from trainer.samples.chunks import build_chunks
 from trainer.samples.commits import build_commits
 from trainer.samples.fim import build_fim

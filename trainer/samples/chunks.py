@@ -6,7 +6,7 @@ A document longer than a window is cut by tokens, which builders do not know: tr
 from __future__ import annotations
 
 from trainer.recipe import Data
-from trainer.run_dir import Row
+from trainer.records import Row
 from trainer.samples.facts import fact_block
 from trainer.samples.sample import Control, Document, Rejected, Text
 

@@ -10,7 +10,7 @@ import difflib
 import random
 
 from trainer.recipe import Data
-from trainer.run_dir import Row
+from trainer.records import Row
 from trainer.samples.instruction import SYSTEM, fence_for
 from trainer.samples.sample import Chat, Message, Rejected
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.recipe import Data
-from trainer.run_dir import Row
+from trainer.records import Row
 from trainer.samples.syntax import language_name
 
 FACTS = {

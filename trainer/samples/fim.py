@@ -10,7 +10,7 @@ import random
 from typing import Literal
 
 from trainer.recipe import Data
-from trainer.run_dir import Row
+from trainer.records import Row
 from trainer.samples.sample import Control, Document, Rejected, Text
 from trainer.samples.syntax import Source, parse
 

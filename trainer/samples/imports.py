@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tree_sitter import Node
 
-from trainer.run_dir import Row
+from trainer.records import Row
 from trainer.samples.syntax import Source, parse
 
 SCRIPT_ENDINGS = ("", ".ts", ".tsx", ".js", ".jsx", ".mjs", "/index.ts", "/index.tsx", "/index.js")

@@ -7,7 +7,7 @@ import random
 import re
 
 from trainer.recipe import Data
-from trainer.run_dir import Row
+from trainer.records import Row
 from trainer.samples.facts import fact_block
 from trainer.samples.sample import Chat, Message, Rejected
 from trainer.samples.syntax import parse

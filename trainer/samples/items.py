@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tree_sitter import Node
 
 from trainer.recipe import Data
-from trainer.run_dir import Row
+from trainer.records import Row
 from trainer.samples.sample import Control, Document, Rejected, Text
 from trainer.samples.syntax import LEADING, Source, parse
 

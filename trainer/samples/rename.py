@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from tree_sitter import Node
 
-from trainer.run_dir import Row
+from trainer.records import Row
 from trainer.samples.syntax import Source, parse
 
 NAMES = (

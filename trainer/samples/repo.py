@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainer.recipe import Data
-from trainer.run_dir import Row
+from trainer.records import Row
 from trainer.samples.imports import import_order
 from trainer.samples.sample import Control, Document, Rejected, Text
 

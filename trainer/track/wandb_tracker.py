@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.recipe import Recipe, recipe_dict
+from trainer.recipe import Recipe
+from trainer.recipe_file import recipe_dict
 from trainer.run_dir import RunDirectory
 from trainer.track.prediction import Prediction
 

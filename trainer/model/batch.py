@@ -1,0 +1,82 @@
+"""What one forward pass takes: samples laid end to end, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One pack: samples end to end."""
+
+    ids: torch.Tensor
+    """int64 [1, tokens]"""
+    positions: torch.Tensor
+    """int64 [1, tokens]: from 0 in each sample."""
+    lengths: tuple[int, ...]
+    """Tokens of each sample: plain integers, so that no step waits for the device to tell them."""
+    offsets: torch.Tensor
+    """int32 [samples + 1]: where each begins and the last ends, for kernels that read them on the device."""
+    predicting: torch.Tensor
+    """int64 [supervised]: places of the pack whose next token counts, ascending."""
+    labels: torch.Tensor
+    """int64 [supervised]: those next tokens."""
+
+    def pin_memory(self) -> Batch:
+        """Copy to page-locked memory; the DataLoader calls this."""
+        return self._mapped(lambda tensor: tensor.pin_memory())
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        return Batch(
+            ids=change(self.ids),
+            positions=change(self.positions),
+            lengths=self.lengths,
+            offsets=change(self.offsets),
+            predicting=change(self.predicting),
+            labels=change(self.labels),
+        )
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+    @property
+    def supervised(self) -> int:
+        """Positions with loss."""
+        return len(self.labels)
+
+    def split(self, budget: int) -> list[Batch]:
+        """The same samples in order, in packs of at most `budget` tokens; a longer sample makes one by itself."""
+        cuts, used = [0], 0
+        starts = [0, *accumulate(self.lengths)]
+        for index, length in enumerate(self.lengths):
+            if used and used + length > budget:
+                cuts.append(index)
+                used = 0
+            used += length
+        return [self._part(starts, *pair) for pair in zip(cuts, [*cuts[1:], len(self.lengths)], strict=True)]
+
+    def _part(self, starts: Sequence[int], first: int, last: int) -> Batch:
+        """Samples first … last − 1. Called before the batch goes to its device."""
+        start, stop = starts[first], starts[last]
+        inside = slice(*torch.searchsorted(self.predicting, torch.tensor([start, stop])).tolist())
+        return Batch(
+            ids=self.ids[:, start:stop],
+            positions=self.positions[:, start:stop],
+            lengths=self.lengths[first:last],
+            offsets=sample_offsets(self.lengths[first:last]),
+            predicting=self.predicting[inside] - start,
+            labels=self.labels[inside],
+        )
+
+
+def sample_offsets(lengths: Sequence[int]) -> torch.Tensor:
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)

@@ -1,0 +1,190 @@
+"""Reads, checks and writes recipes. Keys are strict, and every problem of a file is reported at once. (no torch)"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from trainer.errors import RecipeError
+from trainer.recipe import Recipe
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        RecipeError: the file cannot be read, or holds unknown keys or bad values; lists every one.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(str(path), [" ".join(str(error).split())]) from error
+    return parse_recipe(data, where=str(path))
+
+
+def parse_recipe(data: Any, *, where: str) -> Recipe:
+    """Turn what YAML gave into a recipe; raises RecipeError with every problem."""
+    problems: list[str] = []
+    recipe = _section(Recipe, data, "", problems)
+    if isinstance(recipe, Recipe):
+        problems += _contradictions(recipe)
+    if problems:
+        raise RecipeError(where, problems)
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """A recipe with dotted keys replaced (`training.batch_size`); values must be parsed already.
+
+    Raises:
+        RecipeError: an override's value is not allowed.
+    """
+    data = recipe_dict(recipe)
+    for key, value in overrides.items():
+        section, _, name = key.rpartition(".")
+        (data[section] if section else data)[name] = value
+    return parse_recipe(data, where="the recipe with its overrides")
+
+
+def recipe_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain YAML and JSON values, defaults included."""
+    data = asdict(recipe)
+    for section in (section for section in data.values() if isinstance(section, dict)):
+        section |= {key: list(value) for key, value in section.items() if isinstance(value, tuple)}
+    data["data"]["builders"] = dict(recipe.data.builders)
+    return data
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, whole: what a run directory freezes."""
+    return str(yaml.safe_dump(recipe_dict(recipe), sort_keys=False, allow_unicode=True))
+
+
+def _section(cls: type, data: Any, prefix: str, problems: list[str]) -> Any:
+    """One dataclass from one mapping; None where a required value is missing or bad."""
+    if not isinstance(data, Mapping):
+        problems.append(f"{prefix.rstrip('.') or 'the recipe'}: a mapping is expected, not {data!r}")
+        return None
+    hints = get_type_hints(cls)
+    known = {item.name: item for item in fields(cls)}
+    for key in data:
+        if key not in known:
+            problems.append(f"{prefix}{key}: unknown key; known here: {', '.join(known)}")
+    before = len(problems)
+    values: dict[str, Any] = {}
+    for name, item in known.items():
+        if name not in data:
+            if item.default is MISSING and item.default_factory is MISSING:
+                problems.append(f"{prefix}{name}: is missing and has no default")
+            continue
+        hint = hints[name]
+        if is_dataclass(hint):
+            assert isinstance(hint, type)
+            values[name] = _section(hint, data[name], f"{prefix}{name}.", problems)
+        else:
+            values[name] = _value(hint, data[name], item.metadata, f"{prefix}{name}", problems)
+    return cls(**values) if len(problems) == before else None
+
+
+def _value(hint: Any, value: Any, limits: Mapping[str, Any], key: str, problems: list[str]) -> Any:
+    """One value, checked against its type and limits."""
+    allowed = get_args(hint)
+    if value is None and type(None) in allowed:
+        return None
+    if type(None) in allowed:
+        hint = next(option for option in allowed if option is not type(None))
+    match get_origin(hint) or hint:
+        case t if t is bool:
+            good = isinstance(value, bool)
+            expected = "true or false"
+        case t if t is int:
+            good = isinstance(value, int) and not isinstance(value, bool)
+            expected = "a whole number"
+        case t if t is float:
+            if isinstance(value, str):  # YAML 1.1 reads 2e-5 as a string
+                value = _float_or(value)
+            good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            expected = "a number"
+        case t if t is str:
+            good = isinstance(value, str) and bool(value.strip())
+            expected = "text"
+        case t if t is tuple:
+            good = (
+                isinstance(value, list | tuple)
+                and bool(value or limits.get("may_be_empty"))
+                and all(isinstance(v, str) and v.strip() for v in value)
+            )
+            expected = "a list of names"
+            value = tuple(value) if good else value
+        case _:
+            good = (
+                isinstance(value, Mapping)
+                and all(
+                    isinstance(k, str) and isinstance(v, int | float) and not isinstance(v, bool) and v > 0
+                    for k, v in value.items()
+                )
+                and bool(value)
+            )
+            expected = "names with weights above 0"
+    if not good:
+        problems.append(f"{key}: {expected} is expected, not {value!r}")
+        return value
+    problems.extend(_outside(value, limits, key))
+    return float(value) if hint is float else value
+
+
+def _float_or(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _outside(value: Any, limits: Mapping[str, Any], key: str) -> Iterator[str]:
+    if choices := limits.get("choices"):
+        if value not in choices:
+            yield f"{key}: {value!r} is not one of {', '.join(choices)}"
+        return
+    low, high = limits.get("low"), limits.get("high")
+    if low is not None and value < low:
+        yield f"{key}: {value} is below the least allowed, {low}"
+    if high is not None and value > high:
+        yield f"{key}: {value} is above the most allowed, {high}"
+
+
+def _contradictions(recipe: Recipe) -> Iterator[str]:
+    """Values that are fine alone and not together."""
+    data = recipe.data
+    if data.context_fraction_low > data.context_fraction_high:
+        yield (
+            f"data.context_fraction_low: {data.context_fraction_low} is above "
+            f"data.context_fraction_high, {data.context_fraction_high}"
+        )
+    window = data.window_tokens or data.max_length
+    if window > data.max_length:
+        yield f"data.window_tokens: {window} is above data.max_length, {data.max_length}"
+    if data.window_overlap > window // 2:
+        yield f"data.window_overlap: {data.window_overlap} is above half of a window, {window // 2}"
+    if data.metadata_off_last_fraction and not data.metadata:
+        yield "data.metadata_off_last_fraction: there is nothing to leave out with data.metadata: false"
+    if len(set(recipe.lora.targets)) != len(recipe.lora.targets):
+        yield f"lora.targets: a name occurs twice in {', '.join(recipe.lora.targets)}"
+    if not all(part.isalnum() for part in recipe.stream.replace("-", "_").split("_") if part) or not recipe.stream:
+        yield f"stream: {recipe.stream!r} may hold letters, digits, - and _ only (it names a file)"
+    if recipe.stream == "adapters":
+        yield "stream: 'adapters' is taken: the folder of all adapters has this name, beside the stream's pointer"
+    if recipe.training.checkpointing == "none" and recipe.training.offload_checkpoints == "always":
+        yield "training.offload_checkpoints: there are no checkpoints to offload with training.checkpointing: none"
+    if recipe.training.adapter_dtype == "bfloat16" and recipe.training.optimizer != "adamw_8bit":
+        yield (
+            f"training.adapter_dtype: bfloat16 needs optimizer: adamw_8bit, which rounds at random; "
+            f"{recipe.training.optimizer} would lose most small steps"
+        )
+    if data.held_out_fraction == 0 and data.min_held_out == 0:
+        yield "data.held_out_fraction and data.min_held_out are both 0: nothing would be left to judge by"
