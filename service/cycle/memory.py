@@ -1,4 +1,4 @@
-"""Memory that a claim or a verdict took goes back to the system: for hours the trainer is the one who needs it."""
+"""Returns memory to the system after a claim or verdict, because the trainer needs it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ _C_LIBRARY = ctypes.CDLL(None)
 
 
 def give_back() -> None:
-    """Give back the pages that nothing lies in any more (glibc's malloc_trim(3); elsewhere nothing happens).
+    """Return free pages to the system with glibc's malloc_trim(3). Does nothing elsewhere.
 
-    malloc keeps what was freed below something that is still in use, and with every claim of another shape there is
-    more of that.
+    malloc keeps free memory below a block that is still in use. Without trimming, it grows from claim to claim.
     """
     if trim := getattr(_C_LIBRARY, "malloc_trim", None):
         trim(0)

@@ -131,11 +131,11 @@ def test_a_swap_that_fails_leaves_the_pointer_as_it_was(home: Home, monkeypatch)
 def test_the_pointer_never_names_a_folder_that_is_not_there(home: Home):
     home.adapter(1).mkdir()
     sync_pointer(home, "s", adapter(1, True))
-    with pytest.raises(FileNotFoundError, match="v000002 is not there"):
+    with pytest.raises(FileNotFoundError, match="v000002 does not exist"):
         sync_pointer(home, "s", adapter(2, True))
     assert pointer_target(home, "s") == "adapters/v000001"
     home.adapter(1).rmdir()
-    with pytest.raises(FileNotFoundError, match="v000001 is not there"):
+    with pytest.raises(FileNotFoundError, match="v000001 does not exist"):
         sync_pointer(home, "s", adapter(1, True))
 
 
