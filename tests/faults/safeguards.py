@@ -733,7 +733,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a pointer that cannot be moved is on the board": Mutant(
         file="service/cycle/upkeep.py",
-        old='            self.board.trouble("pointer", f"{self.home.pointer(self.stream)} cannot be updated: {error}")\n',  # noqa: E501
+        old='            self.board.trouble("pointer", f"{self.home.pointer(self.stream)} '
+        'cannot be updated: {error}")\n',
         new="",
         caught_by=_test("tests/postgres/test_claim_run.py", "pointer_that_cannot"),
     ),

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from service.admission import duplicates
 from service.admission.duplicates import BANDS, Duplicates, fingerprints, similarity
-from service.intake import duplicates
 from trainer.recipe import Hygiene
 
 TEXT = Path(sysconfig.get_path("stdlib"), "heapq.py").read_text(encoding="utf-8")[:6000]

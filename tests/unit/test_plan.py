@@ -217,7 +217,7 @@ def test_the_command_says_what_fits(no_hub, capsys):
     assert facts["peak_bytes"] == sum(line["bytes"] for line in facts["lines"] if line["at_peak"])
     assert __main__.main(["plan", path]) == 0
     text = capsys.readouterr().out
-    assert "The fastest that fits" in text and "weights (NF4)" in text and "tokens/s on rtx-5090" in text
+    assert "Fastest plan that fits" in text and "weights (NF4)" in text and "tokens/s on rtx-5090" in text
 
 
 def test_the_command_says_no(no_hub, capsys):
@@ -225,7 +225,7 @@ def test_the_command_says_no(no_hub, capsys):
     code, facts = plan_json(capsys, path, "--vram-gib", "16")
     assert code == 3 and not facts["fits"] and facts["changes_that_fit"]
     assert __main__.main(["plan", path, "--card", "rtx-4090", "--vram-gib", "16"]) == 3
-    assert "Nothing fits 16.0 GiB" in capsys.readouterr().out
+    assert "No plan fits 16.0 GiB" in capsys.readouterr().out
     assert __main__.main(["plan", path, "--card", "abacus"]) == 2
     assert "abacus" in capsys.readouterr().err
 

@@ -71,7 +71,7 @@ def test_a_copy_that_differs_from_its_original_is_not_published(home: Home, run:
         target.write_bytes(bytes([first ^ 1, *others]))
 
     monkeypatch.setattr(publish, "_copy_file", flipped)
-    with pytest.raises(RunDirectoryError, match="differs from its original"):
+    with pytest.raises(RunDirectoryError, match="differs from the original"):
         copy_candidate(home, run, 3, {"evaluation": {}})
     assert not home.adapter(3).exists()
 
@@ -97,7 +97,7 @@ def test_publishing_again_after_a_crash_replaces_the_folder(home: Home, run: Run
 def test_a_folder_where_the_pointer_has_to_be_is_not_touched(home: Home):
     home.adapter(1).mkdir()
     home.pointer("s").mkdir()
-    with pytest.raises(FileExistsError, match="no symlink"):
+    with pytest.raises(FileExistsError, match="not a symlink"):
         sync_pointer(home, "s", adapter(1, True))
     assert home.pointer("s").is_dir()
 

@@ -1,13 +1,13 @@
-"""Which samples each optimizer step sees, in which packs, on which rank.
+"""Assigns samples to optimizer steps, packs and ranks.
 
     epoch    all samples, shuffled by seed and epoch
     window   batch_size × accumulation × world of them: one optimizer step
-    packs    the window's samples laid end to end, by best fit into a budget of tokens; rank r takes r, r + world, …
+    packs    the window's samples concatenated, by best fit into a token budget; rank r takes r, r + world, …
 
     pack     | sample a          | sample b      | sample c |     no padding; attention stays inside a sample,
     position | 0 1 2 3 …         | 0 1 2 …       | 0 1 …    |     and positions start again
 
-The gradient of a window is summed and divided by its supervised tokens, so how it is packed changes nothing.
+The gradient of a window is summed and divided by its supervised tokens, so packing does not change it.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from trainer.data.encoder import IGNORED, TokenSample
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One pack: samples end to end."""
+    """One pack: concatenated samples."""
 
     ids: torch.Tensor
     """int64 [1, tokens]"""
     positions: torch.Tensor
     """int64 [1, tokens]: from 0 in each sample."""
     lengths: tuple[int, ...]
-    """Tokens of each sample: plain integers, so that no step waits for the device to tell them."""
+    """Tokens of each sample: plain integers, so that reading them does not wait for the device."""
     offsets: torch.Tensor
-    """int32 [samples + 1]: where each begins and the last ends, for kernels that read them on the device."""
+    """int32 [samples + 1]: start of each sample and end of the last one, for kernels on the device."""
     predicting: torch.Tensor
-    """int64 [supervised]: places of the pack whose next token counts, ascending."""
+    """int64 [supervised]: positions in the pack whose next token has loss, ascending."""
     labels: torch.Tensor
     """int64 [supervised]: those next tokens."""
 
     def pin_memory(self) -> Batch:
-        """Copy to page-locked memory; the DataLoader calls this."""
+        """Copy to page-locked memory. The DataLoader calls this."""
         return self._mapped(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
+        """Copy the batch to a device."""
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
@@ -68,7 +68,7 @@ class Batch:
         return len(self.labels)
 
     def split(self, budget: int) -> list[Batch]:
-        """The same samples in order, in packs of at most `budget` tokens; a longer sample makes one by itself."""
+        """Split into packs of at most `budget` tokens, in order. A longer sample gets its own pack."""
         cuts, used = [0], 0
         starts = [0, *accumulate(self.lengths)]
         for index, length in enumerate(self.lengths):
@@ -94,7 +94,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """What one optimizer step sees, on all ranks."""
+    """The samples of one optimizer step, on all ranks."""
 
     epoch: int
     """Counted from 0."""
@@ -107,7 +107,7 @@ class Window:
 class Windows(Sequence[Window]):
     """All windows of a run: window k belongs to step k + 1.
 
-    `samples` are those that windows name by index: the run's, and after them what some of them are without their facts.
+    Windows refer to `samples` by index. They hold the run's samples, then the variants without facts.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Windows(Sequence[Window]):
     ) -> None:
         """
         Args:
-            bare_fraction: share of the windows, the last ones, in which samples stand without their facts
+            bare_fraction: share of the last windows, whose samples are without facts
         """
         self.num_samples = len(samples)
         facts = [index for index, sample in enumerate(samples) if sample.bare is not None]
@@ -155,10 +155,10 @@ class Windows(Sequence[Window]):
 def pack_samples(
     members: Sequence[int], samples: Sequence[TokenSample], *, budget: int, rank: int, world: int
 ) -> list[tuple[int, ...]]:
-    """This rank's share of some samples: packs of at most `budget` tokens, equally many on each rank.
+    """Return this rank's packs of at most `budget` tokens. Each rank gets the same number of packs.
 
-    Best fit decreasing: the longest sample first, each into the fullest pack that has room for it. A rank for which
-    nothing is left gets an empty pack, so that the ranks stay in step.
+    The algorithm is best-fit decreasing: the longest sample first, each into the fullest pack with room for it. A rank
+    without samples gets an empty pack, so that the ranks stay in step.
     """
     packs: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (tokens left, number of the pack), ascending
@@ -176,9 +176,9 @@ def pack_samples(
 
 
 def collate(chosen: Sequence[TokenSample]) -> Batch:
-    """Lay samples end to end. A position predicts the token after it, and the last of a sample nothing.
+    """Concatenate samples. Each position predicts the next token; the last position of a sample predicts nothing.
 
-    No samples at all give one token without loss.
+    Without samples, the pack has one token without loss.
     """
     if not chosen:
         nothing = torch.zeros(0, dtype=torch.int64)
@@ -186,7 +186,7 @@ def collate(chosen: Sequence[TokenSample]) -> Batch:
         return Batch(ids=one, positions=one, lengths=(1,), offsets=_offsets((1,)), predicting=nothing, labels=nothing)
     lengths = tuple(sample.tokens for sample in chosen)
     labels = torch.cat([sample.labels for sample in chosen]).long()
-    labels[[start for start in accumulate(lengths[:-1], initial=0)]] = IGNORED  # nothing before it predicts it
+    labels[[start for start in accumulate(lengths[:-1], initial=0)]] = IGNORED  # no token before it predicts it
     counted = (labels != IGNORED).nonzero()[:, 0]
     return Batch(
         ids=torch.cat([sample.ids for sample in chosen]).long()[None],
@@ -203,7 +203,7 @@ def _offsets(lengths: Sequence[int]) -> torch.Tensor:
 
 
 class _Collated(Dataset[Batch]):
-    """Packs by number; workers lay them out."""
+    """Packs by index. Loader workers collate them."""
 
     def __init__(self, samples: Sequence[TokenSample], packs: Sequence[tuple[int, ...]]) -> None:
         self.samples = samples
@@ -219,12 +219,12 @@ class _Collated(Dataset[Batch]):
 def load_batches(
     samples: Sequence[TokenSample], packs: Sequence[tuple[int, ...]], *, workers: int, pin_memory: bool
 ) -> Iterator[Batch]:
-    """The packs in order, made ahead by `workers` processes (0: made here, when asked for)."""
+    """Yield the packs in order. `workers` processes prepare them ahead (0: prepare them here, on demand)."""
     loader = DataLoader(
         _Collated(samples, packs),
         batch_size=None,
         num_workers=workers,
         pin_memory=pin_memory,
-        generator=torch.Generator(),  # its own, for a loader draws from it: dropout must not depend on loaders made
+        generator=torch.Generator(),  # its own generator: loaders draw from it, and dropout must not depend on that
     )
     return iter(loader)
