@@ -1,7 +1,7 @@
-"""The run directory: the one seam between service and trainer. Paths, records, and writes that survive a crash.
+"""The run directory, the only interface between service and trainer: paths, records and crash-safe writes.
 
-Whatever another process reads is written to a temporary name, fsynced and renamed; a marker comes last.
-docs/run-directory.md has the schema of every file.
+Files for other processes are written under a temporary name, fsynced and renamed. A marker file comes last.
+docs/run-directory.md describes all files.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ CHUNK_BYTES = 1 << 20
 
 
 class RunDirectoryError(Exception):
-    """A run directory, checkpoint or adapter folder is not what its manifest says."""
+    """A run directory, checkpoint or adapter folder does not match its manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One file of the source table, as it was at the claim."""
+    """One file of the source table at the time of the claim."""
 
     file_id: int
     repository: str | None
@@ -39,24 +39,24 @@ class Row:
     language: str
     content: str
     sha256: str
-    """Of the content's UTF-8 bytes."""
+    """SHA-256 of the content's UTF-8 bytes."""
     fresh: bool = True
-    """False for a held-out or replay row that an earlier run claimed."""
+    """False for a held-out or replay row of an earlier run."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What the producer knows about the file besides: the source table's `metadata`."""
+    """Further facts about the file: the source table's `metadata`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowOutcome:
-    """What became of one row of this run. `trained` means: seen before the step whose weights are the result."""
+    """Outcome of one row of this run. `trained` means: seen up to the step whose weights are the result."""
 
     file_id: int
     outcome: Outcome
     reason: str | None = None
-    """Why a row was rejected; None otherwise."""
+    """Why the row was rejected, else None."""
     samples: int = 0
     tokens: int = 0
-    """Tokens of the row that went through the model up to the best step (held out: that are evaluated)."""
+    """Tokens of the row that were trained up to the best step (held out: that were evaluated)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Suspects:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Where each file of one run lives."""
+    """Paths of one run's files."""
 
     root: Path
 
@@ -155,7 +155,7 @@ def fsync_file(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file whole: temporary name, fsync, rename."""
+    """Replace a file atomically: temporary name, fsync, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -166,7 +166,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file whole. NaN and infinity are errors: they are not JSON."""
+    """Replace a JSON file atomically. NaN and infinity are errors, because JSON lacks them."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -177,9 +177,9 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder under a temporary name; it appears under its own name whole, or not at all.
+    """Fill a folder under a temporary name, and rename it when it is complete.
 
-    An existing folder of that name is replaced (it can only be the leftover of an interrupted attempt).
+    Replaces an existing folder, which can only be the leftover of an interrupted attempt.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -202,12 +202,12 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def json_line(record: Any) -> str:
-    """One record as a line of JSON. Lone surrogates, which UTF-8 cannot hold, stay escaped."""
+    """Format a record as a JSON line. Lone surrogates stay escaped, because UTF-8 cannot encode them."""
     return json.dumps(record, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a JSON-lines file; a missing file has none.
+    """Yield the records of a JSON-lines file. A missing file has none.
 
     Raises:
         RunDirectoryError: a line is not a JSON object.
@@ -221,12 +221,12 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             except json.JSONDecodeError as error:
                 raise RunDirectoryError(f"{path}, line {number}: not JSON ({error})") from error
             if not isinstance(record, dict):
-                raise RunDirectoryError(f"{path}, line {number}: a JSON object is expected")
+                raise RunDirectoryError(f"{path}, line {number}: not a JSON object")
             yield record
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Rows of rows.jsonl, held_out.jsonl or replay.jsonl, one at a time."""
+    """Yield the rows of rows.jsonl, held_out.jsonl or replay.jsonl."""
     for record in read_lines(path):
         try:
             yield Row(**record)
@@ -235,21 +235,21 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def write_outcomes(path: Path, outcomes: Iterable[RowOutcome]) -> None:
-    """Write rows_outcome.jsonl whole."""
+    """Write rows_outcome.jsonl atomically."""
     write_text(path, "".join(json_line(asdict(outcome)) for outcome in outcomes))
 
 
 def read_outcomes(path: Path) -> Iterator[RowOutcome]:
-    """What the trainer reported of each row."""
+    """Yield the trainer's outcome of each row."""
     for record in read_lines(path):
         yield RowOutcome(**record)
 
 
 def read_suspects(path: Path) -> Suspects | None:
-    """Who may have made a run fail; None where the trainer named nobody.
+    """Return the rows that may have made a run fail, or None.
 
     Raises:
-        RunDirectoryError: the file is not one of these.
+        RunDirectoryError: the file cannot be read.
     """
     if not path.exists():
         return None
@@ -264,7 +264,7 @@ def read_suspects(path: Path) -> Suspects | None:
 
 
 def append_event(path: Path, event: str, /, **fields: Any) -> None:
-    """Append one event. A number that is not finite is written as its name, so that a line is always JSON."""
+    """Append one event. Non-finite numbers are written as strings, so that each line is valid JSON."""
     record = {"time": round(time.time(), 3), "event": event} | {
         key: str(value) if isinstance(value, float) and value - value != 0 else value for key, value in fields.items()
     }
@@ -274,13 +274,13 @@ def append_event(path: Path, event: str, /, **fields: Any) -> None:
 
 @dataclass
 class EventTail:
-    """Reads events.jsonl as it grows: each call of `new()` gives the events since the last one."""
+    """Reads events.jsonl as it grows. `new()` returns the events since the last call."""
 
     path: Path
     offset: int = 0
 
     def new(self) -> list[dict[str, Any]]:
-        """Whole lines written since the last call. A half-written or damaged line is left out."""
+        """Return the events since the last call. Skips incomplete and damaged lines."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
@@ -293,7 +293,7 @@ class EventTail:
         for line in whole.splitlines():
             try:
                 record = json.loads(line)
-            except ValueError:  # a crash can leave half a line, which the next start's first event then completes
+            except ValueError:  # a crash can leave half a line, to which the next start appends
                 continue
             if isinstance(record, dict) and "event" in record:
                 events.append(record)
@@ -304,7 +304,7 @@ class EventTail:
 
 
 def sha256_file(path: Path, on_chunk: Callable[[], None] = lambda: None) -> str:
-    """sha256 of a file's bytes, in hex, read in chunks; `on_chunk` is called after each."""
+    """Return the sha256 of a file in hex. Calls `on_chunk` after each chunk."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -314,12 +314,12 @@ def sha256_file(path: Path, on_chunk: Callable[[], None] = lambda: None) -> str:
 
 
 def content_sha256(text: str) -> str:
-    """sha256 of a text's UTF-8 bytes, in hex."""
+    """Return the sha256 of a text's UTF-8 bytes in hex."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def write_manifest(folder: Path, on_chunk: Callable[[], None] = lambda: None, **facts: Any) -> str:
-    """Write MANIFEST.json with the sha256 of every other file below `folder`; returns the manifest's own sha256."""
+    """Write MANIFEST.json with the sha256 of all other files below `folder`. Returns the manifest's sha256."""
     files = {
         str(path.relative_to(folder)): sha256_file(path, on_chunk)
         for path in sorted(folder.rglob("*"))
@@ -330,17 +330,17 @@ def write_manifest(folder: Path, on_chunk: Callable[[], None] = lambda: None, **
 
 
 def verify_manifest(folder: Path, on_chunk: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Check every file that a folder's MANIFEST.json names; returns the manifest. Gigabytes take a while: `on_chunk` is
-    called all along.
+    """Check all files listed in a folder's MANIFEST.json. Returns the manifest. Calls `on_chunk` after each chunk,
+    because large files take a while.
 
     Raises:
-        RunDirectoryError: the manifest or a file is missing, or a file's sha256 differs; names all of them.
+        RunDirectoryError: the manifest or a file is missing, or a sha256 differs. Names all of them.
     """
     try:
         manifest: dict[str, Any] = read_json(folder / MANIFEST)
         files: dict[str, str] = manifest["files"]
         if not isinstance(files, dict):
-            raise TypeError(f"its files are a {type(files).__name__}")
+            raise TypeError(f"its entry `files` is a {type(files).__name__}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunDirectoryError(f"{folder} has no readable {MANIFEST} ({error})") from error
     problems = []
@@ -360,7 +360,7 @@ def verify_manifest(folder: Path, on_chunk: Callable[[], None] = lambda: None) -
 
 @contextmanager
 def held_lock(path: Path, *, wait_seconds: float) -> Iterator[None]:
-    """Hold an exclusive `flock` on `path`; the kernel drops it when the process ends, however it ends.
+    """Hold an exclusive `flock` on `path`. The kernel releases it when the process ends for any reason.
 
     Raises:
         RunDirectoryError: another process still holds it after `wait_seconds`.

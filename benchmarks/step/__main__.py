@@ -92,8 +92,8 @@ class Contestant:
         """Tokens a second: the median over rounds."""
         return statistics.median(t / s for t, s in zip(self.tokens, self.seconds, strict=True))
 
-    def thrift(self) -> float:
-        """Tokens a second of a core's time: what others do on the machine meanwhile does not count."""
+    def core_speed(self) -> float:
+        """Tokens per second of CPU time, which is independent of other load on the machine."""
         return statistics.median(t / s for t, s in zip(self.tokens, self.cpu_seconds, strict=True))
 
 
@@ -261,7 +261,7 @@ def table(field_: list[Contestant], losses: dict[str, float], out: dict[str, str
     ]
     for one in field_:
         by_clock = f"{one.speed():,.0f} | {ours.speed() / one.speed():.2f}"
-        by_core = f"{one.thrift():,.0f} | {ours.thrift() / one.thrift():.2f}"
+        by_core = f"{one.core_speed():,.0f} | {ours.core_speed() / one.core_speed():.2f}"
         lines.append(f"| {one.title} | {by_clock} | {by_core} | {sum(one.tokens):,} | {losses[one.name]:.4f} |")
     lines += [f"| {name} | does not run here: {why} | | | | | |" for name, why in out.items()]
     return "\n".join(lines)

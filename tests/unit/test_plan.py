@@ -64,7 +64,7 @@ def test_names_of_known_shapes():
 def test_without_the_hub_what_is_known_is_used_and_said(no_hub):
     skeleton, source = architecture(replace(DEFAULT.base, revision=None))
     assert skeleton.config.hidden_size == 5120 and "cannot be reached" in source
-    with pytest.raises(UnusableInput, match="not known here"):
+    with pytest.raises(UnusableInput, match="is unknown"):
         architecture(replace(DEFAULT.base, model="nobody/nothing"))
 
 
