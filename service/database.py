@@ -1,4 +1,4 @@
-"""Which database, and a pool on it: the configured one, or the embedded one below CODELUPE_HOME."""
+"""Connects to the configured database, or to the embedded one below CODELUPE_HOME."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ START_WAIT_SECONDS = 60.0
 
 
 def open_pool(settings: Settings, url: str) -> Pool:
-    """A pool with the settings' limits; connects when first used."""
+    """Make a pool with the settings' limits. It connects on first use."""
     return Pool(
         url,
         min_connections=settings.db_pool_min_conn,
@@ -30,7 +30,7 @@ def open_pool(settings: Settings, url: str) -> Pool:
 
 
 def get_ready(pool: Pool, settings: Settings, *, wait_seconds: float = START_WAIT_SECONDS) -> list[str]:
-    """Wait for the database, migrate it and check the source table; returns the migrations that were applied.
+    """Wait for the database, migrate it and check the source table. Returns the applied migrations.
 
     Raises:
         PreconditionError: it does not answer, or is not what the settings say.
@@ -40,7 +40,7 @@ def get_ready(pool: Pool, settings: Settings, *, wait_seconds: float = START_WAI
         check_source(pool, settings.source)
     except Unavailable as error:
         raise PreconditionError(
-            f"the database does not answer ({error}); check DATABASE_URL or POSTGRES_HOST and that it runs"
+            f"the database does not answer ({error}). Check DATABASE_URL or POSTGRES_HOST, and that Postgres is running"
         ) from error
     except Misconfigured as error:
         raise PreconditionError(str(error)) from error
@@ -49,7 +49,7 @@ def get_ready(pool: Pool, settings: Settings, *, wait_seconds: float = START_WAI
 
 @contextmanager
 def database(settings: Settings, *, migrated: bool = True) -> Iterator[Pool]:
-    """A pool for one command. An embedded database that does not run is started for it, and stopped again.
+    """Yield a pool for one command. Start the embedded database if it is not running, and stop it afterwards.
 
     Raises:
         PreconditionError: it does not answer, or is not what the settings say.
@@ -71,10 +71,10 @@ def database(settings: Settings, *, migrated: bool = True) -> Iterator[Pool]:
         yield pool
     finally:
         pool.close()
-        if started and running_service(home) is None:  # a service that started meanwhile keeps it
+        if started and running_service(home) is None:  # leave it to a service that started meanwhile
             embedded.stop(home.postgres)
 
 
 def shown_url(url: str) -> str:
-    """The URL without its password."""
+    """Return the URL without its password."""
     return safe_url(url)

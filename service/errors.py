@@ -1,29 +1,29 @@
-"""What a command can end with. Each error carries the exit code of its command."""
+"""Errors that end a command. Each has an exit code."""
 
 
 class ServiceError(Exception):
-    """Base of every error that the service explains in one message."""
+    """Base class. The message explains the error to the user."""
 
     exit_code = 1
 
 
 class SettingsError(ServiceError):
-    """Settings cannot be used; `problems` lists every one of them."""
+    """Invalid settings. `problems` lists all of them."""
 
     exit_code = 2
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
-        super().__init__("the settings cannot be used:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        super().__init__("invalid settings:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
 class UsageError(ServiceError):
-    """What the command was asked for makes no sense."""
+    """Invalid arguments of a command."""
 
     exit_code = 2
 
 
 class PreconditionError(ServiceError):
-    """The machine is not ready for this: a port in use, another service in the same folder, no database."""
+    """The machine is not ready: port in use, another service in the folder, no database."""
 
     exit_code = 3

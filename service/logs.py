@@ -1,4 +1,4 @@
-"""What the service says: one event a line, as text or as JSON, on stderr and in a rotated file; stages on stdout."""
+"""Logging: one event per line, as text or JSON, on stderr and in a rotated file. Startup stages go to stdout."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ KEPT_LOG_FILES = 5
 
 
 class Say(Protocol):
-    """Shows one stage of `up` on stdout."""
+    """Prints one stage of `up` to stdout."""
 
     def __call__(self, stage: str, text: str, /, **fields: Any) -> None: ...
 
 
 class _LogFile(RotatingFileHandler):
-    """A file that cannot be written (a full disk) is told of once; logging's own way is a traceback on stderr at
-    every event."""
+    """A log file that reports a write error (such as a full disk) once.
 
-    _told = False
+    The base class prints a traceback to stderr at every event.
+    """
+
+    _reported = False
 
     def handleError(self, record: logging.LogRecord) -> None:
-        if not self._told:
-            self._told = True  # first: this event comes here too
+        if not self._reported:
+            self._reported = True  # set first: the event below comes here too
             reason = str(sys.exception())
-            event("Log file not written", level=logging.WARNING, file=self.baseFilename, reason=reason)
+            event("Cannot write to the log file", level=logging.WARNING, file=self.baseFilename, reason=reason)
 
 
 class _TextLines(logging.Formatter):
@@ -50,7 +52,7 @@ class _TextLines(logging.Formatter):
 
 
 class _JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, message, the event's fields as they are, a traceback as `exception`."""
+    """One JSON object per line: time, level, message, the event's fields, and a traceback as `exception`."""
 
     def format(self, record: logging.LogRecord) -> str:
         exception = {"exception": self.formatException(record.exc_info)} if record.exc_info else {}
@@ -63,7 +65,7 @@ def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """A field's value on one line: numbers short, text quoted where a reader could not tell where it ends."""
+    """Format a field's value on one line. Numbers are short; ambiguous text is quoted."""
     if isinstance(value, float):
         return f"{value:.6g}"
     text = str(value)
@@ -73,8 +75,7 @@ def _shown(value: Any) -> str:
 def json_object(created: float, level: str, message: str, fields: Mapping[str, Any], **more: str) -> str:
     """One line of strict JSON. `created` is in seconds since 1970.
 
-    A field that is called like one of ours gets a `field_` before its name; NaN and infinity, which are not JSON,
-    become their names.
+    Fields whose names collide with ours get the prefix `field_`. NaN and infinity become strings.
     """
     line: dict[str, Any] = {
         "time": datetime.fromtimestamp(created, UTC).astimezone().isoformat(timespec="milliseconds"),
@@ -85,11 +86,11 @@ def json_object(created: float, level: str, message: str, fields: Mapping[str, A
     taken = {"time", "level", "message", "exception"}
     for name, value in fields.items():
         line[f"field_{name}" if name in taken else name] = _plain(value)
-    return json.dumps(line, allow_nan=False)  # ASCII: a path may hold bytes that are not UTF-8
+    return json.dumps(line, allow_nan=False)  # ASCII, because paths may hold bytes that are not UTF-8
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON can hold."""
+    """Convert a value to what JSON can represent."""
     match value:
         case bool() | int() | str() | None:
             return value
@@ -104,7 +105,7 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-# --- the two ways to write ------------------------------------------------------------------------------------
+# --- the two formats -------------------------------------------------------------------------------------------
 
 
 def _say_text(stage: str, text: str, /, **fields: Any) -> None:
@@ -123,11 +124,11 @@ FORMATS: dict[str, tuple[type[logging.Formatter], Say]] = {
     "text": (_TextLines, _say_text),
     "json": (_JsonLines, _say_json),
 }
-"""LOG_FORMAT → how an event is written, and how a stage is said."""
+"""Maps LOG_FORMAT to the formatter of events and the printer of stages."""
 
 
 def set_up(log_format: str, log_file: Path | None = None) -> None:
-    """Send the service's log to stderr and, once it is known, to the rotated file. Warnings of libraries go along."""
+    """Send logs and library warnings to stderr and, if given, to the rotated file."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if log_file is not None:
         handlers.append(_LogFile(log_file, maxBytes=MAX_LOG_BYTES, backupCount=KEPT_LOG_FILES, encoding="utf-8"))
@@ -150,12 +151,12 @@ def set_up(log_format: str, log_file: Path | None = None) -> None:
 
 
 def _log_thrown(thrown: threading.ExceptHookArgs | sys.UnraisableHookArgs) -> None:
-    """From a thread, or from where nobody can catch it (a destructor)."""
+    """Log an exception from a thread or a destructor."""
     _log_uncaught(thrown.exc_type, thrown.exc_value or thrown.exc_type(), thrown.exc_traceback)
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What nobody caught, as one event; Python's own way would be many lines."""
+    """Log an uncaught exception as one event instead of many lines."""
     LOG.critical("Uncaught exception", exc_info=(kind, error, trace))
 
 
@@ -165,5 +166,5 @@ def event(message: str, /, *, level: int = logging.INFO, **fields: Any) -> None:
 
 
 def sayer(log_format: str) -> Say:
-    """How `up` shows its stages."""
+    """Return the function that prints the stages of `up`."""
     return FORMATS[log_format][1]

@@ -1,4 +1,4 @@
-"""`codelupe up`: every stage from a bare folder to a service that runs, each shown in one line."""
+"""`codelupe up`: all stages from an empty folder to a running service, one line each."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ from trainer.recipe_file import dump_recipe
 
 
 class Note(Protocol):
-    """Takes what a stage came to."""
+    """Records the result of a stage."""
 
     def __call__(self, text: str, /, **fields: Any) -> None: ...
 
 
 def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdict | None:
-    """Run the service until it is told to stop (`once`: until a verdict); returns the last verdict.
+    """Run the service until it is stopped, or with `once` until a verdict. Returns the last verdict.
 
     Raises:
-        PreconditionError: the folder, the port, the database, the base model or a benchmark cannot be had.
+        PreconditionError: folder, port, database, base model or a benchmark is not available.
         UsageError: the recipe does not fit its base model.
     """
     hygiene = settings.recipe.hygiene
-    Benchmarks(hygiene.benchmarks, hygiene.benchmark_gram_words)  # a file that cannot be read: now, not at a claim
+    Benchmarks(hygiene.benchmarks, hygiene.benchmark_gram_words)  # fails now for an unreadable file, not at a claim
     home = Home(settings.home)
     stop = threading.Event()
     with ExitStack() as stack:
@@ -122,7 +122,7 @@ def _stop_signals(stop: threading.Event) -> Iterator[None]:
 
 @contextmanager
 def _stage(say: Say, name: str) -> Iterator[Note]:
-    """One line for one stage, with what was noted and how long it took."""
+    """Print one line for a stage, with its result and duration."""
     notes: list[tuple[str, dict[str, Any]]] = []
     began = time.monotonic()
 
@@ -130,7 +130,7 @@ def _stage(say: Say, name: str) -> Iterator[Note]:
         notes.append((text, fields))
 
     yield note
-    for text, fields in notes:  # none: it was cut short
+    for text, fields in notes:  # empty if the stage was interrupted
         say(name, text, **fields, seconds=round(time.monotonic() - began, 3))
 
 
@@ -160,7 +160,7 @@ def _database_url(settings: Settings, home: Home, stack: ExitStack, say: Say) ->
 
 
 def _prepare(settings: Settings, say: Say, stop: threading.Event, board: Board) -> Recipe | None:
-    """Resolve the base, and pin it in the recipe; None when told to stop meanwhile."""
+    """Resolve the base and pin it in the recipe. Returns None if `stop` is set meanwhile."""
     recipe = with_absolute_folder(settings.recipe)
     with _stage(say, "base model") as note, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
@@ -172,17 +172,19 @@ def _prepare(settings: Settings, say: Say, stop: threading.Event, board: Board) 
         if stop.is_set():
             note("stopping")
             return None
-        if done.returncode == 2:  # it said why on stderr
-            raise UsageError(f"recipe {settings.recipe.name} and base {settings.recipe.base.model} do not fit")
+        if done.returncode == 2:  # stderr has the reason
+            raise UsageError(f"recipe {settings.recipe.name} does not fit the base model {settings.recipe.base.model}")
         if done.returncode != 0:
-            raise PreconditionError(f"the base model cannot be prepared (code {done.returncode}); see above")
+            raise PreconditionError(
+                f"preparing the base model failed (exit code {done.returncode}). See the messages above"
+            )
         facts = json.loads(done.stdout.splitlines()[-1])
         note(f"{facts['model']} at {facts['revision'][:12]}, {facts['parameters'] / 1e6:,.1f} M parameters", **facts)
     return pinned(recipe, model=facts["model"], revision=facts["revision"])
 
 
 def _bind(pool: Pool, settings: Settings, recipe: Recipe) -> None:
-    """Bind the stream to its source, base and LoRA shape, or find that it is bound to others."""
+    """Bind the stream to its source, base and LoRA shape. Fails if it is bound to others."""
     lora = recipe.lora
     binding = streams.Binding(
         source=settings.source.name,
@@ -209,7 +211,7 @@ def _show_addresses(address: tuple[Any, ...], home: Home, settings: Settings, sa
 
 @contextmanager
 def _demo_corpus(pool: Pool, settings: Settings, board: Board, stop: threading.Event, say: Say) -> Iterator[None]:
-    """Feed the demonstration corpus from a thread of its own; its failure is shown on /health."""
+    """Insert the demo corpus in a thread. A failure is shown on /health."""
     if not demo.wanted(pool, settings.source):
         yield
         return
@@ -221,7 +223,7 @@ def _demo_corpus(pool: Pool, settings: Settings, board: Board, stop: threading.E
         try:
             demo.feed(pool, settings, stop, on_batch)
         except DatabaseError as error:
-            board.trouble("corpus", f"the demonstration corpus was not dropped whole: {error}; start again")
+            board.trouble("corpus", f"the demo corpus was only partly inserted: {error}. Restart the service")
 
     thread = threading.Thread(target=feed, name="demo corpus", daemon=True)
     thread.start()
@@ -233,7 +235,7 @@ def _demo_corpus(pool: Pool, settings: Settings, board: Board, stop: threading.E
 
 
 def actions(pool: Pool, settings: Settings) -> Actions:
-    """What HTTP asks the database for."""
+    """The database operations that the HTTP API needs."""
     stream = settings.recipe.stream
     return Actions(
         request_training=lambda: streams.request_training(pool, stream),

@@ -1,4 +1,4 @@
-"""`python -m trainer run DIR`, and `… prepare`, `… plan`, `… doctor` and `… samples` with a recipe's file."""
+"""The command line `python -m trainer`: run, prepare, plan, doctor and samples."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ OUT_OF_MEMORY, FAILED = 3, 1
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+    """Run one command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train a run directory")
     run.add_argument("directory", type=Path)
-    prepare = commands.add_parser("prepare", help="resolve a recipe's base and check that the recipe fits it")
+    prepare = commands.add_parser("prepare", help="resolve a recipe's base model and check that the recipe fits it")
     prepare.add_argument("recipe", type=Path)
-    plan = commands.add_parser("plan", help="predict memory and speed from a recipe, and choose what fits a card")
+    plan = commands.add_parser("plan", help="predict memory and speed of a recipe, and choose a plan that fits a card")
     plan.add_argument("recipe", type=Path)
     plan.add_argument("--card")
     plan.add_argument("--vram-gib", type=float)
     plan.add_argument("--json", action="store_true")
-    doctor = commands.add_parser("doctor", help="say whether this machine is ready for a recipe, as lines of JSON")
+    doctor = commands.add_parser("doctor", help="check whether this machine is ready for a recipe (JSON lines)")
     doctor.add_argument("recipe", type=Path)
-    samples = commands.add_parser("samples", help="show the samples of some rows, with what is learned of them")
+    samples = commands.add_parser("samples", help="show the samples of some rows, and which tokens have loss")
     samples.add_argument("recipe", type=Path)
     samples.add_argument("rows", type=Path)
     samples.add_argument("--builder")
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     samples.add_argument("--seed", type=int)
     samples.add_argument("--json", action="store_true")
     samples.add_argument(
-        "--plain", action="store_true", help="marks instead of colours, as where stdout is no terminal"
+        "--plain", action="store_true", help="mark text with symbols instead of colours (default without a terminal)"
     )
     chosen = parser.parse_args(arguments)
     match chosen.command:
@@ -62,13 +62,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_command(root: Path) -> int:
-    """Train a run directory under its lock. A run that has its report is left as it is."""
+    """Train a run directory while holding its lock. Does nothing if the run has its report."""
     directory = RunDirectory(root.absolute())
     if not directory.root.is_dir():
         write_stderr(f"{directory.root} is not a folder")
         return UnusableInput.exit_code
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads that spin starve whoever shares the cores
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # packs of many lengths leave fewer holes
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow down other processes
+    os.environ.setdefault(
+        "PYTORCH_ALLOC_CONF", "expandable_segments:True"
+    )  # reduces fragmentation by packs of many lengths
     stop = StopRequest()
     try:
         stop.listen()
@@ -79,13 +81,13 @@ def run_command(root: Path) -> int:
     except Stopped as stopped:
         write_stderr(f"stopped: {stopped}")
         return stopped.exit_code
-    except RunDirectoryError as error:  # another process trains this run; its events are its own
-        write_stderr(f"{error}. Start it again when that one has ended")
+    except RunDirectoryError as error:  # another process trains this run and writes its events
+        write_stderr(f"{error}. Start again when that process has ended")
         return Stopped.exit_code
 
 
 def prepare_command(path: Path) -> int:
-    """Print the base that a recipe means as JSON on the last line of stdout."""
+    """Print the resolved base as JSON on the last line of stdout."""
     try:
         recipe = load_recipe(path)
         check_builders(recipe.data)
@@ -104,10 +106,10 @@ def prepare_command(path: Path) -> int:
 
 
 def check_tokens(recipe: Recipe) -> None:
-    """Whether the base's tokenizer has the control tokens that the recipe's builders need, before any row is claimed.
+    """Check that the base's tokenizer has the control tokens of the recipe's builders, before any row is claimed.
 
     Raises:
-        UnusableInput: it has not, or it cannot be loaded.
+        UnusableInput: a token is missing, or the tokenizer cannot be loaded.
     """
     needed = {builder: [role for role in roles if role != "chat"] for builder, roles in needs(recipe.data).items()}
     if any(needed.values()):
@@ -119,7 +121,7 @@ def check_tokens(recipe: Recipe) -> None:
 
 
 def plan_command(path: Path, *, card: str | None, vram_gib: float | None, as_json: bool) -> int:
-    """Print what a recipe's step takes and how it fits; 3 when it does not."""
+    """Print the plan for a recipe. Returns 3 if no plan fits."""
     try:
         recipe = load_recipe(path)
         from trainer.plan import command
@@ -131,7 +133,7 @@ def plan_command(path: Path, *, card: str | None, vram_gib: float | None, as_jso
 
 
 def doctor_command(path: Path) -> int:
-    """Print whether the machine is ready to train a recipe; 1 when something failed."""
+    """Print the checks of this machine for a recipe. Returns 1 if a check failed."""
     try:
         recipe = load_recipe(path)
         with collector_paused():
@@ -144,7 +146,7 @@ def doctor_command(path: Path) -> int:
 
 
 def samples_command(chosen: argparse.Namespace) -> int:
-    """Print what the model would see of some rows."""
+    """Print the training samples of some rows."""
     try:
         recipe = load_recipe(chosen.recipe)
         with collector_paused():
@@ -159,7 +161,7 @@ def samples_command(chosen: argparse.Namespace) -> int:
             as_json=chosen.json,
             colour=sys.stdout.isatty() and not chosen.plain,
         )
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except TrainerError as error:
@@ -168,13 +170,13 @@ def samples_command(chosen: argparse.Namespace) -> int:
 
 
 def _train_to_exit_code(directory: RunDirectory, stop: StopRequest) -> int:
-    """Train, and turn every way to end into an event and an exit code."""
+    """Train, and report every outcome as an event and an exit code."""
     if directory.report.exists():
         return 0
     events = Events(directory.events, enabled=_rank() == 0)
     try:
         stop.check()
-        import_trainer()  # seconds, in which a request to stop is heard already
+        import_trainer()  # takes seconds; requests to stop already work
         from trainer.train import train
 
         train(directory, events, stop)

@@ -1,4 +1,4 @@
-"""The first stage: is this run directory what its manifest says, and can it be trained. (no torch)"""
+"""The first stage: verifies a run directory against its manifest. (no torch)"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Checked:
     run_id: int
     seed: int
     parent: Path | None
-    """The adapter folder to go on from."""
+    """The adapter folder to continue from."""
     parent_version: int | None
 
 
@@ -31,7 +31,7 @@ def check_run(directory: RunDirectory) -> Checked:
     """Verify a run's inputs and its parent against their manifests, and the recipe against the manifest.
 
     Raises:
-        UnusableInput: anything is missing, changed or contradictory.
+        UnusableInput: an input is missing, changed or contradictory.
     """
     packed = directory.rows.with_name(f"{directory.rows.name}.gz")
     if packed.exists() and not directory.rows.exists():
@@ -42,17 +42,19 @@ def check_run(directory: RunDirectory) -> Checked:
     try:
         manifest = verify_manifest(directory.root)
     except RunDirectoryError as error:
-        raise UnusableInput(f"{error}. Claim the rows again: inputs are never edited in place") from error
+        raise UnusableInput(f"{error}. Claim the rows again. Never edit inputs in place") from error
     present = [name for name in (*REQUIRED_FILES, "replay.jsonl") if (directory.root / name).exists()]
     if unlisted := sorted({*REQUIRED_FILES, *present} - set(manifest["files"])):
-        raise UnusableInput(f"{directory.manifest} does not name {', '.join(unlisted)}")
+        raise UnusableInput(f"{directory.manifest} does not list {', '.join(unlisted)}")
     recipe = load_recipe(directory.recipe)
     check_builders(recipe.data)
     base = {"model": recipe.base.model, "revision": recipe.base.revision}
     if recipe.base.revision is None:
-        raise UnusableInput(f"{directory.recipe}: base.revision is not pinned; `python -m trainer prepare` resolves it")
+        raise UnusableInput(
+            f"{directory.recipe}: base.revision is not pinned. Run `python -m trainer prepare` to resolve it"
+        )
     if _fact(manifest, "base", dict, directory) != base:
-        raise UnusableInput(f"{directory.recipe} names the base {base}, and {MANIFEST} names {manifest['base']}")
+        raise UnusableInput(f"{directory.recipe} has the base {base}, but {MANIFEST} has {manifest['base']}")
     return Checked(
         recipe=recipe,
         run_id=_fact(manifest, "run_id", int, directory),
@@ -66,17 +68,17 @@ def _checked_parent(directory: RunDirectory, manifest: dict[str, Any]) -> Path |
     expected = manifest.get("parent_manifest_sha256")
     if not directory.parent.exists():
         if expected is not None or directory.parent.is_symlink():
-            raise UnusableInput(f"{directory.parent} is missing, though {MANIFEST} names a parent adapter")
+            raise UnusableInput(f"{directory.parent} is missing, but {MANIFEST} names a parent adapter")
         return None
     if expected is None:
-        raise UnusableInput(f"{directory.parent} is there, though {MANIFEST} names no parent adapter")
+        raise UnusableInput(f"{directory.parent} exists, but {MANIFEST} names no parent adapter")
     parent = directory.parent.resolve()
     try:
         verify_manifest(parent)
     except RunDirectoryError as error:
         raise UnusableInput(f"the parent adapter cannot be used: {error}") from error
     if (found := sha256_file(parent / MANIFEST)) != expected:
-        raise UnusableInput(f"the parent adapter {parent} has manifest {found}, and the run was claimed for {expected}")
+        raise UnusableInput(f"the parent adapter {parent} has manifest {found}, but the run was claimed for {expected}")
     return parent
 
 

@@ -1,6 +1,6 @@
-"""`python -m trainer doctor RECIPE.yaml`: is this machine ready for it: card, memory, base, Hub, W&B.
+"""`python -m trainer doctor RECIPE.yaml`: checks card, memory, base model, Hub and W&B.
 
-Each finding is one line of JSON on stdout as soon as it is made, so that what was found before a crash is not lost.
+Each finding is printed at once as a JSON line on stdout, so that a crash does not lose earlier findings.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from trainer.track.wandb_tracker import wandb_mode
 
 ANSWER_SECONDS = 10.0
 INSTALL_FOR_CARDS = "rm -rf .venv && make install TORCH_INDEX="
-"""torch's CUDA build, which the package index has by default."""
+"""Installs torch's CUDA build, the default of the package index."""
 
 PCI = Path("/sys/bus/pci/devices")
 
@@ -45,18 +45,18 @@ State = Literal["ok", "note", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     check: str
     state: State
-    """note: worth knowing, and as somebody chose it."""
+    """`note`: not a failure, but worth knowing."""
     said: str
     mend: str | None = None
-    """The command that mends it, where it failed."""
+    """For a failure: the command that fixes it."""
 
 
 def doctor_command(recipe: Recipe) -> int:
-    """Print every finding; 1 when one of them failed."""
+    """Print all findings. Returns 1 if one failed."""
     failed = False
     for finding in findings(recipe, os.environ):
         sys.stdout.write(json.dumps(asdict(finding)) + "\n")
@@ -66,7 +66,7 @@ def doctor_command(recipe: Recipe) -> int:
 
 
 def findings(recipe: Recipe, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """All checks in turn. Without a card those of the card are left out."""
+    """Run all checks in turn. Without a card, skip the card's checks."""
     driver = driver_finding(nvidia_smi())
     yield driver
     if driver.state == "ok":
@@ -93,7 +93,7 @@ def on_the_bus(devices: Path) -> bool:
 
 
 def nvidia_smi() -> str | None:
-    """Name and driver of the first card as the driver says them, or what it says instead; None without its program."""
+    """Return the first card's name and driver, or nvidia-smi's error. None if nvidia-smi is not installed."""
     if (program := shutil.which("nvidia-smi")) is None:
         return None
     command = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
@@ -105,7 +105,7 @@ def nvidia_smi() -> str | None:
 
 
 def driver_finding(driver: str | None) -> Finding:
-    """Whether torch can use the card that the driver sees."""
+    """Check that torch can use the driver's card."""
     if torch.cuda.is_available():
         return Finding(
             check="driver",
@@ -113,22 +113,25 @@ def driver_finding(driver: str | None) -> Finding:
             said=f"{driver or torch.cuda.get_device_name()}; torch {torch.__version__} for CUDA {torch.version.cuda}",
         )
     if driver is None and on_the_bus(PCI):
-        said = "an NVIDIA card is there and no driver for it (a container sees its host's when started with --gpus all)"
+        said = "there is an NVIDIA card but no driver (a container needs --gpus all to use the host's driver)"
         return Finding(check="driver", state="failed", said=said, mend="sudo ubuntu-drivers install")
     if driver is None:
-        return Finding(check="driver", state="note", said="no NVIDIA card here: training runs on the CPU")
+        return Finding(check="driver", state="note", said="no NVIDIA card: training runs on the CPU")
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return Finding(check="driver", state="note", said=f"{driver}; CUDA_VISIBLE_DEVICES hides it: the CPU trains")
+        return Finding(
+            check="driver", state="note", said=f"{driver}; CUDA_VISIBLE_DEVICES hides it, so training runs on the CPU"
+        )
     if torch.version.cuda is None:
-        said = f"{driver}, and torch {torch.__version__} is built for the CPU alone"
+        said = f"{driver}, but torch {torch.__version__} is built for the CPU only"
         return Finding(check="driver", state="failed", said=said, mend=INSTALL_FOR_CARDS)
-    said = f"torch {torch.__version__} for CUDA {torch.version.cuda} finds no card, and the driver says: {driver}"
+    said = f"torch {torch.__version__} for CUDA {torch.version.cuda} finds no card. The driver says: {driver}"
     return Finding(check="driver", state="failed", said=said, mend="sudo ubuntu-drivers install")
 
 
 def arch_finding(capability: tuple[int, int], built_for: list[str]) -> Finding:
-    """Whether torch has code for the card: for its own architecture, for an earlier one of the same generation, or in a
-    form that the driver translates (PTX)."""
+    """Check that torch has code for the card.
+
+    It can be for the same architecture, an earlier one of the same generation, or PTX, which the driver compiles."""
     major, minor = capability
     for name in built_for:
         kind, _, digits = name.partition("_")
@@ -143,13 +146,13 @@ def arch_finding(capability: tuple[int, int], built_for: list[str]) -> Finding:
     return Finding(
         check="architecture",
         state="failed",
-        said=f"the card is sm_{major}{minor}, and torch is built for {', '.join(built_for) or 'no card'}",
+        said=f"the card is sm_{major}{minor}, but torch is built for {', '.join(built_for) or 'no card'}",
         mend=INSTALL_FOR_CARDS,
     )
 
 
 def kernel_finding(recipe: Recipe) -> Finding:
-    """Launch what training launches: a product in bfloat16 and, for a base in 4 bits, its packing and unpacking."""
+    """Run training's kernels: a bfloat16 matrix product and, for a 4-bit base, quantization."""
     try:
         rows = torch.randn(256, 256, device="cuda", dtype=torch.bfloat16)
         expected = rows.float().cpu() @ rows.float().cpu()
@@ -159,22 +162,22 @@ def kernel_finding(recipe: Recipe) -> Finding:
 
             packed, state = functional.quantize_4bit(rows, quant_type="nf4")
             back = functional.dequantize_4bit(packed, state)
-            off = max(off, float((back - rows).float().norm() / rows.float().norm()) - 0.15)  # NF4 itself is off by 0.1
+            off = max(off, float((back - rows).float().norm() / rows.float().norm()) - 0.15)  # NF4's own error is 0.1
         torch.cuda.synchronize()
     except torch.cuda.OutOfMemoryError:
-        said = "the card's memory is in use: another program has it"
-        return Finding(check="kernel", state="failed", said=said, mend="nvidia-smi  # shows which, to be ended")
+        said = "another program uses the card's memory"
+        return Finding(check="kernel", state="failed", said=said, mend="nvidia-smi  # shows the program to stop")
     except (RuntimeError, ImportError, OSError) as error:
-        said = f"a kernel does not run: {' '.join(str(error).split())[:300]}"
+        said = f"a kernel failed: {' '.join(str(error).split())[:300]}"
         return Finding(check="kernel", state="failed", said=said, mend=INSTALL_FOR_CARDS)
     if off > 0.02:
-        said = f"a product on the card is off by {off:.1%}: the card computes wrongly"
+        said = f"the card computes wrong results: a matrix product is off by {off:.1%}"
         return Finding(check="kernel", state="failed", said=said, mend="nvidia-smi -q -d ECC,TEMPERATURE")
-    return Finding(check="kernel", state="ok", said="a product and the base's quantization ran and are right")
+    return Finding(check="kernel", state="ok", said="matrix product and quantization give correct results")
 
 
 def memory_finding(recipe: Recipe) -> Finding:
-    """Whether the leanest way to train fits what is free on the card."""
+    """Check that the plan with the least memory fits the card's free memory."""
     free, _ = torch.cuda.mem_get_info()
     try:
         model = read_model(architecture(recipe.base)[0], recipe.lora)
@@ -183,16 +186,16 @@ def memory_finding(recipe: Recipe) -> Finding:
     except UnusableInput as error:
         return Finding(check="memory", state="note", said=f"no plan: {error}")
     plans = possible_plans(model, recipe, CARDS[card_named(torch.cuda.get_device_name())])
-    available = free + CUDA_BYTES  # the context is there already
+    available = free + CUDA_BYTES  # the CUDA context is allocated already
     if plan := fastest_fitting(plans, available):
-        said = f"{plan.peak_bytes / GIB:.1f} GiB planned of {available / GIB:.1f} that are free"
+        said = f"{plan.peak_bytes / GIB:.1f} GiB planned, {available / GIB:.1f} GiB free"
         return Finding(check="memory", state="ok", said=said)
-    said = f"{leanest(plans).peak_bytes / GIB:.1f} GiB at the least, and {available / GIB:.1f} are free"
+    said = f"{leanest(plans).peak_bytes / GIB:.1f} GiB required, but only {available / GIB:.1f} GiB free"
     return Finding(
         check="memory",
         state="failed",
         said=said,
-        mend=f"codelupe plan --vram-gib {available / GIB:.1f}  # says what would fit",
+        mend=f"codelupe plan --vram-gib {available / GIB:.1f}  # shows what would fit",
     )
 
 
@@ -200,7 +203,7 @@ def memory_finding(recipe: Recipe) -> Finding:
 
 
 def base_finding(recipe: Recipe) -> Finding:
-    """Whether the base is to be had, here or from the Hub."""
+    """Check that the base model is available, locally or from the Hub."""
     try:
         model, revision = resolve(recipe.base)
         where = "on this machine" if local_folder(recipe.base.model) else "of the Hub"
@@ -213,53 +216,53 @@ def base_finding(recipe: Recipe) -> Finding:
 
 
 def hub_finding(environment: Mapping[str, str]) -> Finding:
-    """Whether the Hub knows the token. That it does not answer is the base's matter, which may be here already."""
+    """Check the Hub token. An unreachable Hub is only a note, because the base may be available locally."""
     token = environment.get("HF_TOKEN", "").strip()
     if not token:
-        return Finding(check="hub", state="note", said="no HF_TOKEN: what is public can be had, what is gated cannot")
+        return Finding(check="hub", state="note", said="no HF_TOKEN: only public models are available, no gated ones")
     try:
         found = HfApi(token=token).whoami()
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403):
-            said = "the Hub does not know the token in HF_TOKEN"
+            said = "the Hub rejects the token in HF_TOKEN"
             return Finding(check="hub", state="failed", said=said, mend=in_env_file("HF_TOKEN"))
         return Finding(check="hub", state="note", said=f"the Hub answers {error.response.status_code}")
     except (HubUnreachable, OSError) as error:
         return Finding(check="hub", state="note", said=f"the Hub does not answer ({type(error).__name__})")
-    return Finding(check="hub", state="ok", said=f"the Hub knows the token, as {found['name']}")
+    return Finding(check="hub", state="ok", said=f"the Hub accepts the token of {found['name']}")
 
 
 def in_env_file(name: str) -> str:
-    """The command that gives a variable of .env another value."""
+    """Return the command that changes a variable in .env."""
     return f"sed -i 's/^{name}=.*/{name}=…/' .env"
 
 
 def wandb_finding(environment: Mapping[str, str], ask: Callable[[str, str], Any] | None = None) -> Finding:
-    """Whether W&B knows the key. Without one, or offline, nothing is asked."""
+    """Check the W&B key. Without a key or offline, there is no request."""
     mode = wandb_mode(environment)
     if mode is None:
-        return Finding(check="wandb", state="note", said="off: there is no WANDB_API_KEY, or WANDB_MODE=disabled")
+        return Finding(check="wandb", state="note", said="disabled: WANDB_API_KEY is not set, or WANDB_MODE=disabled")
     if importlib.util.find_spec("wandb") is None:
         return Finding(check="wandb", state="failed", said="wandb is not installed", mend="make install")
     if mode == "offline":
-        return Finding(check="wandb", state="note", said="offline: runs are written to files (wandb sync sends them)")
+        return Finding(check="wandb", state="note", said="offline: runs are written to files (upload with wandb sync)")
     server = environment.get("WANDB_BASE_URL", "").strip() or "https://api.wandb.ai"
     try:
         name = (ask or viewer)(server, environment["WANDB_API_KEY"].strip())
     except (HTTPError, URLError, OSError, ValueError) as error:
-        said = f"{server} cannot be asked ({error}); training goes on without it"
+        said = f"{server} cannot be reached ({error}). Training works without it"
         return Finding(check="wandb", state="failed", said=said, mend="echo WANDB_MODE=offline >> .env")
     if name is None:
-        said = f"{server} does not know the key in WANDB_API_KEY"
+        said = f"{server} rejects the key in WANDB_API_KEY"
         return Finding(check="wandb", state="failed", said=said, mend=in_env_file("WANDB_API_KEY"))
-    return Finding(check="wandb", state="ok", said=f"{server} knows the key, as {name}")
+    return Finding(check="wandb", state="ok", said=f"{server} accepts the key of {name}")
 
 
 def viewer(server: str, key: str) -> str | None:
-    """The name that a key has at a W&B server; None where it has none.
+    """Return the W&B user of a key, or None for an unknown key.
 
     Raises:
-        URLError, OSError, ValueError: no answer, or none that can be read.
+        URLError, OSError, ValueError: no answer, or an unreadable one.
     """
     login = base64.b64encode(f"api:{key}".encode()).decode()
     request = urllib.request.Request(

@@ -1,22 +1,22 @@
-"""What the trainer can end with. Each error carries the exit code of its process."""
+"""Errors that end the trainer. Each has an exit code."""
 
 from trainer.records import Suspects
 
 
 class TrainerError(Exception):
-    """Base of every error that the trainer explains in one message."""
+    """Base class. The message explains the error to the user."""
 
     exit_code = 1
 
 
 class UnusableInput(TrainerError):
-    """The recipe, the run directory, the base model or the parent adapter cannot be used as it is."""
+    """The recipe, the run directory, the base model or the parent adapter cannot be used."""
 
     exit_code = 2
 
 
 class RecipeError(UnusableInput):
-    """The recipe has bad keys or values; `problems` lists every one of them."""
+    """The recipe has invalid keys or values. `problems` lists all of them."""
 
     def __init__(self, where: str, problems: list[str]) -> None:
         self.problems = problems
@@ -24,27 +24,27 @@ class RecipeError(UnusableInput):
 
 
 class StepFailed(TrainerError):
-    """A step, or an evaluation, cannot be done."""
+    """A step or an evaluation failed."""
 
     def __init__(self, message: str, suspects: Suspects | None = None) -> None:
         self.suspects = suspects
-        """Rows that may be to blame; None where none is."""
+        """Rows that may be the cause, if any."""
         super().__init__(message)
 
 
 class OutOfMemory(StepFailed):
-    """The device ran out of memory at the smallest step."""
+    """The device ran out of memory even with the smallest micro-batch."""
 
     exit_code = 3
 
 
 class Diverged(StepFailed):
-    """The loss stopped being a finite number."""
+    """The loss is not finite."""
 
     exit_code = 4
 
 
 class Stopped(TrainerError):
-    """The run was asked to stop; a later start resumes it."""
+    """The run was asked to stop. A later start resumes it."""
 
     exit_code = 75

@@ -1,4 +1,4 @@
-"""events.jsonl as the trainer writes it: one line per thing that happened, from rank 0 alone. (no torch)"""
+"""Writes events.jsonl: one line per event, by rank 0 only. (no torch)"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Events:
         self.path = path
         self.enabled = enabled
         self.seconds: dict[str, float] = {}
-        """How long each stage took that has ended."""
+        """Duration of each ended stage."""
         if enabled:
             _end_half_line(path)
 
@@ -29,7 +29,7 @@ class Events:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Mark the begin of a stage, and its end if it ends well."""
+        """Emit the start of a stage, and its end unless it fails."""
         self.emit("stage", stage=name, state="begin")
         start = time.monotonic()
         yield
@@ -38,7 +38,7 @@ class Events:
 
 
 def _end_half_line(path: Path) -> None:
-    """A killed process can leave half a line; what comes next must not become its other half."""
+    """End a half-written line of a killed process, so that the next event starts on its own line."""
     if not path.exists() or path.stat().st_size == 0:
         return
     with path.open("rb+") as file:

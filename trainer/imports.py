@@ -1,4 +1,4 @@
-"""The libraries, imported in little more than half the time: they are most of what a short run waits for. (no torch)"""
+"""Imports the libraries in little more than half the time. They dominate short runs. (no torch)"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 
 def import_trainer() -> None:
-    """Import `trainer.train` and all it stands on, unless it is there already."""
+    """Import `trainer.train` and its dependencies, unless already imported."""
     if "trainer.train" in sys.modules:
         return
     with collector_paused():
@@ -22,8 +22,11 @@ def import_trainer() -> None:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Leave Python's garbage collector off for the block: modules make a million objects and hardly any garbage, and
-    it would go through all of them again and again. What the block made is left out of later collections too."""
+    """Disable Python's garbage collector in the block.
+
+    Imports create a million objects and hardly any garbage, and the collector would scan them repeatedly. Later
+    collections skip the block's objects, too.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -36,10 +39,10 @@ def collector_paused() -> Iterator[None]:
 
 @contextmanager
 def compiler_off() -> Iterator[None]:
-    """Make `torch.compile` hand functions back as they are within the block.
+    """Make `torch.compile` return functions unchanged in the block.
 
-    bitsandbytes compiles four fallbacks for devices that have no kernels of their own. We run on none of those, and
-    that alone would load the whole of Inductor. Whoever compiles after the block is not concerned.
+    bitsandbytes compiles four fallbacks for devices without own kernels. We do not use such devices, and compiling
+    would load all of Inductor. Code after the block can compile as usual.
     """
     name = "TORCHDYNAMO_DISABLE"
     before = os.environ.get(name)

@@ -1,4 +1,4 @@
-"""What became of each row, down to the step whose weights are the result."""
+"""Outcome of each row, up to the step whose weights are the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.records import RowOutcome
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The three input files, tokenized."""
+    """The three tokenized input files."""
 
     rows: TokenRows
     replay: TokenRows
@@ -24,12 +24,12 @@ class Inputs:
 
     @property
     def training_samples(self) -> list[TokenSample]:
-        """What the fit sees, before shuffling."""
+        """Return the fit's samples, before shuffling."""
         return self.rows.samples + self.replay.samples
 
 
 def tokens_seen(windows: Windows, steps: int) -> Counter[int]:
-    """Tokens of each file that the first `steps` steps saw; each epoch counts."""
+    """Count the tokens per file in the first `steps` steps. Each epoch counts."""
     seen: Counter[int] = Counter()
     for step in range(steps):
         for index in windows[step].members:
@@ -39,7 +39,7 @@ def tokens_seen(windows: Windows, steps: int) -> Counter[int]:
 
 
 def row_outcomes(inputs: Inputs, windows: Windows, *, best_step: int) -> list[RowOutcome]:
-    """One outcome for each row of the three files, in their order."""
+    """Return one outcome for each row of the three files, in order."""
     seen = tokens_seen(windows, best_step)
     measured: Counter[int] = Counter()
     for sample in inputs.measured:
@@ -77,5 +77,5 @@ def _held_out(rows: TokenRows, measured: Counter[int]) -> Iterator[RowOutcome]:
 
 
 def _sample_counts(samples: Iterable[TokenSample]) -> Counter[int]:
-    """In how many samples each file is; one made of several files counts for each of them."""
+    """Count the samples per file. A sample of several files counts for each."""
     return Counter(file_id for sample in samples for file_id, _ in sample.shares)

@@ -1,7 +1,7 @@
-"""The samples stage, in a thread of its own: rows become tokens while the model is loaded.
+"""The samples stage: tokenizes rows in a thread while the model is loaded.
 
-Both hold Python's lock for a part of their time. With the tiny model and 114 rows nothing is gained; with 1,026 rows it
-was 3.4 s instead of 4.1 on two cores (the best of four each).
+Both hold Python's global lock part of the time. With the tiny model and 114 rows this saves nothing. With 1,026 rows it
+took 3.4 s instead of 4.1 s on two cores (best of four each).
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from trainer.samples.build import needs
 
 
 class _Left(Exception):
-    """Nobody waits for the samples any more."""
+    """The samples are no longer needed."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the thread has come to. Both wait, and raise what the thread raised."""
+    """Result of the thread. Both methods wait, and raise the thread's exception."""
 
     _measured: Future[bool] = field(default_factory=Future)
     _read: Future[tuple[Any, Inputs]] = field(default_factory=Future)
 
     def measured(self) -> bool:
-        """Whether a held-out row gave a sample; known first, since without one no model is needed."""
+        """Whether a held-out row gave a sample. This is known early: without one, no model is needed."""
         return self._measured.result()
 
     def inputs(self) -> tuple[Any, Inputs]:
-        """The tokenizer, and the three files as samples.
+        """Return the tokenizer, and the samples of the three files.
 
         Raises:
             UnusableInput: the tokenizer cannot be loaded, a row cannot be read, or a file_id occurs twice.
@@ -55,7 +55,7 @@ class Reading:
 
 @contextmanager
 def reading(directory: RunDirectory, checked: Checked, events: Events) -> Iterator[Reading]:
-    """Read a run's rows while the block runs. Leaving it early ends the reading within a few rows."""
+    """Read a run's rows while the block runs. If the block ends early, reading stops within a few rows."""
     result, left = Reading(), threading.Event()
 
     def read() -> None:
@@ -87,7 +87,7 @@ def _read(directory: RunDirectory, checked: Checked, result: Reading, left: thre
         return tokenize_rows(_rows(path, left), encoder, data, seed=checked.seed)
 
     try:
-        held_out = tokens(directory.held_out, replace(data, rename_fraction=0.0))  # as it was written
+        held_out = tokens(directory.held_out, replace(data, rename_fraction=0.0))  # do not rename held-out code
         result._measured.set_result(bool(held_out.samples))
         rows, replay = tokens(directory.rows), tokens(directory.replay)
     except RunDirectoryError as error:

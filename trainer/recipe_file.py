@@ -18,7 +18,7 @@ def load_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
     Raises:
-        RecipeError: the file cannot be read, or holds unknown keys or bad values; lists every one.
+        RecipeError: the file cannot be read, or has unknown keys or invalid values. Lists all of them.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -28,7 +28,7 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def parse_recipe(data: Any, *, where: str) -> Recipe:
-    """Turn what YAML gave into a recipe; raises RecipeError with every problem."""
+    """Convert parsed YAML to a recipe. Raises RecipeError with all problems."""
     problems: list[str] = []
     recipe = _section(Recipe, data, "", problems)
     if isinstance(recipe, Recipe):
@@ -40,7 +40,7 @@ def parse_recipe(data: Any, *, where: str) -> Recipe:
 
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
-    """A recipe with dotted keys replaced (`training.batch_size`); values must be parsed already.
+    """Replace dotted keys (`training.batch_size`) of a recipe. Values must be parsed.
 
     Raises:
         RecipeError: an override's value is not allowed.
@@ -53,7 +53,7 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
 
 
 def recipe_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain YAML and JSON values, defaults included."""
+    """Convert a recipe to plain values, including defaults."""
     data = asdict(recipe)
     for section in (section for section in data.values() if isinstance(section, dict)):
         section |= {key: list(value) for key, value in section.items() if isinstance(value, tuple)}
@@ -62,26 +62,26 @@ def recipe_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML, whole: what a run directory freezes."""
+    """Convert a recipe to YAML, including defaults, for a run directory."""
     return str(yaml.safe_dump(recipe_dict(recipe), sort_keys=False, allow_unicode=True))
 
 
 def _section(cls: type, data: Any, prefix: str, problems: list[str]) -> Any:
-    """One dataclass from one mapping; None where a required value is missing or bad."""
+    """Parse a mapping to a dataclass. Returns None if a required value is missing or invalid."""
     if not isinstance(data, Mapping):
-        problems.append(f"{prefix.rstrip('.') or 'the recipe'}: a mapping is expected, not {data!r}")
+        problems.append(f"{prefix.rstrip('.') or 'the recipe'}: expected a mapping, not {data!r}")
         return None
     hints = get_type_hints(cls)
     known = {item.name: item for item in fields(cls)}
     for key in data:
         if key not in known:
-            problems.append(f"{prefix}{key}: unknown key; known here: {', '.join(known)}")
+            problems.append(f"{prefix}{key}: unknown key. Known keys: {', '.join(known)}")
     before = len(problems)
     values: dict[str, Any] = {}
     for name, item in known.items():
         if name not in data:
             if item.default is MISSING and item.default_factory is MISSING:
-                problems.append(f"{prefix}{name}: is missing and has no default")
+                problems.append(f"{prefix}{name}: required, but missing")
             continue
         hint = hints[name]
         if is_dataclass(hint):
@@ -93,7 +93,7 @@ def _section(cls: type, data: Any, prefix: str, problems: list[str]) -> Any:
 
 
 def _value(hint: Any, value: Any, limits: Mapping[str, Any], key: str, problems: list[str]) -> Any:
-    """One value, checked against its type and limits."""
+    """Check one value against its type and limits."""
     allowed = get_args(hint)
     if value is None and type(None) in allowed:
         return None
@@ -133,7 +133,7 @@ def _value(hint: Any, value: Any, limits: Mapping[str, Any], key: str, problems:
             )
             expected = "names with weights above 0"
     if not good:
-        problems.append(f"{key}: {expected} is expected, not {value!r}")
+        problems.append(f"{key}: expected {expected}, not {value!r}")
         return value
     problems.extend(_outside(value, limits, key))
     return float(value) if hint is float else value
@@ -153,38 +153,38 @@ def _outside(value: Any, limits: Mapping[str, Any], key: str) -> Iterator[str]:
         return
     low, high = limits.get("low"), limits.get("high")
     if low is not None and value < low:
-        yield f"{key}: {value} is below the least allowed, {low}"
+        yield f"{key}: {value} is below the minimum, {low}"
     if high is not None and value > high:
-        yield f"{key}: {value} is above the most allowed, {high}"
+        yield f"{key}: {value} is above the maximum, {high}"
 
 
 def _contradictions(recipe: Recipe) -> Iterator[str]:
-    """Values that are fine alone and not together."""
+    """Yield contradictions between values."""
     data = recipe.data
     if data.context_fraction_low > data.context_fraction_high:
         yield (
-            f"data.context_fraction_low: {data.context_fraction_low} is above "
+            f"data.context_fraction_low: {data.context_fraction_low} is greater than "
             f"data.context_fraction_high, {data.context_fraction_high}"
         )
     window = data.window_tokens or data.max_length
     if window > data.max_length:
-        yield f"data.window_tokens: {window} is above data.max_length, {data.max_length}"
+        yield f"data.window_tokens: {window} is greater than data.max_length, {data.max_length}"
     if data.window_overlap > window // 2:
-        yield f"data.window_overlap: {data.window_overlap} is above half of a window, {window // 2}"
+        yield f"data.window_overlap: {data.window_overlap} is more than half of a window, {window // 2}"
     if data.metadata_off_last_fraction and not data.metadata:
-        yield "data.metadata_off_last_fraction: there is nothing to leave out with data.metadata: false"
+        yield "data.metadata_off_last_fraction: nothing to leave out, because data.metadata is false"
     if len(set(recipe.lora.targets)) != len(recipe.lora.targets):
-        yield f"lora.targets: a name occurs twice in {', '.join(recipe.lora.targets)}"
+        yield f"lora.targets: duplicate name in {', '.join(recipe.lora.targets)}"
     if not all(part.isalnum() for part in recipe.stream.replace("-", "_").split("_") if part) or not recipe.stream:
-        yield f"stream: {recipe.stream!r} may hold letters, digits, - and _ only (it names a file)"
+        yield f"stream: {recipe.stream!r} is a file name. Use only letters, digits, - and _"
     if recipe.stream == "adapters":
-        yield "stream: 'adapters' is taken: the folder of all adapters has this name, beside the stream's pointer"
+        yield "stream: 'adapters' is reserved for the folder of all adapters. Choose another name"
     if recipe.training.checkpointing == "none" and recipe.training.offload_checkpoints == "always":
-        yield "training.offload_checkpoints: there are no checkpoints to offload with training.checkpointing: none"
+        yield "training.offload_checkpoints: no checkpoints to offload, because training.checkpointing is none"
     if recipe.training.adapter_dtype == "bfloat16" and recipe.training.optimizer != "adamw_8bit":
         yield (
-            f"training.adapter_dtype: bfloat16 needs optimizer: adamw_8bit, which rounds at random; "
-            f"{recipe.training.optimizer} would lose most small steps"
+            f"training.adapter_dtype: bfloat16 needs optimizer: adamw_8bit, which rounds stochastically. "
+            f"With {recipe.training.optimizer}, most small steps would be lost"
         )
     if data.held_out_fraction == 0 and data.min_held_out == 0:
-        yield "data.held_out_fraction and data.min_held_out are both 0: nothing would be left to judge by"
+        yield "data.held_out_fraction and data.min_held_out are both 0, so no row would be held out"

@@ -17,7 +17,7 @@ Failure = Literal["non_finite", "out_of_memory"]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One file of the source table, as it was at the claim."""
+    """One file of the source table at the time of the claim."""
 
     file_id: int
     repository: str | None
@@ -25,24 +25,24 @@ class Row:
     language: str
     content: str
     sha256: str
-    """Of the content's UTF-8 bytes."""
+    """SHA-256 of the content's UTF-8 bytes."""
     fresh: bool = True
-    """False for a held-out or replay row that an earlier run claimed."""
+    """False for a held-out or replay row of an earlier run."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What the producer knows about the file besides: the source table's `metadata`."""
+    """Further facts about the file: the source table's `metadata`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowOutcome:
-    """What became of one row of this run. `trained` means: seen before the step whose weights are the result."""
+    """Outcome of one row of this run. `trained` means: seen up to the step whose weights are the result."""
 
     file_id: int
     outcome: Outcome
     reason: str | None = None
-    """Why a row was rejected; None otherwise."""
+    """Why the row was rejected, else None."""
     samples: int = 0
     tokens: int = 0
-    """Tokens of the row that went through the model up to the best step (held out: that are evaluated)."""
+    """Tokens of the row that were trained up to the best step (held out: that were evaluated)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +56,12 @@ class Suspects:
 
 
 def json_line(record: Any) -> str:
-    """One record as a line of JSON. Lone surrogates, which UTF-8 cannot hold, stay escaped."""
+    """Format a record as a JSON line. Lone surrogates stay escaped, because UTF-8 cannot encode them."""
     return json.dumps(record, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a JSON-lines file; a missing file has none.
+    """Yield the records of a JSON-lines file. A missing file has none.
 
     Raises:
         RunDirectoryError: a line is not a JSON object.
@@ -75,12 +75,12 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             except json.JSONDecodeError as error:
                 raise RunDirectoryError(f"{path}, line {number}: not JSON ({error})") from error
             if not isinstance(record, dict):
-                raise RunDirectoryError(f"{path}, line {number}: a JSON object is expected")
+                raise RunDirectoryError(f"{path}, line {number}: not a JSON object")
             yield record
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Rows of rows.jsonl, held_out.jsonl or replay.jsonl, one at a time."""
+    """Yield the rows of rows.jsonl, held_out.jsonl or replay.jsonl."""
     for record in read_lines(path):
         try:
             yield Row(**record)
@@ -89,21 +89,21 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def write_outcomes(path: Path, outcomes: Iterable[RowOutcome]) -> None:
-    """Write rows_outcome.jsonl whole."""
+    """Write rows_outcome.jsonl atomically."""
     write_text(path, "".join(json_line(asdict(outcome)) for outcome in outcomes))
 
 
 def read_outcomes(path: Path) -> Iterator[RowOutcome]:
-    """What the trainer reported of each row."""
+    """Yield the trainer's outcome of each row."""
     for record in read_lines(path):
         yield RowOutcome(**record)
 
 
 def read_suspects(path: Path) -> Suspects | None:
-    """Who may have made a run fail; None where the trainer named nobody.
+    """Return the rows that may have made a run fail, or None.
 
     Raises:
-        RunDirectoryError: the file is not one of these.
+        RunDirectoryError: the file cannot be read.
     """
     if not path.exists():
         return None
@@ -118,7 +118,7 @@ def read_suspects(path: Path) -> Suspects | None:
 
 
 def append_event(path: Path, event: str, /, **fields: Any) -> None:
-    """Append one event. A number that is not finite is written as its name, so that a line is always JSON."""
+    """Append one event. Non-finite numbers are written as strings, so that each line is valid JSON."""
     record = {"time": round(time.time(), 3), "event": event} | {
         key: str(value) if isinstance(value, float) and value - value != 0 else value for key, value in fields.items()
     }
@@ -128,13 +128,13 @@ def append_event(path: Path, event: str, /, **fields: Any) -> None:
 
 @dataclass
 class EventTail:
-    """Reads events.jsonl as it grows: each call of `new()` gives the events since the last one."""
+    """Reads events.jsonl as it grows. `new()` returns the events since the last call."""
 
     path: Path
     offset: int = 0
 
     def new(self) -> list[dict[str, Any]]:
-        """Whole lines written since the last call. A half-written or damaged line is left out."""
+        """Return the events since the last call. Skips incomplete and damaged lines."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
@@ -147,7 +147,7 @@ class EventTail:
         for line in whole.splitlines():
             try:
                 record = json.loads(line)
-            except ValueError:  # a crash can leave half a line, which the next start's first event then completes
+            except ValueError:  # a crash can leave half a line, to which the next start appends
                 continue
             if isinstance(record, dict) and "event" in record:
                 events.append(record)

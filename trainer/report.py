@@ -1,4 +1,4 @@
-"""report.json and dataset_stats.json: a run's result and its samples, each in one record."""
+"""Makes report.json and dataset_stats.json: a run's result and its samples."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make_report(
     seconds: dict[str, float],
     device: str,
 ) -> dict[str, Any]:
-    """The report, as docs/run-directory.md has it. Without a fit there is neither evaluation nor adapter."""
+    """Make the report (see docs/run-directory.md). Without a fit it has no evaluation and no adapter."""
     recipe = checked.recipe
     counts = Counter(outcome.outcome for outcome in outcomes)
     return {
@@ -57,7 +57,7 @@ def make_report(
 
 
 def dataset_stats(inputs: Inputs) -> dict[str, Any]:
-    """Samples and tokens of each kind, and rejected rows by reason, for each of the three input files."""
+    """Count samples and tokens by kind, and rejected rows by reason, for each input file."""
     return {
         "rows": _rows_stats(inputs.rows),
         "replay": _rows_stats(inputs.replay),
@@ -93,5 +93,5 @@ def _evaluation(progress: Progress) -> dict[str, Any] | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
+    """Versions of Python and the libraries."""
     return {package: version(package) for package in PACKAGES}

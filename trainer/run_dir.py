@@ -23,12 +23,12 @@ CHUNK_BYTES = 1 << 20
 
 
 class RunDirectoryError(Exception):
-    """A run directory, checkpoint or adapter folder is not what its manifest says."""
+    """A run directory, checkpoint or adapter folder does not match its manifest."""
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Where each file of one run lives."""
+    """Paths of one run's files."""
 
     root: Path
 
@@ -112,7 +112,7 @@ def fsync_file(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file whole: temporary name, fsync, rename."""
+    """Replace a file atomically: temporary name, fsync, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -123,7 +123,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file whole. NaN and infinity are errors: they are not JSON."""
+    """Replace a JSON file atomically. NaN and infinity are errors, because JSON lacks them."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -134,9 +134,9 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder under a temporary name; it appears under its own name whole, or not at all.
+    """Fill a folder under a temporary name, and rename it when it is complete.
 
-    An existing folder of that name is replaced (it can only be the leftover of an interrupted attempt).
+    Replaces an existing folder, which can only be the leftover of an interrupted attempt.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -159,7 +159,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def sha256_file(path: Path, on_chunk: Callable[[], None] = lambda: None) -> str:
-    """sha256 of a file's bytes, in hex, read in chunks; `on_chunk` is called after each."""
+    """Return the sha256 of a file in hex. Calls `on_chunk` after each chunk."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -169,12 +169,12 @@ def sha256_file(path: Path, on_chunk: Callable[[], None] = lambda: None) -> str:
 
 
 def content_sha256(text: str) -> str:
-    """sha256 of a text's UTF-8 bytes, in hex."""
+    """Return the sha256 of a text's UTF-8 bytes in hex."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def write_manifest(folder: Path, on_chunk: Callable[[], None] = lambda: None, **facts: Any) -> str:
-    """Write MANIFEST.json with the sha256 of every other file below `folder`; returns the manifest's own sha256."""
+    """Write MANIFEST.json with the sha256 of all other files below `folder`. Returns the manifest's sha256."""
     files = {
         str(path.relative_to(folder)): sha256_file(path, on_chunk)
         for path in sorted(folder.rglob("*"))
@@ -185,17 +185,17 @@ def write_manifest(folder: Path, on_chunk: Callable[[], None] = lambda: None, **
 
 
 def verify_manifest(folder: Path, on_chunk: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Check every file that a folder's MANIFEST.json names; returns the manifest. Gigabytes take a while: `on_chunk` is
-    called all along.
+    """Check all files listed in a folder's MANIFEST.json. Returns the manifest. Calls `on_chunk` after each chunk,
+    because large files take a while.
 
     Raises:
-        RunDirectoryError: the manifest or a file is missing, or a file's sha256 differs; names all of them.
+        RunDirectoryError: the manifest or a file is missing, or a sha256 differs. Names all of them.
     """
     try:
         manifest: dict[str, Any] = read_json(folder / MANIFEST)
         files: dict[str, str] = manifest["files"]
         if not isinstance(files, dict):
-            raise TypeError(f"its files are a {type(files).__name__}")
+            raise TypeError(f"its entry `files` is a {type(files).__name__}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunDirectoryError(f"{folder} has no readable {MANIFEST} ({error})") from error
     problems = []
@@ -215,7 +215,7 @@ def verify_manifest(folder: Path, on_chunk: Callable[[], None] = lambda: None) -
 
 @contextmanager
 def held_lock(path: Path, *, wait_seconds: float) -> Iterator[None]:
-    """Hold an exclusive `flock` on `path`; the kernel drops it when the process ends, however it ends.
+    """Hold an exclusive `flock` on `path`. The kernel releases it when the process ends for any reason.
 
     Raises:
         RunDirectoryError: another process still holds it after `wait_seconds`.

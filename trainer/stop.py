@@ -1,7 +1,7 @@
-"""Requests to stop: SIGTERM, SIGINT, or the end of a stdin that somebody holds open. (no torch)
+"""Handles requests to stop: SIGTERM, SIGINT, or the end of stdin if it is a pipe. (no torch)
 
-A service that starts the trainer keeps the other end of its stdin; when the service dies, however it dies, the pipe
-closes and the training ends too.
+The service holds the other end of the trainer's stdin. When the service dies for any reason, the pipe closes and the
+training ends, too.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from trainer.errors import Stopped
 
 
 class StopRequest:
-    """Whether the run was asked to stop, and by what.
+    """A request to stop the run, with its reason.
 
-    At first a request ends the process at once, by raising Stopped in the main thread: nothing is lost before the
-    first step. Inside `deferred()` it is only noted, and the loop asks at each step's end.
+    At first a request raises Stopped in the main thread, because nothing is lost before the first step. Inside
+    `deferred()` it is only recorded, and the loop checks it after each step.
     """
 
     def __init__(self) -> None:
@@ -30,24 +30,24 @@ class StopRequest:
         self._deferred = 0
 
     def listen(self) -> None:
-        """Take the signals, and watch stdin where it is a pipe or a socket."""
+        """Handle the signals, and watch stdin if it is a pipe or socket."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         if _held_open(0):
             threading.Thread(target=self._watch_stdin, name="stdin", daemon=True).start()
 
     def request(self, reason: str) -> None:
-        """Note a request; the first one's reason counts."""
+        """Record a request. The first reason counts."""
         self.reason = self.reason or reason
 
     def check(self) -> None:
-        """Raises Stopped if a request came."""
+        """Raises Stopped if there was a request."""
         if self.reason is not None:
             raise Stopped(self.reason)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """While this is open, requests are noted and nothing is raised."""
+        """Only record requests in this block, without raising."""
         self._deferred += 1
         try:
             yield
@@ -76,6 +76,6 @@ def _held_open(descriptor: int) -> bool:
 
 
 def write_stderr(message: str) -> None:
-    """One message for whoever reads trainer.log."""
+    """Write a message to stderr, which goes to trainer.log."""
     sys.stderr.write(message.rstrip("\n") + "\n")
     sys.stderr.flush()

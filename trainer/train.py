@@ -1,4 +1,4 @@
-"""One run, from its directory to its report: the order of the stages."""
+"""Runs all stages of one run, from its directory to its report."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.fused_lora import fuse_adapter
 from trainer.model.load import compute_dtype
 from trainer.model.lora import add_adapter, trainable_parameters
-from trainer.model.quantized import Tell, load_kept
+from trainer.model.quantized import Emit, load_kept
 from trainer.model.step import LossModel, check_head
 from trainer.outcomes import Inputs, row_outcomes
 from trainer.plan.choose import Plan
@@ -51,19 +51,19 @@ from trainer.track.trackers import open_trackers
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What the model stage makes."""
+    """The result of the model stage."""
 
     accelerator: Accelerator
     model: Any
     optimizer: Any
     recipe: Recipe
-    """The run's, with every `auto` of its memory decided."""
+    """The run's recipe with all memory settings resolved."""
     plan: Plan | None
-    """What decided it on a GPU."""
+    """The plan used on a GPU."""
 
 
 def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
-    """Train a run whose lock is held, from its inputs to its report.
+    """Train a run, from its inputs to its report. The caller holds the lock.
 
     Raises:
         UnusableInput, OutOfMemory, Diverged, Stopped
@@ -125,7 +125,7 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
 
 @contextmanager
 def naming_suspects(directory: RunDirectory) -> Iterator[None]:
-    """Leave word of the rows that made the fit fail; what an earlier start said of it no longer counts."""
+    """Write the rows that made the fit fail. Removes the suspects of an earlier start."""
     directory.suspects.unlink(missing_ok=True)
     try:
         yield
@@ -136,7 +136,7 @@ def naming_suspects(directory: RunDirectory) -> Iterator[None]:
 
 
 def make_windows(inputs: Inputs, checked: Checked) -> Windows:
-    """What each step will see."""
+    """Assign the samples to steps."""
     training = checked.recipe.training
     return Windows(
         inputs.training_samples,
@@ -147,14 +147,14 @@ def make_windows(inputs: Inputs, checked: Checked) -> Windows:
     )
 
 
-def load_model(checked: Checked, tell: Tell = lambda _event, /, **_fields: None) -> Loaded:
-    """Base, adapter and optimizer, wrapped for as many processes as there are."""
+def load_model(checked: Checked, emit: Emit = lambda _event, /, **_fields: None) -> Loaded:
+    """Load base, adapter and optimizer, wrapped for all processes."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("high" if checked.recipe.training.tf32 else "highest")
     bf16 = compute_dtype(checked.recipe.base, device) == torch.bfloat16
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device.type == "cpu")
     recipe, plan = fitted(checked.recipe, accelerator.device)
-    base = load_kept(recipe.base, accelerator.device, tell)
+    base = load_kept(recipe.base, accelerator.device, emit)
     loss_model, optimizer = make_trainable(
         base, recipe, accelerator.device, parent=checked.parent, seed=checked.seed, run_id=checked.run_id
     )
@@ -166,10 +166,10 @@ def load_model(checked: Checked, tell: Tell = lambda _event, /, **_fields: None)
 def make_trainable(
     base: Any, recipe: Recipe, device: torch.device, *, parent: Path | None, seed: int, run_id: int = 0
 ) -> tuple[LossModel, torch.optim.Optimizer]:
-    """A loaded base with its adapter, its checkpoints and the loss as the recipe says, and an optimizer for it.
+    """Add adapter, checkpointing and loss to a loaded base, and create its optimizer.
 
     Args:
-        recipe: with every `auto` of its memory decided
+        recipe: recipe with all memory settings resolved
     """
     training = recipe.training
     dtype = getattr(torch, training.adapter_dtype)
@@ -183,7 +183,7 @@ def make_trainable(
 
 
 def write_predictions(tools: Tools, inputs: Inputs, tokenizer: Any, progress: Progress) -> None:
-    """Let the candidate answer a few held-out prompts: the text to the trackers, the count to the events."""
+    """Generate answers to a few held-out prompts. Sends the texts to the trackers, and the count to the events."""
     chosen = inputs.measured[: tools.recipe.tracking.sample_predictions]
     answers = predict(tools.adapted, tokenizer, chosen, pad=tools.pad, stop=tools.stop)
     for prediction, tokens in answers:
@@ -202,7 +202,7 @@ def write_results(
     *,
     began: float,
 ) -> None:
-    """Adapter, outcomes, and the report last."""
+    """Write the adapter, the outcomes, and finally the report."""
     facts = {
         "run_id": checked.run_id,
         "seed": checked.seed,
@@ -229,9 +229,9 @@ def write_results(
 def write_unmeasured(
     directory: RunDirectory, checked: Checked, inputs: Inputs, windows: Windows, events: Events
 ) -> None:
-    """No held-out row gives a sample, so a fit could not be judged: report what became of the rows, and fit nothing.
+    """Report the rows without training, because no held-out row gives a sample to judge by.
 
-    The held-out rows are rejected with their reasons, and the next claim holds out others.
+    The held-out rows are rejected with their reasons. The next claim holds out others.
     """
     outcomes = row_outcomes(inputs, windows, best_step=0)
     write_outcomes(directory.rows_outcome, outcomes)
@@ -244,14 +244,14 @@ def write_unmeasured(
 
 
 def device_name() -> str:
-    """What computes, in words."""
+    """Name of the device."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
 def _emit_started(directory: RunDirectory, events: Events, resume_from: Checkpoint | None) -> None:
     try:
         run_id = read_json(directory.manifest)["run_id"]
-    except (OSError, ValueError, KeyError, TypeError):  # the check that follows says what is wrong with it
+    except (OSError, ValueError, KeyError, TypeError):  # the following check reports the problem
         run_id = None
     events.emit(
         "started",

@@ -205,7 +205,7 @@ def page(intakes: list[Intake], encoder: SampleEncoder, recipe: Recipe) -> Itera
     yield "hygiene (texts of up to 100,000 characters), then built by every builder alone with samples of 4,096 tokens"
     yield "of the tiny base's tokenizer."
     yield ""
-    yield "| repository | passed over by `drop` | not eligible | refused at the claim | rows |"
+    yield "| repository | skipped by `drop` | not eligible | refused at the claim | rows |"
     yield "|---|---|---|---|---|"
     for intake in intakes:
         name = f"{intake.repository.name} {intake.repository.version} ({intake.repository.language})"

@@ -1,4 +1,4 @@
-"""What of a claim goes into the run: each subject's rules in turn, the cheap ones first."""
+"""Decides which claimed rows enter the run. The cheap rules run first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.recipe import Recipe
 
 
 class Admission:
-    """The rules of one claim. Rows come in batches, in the order of their ids.
+    """Applies the admission rules to one claim. Rows arrive in batches, in the order of their ids.
 
     Raises:
         PreconditionError: a benchmark of the recipe cannot be read.
@@ -29,17 +29,17 @@ class Admission:
         self._revoked_ids, self._revoked_texts = revoked(claim.cursor, claim.lease.stream)
         self._benchmarks = Benchmarks(recipe.hygiene.benchmarks, recipe.hygiene.benchmark_gram_words)
         self.secrets: Counter[str] = Counter()
-        """Secrets that were replaced, by kind."""
+        """Number of replaced secrets by kind."""
 
     def catch_up(self, beat: Callable[[], None]) -> int:
-        """Remember what was trained or held out without a fingerprint; returns how many rows there were."""
+        """Add the fingerprints that trained and held-out rows lack. Returns the number of such rows."""
         return self._duplicates.catch_up(beat, lambda text: self._clean(text, Counter()))
 
     def decide(self, rows: Sequence[SourceRow]) -> Iterator[tuple[SourceRow, str | None]]:
-        """Each row with why it is refused, or None: then it is as it may be written, its secrets replaced."""
+        """Yield each row with the reason for its refusal, or None. Admitted rows have their secrets replaced."""
         reasons = {row.file_id: self._refusal(row) for row in rows}
         passed = [self._cleaned(row) for row in rows if reasons[row.file_id] is None]
-        # compared without their secrets: of what is held out, that is all that may be left to compare with
+        # Compare texts without secrets: for held-out rows, the database may have no other text.
         repeats = self._duplicates.reasons([row for row, _ in passed])
         reasons |= zip((row.file_id for row, _ in passed), repeats, strict=True)
         cleaned = {row.file_id: (row, found) for row, found in passed}
@@ -51,7 +51,7 @@ class Admission:
             yield row, reason
 
     def _cleaned(self, row: SourceRow) -> tuple[SourceRow, Counter[str]]:
-        """The row without its secrets, and how many there were by kind. A clone's URL may hold one too."""
+        """Return the row without secrets, and their number by kind. A repository's URL may hold one too."""
         found: Counter[str] = Counter()
         if self._hygiene.secrets == "keep":
             return row, found

@@ -1,10 +1,13 @@
-"""Rows that give away an evaluation: its solutions, or ten words in a row of what it asks.
+"""Finds rows that leak a benchmark: a whole solution, or ten consecutive words of a task.
 
-A benchmark is a JSONL file, gzipped or not, in HumanEval's form (`task_id`, `prompt`, `canonical_solution`, `test`) or
-MBPP's (`task_id`, `text` or `prompt`, `code`, `test_list`). Two rules: a whole solution, token for token, where it has
-at least 20; and runs of ten words of its statement, tests and solution that no other task has (what several tasks
-share gives none away), of which a row may hold none.
-Not covered: a solution with other names, a statement said in other words.
+A benchmark is a JSONL file, gzipped or not. It has HumanEval's format (`task_id`, `prompt`, `canonical_solution`,
+`test`) or MBPP's (`task_id`, `text` or `prompt`, `code`, `test_list`). A row leaks a task in two cases:
+
+- It holds the task's whole solution, token for token. Solutions under 20 tokens are not searched for.
+- It holds ten consecutive words of the task's statement, tests or solution. Word runs that several tasks share do not
+  count.
+
+Not covered: solutions with renamed identifiers, and paraphrased statements.
 """
 
 from __future__ import annotations
@@ -24,12 +27,12 @@ from service.errors import PreconditionError
 
 LEAST_SOLUTION_TOKENS = 20
 LEAST_DISTINCT_WORDS = 5
-"""A run of ten words with fewer different ones, numbers left out, is a table: `1 2 3 4` gives no task away."""
+"""Runs with fewer distinct words are ignored: most are tables, such as `1 2 3 4`. Numbers do not count as words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One task of an evaluation."""
+    """One task of a benchmark."""
 
     name: str
     solution: str
@@ -38,20 +41,20 @@ class Task:
 
 
 def read_tasks(path: Path) -> Iterator[Task]:
-    """Tasks of a benchmark's file.
+    """Yield the tasks of a benchmark file.
 
     Raises:
-        PreconditionError: the file cannot be read or is empty, or a line is of neither form.
+        PreconditionError: the file is unreadable or empty, or a line has neither format.
     """
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         lines = raw.decode("utf-8-sig").split("\n")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise PreconditionError(
-            f"the benchmark {path} cannot be read ({error}); correct hygiene.benchmarks (BENCHMARK_FILES)"
+            f"the benchmark {path} cannot be read ({error}). Correct hygiene.benchmarks (BENCHMARK_FILES)"
         ) from error
     if not any(map(str.strip, lines)):
-        raise PreconditionError(f"the benchmark {path} is empty; correct hygiene.benchmarks (BENCHMARK_FILES)")
+        raise PreconditionError(f"the benchmark {path} is empty. Correct hygiene.benchmarks (BENCHMARK_FILES)")
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield _task(line, f"{path}, line {number}")
@@ -70,15 +73,15 @@ def _task(line: str, where: str) -> Task:
             }:
                 return Task(name=str(name), solution=solution, texts=(text, solution, "\n".join(map(str, tests))))
     except ValueError:
-        pass  # the same message
+        pass  # report it below
     raise PreconditionError(
-        f"{where}: neither HumanEval's form (task_id, prompt, canonical_solution, test) nor MBPP's "
+        f"{where} has neither HumanEval's format (task_id, prompt, canonical_solution, test) nor MBPP's "
         "(task_id, text or prompt, code, test_list)"
     )
 
 
 class Benchmarks:
-    """What must not be learned by heart, as hashes."""
+    """Hashes of all benchmark tasks, to check rows against."""
 
     def __init__(self, paths: Sequence[str], gram_words: int) -> None:
         tasks = [task for path in paths for task in read_tasks(Path(path).expanduser())]
@@ -88,14 +91,14 @@ class Benchmarks:
         self._starts = np.array(sorted(self._solutions), np.uint64)
 
     def reason(self, text: str) -> str | None:
-        """`benchmark` where a text holds a part of one, else None."""
+        """Return `benchmark` if the text leaks a task, else None."""
         words = token_hashes(text, WORD)
         if len(words) >= self._gram_words and len(_places(gram_hashes(words, self._gram_words), self._grams)):
             return "benchmark"
         return "benchmark" if self._holds_solution(token_hashes(text, CODE_TOKEN)) else None
 
     def _holds_solution(self, tokens: Hashes) -> bool:
-        """Whether a whole solution is among the tokens; it is looked for by its first ones."""
+        """Whether the tokens contain a whole solution. The hash of its first tokens finds candidates."""
         if len(tokens) < LEAST_SOLUTION_TOKENS:
             return False
         starts = gram_hashes(tokens, LEAST_SOLUTION_TOKENS)
@@ -107,7 +110,7 @@ class Benchmarks:
 
 
 def _places(hashes: Hashes, known: Hashes) -> list[int]:
-    """Where hashes are that a sorted array has."""
+    """Indices of the hashes that occur in the sorted array `known`."""
     if not len(known):
         return []
     nearest = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
@@ -115,8 +118,10 @@ def _places(hashes: Hashes, known: Hashes) -> list[int]:
 
 
 def _own_grams(tasks: Sequence[Task], gram_words: int) -> Hashes:
-    """Runs of words that exactly one task has, sorted. A task is one however often it comes: a file is named twice, or
-    two say the same with other tests (HumanEval and HumanEval+)."""
+    """Sorted hashes of the word runs that exactly one task has.
+
+    Two entries are one task if name or solution are equal, for example in HumanEval and HumanEval+.
+    """
     texts: dict[int, set[str]] = defaultdict(set)
     firsts: dict[str | bytes, int] = {}
     for number, task in enumerate(tasks):
@@ -124,24 +129,26 @@ def _own_grams(tasks: Sequence[Task], gram_words: int) -> Hashes:
         first = min(firsts.get(name, number) for name in names)
         firsts |= dict.fromkeys(names, first)
         texts[first].update(task.texts)
-    found = [np.unique(np.concatenate([_telling_grams(text, gram_words) for text in said])) for said in texts.values()]
+    found = [
+        np.unique(np.concatenate([_distinctive_grams(text, gram_words) for text in own])) for own in texts.values()
+    ]
     grams, counts = np.unique(np.concatenate([np.zeros(0, np.uint64), *found]), return_counts=True)
     return np.asarray(grams[counts == 1], np.uint64)
 
 
-def _telling_grams(text: str, gram_words: int) -> Hashes:
-    """Hashes of the runs that have enough different words; numbers do not count."""
+def _distinctive_grams(text: str, gram_words: int) -> Hashes:
+    """Hashes of the word runs with enough distinct words. Numbers do not count."""
     words = WORD.findall(text)
-    telling = [
+    distinctive = [
         len({word for word in words[n : n + gram_words] if not word[0].isdigit()}) >= LEAST_DISTINCT_WORDS
         for n in range(len(words) - gram_words + 1)
     ]
-    hashes: Hashes = gram_hashes(token_hashes(text, WORD), gram_words)[: len(telling)]
-    return np.asarray(hashes[np.array(telling, bool)], np.uint64)
+    hashes: Hashes = gram_hashes(token_hashes(text, WORD), gram_words)[: len(distinctive)]
+    return np.asarray(hashes[np.array(distinctive, bool)], np.uint64)
 
 
 def _solutions(tasks: Sequence[Task]) -> Mapping[int, list[Hashes]]:
-    """Tokens of whole solutions by the hash of their first ones."""
+    """Tokens of each solution, by the hash of its first tokens."""
     found: dict[int, list[Hashes]] = defaultdict(list)
     for task in tasks:
         tokens = token_hashes(task.solution, CODE_TOKEN)

@@ -1,11 +1,14 @@
-"""Rows that say again what is trained, claimed or held out: exact ones by hash, near ones by MinHash.
+"""Finds duplicates of rows that are trained, claimed or held out: exact ones by hash, near ones by MinHash.
 
-Exact: the same characters after every run of blanks and line ends became one space; comments and case count. Near:
-the sets of 5-grams of tokens have a Jaccard similarity of at least the recipe's, as 125 permutations estimate it
-(standard error 0.04). Pairs are found by 25 bands of 5: at 0.7 in 99 of 100 cases, at 0.8 in 9,999 of 10,000.
-A change (a row whose metadata has its `diff`) is compared by its message and difference, not by the whole file that it
-left behind, which nearly repeats the file and every other change of it. Not covered: the same code with its names
-changed throughout; a copy of a held-out file in the history of a file of another name.
+Exact duplicates have equal text after each run of whitespace is replaced by one space. Comments and case count.
+Near duplicates have sets of token 5-grams whose Jaccard similarity reaches the recipe's threshold. MinHash with 125
+permutations estimates the similarity (standard error 0.04). Locality-sensitive hashing with 25 bands of 5 finds the
+pairs: 99 of 100 at a similarity of 0.7, and 9,999 of 10,000 at 0.8.
+
+A change (a row with a `diff` in its metadata) is compared by message and diff. Its whole file would be a near duplicate
+of the file itself and of every other change to it.
+
+Not covered: code with all identifiers renamed; a copy of a held-out file in the history of a file with another name.
 """
 
 from __future__ import annotations
@@ -27,10 +30,10 @@ GRAM_TOKENS = 5
 BANDS, BAND_ROWS = 25, 5
 PERMUTATIONS = BANDS * BAND_ROWS
 SEED = 1
-"""These numbers, and rensa's algorithm, are in what the database remembers: with others it would not know a file
-again. A test holds a signature to compare with."""
+"""The fingerprints in the database depend on these numbers and on rensa's algorithm. Do not change them, or known files
+are no longer recognized. A test compares with a stored signature."""
 CATCH_UP_ROWS, CATCH_UP_CHARS = 200, 2_000_000
-"""Old rows that are remembered together: the fewer of so many and of so much text."""
+"""Limits of one batch in `catch_up`: rows and characters."""
 
 DUPLICATE, NEAR_DUPLICATE = "duplicate", "near_duplicate"
 
@@ -59,7 +62,7 @@ def fingerprints(texts: Sequence[str]) -> list[Fingerprint]:
 
 
 def compared(content: str, metadata: Mapping[str, Any]) -> str:
-    """What of a row is compared."""
+    """The part of a row that is compared: message and diff of a change, else the content."""
     diff, message = metadata.get("diff"), metadata.get("message")
     if not isinstance(diff, str) or not diff.strip():
         return content
@@ -72,7 +75,7 @@ def similarity(one: bytes, other: bytes) -> float:
 
 
 class Duplicates:
-    """Looks for duplicates among the rows of one claim, and between them and all that came before."""
+    """Finds duplicates within one claim, and between the claim and all earlier rows."""
 
     def __init__(self, claim: Claim, hygiene: Hygiene) -> None:
         self._known = Fingerprints(claim)
@@ -80,10 +83,10 @@ class Duplicates:
         self._near = hygiene.near_duplicate_jaccard if hygiene.duplicates == "near" else None
 
     def catch_up(self, beat: Callable[[], None], clean: Callable[[str], str]) -> int:
-        """Remember what was trained or held out without a fingerprint; returns how many rows there were.
+        """Store the fingerprints that trained and held-out rows lack. Returns the number of such rows.
 
-        What `reasons` lets through later is remembered too, so that no claim after this one has to look for it.
-        `clean`: what is done to a text before it is compared.
+        `reasons` stores the fingerprints of later rows, so the next claims find nothing to do here. `clean` is
+        applied to each text before the comparison.
         """
         batch: dict[int, str] = {}
         count = chars = 0
@@ -101,7 +104,7 @@ class Duplicates:
         return count
 
     def reasons(self, rows: Sequence[SourceRow]) -> list[str | None]:
-        """For each row why it is a duplicate, or None: then it is remembered, and later rows are compared with it."""
+        """Return for each row why it is a duplicate, or None. Stores the fingerprints of rows with None."""
         if not self._on or not rows:
             return [None] * len(rows)
         made = dict(

@@ -1,4 +1,4 @@
-"""What a text has to look like: reasons to refuse one by itself, without anything to compare it with."""
+"""Filters that judge a text on its own, without comparing it to others."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from trainer.recipe import Hygiene
 
 CONTROL_TOKEN = re.compile(r"<\|[A-Za-z0-9_ ]{1,40}\|>")
 MAX_CONTROL_TOKEN_SHARE = 0.05
-"""Share of a text's characters that may look like a model's control tokens; more is not code but a probe."""
+"""Maximum share of characters in strings that look like control tokens. Above it, the text is an attack, not code."""
 
 GENERATED_LINES = 10
-"""Generators say so at the top."""
+"""Generated files say so at the top."""
 GENERATED = re.compile(
     r"@generated\b|\b(?:auto|automatically|machine)[ -]?generated\b|\bgenerated (?:automatically|file|from ['\"])"
     r"|^\W*generated (?:by|from|with)\b|\b(?:file|module|code) (?:is|was|has been) generated\b"
@@ -20,14 +20,14 @@ GENERATED = re.compile(
 )
 ENCODED = re.compile(
     r"[A-Za-z0-9+/]{64,}={0,2}"  # base64
-    r"|(?:(?:0x|\\x)?[0-9A-Fa-f]{2}[\s,]*){32,}"  # bytes in hex, with or without their signs
+    r"|(?:(?:0x|\\x)?[0-9A-Fa-f]{2}[\s,]*){32,}"  # hex bytes, with or without prefix
     r"|(?:\\u[0-9A-Fa-f]{4}){16,}"
 )
-"""Runs of data that somebody wrote out as text."""
+"""Binary data encoded as text."""
 
 
 def refusal(text: str, hygiene: Hygiene, *, min_lines: int) -> str | None:
-    """Why a text is refused, or None. Control tokens in ordinary number are fine: they are encoded as plain text."""
+    """Return why a text is refused, or None. A few control tokens are fine: they are encoded as plain text."""
     if "\0" in text:
         return "binary"
     if not text.strip():

@@ -1,8 +1,8 @@
-"""Licences by allow-list. Without a list every licence will do.
+"""Allow-list for licences. Without a list, every licence is allowed.
 
-A row's licence is read as an SPDX expression, in any case: of `A OR B` (Cargo's `A/B` too) one has to be allowed, of
-`A AND B` both; an exception (`A WITH e`) asks for A. Not covered: prose (`GNU General Public License v3`), which is
-no identifier that a list has.
+The licence is parsed as an SPDX expression, ignoring case. `A OR B` (and Cargo's `A/B`) needs one allowed licence,
+`A AND B` needs both, and `A WITH exception` needs A. Not covered: licence names in prose, such as `GNU General Public
+License v3`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Collection
 from trainer.recipe import Hygiene
 
 UNKNOWN = frozenset({"", "unknown", "none", "noassertion", "other", "null", "n/a"})
-"""What is written where nothing is known."""
+"""Values that stand for an unknown licence."""
 
 _TOKEN = re.compile(r"\(|\)|[^\s()]+")
 
 
 def refused_licence(licence: str | None, hygiene: Hygiene) -> str | None:
-    """Why a row's licence is not enough: `license`, or `no_license` where nothing is known; None when it is."""
+    """Return `license` if the licence is not allowed, `no_license` if it is unknown, and None if it is allowed."""
     if not hygiene.licenses:
         return None
     stated = (licence or "").strip().casefold()
@@ -30,7 +30,7 @@ def refused_licence(licence: str | None, hygiene: Hygiene) -> str | None:
 
 
 def _holds(expression: str, allowed: Collection[str]) -> bool:
-    """Whether an expression can be met with the allowed licences alone; one that cannot be read is not."""
+    """Whether the allowed licences satisfy the expression. False for an expression that cannot be parsed."""
     tokens = _TOKEN.findall(expression.replace("/", " or "))[::-1]
     try:
         return _either(tokens, allowed) and not tokens

@@ -1,10 +1,11 @@
-"""Secrets give way to placeholders before a text reaches the run directory: a model must not learn a key by heart.
+"""Replaces secrets by placeholders before a text reaches the run directory, so that no model memorizes a key.
 
-The patterns are detect-secrets'. Its scanner goes line by line through a list of filters; here each pattern goes once
-over the whole text, and what has no pattern of its own (a password, a token of random characters) has to look random
-and to stand beside a name that says what it is.
-Not covered: secrets in pieces, passwords of letters alone, passwords within lines over 1,000 characters, addresses of
-machines and people.
+The patterns come from detect-secrets. Its scanner runs filters line by line; here each pattern runs once over the
+whole text. Secrets without a pattern (passwords, random tokens) are detected if they look random and a name beside
+them says that they are secret.
+
+Not covered: secrets split into parts, passwords of letters only, passwords in lines over 1,000 characters, and
+addresses of machines and people.
 """
 
 from __future__ import annotations
@@ -43,46 +44,46 @@ DETECTORS: tuple[type[RegexBasedDetector], ...] = (
     PypiTokenDetector, SendGridDetector, SlackDetector, SquareOAuthDetector, StripeDetector,
     TelegramBotTokenDetector, TwilioKeyDetector,
 )  # fmt: skip
-"""Left out: public IP addresses (59 in the standard library, none a secret), and three that find a name before a value,
-as the keyword detector does, for ten times the time."""
+"""detect-secrets' patterns except four. Public IP addresses are left out: the standard library has 59, and none is a
+secret. Three others find what the keyword detector finds, in ten times the time."""
 
 IN_GROUP: frozenset[type[RegexBasedDetector]] = frozenset({AWSKeyDetector, BasicAuthDetector, NpmDetector})
-"""Patterns with the secret in a group. In the others a group holds a part of it: `(ghp|gho)_…`."""
+"""Patterns whose group is the secret. In all other patterns a group is only a part of it: `(ghp|gho)_…`."""
 _WORD = "[A-Za-z0-9_=-]"
 BOUNDED: dict[type[RegexBasedDetector], tuple[re.Pattern[str], ...]] = {
     JwtTokenDetector: (re.compile(rf"(?<!{_WORD})eyJ{_WORD}+\.{_WORD}+\.?"),),
     NpmDetector: (re.compile(r"/:_authToken=\s*(npm_[^\s\"'`]+|[A-Fa-f0-9-]{36})"),),
     OpenAIDetector: (re.compile(r"sk-[A-Za-z0-9_-]{0,200}[A-Za-z0-9]{20}T3BlbkFJ[A-Za-z0-9]{20}"),),
 }
-"""In place of detect-secrets' own, which take the square of a text's length."""
+"""Replace detect-secrets' own patterns, whose time grows with the square of the text's length."""
 NEEDS_DIGIT: frozenset[type[RegexBasedDetector]] = frozenset({ArtifactoryDetector})
-"""Patterns that words fit too: `APDUException`."""
+"""Patterns that also match ordinary words: `APDUException`."""
 REST = re.compile(r"[\w+/=-]{0,1000}")
-"""Patterns ask for the least length of a secret, and JWT's leaves out the signature; what goes on belongs to it."""
+"""Extends a match to the end of the secret. Patterns stop at the minimum length, and JWT's omits the signature."""
 BETWEEN = r"(?:[^A-Za-z0-9+/-]{0,16}(?:\n[ \t]{0,200}-?[ \t]{0,200})?)"
-"""What may stand between the lines of a key: quotes, an indent, a difference's minus (its plus looks like base64)."""
+"""What may separate the lines of a key: quotes, an indent, a diff's minus. A diff's plus looks like base64."""
 PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:\s*[\w-]+: [^\n]{0,200})*"
     rf"((?:{BETWEEN}[A-Za-z0-9+/=]{{16,}})+(?:{BETWEEN}[A-Za-z0-9+/=]{{1,15}})?)"
 )
-"""The key's own characters, at least one line of them: code that only names the header stays as it is."""
+"""At least one line of the key itself is required. Code that only mentions the header stays unchanged."""
 LINE = re.compile(r"[^\r\n]+")
 LONGEST_LINE_CHARS = 1000
-"""The keyword detector's own patterns take the square of a line's length."""
+"""Longer lines are skipped: the keyword detector's time grows with the square of a line's length."""
 NAMED = re.compile(
     r"(?i:api_?key|_key|pass|pwd|secret|token|auth|credential|private|signature|contrase).{0,120}?[\"'`=]"
 )
-"""A line worth a look by the keyword and entropy detectors."""
+"""Preselects lines for the keyword and entropy detectors."""
 ASSIGNED = re.compile(
     r"(?i:api_?key|_key|pass(?:word|wd|phrase)?|pwd|secret|token)\w*[\"'\])]{0,2}\s*(?::=|=>|[=:(])\s*@?"
     r"([\"'`])([^\"'`\s]{8,200})\1"
 )
-"""A quoted value after such a name: the keyword detector's own patterns miss Go's `:=` outside of Go's files, and
-values that begin with a sign."""
+"""A quoted value after such a name. The keyword detector's own patterns miss Go's `:=` in other files, and values that
+begin with a punctuation character."""
 RANDOM_RUN = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_=-]{32,200}(?![A-Za-z0-9+/_=-])")
 LEAST_SECRET_CHARS = 8
 LEAST_PASSWORD_BITS, LEAST_TOKEN_BITS = 2.5, 4.0
-"""Shannon entropy of a character. Of a token less than detect-secrets' 4.5, as the line names it already."""
+"""Minimum Shannon entropy per character. 4.0 is below detect-secrets' 4.5, because the line names the secret."""
 
 _KEYWORD = KeywordDetector()
 _PATTERNS = [
@@ -93,7 +94,7 @@ _PATTERNS = [
 
 
 def without_secrets(text: str, found: Counter[str]) -> str:
-    """The text with placeholders (`REDACTED_GITHUB_TOKEN`) for its secrets; counts them by kind in `found`."""
+    """Return the text with placeholders (`REDACTED_GITHUB_TOKEN`) for secrets. Adds their number by kind to `found`."""
     parts, end = [], 0
     for start, stop, kind in _merged(_spans(text)):
         found[kind] += 1
@@ -103,7 +104,7 @@ def without_secrets(text: str, found: Counter[str]) -> str:
 
 
 def metadata_without_secrets(value: Any, found: Counter[str]) -> Any:
-    """The same for every text of a row's metadata: a diff holds what its file held."""
+    """Do the same for every string in a row's metadata. A diff holds the secrets of its file."""
     match value:
         case str():
             return without_secrets(value, found)
@@ -115,7 +116,7 @@ def metadata_without_secrets(value: Any, found: Counter[str]) -> Any:
 
 
 def _merged(spans: Iterator[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]]:
-    """Spans in order, those that overlap as one: nothing of the longer may stay. The kind that came first names it."""
+    """Yield the spans in order, and overlapping spans as one. The first span gives the kind."""
     left = sorted(((start, stop, (order, kind)) for order, (start, stop, kind) in enumerate(spans)), reverse=True)
     while left:
         start, stop, named = left.pop()
@@ -126,7 +127,7 @@ def _merged(spans: Iterator[tuple[int, int, str]]) -> Iterator[tuple[int, int, s
 
 
 def _spans(text: str) -> Iterator[tuple[int, int, str]]:
-    """Places of secrets, what is known by its form first; they may overlap."""
+    """Yield the spans of secrets, known formats first. Spans may overlap."""
     for match in PRIVATE_KEY.finditer(text):
         yield *match.span(1), "PRIVATE_KEY"
     for kind, pattern, detector in _PATTERNS:
@@ -139,7 +140,7 @@ def _spans(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _secret(text: str, match: re.Match[str], detector: type[RegexBasedDetector]) -> tuple[int, int] | None:
-    """The secret's place in what a pattern found, which may begin and end with what stands around it."""
+    """Return the span of the secret within a match. The match may include surrounding characters."""
     if detector in IN_GROUP and match.lastindex:
         start, stop = match.span(1)
     else:
@@ -156,7 +157,7 @@ def _secret(text: str, match: re.Match[str], detector: type[RegexBasedDetector])
 
 
 def _named(line: str, offset: int) -> Iterator[tuple[int, int, str]]:
-    """Secrets of a line that says what it holds, wherever they stand in it."""
+    """Yield the secrets of a line that names them, at any position."""
     values = [(value, "SECRET", LEAST_PASSWORD_BITS) for value in _KEYWORD.analyze_string(line)]
     values += [(match.group(2), "SECRET", LEAST_PASSWORD_BITS) for match in ASSIGNED.finditer(line)]
     values += [(value, "TOKEN", LEAST_TOKEN_BITS) for value in RANDOM_RUN.findall(line)]
@@ -167,7 +168,7 @@ def _named(line: str, offset: int) -> Iterator[tuple[int, int, str]]:
 
 
 def _looks_random(value: str, least_bits: float) -> bool:
-    """Not a word, a name, a path, an example or a place to fill in."""
+    """Whether a value looks random: not a word, name, path, example or placeholder."""
     return (
         len(value) >= LEAST_SECRET_CHARS
         and any(map(str.isdigit, value))
@@ -181,5 +182,5 @@ def _looks_random(value: str, least_bits: float) -> bool:
 
 
 def _entropy_bits(value: str) -> float:
-    """Shannon entropy of a character of the text."""
+    """Shannon entropy per character, in bits."""
     return -sum(n / len(value) * math.log2(n / len(value)) for n in Counter(value).values())

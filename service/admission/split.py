@@ -1,4 +1,4 @@
-"""Which rows are held out: a stable hash, and whole files more when there are too few."""
+"""Chooses held-out rows by a stable hash. Adds whole files if there are too few."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Role = Literal["train", "held_out"]
 
 
 def split_position(row: SourceRow | HeldOutPlace, split: str) -> float:
-    """A row's place in [0, 1): the same for ever, whatever its content. Rows below the fraction are held out.
+    """Return a row's stable position in [0, 1), independent of its content. Rows below the fraction are held out.
 
-    A row without a repository and path is placed by its id.
+    A row without repository and path is hashed by its id.
     """
     if split == "repository" and row.repository:
         key = row.repository
@@ -31,23 +31,23 @@ def split_position(row: SourceRow | HeldOutPlace, split: str) -> float:
 
 @dataclass
 class Splitter:
-    """Decides rows one by one, and keeps back the few that a top-up might still take.
+    """Decides rows one by one. Buffers the few rows that a top-up might still hold out.
 
-    Rows of one place (versions of a file, changes of it) have one role, in this claim and in later ones. With `split:
-    repository` there is no top-up: a file taken from a repository whose other files are trained on would leak.
-    Memory: at most `min_held_out` places of as many rows, and the positions of what an earlier top-up took.
+    All rows of one place (versions and changes of a file) share one role, in this claim and in later ones. With `split:
+    repository` there is no top-up: a file from a repository whose other files are trained on would leak.
+    Memory: at most `min_held_out` places with their rows, and the positions of earlier top-ups.
     """
 
     data: Data
     earlier: InitVar[Iterable[HeldOutPlace]] = ()
-    """What is held out already."""
+    """Places that are held out already."""
     held_out: int = 0
     trained: int = 0
     _kept_back: dict[float, list[SourceRow]] = field(default_factory=dict)
     _least_trained: float = math.inf
-    """From this position on everything is trained on."""
+    """Rows at or above this position are trained on."""
     _crowded: set[float] = field(default_factory=set)
-    """Positions of more rows than a top-up asks for, which are trained on as well."""
+    """Positions whose rows are more than a top-up needs. They are trained on."""
     _topped_up: set[float] = field(default_factory=set)
 
     def __post_init__(self, earlier: Iterable[HeldOutPlace]) -> None:
@@ -55,7 +55,7 @@ class Splitter:
         self._topped_up.update(position for position in positions if position >= self.data.held_out_fraction)
 
     def add(self, row: SourceRow) -> list[tuple[SourceRow, Role]]:
-        """The rows that are now decided: none while it is kept back, and often earlier ones."""
+        """Add a row and return all rows decided by now. The list may be empty, and may hold earlier rows."""
         position = split_position(row, self.data.split)
         if row.held_out or position < self.data.held_out_fraction or position in self._topped_up:
             self.held_out += 1
@@ -74,7 +74,7 @@ class Splitter:
         return [(row, "train") for row in self._kept_back.pop(position)]
 
     def rest(self, earlier_held_out: int) -> list[tuple[SourceRow, Role]]:
-        """Decide what was kept back: the lowest of the hash are held out until there are enough.
+        """Decide the buffered rows. The lowest positions are held out until there are enough.
 
         At least half of the claimed rows stay for training.
         """

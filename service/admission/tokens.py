@@ -1,4 +1,4 @@
-"""Text as tokens, and runs of n tokens as 64-bit hashes: what near duplicates and benchmarks are compared by."""
+"""Splits text into tokens and hashes n-grams to 64 bits, for near duplicates and benchmarks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CODE_TOKEN = re.compile(r"\w+|[^\w\s]")
-"""A word or a sign; blanks do not count."""
+"""A word or a punctuation character. Whitespace is ignored."""
 WORD = re.compile(r"\w+")
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -18,15 +18,15 @@ Hashes = NDArray[np.uint64]
 
 
 def token_hashes(text: str, token: re.Pattern[str]) -> Hashes:
-    """The text's tokens in order, 32 bits each: the same for ever and on every machine."""
+    """Return a stable 32-bit hash of each token, in order."""
     words = token.findall(text)
     return np.fromiter((zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in words), np.uint64, len(words))
 
 
 def gram_hashes(tokens: Hashes, size: int) -> Hashes:
-    """A hash of each run of `size` tokens, in order; of all of them together where there are fewer.
+    """Return the hash of each run of `size` tokens, in order. A shorter text gives one hash of all its tokens.
 
-    A polynomial of the tokens modulo 2^64, whose high bits are mixed into the low ones.
+    The hash is a polynomial of the tokens modulo 2^64, with the high bits mixed into the low ones.
     """
     window = min(size, len(tokens))
     if window == 0:

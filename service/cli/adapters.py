@@ -1,4 +1,4 @@
-"""adapters, rollback, connect and gc: what was published."""
+"""The commands adapters, rollback, connect and gc."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainer.run_dir import RunDirectoryError
 
 
 def adapters(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
-    """Published adapters, newest first."""
+    """List published adapters, newest first."""
     settings = settings_for(recipe)
     with database(settings) as pool:
         history = adapter_table.history(pool, settings.recipe.stream)
@@ -43,11 +43,11 @@ def rollback(
     version: Annotated[int, typer.Argument(help="Version to make current again (see `codelupe adapters`).")],
     recipe: RecipeOption = None,
 ) -> None:
-    """Make an earlier adapter current; the running service follows at its next poll."""
+    """Make an earlier adapter current. A running service follows at its next poll."""
     settings = settings_for(recipe)
     home, stream = Home(settings.home), settings.recipe.stream
     if not home.adapter(version).is_dir():
-        raise UsageError(f"{home.adapter(version)} is not there: retention removed it, or it never was")
+        raise UsageError(f"{home.adapter(version)} does not exist. Retention removed it, or it was never published")
     with database(settings) as pool:
         for adapter in adapter_table.history(pool, stream):
             if adapter.version == version:
@@ -60,34 +60,37 @@ def rollback(
             sync_pointer(home, stream, adapter_table.current(pool, stream))
         except OSError as error:
             raise PreconditionError(
-                f"version {version} is current now, and {home.pointer(stream)} cannot be moved: {error}"
+                f"version {version} is current now, but {home.pointer(stream)} cannot be updated: {error}"
             ) from error
     out.print(f"{home.pointer(stream)} → version {version}")
 
 
 def connect(
     editor: Annotated[str, typer.Argument(help=f"One of {', '.join(EDITORS)}.")],
-    url: Annotated[str, typer.Option(help="The served API, as the editor reaches it.")] = DEFAULT_URL,
-    show_key: Annotated[bool, typer.Option("--show-key", help="Write VLLM_API_KEY out instead of its place.")] = False,
+    url: Annotated[str, typer.Option(help="URL of the served API, as seen from the editor.")] = DEFAULT_URL,
+    show_key: Annotated[bool, typer.Option("--show-key", help="Print VLLM_API_KEY instead of a placeholder.")] = False,
     recipe: RecipeOption = None,
 ) -> None:
-    """Print an editor's configuration for the served model; where it belongs is said on stderr."""
+    """Print an editor's configuration for the served model. stderr names the file it belongs in."""
     key = settings_for(recipe).vllm_api_key if show_key else None
     if show_key and key is None:
-        raise PreconditionError("there is no key to show: VLLM_API_KEY is not set")
+        raise PreconditionError("there is no key to show. Set VLLM_API_KEY")
     found = configuration(editor, Connection(url=url.rstrip("/"), key=key))
     print(found.text, end="")
     print(f"→ {found.advice}", file=sys.stderr)
 
 
 def gc(recipe: RecipeOption = None) -> None:
-    """Remove adapters beyond KEEP_ADAPTERS and leftovers of interrupted writes."""
+    """Remove adapters beyond KEEP_ADAPTERS, and leftovers of interrupted writes."""
     settings = settings_for(recipe)
     home = Home(settings.home)
     if running_service(home) is not None:
-        raise PreconditionError("the service runs, and tidies by itself after each verdict; stop it first")
+        raise PreconditionError("the service is running and cleans up after each verdict. Stop it first")
     home.prepare()
-    with database(settings) as pool, only_service(home):  # or one starts: a claim looks like a leftover
+    with (
+        database(settings) as pool,
+        only_service(home),
+    ):  # no service may start: its claim looks like a leftover
         here = adapter_table.history(pool, settings.recipe.stream, among=home.adapter_versions())
         removed = retire(home, here, settings.keep_adapters)
     for folder in removed:

@@ -1,4 +1,4 @@
-"""What the commands share: their common options, and how they print."""
+"""Options and output shared by the commands."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable outpu
 
 
 def settings_for(recipe: Path | None, **flags: str | None) -> Settings:
-    """The settings of a command; flags that are None were not given."""
+    """Load a command's settings. A flag that is None was not given."""
     return load_settings(
         chosen_recipe(recipe), flags={name: value for name, value in flags.items() if value is not None}
     )
 
 
 def print_json(value: Any) -> None:
-    """One value on stdout; times in ISO form."""
+    """Print one value as JSON on stdout, with times in ISO format."""
     print(json.dumps(value, indent=1, default=_plain))
 
 
-def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """A table for people; None is an empty cell."""
-    table = Table(*columns, title=title, title_justify="left")
+def print_table(title: str | None, columns: list[str], rows: list[list[Any]]) -> None:
+    """Print a table. None gives an empty cell. Without `columns` the table has no header."""
+    table = Table(*columns, title=title, title_justify="left", show_header=bool(columns))
     for row in rows:
         table.add_row(*(escape("" if value is None else str(value)) for value in row))
     out.print(table)
 
 
 def when(moment: datetime | None) -> str:
-    """A time to the second."""
+    """Format a time to the second."""
     return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else ""
 
 

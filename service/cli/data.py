@@ -1,4 +1,4 @@
-"""drop and samples: what comes in, and what the model would see of it."""
+"""The commands drop and samples."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ def drop(
         list[str] | None,
         typer.Argument(help="Files, folders, git checkouts, JSONL, Parquet, or hf://owner/name for a dataset."),
     ] = None,
-    dataset: Annotated[list[str] | None, typer.Option(help="A dataset of the Hub, owner/name.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Hub dataset, as owner/name.")] = None,
     score: Annotated[
-        float | None, typer.Option(help="Quality score of rows without one; by default a heuristic's.")
+        float | None, typer.Option(help="Quality score for rows without one. Default: computed by a heuristic.")
     ] = None,
-    repository: Annotated[str | None, typer.Option(help="Repository name; the folder's by default.")] = None,
-    phase: Annotated[str | None, typer.Option(help="Phase of a curriculum that the rows belong to.")] = None,
+    repository: Annotated[str | None, typer.Option(help="Repository name. Default: the folder's name.")] = None,
+    phase: Annotated[str | None, typer.Option(help="Curriculum phase of the rows.")] = None,
     history: Annotated[
-        bool, typer.Option("--history", help="Of git checkouts, a row for each changed file of each commit.")
+        bool, typer.Option("--history", help="For git checkouts: one row for each changed file of each commit.")
     ] = False,
-    commits: Annotated[int, typer.Option(min=1, help="With --history: the newest commits, so many.")] = MAX_COMMITS,
+    commits: Annotated[int, typer.Option(min=1, help="With --history: number of commits, newest first.")] = MAX_COMMITS,
     train_now: Annotated[bool, typer.Option("--train-now", help="Do not wait for MIN_NEW_FILES.")] = False,
     recipe: RecipeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Drop files into the database; the service trains on them when there are enough."""
+    """Insert files into the database. The service trains on them when there are enough."""
     settings = settings_for(recipe)
     sources = [*(paths or []), *(SCHEME + name for name in dataset or [])]
     if not sources:
-        raise UsageError("nothing to drop: name files, folders, JSONL, Parquet or a dataset (codelupe drop --help)")
+        raise UsageError("nothing to drop. Name files, folders, JSONL, Parquet or a dataset (codelupe drop --help)")
     missing = [name for name in sources if not name.startswith(SCHEME) and not os.path.lexists(name)]
     if missing:
         raise UsageError(f"no such file or folder: {', '.join(missing)}")
     if settings.source.name != "code_files":
         raise UsageError(
-            f"drop writes to code_files only; SOURCE_TABLE is {settings.source.name}: insert there yourself"
+            f"drop writes to code_files only, but SOURCE_TABLE is {settings.source.name}. Insert the rows yourself"
         )
     with database(settings) as pool:
         with _drop_progress() as on_progress:
@@ -78,14 +78,14 @@ def drop(
 
 @contextmanager
 def _drop_progress() -> Iterator[Callable[[Summary], None]]:
-    """A bar on stderr where that is a terminal; what comes is not known beforehand, so it shows counts and a rate."""
+    """Show progress on stderr if it is a terminal. The total is unknown, so it shows counts and a rate."""
     columns = ("{task.description}", BarColumn(), "{task.fields[counts]}", TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("reading", total=None, counts="")
 
         def show(summary: Summary) -> None:
-            counts = f"{summary.inserted:,} inserted, {summary.skipped.total():,} passed over"
+            counts = f"{summary.inserted:,} inserted, {summary.skipped.total():,} skipped"
             seconds = progress.tasks[0].elapsed or 0.0
             rate = f", {summary.seen / seconds:,.0f} a second" if seconds > 1 else ""
             progress.update(task, counts=counts + rate)
@@ -94,13 +94,13 @@ def _drop_progress() -> Iterator[Callable[[Summary], None]]:
 
 
 def _say_dropped(summary: Summary, pending: int, settings: Settings, train_now: bool) -> None:
-    out.print(f"{summary.inserted} rows inserted, {summary.skipped.total()} files passed over")
+    out.print(f"{summary.inserted} rows inserted, {summary.skipped.total()} files skipped")
     if summary.skipped:
-        print_table("passed over", ["why", "files"], [[why, count] for why, count in summary.skipped.most_common()])
+        print_table("skipped", ["reason", "files"], [[why, count] for why, count in summary.skipped.most_common()])
     if pending >= settings.min_new_files or train_now:
-        out.print(f"{pending} rows pending: a run starts at the next poll of a running service")
+        out.print(f"{pending} rows pending. A running service starts a run at its next poll")
     else:
-        out.print(f"{pending} rows pending; a run starts at {settings.min_new_files} (or with --train-now)")
+        out.print(f"{pending} rows pending. A run starts at {settings.min_new_files}, or with --train-now")
 
 
 def samples(
@@ -109,20 +109,20 @@ def samples(
         typer.Argument(help="Files, folders, JSONL, or a run directory with its own recipe. Default: the last run."),
     ] = None,
     recipe: RecipeOption = None,
-    builder: Annotated[str | None, typer.Option(help="This builder alone, whatever the recipe weighs.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Show at most so many samples.")] = 20,
-    plain: Annotated[bool, typer.Option("--plain", help="Marks instead of colours.")] = False,
+    builder: Annotated[str | None, typer.Option(help="Use only this builder, and ignore the recipe's weights.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of samples to show.")] = 20,
+    plain: Annotated[bool, typer.Option("--plain", help="Mark text with symbols instead of colours.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what the model would see, and what of it would be learned."""
+    """Show the training samples, and which of their tokens have loss."""
     settings = settings_for(recipe)
     arguments = ["--limit", str(limit)]
     arguments += ["--builder", builder] if builder is not None else []
     arguments += ["--plain"] if plain or os.environ.get("NO_COLOR") else []
     arguments += ["--json"] if as_json else []
     with preview(settings, paths or [], recipe_given=recipe is not None) as shown:
-        for line in shown.passed_over:
-            print(f"passed over: {line}", file=sys.stderr)
+        for line in shown.skipped:
+            print(f"skipped: {line}", file=sys.stderr)
         arguments += ["--seed", str(shown.seed)] if shown.seed is not None else []
         code = show_samples(shown.recipe_file, shown.rows_file, arguments, settings.trainer_secrets)
     raise typer.Exit(code)

@@ -1,4 +1,4 @@
-"""`codelupe doctor`: is all there that a service needs; each failure comes with the command that mends it."""
+"""`codelupe doctor`: checks whether this machine can run the service. Each failure names the command that fixes it."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from service.settings.load import Settings
 from trainer.recipe_file import dump_recipe
 
 TRAINER_SECONDS = 180.0
-"""torch alone takes seconds to import, and the Hub or W&B may not answer."""
+"""Time limit of the trainer's checks. Importing torch takes seconds, and the Hub or W&B may not answer."""
 EDIT = "${EDITOR:-vi} .env"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     check: str
     state: Literal["ok", "note", "failed"]
-    """note: worth knowing, and as somebody chose it."""
+    """`note`: not a failure, but worth knowing."""
     said: str
     mend: str | None = None
-    """The command that mends it, where it failed."""
+    """For a failure: the command that fixes it."""
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Look at everything, the quick things first."""
+    """Run all checks, the quick ones first."""
     folders = folders_finding(Home(settings.home))
     yield folders
     if folders.state == "ok":
@@ -48,20 +48,20 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def folders_finding(home: Home) -> Finding:
-    """Whether all folders of CODELUPE_HOME can be written."""
+    """Check that all folders of CODELUPE_HOME are writable."""
     try:
         home.prepare()
     except PreconditionError as error:
         return Finding(
             check="folders", state="failed", said=str(error), mend=f'sudo chown -R "$(id -u):$(id -g)" {home.root}'
         )
-    return Finding(check="folders", state="ok", said=f"{home.root} and what is below can be written")
+    return Finding(check="folders", state="ok", said=f"{home.root} and its folders are writable")
 
 
 def disk_finding(home: Home) -> Finding:
-    """Whether there is room for what a claim wants: twice what a run needs."""
+    """Check for the free space that a claim requires: twice the size of a run."""
     free, needed = home.free_bytes(), 2 * home.run_bytes()
-    said = f"{free / 1e9:.1f} GB are free for {home.runs} and {home.models}; a run wants {needed / 1e9:.1f} GB"
+    said = f"{free / 1e9:.1f} GB are free for {home.runs} and {home.models}; a run requires {needed / 1e9:.1f} GB"
     if free < needed:
         return Finding(check="disk", state="failed", said=said, mend="codelupe stop; codelupe gc")
     return Finding(check="disk", state="ok", said=said)
@@ -71,9 +71,9 @@ def disk_finding(home: Home) -> Finding:
 
 
 def database_findings(settings: Settings) -> Iterator[Finding]:
-    """Whether the database answers, has this version's tables, and has the source. Nothing is changed in it."""
+    """Check the database's connection, migrations and source table, without changing anything."""
     url = settings.database_url
-    name = "the embedded one" if url is None else shown_url(url)
+    name = "the embedded database" if url is None else shown_url(url)
     try:
         with database(settings, migrated=False) as pool:
             with pool.transaction(read_only=True) as cursor:
@@ -93,31 +93,31 @@ def database_findings(settings: Settings) -> Iterator[Finding]:
 
 
 def migrations_finding(pool: Pool) -> Finding:
-    """Whether the database has the tables of this version; older ones are brought up to date by a start."""
+    """Check that the tables match this version. The service migrates older tables when it starts."""
     try:
         outstanding = migrate.pending(pool)
     except Misconfigured as error:
         return Finding(check="migrations", state="failed", said=str(error), mend="git pull && make install")
     if outstanding:
-        said = f"{', '.join(outstanding)}: applied by the next `codelupe up`"
+        said = f"{', '.join(outstanding)}: the next `codelupe up` applies them"
         return Finding(check="migrations", state="note", said=said)
-    return Finding(check="migrations", state="ok", said="all are applied")
+    return Finding(check="migrations", state="ok", said="all migrations are applied")
 
 
 def source_finding(pool: Pool, settings: Settings) -> Finding:
-    """Whether SOURCE_TABLE has the columns that are needed, and may be read."""
+    """Check that SOURCE_TABLE is readable and has the required columns."""
     try:
         check_source(pool, settings.source)
     except Misconfigured as error:
         return Finding(check="source", state="failed", said=str(error), mend=EDIT)
-    return Finding(check="source", state="ok", said=f"{settings.source.name} can be read")
+    return Finding(check="source", state="ok", said=f"{settings.source.name} is readable")
 
 
 # --- the trainer --------------------------------------------------------------------------------------------
 
 
 def trainer_findings(settings: Settings) -> Iterator[Finding]:
-    """What the trainer finds of its card, its base, the Hub and W&B, in a process of its own."""
+    """Run the trainer's checks (card, base model, Hub, W&B) in their own process."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{settings.recipe.name}.yaml"
         path.write_text(dump_recipe(with_absolute_folder(settings.recipe)), encoding="utf-8")
@@ -125,6 +125,6 @@ def trainer_findings(settings: Settings) -> Iterator[Finding]:
     lines = output.splitlines()
     for line in lines:
         yield Finding(**json.loads(line))
-    if not lines or json.loads(lines[-1])["check"] != "wandb":  # the last one: it did not come so far
-        said = " ".join(errors.split())[-400:] or "it ended without a word"
+    if not lines or json.loads(lines[-1])["check"] != "wandb":  # wandb is the last check: the process ended early
+        said = " ".join(errors.split())[-400:] or "it ended without an error message"
         yield Finding(check="trainer", state="failed", said=f"`python -m trainer doctor`: {said}", mend="make install")

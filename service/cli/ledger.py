@@ -19,16 +19,14 @@ from service.publish.evidence import disk_problems
 from service.publish.folders import sync_pointer
 from service.settings.home import Home
 
-FileArgument = Annotated[
-    str | None, typer.Argument(help="A row's id, or a path (with or without its repository and a slash before).")
-]
-HashOption = Annotated[str | None, typer.Option("--sha256", help="The text's sha256, instead of a file.")]
+FileArgument = Annotated[str | None, typer.Argument(help="Row id, or path, optionally as repository/path.")]
+HashOption = Annotated[str | None, typer.Option("--sha256", help="SHA-256 of the text, instead of a file.")]
 
 
 def lineage(
     file: FileArgument = None, sha256: HashOption = None, recipe: RecipeOption = None, as_json: JsonOption = False
 ) -> None:
-    """Which runs and adapters saw a file."""
+    """Show which runs and adapters saw a file."""
     settings, subject = settings_for(recipe), _subject(file, sha256)
     with database(settings) as pool:
         found = revocations.lineage(pool, settings.source, settings.recipe.stream, subject)
@@ -41,15 +39,15 @@ def lineage(
 def revoke(
     file: FileArgument = None,
     sha256: HashOption = None,
-    reason: Annotated[str, typer.Option(help="Why; it is kept.")] = "asked for",
+    reason: Annotated[str, typer.Option(help="Reason, stored with the revocation.")] = "asked for",
     retrain: Annotated[
         bool,
-        typer.Option("--retrain", help="Go back to the last adapter that never saw it, and train again from there."),
+        typer.Option("--retrain", help="Return to the last adapter that never saw the file, and retrain from there."),
     ] = False,
     recipe: RecipeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Never train on a file again, and list the adapters that saw it; with --retrain, withdraw those."""
+    """Never train on a file again, and list the adapters that saw it. --retrain withdraws those adapters."""
     settings, subject = settings_for(recipe), _subject(file, sha256)
     _check_text("--reason", reason)
     home, stream = Home(settings.home), settings.recipe.stream
@@ -61,13 +59,13 @@ def revoke(
             try:
                 sync_pointer(home, stream, adapters.current(pool, stream))
             except OSError as error:
-                raise PreconditionError(f"revoked, and {home.pointer(stream)} cannot be moved: {error}") from error
+                raise PreconditionError(f"revoked, but {home.pointer(stream)} cannot be updated: {error}") from error
     if as_json:
         print_json(asdict(found))
         return
     _say(found)
     if found.adapters and not retrain:
-        out.print("those adapters stay as they are; --retrain goes back to before them")
+        out.print("these adapters stay published. Use --retrain to withdraw them")
 
 
 def _subject(file: str | None, sha256: str | None) -> Subject:
@@ -85,7 +83,7 @@ def _subject(file: str | None, sha256: str | None) -> Subject:
 
 
 def _check_text(name: str, text: str) -> None:
-    """A terminal hands over any bytes; a database takes text."""
+    """Reject text that is not UTF-8: a terminal can pass any bytes, but the database stores text."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -93,13 +91,13 @@ def _check_text(name: str, text: str) -> None:
 
 
 def _check_ancestor(home: Home, found: Lineage) -> None:
-    """Going back has to lead to a folder that is there."""
+    """Check that the folder of the adapter to return to exists."""
     clean = found.clean_ancestor
     current = any(adapter.is_current for adapter in found.adapters)
     if current and clean is not None and not home.adapter(clean).is_dir():
         raise PreconditionError(
-            f"version {clean} is the last one that never saw it, and {home.adapter(clean)} is not there (retention?): "
-            "bring it back from a backup, or revoke without --retrain"
+            f"version {clean} is the last one that never saw the file, but {home.adapter(clean)} does not exist. "
+            "Restore it from a backup, or revoke without --retrain"
         )
 
 
@@ -111,26 +109,29 @@ def _say(found: Lineage) -> None:
     if rows:
         print_table("runs", ["run", "state", "file", "role", "outcome", "tokens", "claimed at"], rows)
     else:
-        out.print("no run had it")
+        out.print("no run used the file")
     for adapter in found.adapters:
-        how = "was trained on it" if adapter.directly else f"hangs on version {adapter.parent_version}"
+        how = "was trained on it" if adapter.directly else f"descends from version {adapter.parent_version}"
         mark = " (current)" if adapter.is_current else " (withdrawn)" if adapter.is_withdrawn else ""
         out.print(f"version {adapter.version} {how}{mark}")
     if not found.adapters:
-        out.print("no adapter saw it")
+        out.print("no adapter saw the file")
     if found.revoked is not None:
         out.print(f"revoked: {escape(found.revoked)}")
 
 
 def audit(
     books_only: Annotated[
-        bool, typer.Option("--books-only", help="The database alone: read no adapter's bytes and no run's folder.")
+        bool, typer.Option("--books-only", help="Check the database only, not the files of adapters and runs.")
     ] = False,
     recipe: RecipeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Prove that every row is ineligible, pending, claimed or settled, that the sums reconcile, and that the published
-    adapters and their lineage are what was published. Exit 1 if not."""
+    """Prove that no row is lost or trained twice, and that published adapters are unchanged. Exit 1 on any problem.
+
+    Every row must be ineligible, pending, claimed or settled. The sums must reconcile, and the adapters and their
+    lineage must match what was published.
+    """
     settings = settings_for(recipe)
     with database(settings) as pool:
         found = audit_table.audit(pool, settings.source, settings.eligibility, settings.recipe.stream)

@@ -1,4 +1,4 @@
-"""plan and doctor: what this machine can do, and what is wrong with it."""
+"""The commands plan and doctor."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from trainer.recipe_file import dump_recipe
 
 def plan(
     recipe: RecipeOption = None,
-    card: Annotated[str | None, typer.Option(help="A card by short name: rtx-5090, a100-80, h100, …")] = None,
-    vram_gib: Annotated[float | None, typer.Option(min=0.1, help="Memory of the card, in GiB.")] = None,
+    card: Annotated[str | None, typer.Option(help="Short name of a card: rtx-5090, a100-80, h100, …")] = None,
+    vram_gib: Annotated[float | None, typer.Option(min=0.1, help="Memory of the card in GiB.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict memory and speed from the recipe alone, and choose the fastest way that fits. Exit 3 when none does."""
+    """Predict memory and speed from the recipe, and choose the fastest plan that fits. Exit 3 if none fits."""
     settings = settings_for(recipe)
     arguments = ["--json"] if as_json else []
     arguments += [] if card is None else ["--card", card]
@@ -35,7 +35,7 @@ def plan(
 
 
 def doctor(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
-    """Look at folders, disk, database, card, memory, base, Hub and W&B. Exit 1 when something has to be mended."""
+    """Check folders, disk, database, card, memory, base model, Hub and W&B. Exit 1 if a check fails."""
     findings = []
     for finding in examine(settings_for(recipe)):
         findings.append(finding)
@@ -45,7 +45,7 @@ def doctor(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
-        out.print(f"{failed} of {len(findings)} have to be mended" if failed else "all is well")
+        out.print(f"{failed} of {len(findings)} checks failed" if failed else "all checks passed")
     if failed:
         raise typer.Exit(1)
 

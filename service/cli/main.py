@@ -1,4 +1,4 @@
-"""`codelupe …`: every command. `--json` on stdout, logs on stderr; exit 0 ok, 1 failed, 2 usage, 3 precondition."""
+"""The command line `codelupe`. Results go to stdout, logs to stderr. Exit: 0 ok, 1 failed, 2 usage, 3 precondition."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ COMMANDS = (
     ledger.revoke,
     adapters.gc,
 )
-"""In the order in which `codelupe --help` lists them. A function's name is its command's name."""
+"""In the order of `codelupe --help`. Each command has the name of its function."""
 
 for command in COMMANDS:
     app.command()(command)
 
 
 def main() -> None:
-    """Run a command. An error that we can explain is one message and an exit code."""
+    """Run a command. Print a known error as one message, and exit with its code."""
     try:
         app()
     except ServiceError as error:

@@ -1,4 +1,4 @@
-"""`codelupe samples`: which rows it shows, from files, folders or a run directory."""
+"""Collects the rows for `codelupe samples` from files, folders or a run directory."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ from trainer.run_dir import RunDirectory, content_sha256
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """What `python -m trainer samples` is to show."""
+    """Input of `python -m trainer samples`."""
 
     recipe_file: Path
     rows_file: Path
     seed: int | None
-    """The run's; None: the recipe's."""
-    passed_over: list[str]
-    """What of the paths is no row, with the reason."""
+    """The seed of the run. None: the recipe's seed."""
+    skipped: list[str]
+    """Files and records that give no row, with the reason."""
 
 
 @contextmanager
 def preview(settings: Settings, paths: list[Path], *, recipe_given: bool) -> Iterator[Preview]:
-    """Rows of files and folders, or of one run directory with its own recipe and seed; without a path, of the last run.
+    """Prepare the rows of files and folders, or of one run directory with its own recipe and seed.
+
+    Without a path, use the last run.
 
     Raises:
-        UsageError: a path does not exist, nothing of them is a row, or there is no run yet.
+        UsageError: a path does not exist, the paths hold no row, or there is no run yet.
     """
     if missing := [str(path) for path in paths if not path.exists() and not path.is_symlink()]:
         raise UsageError(f"no such file or folder: {', '.join(missing)}")
@@ -54,28 +56,29 @@ def preview(settings: Settings, paths: list[Path], *, recipe_given: bool) -> Ite
                 recipe_file=run.recipe.absolute() if frozen else recipe_file,
                 rows_file=run.rows.absolute(),
                 seed=_seed(run),
-                passed_over=[],
+                skipped=[],
             )
             return
         rows_file = Path(folder) / "rows.jsonl"
-        passed_over = write_rows(rows_file, paths, settings.recipe.hygiene)
-        yield Preview(recipe_file=recipe_file, rows_file=rows_file, seed=None, passed_over=passed_over)
+        skipped = write_rows(rows_file, paths, settings.recipe.hygiene)
+        yield Preview(recipe_file=recipe_file, rows_file=rows_file, seed=None, skipped=skipped)
 
 
 def write_rows(rows_file: Path, paths: list[Path], hygiene: Hygiene) -> list[str]:
-    """Write what `drop` would take of some paths as rows, without secrets, as a claim does; returns what it would pass
-    over. What a claim would refuse is written all the same.
+    """Write the rows that `drop` would insert, with their secrets replaced. Returns what `drop` would skip.
+
+    Rows that a claim would refuse are included.
 
     Raises:
-        UsageError: it would take nothing.
+        UsageError: the paths give no row.
     """
-    passed_over: list[str] = []
+    skipped: list[str] = []
     file_id = 0
     with rows_file.open("w", encoding="utf-8") as file:
         for path in paths:
             for found in read_sources([str(path)], Given()):
                 if isinstance(found, str):
-                    passed_over.append(f"{path}: {found}")
+                    skipped.append(f"{path}: {found}")
                     continue
                 file_id += 1
                 content, metadata = found.content, dict(found.metadata)
@@ -93,20 +96,20 @@ def write_rows(rows_file: Path, paths: list[Path], hygiene: Hygiene) -> list[str
                 )
                 file.write(json_line(asdict(row)))
     if not file_id:
-        raise UsageError(f"nothing to show: {'; '.join(passed_over) or 'the folder holds no files'}")
-    return passed_over
+        raise UsageError(f"nothing to show: {'; '.join(skipped) or 'the folder holds no files'}")
+    return skipped
 
 
 def _last_run(settings: Settings) -> RunDirectory:
     folders = sorted(path for path in Home(settings.home).runs.glob("[0-9]*") if (path / "rows.jsonl").is_file())
     if not folders:
-        raise UsageError(f"there is no run below {Home(settings.home).runs} yet: name files or a run directory")
+        raise UsageError(f"there is no run below {Home(settings.home).runs} yet. Name files or a run directory")
     return RunDirectory(folders[-1])
 
 
 def _seed(run: RunDirectory) -> int | None:
     try:
         seed = json.loads(run.manifest.read_text(encoding="utf-8"))["seed"]
-    except (OSError, ValueError, KeyError, TypeError):  # rows alone are enough to show
+    except (OSError, ValueError, KeyError, TypeError):  # the rows can be shown without a manifest
         return None
     return seed if isinstance(seed, int) else None

@@ -24,7 +24,7 @@ def runs(
     limit: Annotated[int, typer.Option(min=1)] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """Runs of the stream, newest first."""
+    """List the stream's runs, newest first."""
     settings = settings_for(recipe)
     with database(settings) as pool:
         history = run_table.history(pool, settings.recipe.stream, limit=limit)

@@ -1,4 +1,4 @@
-"""up, stop, status: the service itself."""
+"""The commands up, stop and status."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ STOP_WAIT_SECONDS = 120.0
 
 def up(
     recipe: RecipeOption = None,
-    once: Annotated[bool, typer.Option("--once", help="End after the first verdict.")] = False,
-    port: Annotated[int | None, typer.Option(help="METRICS_PORT")] = None,
-    model: Annotated[str | None, typer.Option(help="MODEL: another base than the recipe's.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Stop after the first verdict.")] = False,
+    port: Annotated[int | None, typer.Option(help="Port of the HTTP server (METRICS_PORT).")] = None,
+    model: Annotated[str | None, typer.Option(help="Base model to use instead of the recipe's (MODEL).")] = None,
     demo: Annotated[
         bool | None,
-        typer.Option(help="Fill an empty table with Python's standard library (by default the embedded one only)."),
+        typer.Option(help="Fill an empty table with Python's standard library. Default: embedded database only."),
     ] = None,
 ) -> None:
-    """Run the service: poll, train, judge, publish, for as long as it is left running."""
+    """Run the service until it is stopped: poll, train, judge and publish."""
     log_format = chosen_log_format()
     logs.set_up(log_format)
     say = logs.sayer(log_format)
@@ -43,10 +43,10 @@ def up(
         wanted = (settings.recipe.service.demo_corpus and settings.database_url is None) if demo is None else demo
         verdict = run_service(settings, once=once, demo_corpus=wanted, say=say)
     except (ServiceError, DatabaseError) as error:
-        if log_format == "text":  # a message for a person, on lines of its own
+        if log_format == "text":  # main() prints a readable message
             raise
         code = error.exit_code if isinstance(error, ServiceError) else PreconditionError.exit_code
-        logs.event("The service has to end", level=logging.ERROR, reason=str(error), exit_code=code)
+        logs.event("Service failed", level=logging.ERROR, reason=str(error), exit_code=code)
         raise typer.Exit(code) from error
     if once:
         outcome = ("published" if verdict.promote else "refused") if verdict else "none"
@@ -59,7 +59,7 @@ def up(
 
 
 def stop(recipe: RecipeOption = None) -> None:
-    """End the service of this folder, its trainer and its database; a run in progress is resumed by the next start."""
+    """Stop this folder's service, its trainer and its database. The next start resumes a run in progress."""
     home = Home(settings_for(recipe).home)
     pid = stop_service(home, wait_seconds=STOP_WAIT_SECONDS)
     was_left = embedded.stop(home.postgres)
@@ -69,7 +69,7 @@ def stop(recipe: RecipeOption = None) -> None:
 
 
 def status(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
-    """Where the stream stands."""
+    """Show the state of the stream."""
     settings = settings_for(recipe)
     home, stream = Home(settings.home), settings.recipe.stream
     with database(settings) as pool:
@@ -96,4 +96,4 @@ def status(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
     facts["service"] = f"process {facts['service']}" if facts["service"] else "not running in this folder"
     for name in ("rows", "runs"):
         facts[name] = ", ".join(f"{count} {what}" for what, count in sorted(facts[name].items()))
-    print_table("", ["", ""], [[name.replace("_", " "), value] for name, value in facts.items()])
+    print_table(None, [], [[name.replace("_", " "), value] for name, value in facts.items()])

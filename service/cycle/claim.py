@@ -1,4 +1,4 @@
-"""Claim rows: from the database to a run directory, in one transaction; what is trained is what was claimed."""
+"""Claims rows and writes them to a run directory, in one transaction. The trainer reads only this directory."""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ from trainer.run_dir import (
 
 T = TypeVar("T")
 CHARS_PER_TOKEN = 3
-"""A low estimate for code, so that the earlier held-out sample fills the trainer's token budget."""
+"""A low estimate for code, so that the earlier held-out rows fill the trainer's token budget."""
 
 
 BATCH_ROWS, BATCH_CHARS = 200, 2_000_000
-"""Rows that are judged together: the fewer of so many and of so much text. The lease is renewed in between."""
+"""Limits of one admission batch: rows and characters. The lease is renewed between batches."""
 
 
 class NothingToHoldOut(Exception):
-    """A claim has no held-out row: there would be nothing to judge the run by."""
+    """The claim has no held-out row, so the run could not be judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claimed:
-    """A run that is ready to be trained, or what a claim came to without one."""
+    """The result of a claim: a run that is ready for training, or none."""
 
     run_id: int | None
-    """None: there was no row, and nothing was changed."""
+    """None: no row was found, and the database is unchanged."""
     trained: int = 0
     held_out: int = 0
     earlier_held_out: int = 0
     refused: int = 0
     put_off: int = 0
-    """Rows that stay pending: their repository or author has as many in the run as it may."""
+    """Rows that stay pending because their repository or author reached its limit."""
     secrets: int = 0
-    """Secrets that were replaced in the texts."""
+    """Number of secrets replaced in the texts."""
 
 
 def log_claim(claimed: Claimed, parent: int | None) -> None:
@@ -89,14 +89,14 @@ def claim_run(
     parent: Adapter | None,
     beat: Beat = lambda: None,
 ) -> Claimed:
-    """Claim up to MAX_DATASET_SIZE rows and write their run directory. `recipe` has its base pinned.
+    """Claim up to MAX_DATASET_SIZE rows and write their run directory. The recipe's base must be pinned.
 
-    The directory is complete under a temporary name before the commit and gets its own name after it; a crash
-    between the two leaves a run without a directory, which the next start gives back. Folders that have the new
-    run's number already are set aside.
+    The directory is completed under a temporary name before the commit, and renamed after it. A crash between the two
+    leaves a run without a directory; the next start returns its rows. Existing folders with the new run's number are
+    renamed.
 
     Raises:
-        NothingToHoldOut: no row could be held out.
+        NothingToHoldOut: the claim has no held-out row.
     """
     parent_version = parent.version if parent else None
     with claim(
@@ -124,15 +124,17 @@ def claim_run(
 
 
 def _set_aside(home: Home, run_id: int) -> None:
-    """A new run's folders cannot be there yet. Those that are were left by another database, or by runs that came
-    after the backup that this one was restored from: kept under another name, and never taken for the run's own."""
+    """Rename existing folders with the new run's number.
+
+    They belong to another database, or to runs that are newer than the backup this database was restored from.
+    """
     for folder in (home.run(run_id).root, home.adapter(run_id)):
         if folder.exists():
             aside = folder.with_name(f"set-aside-{folder.name}-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
             folder.rename(aside)
             fsync_folder(folder.parent)
             log(
-                "Folder of a run that this database does not know set aside; remove it when nobody misses it",
+                "Renamed a folder of a run unknown to this database. Delete it if nobody needs it",
                 level=logging.WARNING,
                 run=run_id,
                 folder=str(aside),
@@ -141,7 +143,7 @@ def _set_aside(home: Home, run_id: int) -> None:
 
 @contextmanager
 def _temporary(final: RunDirectory) -> Iterator[RunDirectory]:
-    """The directory under its temporary name; removed when filling it fails."""
+    """Yield the directory under its temporary name. Remove it if the block fails."""
     folder = RunDirectory(final.root.with_name(f".{final.root.name}.tmp"))
     shutil.rmtree(folder.root, ignore_errors=True)
     folder.root.mkdir(parents=True)
@@ -153,7 +155,7 @@ def _temporary(final: RunDirectory) -> Iterator[RunDirectory]:
 
 
 def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admission, beat: Beat) -> Claimed:
-    """Stream the claimed rows into the row files."""
+    """Write the admitted rows to the row files."""
     splitter, caps = Splitter(recipe.data, rows.held_out_places()), Caps(recipe.hygiene)
     with ExitStack() as files:
         writing: dict[Role, TextIO] = {
@@ -178,8 +180,8 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admissio
         by_file = recipe.data.split == "file"
         advice = "more files" if by_file else "files of another repository, or set data.split: file in the recipe"
         raise NothingToHoldOut(
-            f"none of the {splitter.trained} claimed rows falls into the held-out share (split: {recipe.data.split}); "
-            f"add {advice}"
+            f"none of the {splitter.trained} claimed rows falls into the held-out share (split: {recipe.data.split}). "
+            f"Add {advice}"
         )
     return Claimed(
         run_id=rows.run_id if splitter.trained or splitter.held_out or rows.rejected else None,
@@ -193,7 +195,7 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admissio
 
 
 def _beating(rows: Iterable[T], beat: Beat) -> Iterator[T]:
-    """Rows as they come, over a network that may be slow."""
+    """Yield the rows, with a heartbeat for each: the network may be slow."""
     for row in rows:
         beat()
         yield row
@@ -237,7 +239,7 @@ def _line(row: SourceRow | HeldOutRow, sha256: str, *, fresh: bool) -> str:
 def _write_facts(
     folder: RunDirectory, run_id: int, recipe: Recipe, home: Home, parent: Adapter | None, *, secrets: dict[str, int]
 ) -> None:
-    """recipe.yaml, the parent link and the manifest; everything durable before the claim commits."""
+    """Write recipe.yaml, the parent link and the manifest. All files are synced before the claim commits."""
     write_text(folder.recipe, dump_recipe(recipe))
     parent_manifest = None
     if parent is not None:

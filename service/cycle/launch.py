@@ -1,4 +1,4 @@
-"""Start, watch and stop the trainer's process group, whose environment is an allow-list: no database, no token."""
+"""Starts, watches and stops trainer processes. Their environment is an allow-list without database or token."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRAINER = (sys.executable, "-m", "trainer")
 
 WATCH_SECONDS = 0.25
 STOP_GRACE_SECONDS = 60.0
-"""What a trainer gets to write its checkpoint before it is killed (an earlier checkpoint then serves)."""
+"""Time for a trainer to write its checkpoint before it is killed. Otherwise the last checkpoint is used."""
 
 PASSED_ON = frozenset(
     [
@@ -70,16 +70,16 @@ PASSED_ON = frozenset(
 
 
 def trainer_environment(environment: Mapping[str, str], secrets: Mapping[str, str]) -> dict[str, str]:
-    """What the trainer's process may see."""
+    """Return the environment of a trainer process."""
     passed = {name: value for name, value in environment.items() if name in PASSED_ON and value}
     quiet = {} if sys.stderr.isatty() else {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     return {**passed, **secrets, **quiet, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class TrainerProcess:
-    """One `python -m trainer run`, in a session of its own.
+    """One `python -m trainer run`, in its own session.
 
-    The trainer ends by itself when its stdin closes, so it never outlives a service that was killed.
+    The trainer ends when its stdin closes, so it never outlives a killed service.
     """
 
     def __init__(self, run: RunDirectory, secrets: Mapping[str, str]) -> None:
@@ -99,7 +99,7 @@ class TrainerProcess:
         return self._process.pid
 
     def wait(self, seconds: float) -> int | None:
-        """The exit code (negative: the signal that killed it), or None while it runs after `seconds`."""
+        """Wait up to `seconds`. Return the exit code (negative: a signal), or None if the trainer still runs."""
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -112,7 +112,7 @@ class TrainerProcess:
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End the whole group at once; its checkpoints stay."""
+        """Kill the process group at once. Checkpoints stay."""
         self._signal(signal.SIGKILL)
         self._process.wait()
 
@@ -121,12 +121,15 @@ class TrainerProcess:
             try:
                 os.killpg(self._process.pid, number)
             except ProcessLookupError:
-                return  # it ended between the two lines
+                return  # it ended just now
 
 
 def watch_to_end(process: TrainerProcess, stop: threading.Event, each_moment: Callable[[], None]) -> int | None:
-    """Wait for a trainer, calling `each_moment` meanwhile; its exit code, or None when we were told to stop and
-    ended it. If `each_moment` fails, the trainer is ended too: nobody would watch it."""
+    """Wait for a trainer and call `each_moment` meanwhile. If that fails, kill the trainer.
+
+    Returns:
+        The exit code, or None if `stop` was set and the trainer was stopped.
+    """
     try:
         while (code := process.wait(WATCH_SECONDS)) is None:
             each_moment()
@@ -145,7 +148,7 @@ def watch_to_end(process: TrainerProcess, stop: threading.Event, each_moment: Ca
 
 
 def plan_memory(recipe_file: Path, arguments: Sequence[str], secrets: Mapping[str, str]) -> int:
-    """Run `python -m trainer plan`, which prints for itself; its exit code: 2 unusable recipe, 3 nothing fits."""
+    """Run `python -m trainer plan`, which prints the plan. Return its exit code: 2 unusable recipe, 3 nothing fits."""
     command = [*TRAINER, "plan", str(recipe_file), *arguments]
     return subprocess.run(
         command, stdin=subprocess.DEVNULL, cwd=PROJECT, env=trainer_environment(os.environ, secrets), check=False
@@ -153,7 +156,7 @@ def plan_memory(recipe_file: Path, arguments: Sequence[str], secrets: Mapping[st
 
 
 def show_samples(recipe_file: Path, rows_file: Path, arguments: Sequence[str], secrets: Mapping[str, str]) -> int:
-    """Run `python -m trainer samples`, which prints for itself; its exit code: 2 when something cannot be used."""
+    """Run `python -m trainer samples`, which prints the samples. Return its exit code: 2 for unusable input."""
     command = [*TRAINER, "samples", str(recipe_file), str(rows_file), *arguments]
     return subprocess.run(
         command, stdin=subprocess.DEVNULL, cwd=PROJECT, env=trainer_environment(os.environ, secrets), check=False
@@ -161,7 +164,7 @@ def show_samples(recipe_file: Path, rows_file: Path, arguments: Sequence[str], s
 
 
 def examine_trainer(recipe_file: Path, secrets: Mapping[str, str], *, seconds: float) -> tuple[str, str]:
-    """Run `python -m trainer doctor`: what it printed until its end, or until the time was up, on stdout and stderr."""
+    """Run `python -m trainer doctor` for up to `seconds`. Return its stdout and stderr."""
     command = [sys.executable, "-m", "trainer", "doctor", str(recipe_file)]
     with subprocess.Popen(
         command,
@@ -189,10 +192,10 @@ def prepare_base(
     *,
     capture_stderr: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m trainer prepare`: resolve the base and check that the recipe fits it. stderr is the user's,
-    unless it is captured.
+    """Run `python -m trainer prepare`: resolve the base and check that the recipe fits it.
 
-    In a session of its own, where a terminal's Ctrl-C does not reach it; killed when we are told to stop.
+    Its stderr goes to the user unless it is captured. It runs in its own session, so Ctrl-C does not reach it. It is
+    killed when `stop` is set.
     """
     with subprocess.Popen(
         [*TRAINER, "prepare", str(recipe_file)],
@@ -218,7 +221,7 @@ def prepare_base(
 
 
 def with_absolute_folder(recipe: Recipe) -> Recipe:
-    """A base that is a folder, from here: the trainer's process works in another one."""
+    """Make a base folder's path absolute: the trainer has another working directory."""
     folder = Path(recipe.base.model).expanduser()
     if recipe.base.model == TINY_BASE or not folder.is_dir():
         return recipe

@@ -1,4 +1,4 @@
-"""Being the one service of a stream: its lease, taken, renewed in time and given back."""
+"""Leadership of a stream: acquires, renews and releases its lease."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from db.pool import Pool
 from service.logs import event as log
 
 LEASE_SECONDS = 180.0
-"""Longer than hashing a 4 GB adapter takes. A restart in the same folder does not wait for it: the lease is its own."""
+"""Longer than hashing a 4 GB adapter takes. A restart in the same folder keeps its own lease and does not wait."""
 RENEW_SECONDS = 10.0
 
 
 class Leadership:
-    """The lease of one stream for one service. Whoever holds it may write; the database checks at every write."""
+    """One service's lease on one stream. Only the holder may write; the database checks every write."""
 
     def __init__(self, pool: Pool, stream: str, holder: str) -> None:
         self._pool, self._stream, self._holder = pool, stream, holder
@@ -29,41 +29,41 @@ class Leadership:
         """The lease to write under.
 
         Raises:
-            LeaseLost: we have none.
+            LeaseLost: this service has no lease.
         """
         if self._lease is None:
             raise LeaseLost(f"no lease on stream {self._stream}")
         return self._lease
 
     def acquire(self) -> bool:
-        """Take the lease if it is free, has run out, or was ours."""
+        """Acquire the lease if it is free, expired or already ours."""
         self._lease = leases.acquire(self._pool, self._stream, self._holder, LEASE_SECONDS)
         self._renewed = time.monotonic()
         return self._lease is not None
 
     def other_holder(self) -> tuple[str, float] | None:
-        """Another service that holds the lease, and the seconds that it has left."""
+        """The other service that holds the lease, and the remaining seconds."""
         held = leases.holder(self._pool, self._stream)
         return held if held is not None and held[0] != self._holder else None
 
     def due(self) -> bool:
-        """Whether it is time to renew."""
+        """Whether the lease must be renewed."""
         return time.monotonic() - self._renewed > RENEW_SECONDS
 
     def renew(self) -> None:
-        """Renew the lease when it is time; raises LeaseLost when another service took it."""
+        """Renew the lease if it is due. Raises LeaseLost if another service holds it."""
         if self.due():
             leases.renew(self._pool, self.lease, LEASE_SECONDS)
             self._renewed = time.monotonic()
 
     def put_off(self) -> None:
-        """The database did not answer: try again after the usual time."""
+        """Postpone the renewal, because the database did not answer."""
         self._renewed = time.monotonic()
 
     def release(self) -> None:
-        """Let another service have it at once; without an answer it runs out by itself."""
+        """Release the lease. If the database does not answer, the lease expires."""
         if self._lease is not None:
             try:
                 leases.release(self._pool, self._lease)
             except DatabaseError as error:
-                log("Lease not released; it runs out by itself", level=logging.WARNING, reason=str(error))
+                log("Lease not released; it will expire", level=logging.WARNING, reason=str(error))

@@ -1,4 +1,4 @@
-"""Which state of the daemon may follow which."""
+"""Allowed transitions between the daemon's states."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.PAUSED: frozenset({State.STARTING, State.STANDBY}),
     State.STOPPED: frozenset(),
 }
-"""STOPPED may follow every state. STARTING follows one whose writes the database may or may not have got."""
+"""STOPPED may follow every state. STARTING follows a state whose writes may not have reached the database."""
 
 
 def may_follow(now: State, then: State) -> bool:
-    """Whether the daemon may go from one state to the other."""
+    """Whether the transition is allowed."""
     return then is State.STOPPED or then is now or then in TRANSITIONS[now]

@@ -1,4 +1,4 @@
-"""What the daemon keeps in order between its states: the pointer, leftovers, the counts on the board, the disk."""
+"""Maintenance between the daemon's states: pointer, leftovers, counts on the board, disk space."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainer.run_dir import RunDirectoryError
 
 
 class Pause(Exception):
-    """The daemon cannot go on now: what is wrong, in words a person can act on."""
+    """The daemon cannot continue now. The reason tells a person what to do."""
 
     def __init__(self, cause: str, reason: str) -> None:
         self.cause = cause
@@ -27,7 +27,7 @@ class Pause(Exception):
 
 
 class Upkeep:
-    """Looks after one stream's folder and its figures."""
+    """Maintains one stream's folder and its counts."""
 
     def __init__(self, settings: Settings, home: Home, pool: Pool, board: Board) -> None:
         self.settings, self.home, self.pool, self.board = settings, home, pool, board
@@ -35,28 +35,28 @@ class Upkeep:
         self._polled = 0.0
 
     def poll_due(self) -> bool:
-        """Whether the last poll is CHECK_INTERVAL ago."""
+        """Whether CHECK_INTERVAL has passed since the last poll."""
         return time.monotonic() - self._polled > self.settings.check_interval_seconds
 
     def derive_pointer(self) -> None:
-        """Make the pointer follow the database; degraded while they differ."""
+        """Point the symlink to the database's current adapter. The service is degraded while they differ."""
         current = adapters.current(self.pool, self.stream)
         try:
             if sync_pointer(self.home, self.stream, current):
                 log("Pointer", stream=self.stream, version=current.version if current else None)
         except OSError as error:
             if "pointer" not in self.board.read().troubles:
-                log("Pointer cannot be moved", level=logging.WARNING, stream=self.stream, reason=str(error))
-            self.board.trouble("pointer", f"{self.home.pointer(self.stream)} cannot be moved: {error}")
+                log("Pointer cannot be updated", level=logging.WARNING, stream=self.stream, reason=str(error))
+            self.board.trouble("pointer", f"{self.home.pointer(self.stream)} cannot be updated: {error}")
         else:
             self.board.clear("pointer")
         self.board.update(current_version=current.version if current else None, current_known=True)
 
     def check_current(self) -> None:
-        """No claim on top of an adapter that is not what was published: every run would fail.
+        """Verify the current adapter before a claim. If it is damaged, every run would fail.
 
         Raises:
-            Pause: its folder is missing or damaged.
+            Pause: the adapter's folder is missing or damaged.
         """
         current = adapters.current(self.pool, self.stream)
         if current is not None:
@@ -65,13 +65,13 @@ class Upkeep:
             except RunDirectoryError as error:
                 raise Pause(
                     "adapter",
-                    f"the current adapter cannot be trained on: {error}. Bring its folder back from a backup, or "
-                    "`codelupe rollback` to a version that is whole",
+                    f"the current adapter cannot be trained on: {error}. Restore its folder from a backup, or "
+                    "run `codelupe rollback` to an intact version",
                 ) from error
         self.board.clear("adapter")
 
     def clean_up(self) -> None:
-        """Leftovers of a service that was killed between a verdict and its tidying."""
+        """Clean up after a service that was killed between a verdict and its cleanup."""
         ended = {run.run_id for run in runs.history(self.pool, self.stream, limit=20) if run.ended_at}
         for run_id in ended:
             if self.home.run(run_id).rows.exists():
@@ -84,7 +84,7 @@ class Upkeep:
         retire(self.home, here, self.settings.keep_adapters)
 
     def refresh(self) -> None:
-        """Show the stream's sums; no run is on."""
+        """Show the stream's counts on the board, without a live run."""
         self.board.update(
             totals=runs.totals(self.pool, self.stream),
             database_ready=True,
@@ -94,14 +94,14 @@ class Upkeep:
         )
 
     def poll(self, lease: Lease) -> chunks.Pending:
-        """Look at the newest rows: what waits, as far as is known."""
+        """Count the newest rows. Returns all pending rows known so far."""
         found = chunks.poll(self.pool, lease, self.settings.source, self.settings.eligibility)
         self._polled = time.monotonic()
         self.board.update(pending=found)
         return found
 
     def sweep(self, lease: Lease, *, urgent: bool = False, confirm: datetime | None = None) -> chunks.Pending | None:
-        """Look at the one range of older rows whose turn it is (see db.chunks); None where none is due."""
+        """Count the next due range of older rows (see db.chunks). Returns None if no range is due."""
         found = chunks.sweep(
             self.pool,
             lease,
@@ -116,10 +116,10 @@ class Upkeep:
         return found
 
     def check_disk(self) -> None:
-        """No claim while less than twice what a run needs is free.
+        """Check that the disk has twice the space of a run before a claim.
 
         Raises:
-            Pause: there is less.
+            Pause: it has less.
         """
         free, needed = self.home.free_bytes(), 2 * self.home.run_bytes()
         self.board.update(disk_free_bytes=free)
@@ -127,8 +127,8 @@ class Upkeep:
             raise Pause(
                 "disk",
                 f"{free / 1e9:.1f} GB are free for {self.home.runs} and {self.home.models}, "
-                f"and a run wants {needed / 1e9:.1f} GB: make room there, it goes on by itself; or stop it, "
-                "set a smaller KEEP_ADAPTERS and `codelupe gc`",
+                f"but a run requires {needed / 1e9:.1f} GB. Free some space, and the service continues. Or stop it, "
+                "lower KEEP_ADAPTERS and run `codelupe gc`",
             )
         self.board.clear("disk")
 

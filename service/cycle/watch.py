@@ -1,4 +1,4 @@
-"""The trainer's events as they come: onto the board, and into the log in the words people grep for."""
+"""Follows the trainer's events and copies them to the board and the log."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from trainer.records import EventTail
 from trainer.run_dir import RunDirectory
 
 STEP_LOG_SECONDS = 5.0
-"""Steps are logged at most this often, the first and the last always."""
+"""Minimum time between logged steps. The first and the last step are always logged."""
 
 SPLITS = {"anchor": "anchor", "current": "current", "candidate": "eval"}
-"""Name of an evaluation in events → its `split` in metrics."""
+"""Maps an evaluation's name in events to its `split` in metrics."""
 
 
 class Watcher:
@@ -31,24 +31,24 @@ class Watcher:
         self._last_step_logged = 0.0
         self._live = False
         self.failure: str | None = None
-        """What the trainer said when it failed."""
+        """The trainer's error message, if it failed."""
         board.update(progress=self._progress)
 
     def skip_history(self) -> None:
-        """Take in what earlier starts of this run left, without logging it again."""
+        """Read the events of earlier starts without logging them again."""
         self._live = False
         self.read()
         self.failure = None
 
     def read(self) -> None:
-        """Take in what is new."""
+        """Read new events."""
         for record in self._tail.new():
             handler = HANDLERS.get(record["event"])
             if handler is not None:
                 handler(self, record)
         self._live = True
 
-    # --- one method an event -------------------------------------------------------------------------------
+    # --- one method per event ------------------------------------------------------------------------------
 
     def _say(self, message: str, record: dict[str, Any], *names: str, level: int = logging.INFO) -> None:
         if self._live:
@@ -70,9 +70,9 @@ class Watcher:
 
     def _base_copy(self, record: dict[str, Any]) -> None:
         if record.get("state") == "made":
-            self._say("Copy of the base in 4 bits", record, "path", "bytes", "seconds")
+            self._say("4-bit copy of the base model", record, "path", "bytes", "seconds")
         else:
-            self._say("Copy of the base in 4 bits", record, "state", "path", "message", level=logging.WARNING)
+            self._say("4-bit copy of the base model", record, "state", "path", "message", level=logging.WARNING)
 
     def _plan(self, record: dict[str, Any]) -> None:
         self._show(steps_total=int(record.get("steps_total") or 0))
@@ -113,19 +113,25 @@ class Watcher:
         self._say("Training stopped early", record, "step", "best_step")
 
     def _non_finite(self, record: dict[str, Any]) -> None:
-        self._say("Training met a value that is not finite", record, "step", "what", level=logging.WARNING)
+        self._say("Training produced a non-finite value", record, "step", "what", level=logging.WARNING)
 
     def _out_of_memory(self, record: dict[str, Any]) -> None:
-        self._say("Training ran out of memory and goes on", record, "step", "tokens", level=logging.WARNING)
+        self._say(
+            "Training ran out of memory and continues with smaller batches",
+            record,
+            "step",
+            "tokens",
+            level=logging.WARNING,
+        )
 
     def _unmeasured(self, record: dict[str, Any]) -> None:
-        self._say("Training makes no sense without a held-out sample", record, "rows", "reasons", level=logging.WARNING)
+        self._say("Training skipped: no held-out sample", record, "rows", "reasons", level=logging.WARNING)
 
     def _tracker(self, record: dict[str, Any]) -> None:
-        self._say("Tracker trouble", record, "tracker", "message", level=logging.WARNING)
+        self._say("Tracker failed", record, "tracker", "message", level=logging.WARNING)
 
     def _damaged(self, record: dict[str, Any]) -> None:
-        self._say("Training passes over a damaged checkpoint", record, "path", "message", level=logging.WARNING)
+        self._say("Skipped a damaged checkpoint", record, "path", "message", level=logging.WARNING)
 
     def _stopping(self, record: dict[str, Any]) -> None:
         self._say("Training is stopping", record, "reason")
@@ -156,9 +162,9 @@ HANDLERS: dict[str, Callable[[Watcher, dict[str, Any]], None]] = {
     "failed": Watcher._failed,
     "finished": Watcher._finished,
 }
-"""What is done with each event; one that is not here is for other readers."""
+"""Handler of each event. Other events are ignored."""
 
 
 def _finite(value: Any) -> float | None:
-    """A number of an event; events hold "nan" and the like as text."""
+    """Return an event's number if it is finite. Events hold "nan" and "inf" as text."""
     return float(value) if isinstance(value, int | float) else None

@@ -1,7 +1,7 @@
-"""Ends the process when its loop hangs, so that whoever keeps it running (a container's restart policy) starts it anew.
+"""Ends the process when its main loop hangs, so that a supervisor (a container's restart policy) restarts it.
 
-Waiting is no hanging: the loop beats while it sleeps, trains, or has no database. What is lost is nothing: the next
-start takes up the live run, and the trainer writes its checkpoint and ends when our end of its stdin closes.
+The loop sends heartbeats while it sleeps, trains or waits for the database. Nothing is lost when the process ends: the
+trainer's stdin closes, so it writes a checkpoint and ends, and the next start resumes the run.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from contextlib import contextmanager
 from service.logs import event as log
 from service.web.board import STALE_HEARTBEAT_SECONDS, Board
 
-LOOK_SECONDS = 5.0
+CHECK_SECONDS = 5.0
 PATIENCE_SECONDS = STALE_HEARTBEAT_SECONDS + 60.0
-"""/health and /livez say so for a minute before."""
+"""/health and /livez report the hang one minute earlier."""
 EXIT_CODE = 70
 """EX_SOFTWARE of sysexits.h."""
 
 
 def _end() -> None:
-    faulthandler.dump_traceback()  # where every thread hangs, on stderr
-    os._exit(EXIT_CODE)  # the loop would not hear anything gentler
+    faulthandler.dump_traceback()  # the stack of every thread, on stderr
+    os._exit(EXIT_CODE)  # a hanging loop does not react to anything else
 
 
 @contextmanager
 def watched(board: Board, end: Callable[[], None] = _end) -> Iterator[None]:
-    """Watch the loop's heartbeat for as long as the block runs; `end` is called once, when it stood still for too long.
+    """Watch the loop's heartbeat while the block runs. Call `end` once if it stops for too long.
 
-    Time counts as it passes here: a process that was stopped as a whole (SIGSTOP, a laptop's lid) is not taken for one
-    that hangs.
+    Only time in which this thread runs counts. A process that was suspended (SIGSTOP, laptop lid) does not count as
+    hanging.
     """
     left = threading.Event()
 
     def watch() -> None:
         last, seconds = None, 0.0
-        while not left.wait(LOOK_SECONDS):
+        while not left.wait(CHECK_SECONDS):
             heartbeat = board.read().heartbeat
-            seconds = seconds + LOOK_SECONDS if heartbeat == last else 0.0
+            seconds = seconds + CHECK_SECONDS if heartbeat == last else 0.0
             last = heartbeat
             if seconds >= PATIENCE_SECONDS:
                 state = board.read().state
-                log("The loop hangs; the process ends", level=logging.ERROR, state=state, for_seconds=seconds)
+                log("Main loop hangs; ending the process", level=logging.ERROR, state=state, for_seconds=seconds)
                 end()
                 return
 

@@ -1,4 +1,4 @@
-"""Candidate against current: promote or refuse, with reasons. Pure: a report and a gate in, a verdict out."""
+"""Compares the candidate with the current adapter: promote or refuse, with reasons. A pure function."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from trainer.recipe import Gate
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What becomes of a candidate."""
+    """The decision on a candidate."""
 
     promote: bool
     reasons: tuple[str, ...]
-    """For a promotion, why it may; for a refusal, everything that speaks against it."""
+    """Why the candidate is promoted, or all reasons against it."""
     measured: dict[str, float]
     """Held-out loss by name: anchor, current, candidate."""
 
     def text(self) -> str:
-        """The reasons in one line."""
+        """Return the reasons in one line."""
         return "; ".join(self.reasons)
 
 
 def judge(report: dict[str, Any], gate: Gate, *, run_id: int) -> Verdict:
-    """Weigh a finished run. Both losses were measured in that run on the same held-out rows."""
+    """Judge a finished run. It measured both losses on the same held-out rows."""
     evaluation = report.get("evaluation") or {}
     measured = {name: _loss(evaluation, name) for name in ("anchor", "current", "candidate")}
     against = list(_objections(report, measured, gate, run_id))
@@ -47,7 +47,7 @@ def _loss(evaluation: dict[str, Any], name: str) -> float:
 def _objections(report: dict[str, Any], measured: dict[str, float], gate: Gate, run_id: int) -> list[str]:
     against = []
     if report.get("run_id") != run_id:
-        against.append(f"the report is of run {report.get('run_id')}, not of run {run_id}")
+        against.append(f"the report belongs to run {report.get('run_id')}, not to run {run_id}")
     if (report.get("rows") or {}).get("trained", 0) < 1:
         against.append("no row was trained before the best step")
     if (report.get("held_out") or {}).get("samples", 0) < 1:

@@ -1,4 +1,4 @@
-"""The demonstration corpus: the running interpreter's own standard library, dropped in batches."""
+"""The demo corpus: the interpreter's standard library, inserted in batches."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ LEFT_OUT = frozenset({"test", "tests", "site-packages", "__pycache__", "idlelib"
 
 
 def demo_files(eligibility: Eligibility) -> Iterator[NewFile]:
-    """Standard library files of a length that may be trained on, in a fixed order.
+    """Yield standard library files of an eligible length, in a fixed order.
 
-    The half that the tiny base was pre-trained on (first byte of sha256(path) even) is left out, so that the
-    held-out loss says something.
+    The tiny base was pre-trained on one half of them (first byte of sha256(path) even). That half is left out, so that
+    the held-out loss is meaningful.
     """
     root = Path(sysconfig.get_path("stdlib"))
     found = []
@@ -43,7 +43,7 @@ def demo_files(eligibility: Eligibility) -> Iterator[NewFile]:
 
 
 def wanted(pool: Pool, source: Source) -> bool:
-    """Whether there is something to feed: an empty table, or a demonstration that was interrupted."""
+    """Whether the table is empty, or an earlier demo was interrupted."""
     return source.name == "code_files" and (is_empty(pool, source) or bool(known_paths(pool, REPOSITORY)))
 
 
@@ -53,8 +53,10 @@ def feed(
     stop: threading.Event,
     on_batch: Callable[[int, int], None],
 ) -> None:
-    """Drop what the table does not have yet, batch by batch, each once the one before it has been claimed: once fewer
-    rows are pending than start a run."""
+    """Insert the missing files batch by batch.
+
+    A batch follows when the previous one is claimed: fewer rows are pending than a run needs.
+    """
 
     def is_claimed() -> bool:
         waiting = count(pool, settings.source, settings.eligibility, settings.recipe.stream)

@@ -1,5 +1,4 @@
-"""Files, folders, git checkouts, JSONL, Parquet and datasets into code_files. Says what was passed over, and is safe to
-repeat."""
+"""Inserts files, folders, git checkouts, JSONL, Parquet and datasets into code_files. Safe to repeat."""
 
 from __future__ import annotations
 
@@ -21,13 +20,13 @@ from service.intake.records import Given, Skipped, read_jsonl, read_parquet, sto
 
 MAX_FILE_BYTES = 2_000_000
 FIRST_BYTES = 4096
-"""Of a file whose name says no language: enough to see whether its text does."""
+"""Bytes to read of a file whose name gives no language, to detect the language from its text."""
 PROGRESS_EVERY = 200
 
 
 @dataclass
 class Summary:
-    """What a drop came to."""
+    """The result of a drop."""
 
     inserted: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
@@ -46,8 +45,10 @@ def drop_paths(
     token: str | None = None,
     on_progress: Callable[[Summary], None] = lambda summary: None,
 ) -> Summary:
-    """Insert all that the sources give. What is there already (repository, path and text; of a change, its commit) is
-    passed over. `history_commits`: of a git checkout, the changes of so many commits instead of its files."""
+    """Insert all rows of the sources, and skip rows that exist (same repository, path and text, or commit of a change).
+
+    `history_commits` reads the changes of that many commits from a git checkout instead of its files.
+    """
     summary = Summary()
 
     def files() -> Iterator[NewFile]:
@@ -72,7 +73,7 @@ def drop_paths(
 def read_sources(
     sources: Sequence[str], given: Given, *, history_commits: int = 0, token: str | None = None
 ) -> Iterator[NewFile | Skipped]:
-    """Every file or row of the sources, in a fixed order, or the reason why it is passed over."""
+    """Yield every file or row of the sources in a fixed order, or the reason why it is skipped."""
     for source in sources:
         path = Path(source)
         if source.startswith(SCHEME):
@@ -81,7 +82,7 @@ def read_sources(
             yield "symlink"
         elif path.is_dir():
             yield from _read_folder(path.resolve(), given, history_commits)
-        elif not path.is_file():  # to open a pipe would wait for ever
+        elif not path.is_file():  # opening a pipe would block
             yield "not a file"
         elif path.suffix in (".jsonl", ".ndjson"):
             yield from read_jsonl(path, given)
@@ -96,29 +97,29 @@ def _read_folder(root: Path, given: Given, history_commits: int) -> Iterator[New
     commit = git(root, "rev-parse", "--verify", "--quiet", "HEAD") if checkout else None
     if history_commits:
         if commit is None:
-            yield "folder without a git history"
+            yield "folder has no git history"
         else:
             yield from read_history(root, given, max_commits=history_commits)
         return
     unreadable: list[OSError] = []
     for name in _tracked(root) if checkout else _walk(root, unreadable.append):
         within = root / name
-        if os.path.lexists(within / ".git") and not within.is_symlink():  # a checkout with a .gitignore of its own
+        if os.path.lexists(within / ".git") and not within.is_symlink():  # a nested checkout with its own .gitignore
             yield from _read_folder(within, given, 0)
         else:
             yield new_file(within, given, repository=given.repository or root.name, name=name, commit=commit)
-    yield from (f"folder that cannot be read ({error.strerror})" for error in unreadable)
+    yield from (f"folder cannot be read ({error.strerror})" for error in unreadable)
 
 
 def _tracked(root: Path) -> Iterator[str]:
-    """Files that git tracks, then those that it would: .gitignore is honoured. Each group in order."""
+    """Yield tracked files, then untracked files that .gitignore does not exclude. Each group is sorted."""
     for which in (["--cached"], ["--others", "--exclude-standard"]):
         names = (os.fsdecode(name).rstrip("/") for name in git_fields(root, "ls-files", "-z", *which))
         yield from (name for name, _ in itertools.groupby(names) if name and os.path.lexists(root / name))
 
 
 def _walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[str]:
-    """Files below a folder, and folders that are checkouts of their own."""
+    """Yield the files below a folder, and folders that are nested checkouts."""
     for folder, folders, files in os.walk(root, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
         checkouts = {name for name in folders if os.path.lexists(Path(folder) / name / ".git")}
@@ -127,7 +128,7 @@ def _walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[str]:
 
 
 def new_file(path: Path, given: Given, *, repository: str, name: str, commit: str | None = None) -> NewFile | Skipped:
-    """One file as a row, or the reason why it is passed over."""
+    """Return a file as a row, or the reason why it is skipped."""
     try:
         if path.is_symlink():
             return "symlink"
@@ -135,7 +136,7 @@ def new_file(path: Path, given: Given, *, repository: str, name: str, commit: st
             return refused
         if not path.is_file():
             return "not a file"
-        if by_name(name) is None and not _may_say_a_language(path):
+        if by_name(name) is None and not _may_be_script(path):
             return "not a known language"
         if path.stat().st_size > MAX_FILE_BYTES:
             return f"over {MAX_FILE_BYTES:,} bytes"
@@ -160,8 +161,8 @@ def new_file(path: Path, given: Given, *, repository: str, name: str, commit: st
     )
 
 
-def _may_say_a_language(path: Path) -> bool:
-    """Whether a file without a telling name is worth reading: only one without any extension can be a program."""
+def _may_be_script(path: Path) -> bool:
+    """Whether to look for a language in the text: only a file without an extension can be a script."""
     if path.suffix:
         return False
     with path.open("rb") as file:

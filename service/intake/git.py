@@ -1,4 +1,4 @@
-"""git as a process: what it says of a folder, and where it cannot say anything."""
+"""Runs git as a subprocess."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from service.errors import PreconditionError
 from service.logs import event as log
 
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR")
-"""What a hook has set names the hook's own repository."""
+"""Variables that a git hook sets for its own repository."""
 
 
 def environment() -> dict[str, str]:
-    """The environment of a git that looks at the folder it is told."""
+    """Return an environment in which git uses the given folder."""
     return {name: value for name, value in os.environ.items() if name not in ELSEWHERE} | {"LC_ALL": "C"}
 
 
 def git(root: Path, *arguments: str) -> str | None:
-    """Output of a git command in a folder; None where it fails, or without git. Bytes that are not UTF-8 come as
-    surrogates, as in names of files."""
+    """Return the output of a git command, or None if it fails or git is missing.
+
+    Bytes that are not UTF-8 become surrogates, as in file names.
+    """
     try:
         done = _run(root, *arguments)
     except FileNotFoundError:
@@ -31,10 +33,10 @@ def git(root: Path, *arguments: str) -> str | None:
 
 
 def git_fields(root: Path, *arguments: str) -> Iterator[bytes]:
-    """What a git command says between NUL characters, as it comes: no name and no message can hold one.
+    """Yield the NUL-separated fields of a git command's output. Names and messages cannot contain NUL.
 
     Raises:
-        PreconditionError: it did not end well.
+        PreconditionError: git failed.
     """
     command = ["git", "-C", str(root), *arguments]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment())
@@ -47,8 +49,8 @@ def git_fields(root: Path, *arguments: str) -> Iterator[bytes]:
         yield held
         if process.wait() != 0:
             raise PreconditionError(
-                f"git {arguments[0]} could not read {root} to its end (exit {process.returncode}); "
-                "what it says stands above"
+                f"git {arguments[0]} could not read {root} to its end (exit {process.returncode}): "
+                "see its message above"
             )
     finally:
         process.kill()
@@ -56,16 +58,16 @@ def git_fields(root: Path, *arguments: str) -> Iterator[bytes]:
 
 
 def is_checkout(root: Path) -> bool:
-    """Whether a folder lies in a git checkout.
+    """Whether a folder is in a git checkout.
 
     Raises:
-        PreconditionError: it does, and git does not read it (of another user, say): .gitignore would not be honoured.
+        PreconditionError: it is, but git cannot read it, so .gitignore would be ignored.
     """
     try:
         done = _run(root, "rev-parse", "--is-inside-work-tree")
     except FileNotFoundError:
         if any((folder / ".git").exists() for folder in (root, *root.parents)):
-            log("git is not installed: .gitignore is not honoured", level=logging.WARNING, folder=str(root))
+            log("git is not installed, so .gitignore is ignored", level=logging.WARNING, folder=str(root))
         return False
     said = " ".join(done.stderr.decode("utf-8", "replace").split())
     if done.returncode != 0 and "not a git repository" not in said:

@@ -1,4 +1,4 @@
-"""The changes of a git history as rows: a row for each changed file of each commit, with what was there before."""
+"""Reads a git history as rows: one row for each changed file of each commit, with the previous text."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from service.intake.records import Given, Skipped, is_storable, stored
 
 MAX_COMMITS = 1000
 MAX_CHANGED_BYTES = 100_000
-"""Of a file before or after its change: a diff takes the square of its length at worst."""
+"""Maximum size of a file before and after its change. A diff's worst-case time is quadratic."""
 PHASE = "commits"
 REGULAR = frozenset({"000000", "100644", "100755", "100664"})
-"""Modes of a file, or of none; others are links and repositories within."""
+"""Modes of regular files and of no file. Other modes are links and submodules."""
 
 
 def read_history(root: Path, given: Given, *, max_commits: int = MAX_COMMITS) -> Iterator[NewFile | Skipped]:
-    """Changes of the newest commits below a folder, merges left out, newest first. Deleted files are passed over.
+    """Yield the changes of the newest commits below a folder, newest first. Skips merges and deleted files.
 
     Raises:
-        PreconditionError: git could not read the history to its end.
+        PreconditionError: git could not read the whole history.
     """
     log = git_fields(
         root, "log", f"--max-count={max_commits}", "--no-merges", "--raw", "--no-abbrev", "-z", "--relative",
@@ -39,7 +39,7 @@ def read_history(root: Path, given: Given, *, max_commits: int = MAX_COMMITS) ->
     blobs = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment())
     try:
         for change in _changes(log):
-            if change.sha in edge:  # git shows all of its files as new: what it changed is not here
+            if change.sha in edge:  # its parent is missing, so git shows all files as new
                 yield "commit at the edge of a shallow clone"
             else:
                 yield _row(change, blobs, given, given.repository or root.name)
@@ -50,18 +50,18 @@ def read_history(root: Path, given: Given, *, max_commits: int = MAX_COMMITS) ->
 
 @dataclass(frozen=True, kw_only=True)
 class _Change:
-    """What one commit did to one file."""
+    """The change of one file by one commit."""
 
     sha: str
     author: str
     message: str
     facts: str
-    """Modes, blobs before and after, and a letter, as `git log --raw` has them."""
+    """Modes, blobs before and after, and status letter, as in `git log --raw`."""
     path: str
 
 
 def _changes(fields: Iterator[bytes]) -> Iterator[_Change]:
-    """git's fields in turn: a commit's three, then two for each of its changes, the first of which has a colon."""
+    """Parse git's fields: three per commit, then two per change. The first field of a change starts with a colon."""
     sha, author, message = "", "", ""
     for field in fields:
         text = field.decode("utf-8", "replace").strip("\n")
@@ -73,7 +73,7 @@ def _changes(fields: Iterator[bytes]) -> Iterator[_Change]:
 
 
 def _shallow_edge(root: Path) -> frozenset[str]:
-    """Commits whose parents a shallow clone left out."""
+    """Commits without parents in a shallow clone."""
     name = git(root, "rev-parse", "--git-path", "shallow")
     path = root / name if name else None
     return frozenset(path.read_text().split() if path is not None and path.is_file() else ())
@@ -116,13 +116,13 @@ def _row(change: _Change, blobs: subprocess.Popen[bytes], given: Given, reposito
 
 
 def _difference(old: str, new: str, path: str) -> str:
-    """The difference as git writes it: lines end with a newline alone."""
+    """Return the diff in git's format, where only a newline ends a line."""
     lines = difflib.unified_diff(list(io.StringIO(old)), list(io.StringIO(new)), f"a/{path}", f"b/{path}")
     return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 
 def _blob(blobs: subprocess.Popen[bytes], name: str) -> bytes | None:
-    """A blob's bytes, empty where there is none; None where it is too large."""
+    """Return a blob's bytes: empty without a blob, None if it is too large."""
     if not name.strip("0"):
         return b""
     assert blobs.stdin is not None and blobs.stdout is not None
@@ -130,7 +130,7 @@ def _blob(blobs: subprocess.Popen[bytes], name: str) -> bytes | None:
     blobs.stdin.flush()
     header = blobs.stdout.readline().split()
     if not header:
-        raise PreconditionError("git ended while it was asked for a file's text: what it says stands above")
+        raise PreconditionError("git ended while reading a file: see its message above")
     if len(header) < 3:  # missing: a partial clone
         return None
     size = int(header[2])

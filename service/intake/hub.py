@@ -1,4 +1,4 @@
-"""A dataset of the Hub as rows: its Parquet files, one after another."""
+"""Reads a Hub dataset as rows, one Parquet file after another."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from service.intake.records import Given, Skipped, read_parquet
 
 SCHEME = "hf://"
 CONVERTED = "refs/convert/parquet"
-"""Where the Hub itself keeps a dataset that was uploaded in another form."""
+"""The branch where the Hub keeps its Parquet conversion of a dataset."""
 
 
 def read_dataset(name: str, given: Given, token: str | None) -> Iterator[NewFile | Skipped]:
-    """Rows of a dataset, `owner/name`; each file is fetched into the Hub's cache when its turn comes.
+    """Yield the rows of a dataset `owner/name`. Downloads each file to the Hub cache when needed.
 
     Raises:
-        PreconditionError: the Hub does not answer, or has no such dataset.
+        PreconditionError: the Hub does not answer, or the dataset does not exist.
     """
     files, revision = _parquet_files(name, token)
     if not files:
-        yield "dataset without Parquet files"
+        yield "dataset has no Parquet files"
     for file in files:
         try:
             path = huggingface_hub.hf_hub_download(name, file, repo_type="dataset", revision=revision, token=token)
@@ -36,7 +36,7 @@ def read_dataset(name: str, given: Given, token: str | None) -> Iterator[NewFile
 
 
 def _parquet_files(name: str, token: str | None) -> tuple[list[str], str | None]:
-    """Parquet files of a dataset and their revision: its own, else those that the Hub made of it."""
+    """Return a dataset's Parquet files and their revision: its own files, else the Hub's conversion."""
     for revision in (None, CONVERTED):
         try:
             listed = huggingface_hub.list_repo_files(name, repo_type="dataset", revision=revision, token=token)
@@ -52,6 +52,6 @@ def _parquet_files(name: str, token: str | None) -> tuple[list[str], str | None]
 def _unreachable(name: str, error: Exception) -> PreconditionError:
     said = " ".join(str(error).split())[:200]
     return PreconditionError(
-        f"the dataset {name} cannot be read from the Hub ({type(error).__name__}: {said}); check the name "
+        f"the dataset {name} cannot be read from the Hub ({type(error).__name__}: {said}). Check the name "
         "(owner/name), the connection, and HF_TOKEN for a private one"
     )

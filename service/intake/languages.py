@@ -1,4 +1,4 @@
-"""What language a file is in: its name first, what it says second."""
+"""Detects a file's language by its name, then by its text."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ SAID: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("python", re.compile(r"^(?:def \w+\(.*\).*:|from [\w.]+ import |class \w+.*:)\s*", re.MULTILINE)),
     ("c", re.compile(r"^#include [<\"]\w", re.MULTILINE)),
 )
-"""Few and sure, in this order: a wrong language is worse than none."""
+"""Only reliable patterns, in order of priority: a wrong language is worse than none."""
 
 
 def by_name(name: str) -> str | None:
-    """The language that a file's name says; None where it says none."""
+    """Return the language by file name, or None."""
     path = Path(name)
     return LANGUAGES.get(path.suffix.lower()) or NAMES.get(path.name.lower())
 
 
 def language(name: str, content: str) -> str | None:
-    """The language of a file; None where neither its name nor its text says one."""
+    """Return the language by file name, then by text, or None."""
     named = by_name(name)
     if named == "c" and name.lower().endswith(".h") and CPP.search(content):
         return "cpp"
@@ -51,7 +51,7 @@ def language(name: str, content: str) -> str | None:
 
 
 def by_content(content: str) -> str | None:
-    """The language that a text says by its first line or by what only one language has."""
+    """Return the language by shebang or by a pattern unique to one language, or None."""
     if content.startswith("#!"):
         match = SHEBANG.match(content)
         return INTERPRETERS.get(match.group(1).lower()) if match else None

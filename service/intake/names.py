@@ -1,4 +1,4 @@
-"""Files that are passed over for their name alone: what is hidden, and what holds keys."""
+"""Skips files by name: hidden files and key files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ KEY_ENDINGS = (".pem", ".key", ".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".a
 
 
 def refused_name(name: str) -> str | None:
-    """Why a file of this path is passed over, or None."""
+    """Return why a file with this path is skipped, or None."""
     parts = PurePosixPath(name).parts
     if any(part.startswith(".") for part in parts):
         return "dotfile"

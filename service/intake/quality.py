@@ -1,13 +1,13 @@
-"""A score from 0 to 100 for a text whose source gives none: a rule of thumb that sorts out what few want.
+"""A heuristic quality score from 0 to 100, for texts whose source gives none.
 
-100, less
-  30 × the share of lines (blank ones left out) that the text says more than once, beyond the first 30 % of them
+100 minus
+  30 × the share of repeated lines (without blank lines), beyond the first 30 %
   30 × the share of lines over 120 characters
-  20   where under 40 % of the characters (blanks left out) are letters and digits
-  10   where over 60 % of the lines are comments, or over 100 lines have none
-  10   where there are fewer than 5 lines
+  20   if under 40 % of the characters (without whitespace) are letters and digits
+  10   if over 60 % of the lines are comments, or if over 100 lines have none
+  10   if there are fewer than 5 lines
   10 × the share of lines with TODO, FIXME, XXX or HACK, times 10, at most 10
-Ordinary code comes to 85 and more; the default threshold is 70. `codelupe drop --score N` sets it aside.
+Ordinary code scores 85 or more. The default threshold is 70. `codelupe drop --score N` overrides the score.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ COMMENT = ("#", "//", "/*", "*", "--", ";", "%", "<!--", '"""', "'''")
 UNFINISHED = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b")
 BLANKS = b" \t\r\n\v\f"
 SIGNS = bytes(range(128)).translate(None, (string.ascii_letters + string.digits).encode())
-"""ASCII that is neither letter nor digit; everything else counts as letters."""
+"""ASCII characters that are neither letter nor digit. All other characters count as letters."""
 FREE_REPETITION = 0.3
 LONG_LINE_CHARS = 120
 LEAST_LINES, MANY_LINES = 5, 100
 
 
 def quality_score(text: str) -> float:
-    """The score of a text, with one decimal."""
+    """Return the score of a text, with one decimal."""
     lines = [line for line in map(str.strip, text.splitlines()) if line]
     if not lines:
         return 0.0
@@ -41,6 +41,6 @@ def quality_score(text: str) -> float:
     score -= 20 * (letters < 0.4)
     score -= 10 * (comments > 0.6 or (comments == 0 and len(lines) > MANY_LINES))
     score -= 10 * (len(lines) < LEAST_LINES)
-    if any(word in text for word in ("TODO", "FIXME", "XXX", "HACK")):  # ten times as fast as the pattern
+    if any(word in text for word in ("TODO", "FIXME", "XXX", "HACK")):  # ten times faster than the pattern
         score -= min(10.0, 100 * len(UNFINISHED.findall(text)) / len(lines))
     return round(max(0.0, score), 1)

@@ -1,4 +1,4 @@
-"""Records that bring their own facts: lines of JSONL, rows of Parquet. Read a part at a time."""
+"""Reads rows with their own metadata from JSONL and Parquet, in parts."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from service.intake.languages import language
 from service.intake.quality import quality_score
 
 Skipped = str
-"""Why a file or row was passed over."""
+"""Why a file or row was skipped."""
 
 LARGEST_SCORE = 3e38
-"""Scores are stored in single precision."""
+"""The database stores scores in single precision."""
 FACTS = ("repository", "path", "language", "license", "commit_sha", "phase")
 TEXTS = ("content", "training_content", "prompt", "completion")
 COLUMNS = (*TEXTS, *FACTS, "quality_score", "metadata")
 PARQUET_ROWS = 256
 NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-"""A NUL character in JSON; after an even number of backslashes, else it is text about one."""
+"""An escaped NUL character in JSON. After an odd number of backslashes it is plain text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """What the one who drops says of everything."""
+    """Defaults and overrides given on the command line."""
 
     score: float | None = None
-    """None: a record's own score, else the heuristic one (service/intake/quality.py)."""
+    """None: use the record's own score, else the heuristic (service/intake/quality.py)."""
     repository: str | None = None
-    """Of what has none of its own; None: the folder's or file's name."""
+    """For rows without a repository. None: use the name of the folder or file."""
     phase: str | None = None
 
     def score_of(self, content: str) -> float:
@@ -45,7 +45,7 @@ class Given:
 
 
 def read_jsonl(path: Path, given: Given) -> Iterator[NewFile | Skipped]:
-    """One row a line; blank lines are none."""
+    """Yield one row per line, without blank lines."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -60,14 +60,16 @@ def _from_line(line: bytes, path: Path, number: int, given: Given) -> NewFile | 
         record = json.loads(line)
     except (ValueError, RecursionError):
         record = None
-    return from_record(record, path, number, given) if isinstance(record, dict) else "line that is no JSON object"
+    return from_record(record, path, number, given) if isinstance(record, dict) else "line is not a JSON object"
 
 
 def read_parquet(
     path: Path, given: Given, *, name: str | None = None, repository: str | None = None
 ) -> Iterator[NewFile | Skipped]:
-    """One row a row, a few hundred at a time. `name` and `repository` are for rows without a path or repository of
-    their own, else the file's name."""
+    """Yield the rows of a Parquet file, reading a few hundred at a time.
+
+    `name` and `repository` are used for rows without path or repository. The default is the file's name.
+    """
     try:
         with parquet.ParquetFile(path) as file:
             columns = [column for column in COLUMNS if column in file.schema_arrow.names]
@@ -84,24 +86,26 @@ def read_parquet(
 
 
 def _plain_record(row: pyarrow.RecordBatch) -> dict[str, Any] | Skipped:
-    """A row of Parquet; its strings may be any bytes, and its times any number."""
+    """Convert a Parquet row to a dict. Its strings can be invalid UTF-8, and its times out of range."""
     try:
         (record,) = row.to_pylist()
     except UnicodeDecodeError:
         return "not UTF-8"
     except (ValueError, OverflowError):
-        return "row with a value that is out of range"
+        return "row has a value out of range"
     return dict(record)
 
 
 def from_record(
     record: Mapping[str, Any], path: Path, number: int, given: Given, otherwise: str | None = None
 ) -> NewFile | Skipped:
-    """A record as a row, or why it is passed over. `path` and `number` name what has no name of its own, `otherwise`
-    what has no repository."""
+    """Return a record as a row, or why it is skipped.
+
+    `path` and `number` form the path of a record without one. `otherwise` is its default repository.
+    """
     content, metadata = _content(record)
     if content is None:
-        return "row without a content"
+        return "row has no `content`"
     facts = [record.get(name) or "" for name in FACTS]
     if not all(is_storable(text) for text in (content, *facts)):
         return "not text"
@@ -109,7 +113,7 @@ def from_record(
     if isinstance(own_score, int | float) and not abs(own_score) <= LARGEST_SCORE:
         return "quality_score out of range"
     if metadata is None:
-        return "metadata that cannot be stored"
+        return "metadata cannot be stored"
     repository, own_path, own_language, licence, commit, phase = facts
     known = isinstance(own_score, int | float) and not isinstance(own_score, bool)
     return NewFile(
@@ -126,7 +130,7 @@ def from_record(
 
 
 def _content(record: Mapping[str, Any]) -> tuple[Any, dict[str, Any] | None]:
-    """A record's text, and its metadata with the two parts of a pair; no metadata where Postgres could not hold it."""
+    """Return a record's text and metadata with prompt and completion. Metadata is None if Postgres cannot store it."""
     given = record.get("metadata")
     metadata = dict(given) if isinstance(given, Mapping) else {}
     content = next((record[name] for name in ("content", "training_content") if record.get(name) is not None), None)
@@ -143,19 +147,19 @@ def _content(record: Mapping[str, Any]) -> tuple[Any, dict[str, Any] | None]:
 
 
 def _plain(value: Any) -> str:
-    """Parquet's own types, as JSON has none for them."""
+    """Convert Parquet types that JSON lacks."""
     if isinstance(value, datetime | date):
         return value.isoformat()
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} cannot be converted to JSON")
 
 
 def stored(name: str) -> str:
-    """A name of the file system as text; bytes of it that are not UTF-8 become question marks."""
+    """Return a file name as text. Bytes that are not UTF-8 become question marks."""
     return name.encode("utf-8", "replace").decode()
 
 
 def is_storable(text: object) -> bool:
-    """Whether Postgres can hold it as text: no NUL character, no half of a surrogate pair."""
+    """Whether Postgres can store it as text: no NUL characters, no lone surrogates."""
     if not isinstance(text, str) or "\0" in text:
         return False
     try:

@@ -1,7 +1,7 @@
-"""`codelupe connect EDITOR`: the editor's configuration for the served model, in the editor's own format.
+"""`codelupe connect EDITOR`: prints an editor's configuration for the served model.
 
-Continue's config.yaml (schema v1), Zed's settings.json, Tabby's config.toml, llama-vscode's settings in VS Code. Not
-covered: where an editor keeps its file on your system, and merging with what is in it.
+Supports Continue's config.yaml (schema v1), Zed's settings.json, Tabby's config.toml and llama-vscode's settings in VS
+Code. Not covered: finding the editor's file and merging with it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from service.errors import UsageError
 from service.publish.serving import ALIAS
 
 DEFAULT_URL = "http://127.0.0.1:8094/v1"
-"""Where docker-compose publishes the gateway."""
+"""The gateway's address in docker-compose."""
 PLACEHOLDER = "your_vllm_api_key_here"
 CONTEXT_TOKENS = 16384
-"""What vLLM is started with (--max-model-len)."""
+"""vLLM's --max-model-len."""
 ANSWER_TOKENS = 4096
 COMPLETION_TOKENS = 128
 QWEN_FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
@@ -29,40 +29,40 @@ QWEN_FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """What an editor has to know."""
+    """How an editor reaches the served model."""
 
     url: str
-    """Of the OpenAI-compatible API, ending in /v1."""
+    """URL of the OpenAI-compatible API, ending in /v1."""
     key: str | None
-    """None: the configuration shows where the key goes instead."""
+    """None: the configuration has a placeholder for the key."""
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")) or not self.url.endswith("/v1"):
-            raise UsageError(f"--url: {self.url!r} is not allowed; an address like {DEFAULT_URL} is")
+            raise UsageError(f"--url: {self.url!r} is not allowed. Use an address like {DEFAULT_URL}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """What to put where."""
+    """An editor's configuration and where it belongs."""
 
     text: str
     advice: str
-    """Which file it belongs in, and how the key gets there."""
+    """The file it belongs in, and how to set the key."""
 
 
 def configuration(editor: str, connection: Connection) -> Configuration:
-    """The configuration of one of EDITORS.
+    """Return the configuration of one of EDITORS.
 
     Raises:
         UsageError: there is no such editor.
     """
     if editor not in EDITORS:
-        raise UsageError(f"{editor!r} is not known; {', '.join(EDITORS)} are")
+        raise UsageError(f"unknown editor {editor!r}. Use one of {', '.join(EDITORS)}")
     return EDITORS[editor](connection)
 
 
 def _fim(prefix: str, suffix: str) -> str:
-    """Qwen's fill-in-the-middle prompt, with an editor's own place holders."""
+    """Qwen's fill-in-the-middle prompt with the editor's placeholders."""
     return f"{QWEN_FIM[0]}{prefix}{QWEN_FIM[1]}{suffix}{QWEN_FIM[2]}"
 
 
@@ -71,7 +71,7 @@ def _json(value: Any) -> str:
 
 
 def _continue(connection: Connection) -> Configuration:
-    """One model with every role, and the prompt of its completions: the name `codelupe` tells Continue nothing."""
+    """One model with all roles. Continue cannot infer the completion prompt from the name `codelupe`."""
     model = {
         "name": "CodeLupe",
         "provider": "vllm",
@@ -91,7 +91,7 @@ def _continue(connection: Connection) -> Configuration:
 
 
 def _zed(connection: Connection) -> Configuration:
-    """Chat and edit predictions. Zed takes keys from its environment or its keychain, never from this file."""
+    """Chat and edit predictions. Zed reads keys only from its environment or keychain."""
     model = {
         "name": ALIAS,
         "display_name": "CodeLupe",
@@ -123,7 +123,7 @@ def _zed(connection: Connection) -> Configuration:
 
 
 def _tabby(connection: Connection) -> Configuration:
-    """`vllm/completion`, because Tabby's `openai/completion` sends a `suffix`, which vLLM refuses."""
+    """Uses `vllm/completion`, because vLLM rejects the `suffix` that Tabby's `openai/completion` sends."""
     shared = {"model_name": ALIAS, "api_endpoint": connection.url, "api_key": connection.key or PLACEHOLDER}
     tables = {
         "model.completion.http": {
@@ -141,12 +141,12 @@ def _tabby(connection: Connection) -> Configuration:
 
 
 def _toml(text: str) -> str:
-    """A basic string: JSON's escapes are TOML's, but for DEL."""
+    """Quote a TOML basic string. JSON's escapes are the same, except for DEL."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _llama_vscode(connection: Connection) -> Configuration:
-    """Its OpenAI mode for completions; chat and tools append the version to an address without one."""
+    """Uses the OpenAI mode for completions. Chat and tools append the version to the address themselves."""
     key = connection.key or PLACEHOLDER
     server = connection.url.removesuffix("/v1")
     settings = {
@@ -177,4 +177,4 @@ EDITORS: dict[str, Callable[[Connection], Configuration]] = {
     "tabby": _tabby,
     "llama-vscode": _llama_vscode,
 }
-"""Editor → its configuration."""
+"""Maps an editor to its configuration."""

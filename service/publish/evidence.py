@@ -1,6 +1,6 @@
-"""What lies on the disk against what the database says: published adapters, their lineage, and the runs they came from.
+"""Compares the disk with the database: published adapters, their lineage, and their runs.
 
-Not covered: adapters whose folders retention has removed, and what a run's tidied folder no longer has.
+Not covered: adapter folders that retention removed, and files that were cleaned up after a run.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from service.settings.home import Home
 from trainer.records import read_outcomes
 from trainer.run_dir import CHUNK_BYTES, RunDirectory, RunDirectoryError, read_json, sha256_file
 
-LOOK_AGAIN_SECONDS = 1.0
-"""A service may be removing the folder, or packing its run's files, at this moment."""
+RECHECK_SECONDS = 1.0
+"""A running service may be removing or compressing these files, so a problem is checked twice."""
 
 
 def disk_problems(home: Home, pool: Pool, stream: str) -> list[str]:
-    """Everything that does not match, one sentence each. Reads every byte of every adapter that is there."""
+    """Return all mismatches, one sentence each. Reads every byte of every existing adapter."""
     doubtful = [one.version for one in adapters.history(pool, stream) if any(_problems(home, pool, one))]
     if doubtful:
-        time.sleep(LOOK_AGAIN_SECONDS)
+        time.sleep(RECHECK_SECONDS)
     again = adapters.history(pool, stream, among=doubtful)
     return [problem for adapter in again for problem in _problems(home, pool, adapter)]
 
@@ -37,7 +37,7 @@ def _problems(home: Home, pool: Pool, adapter: Adapter) -> Iterator[str]:
     if home.adapter(adapter.version).is_dir():
         yield from _adapter(home, pool, adapter)
     elif adapter.is_current:
-        yield f"the folder of the current adapter, {home.adapter(adapter.version)}, is not there"
+        yield f"the folder of the current adapter, {home.adapter(adapter.version)}, does not exist"
 
 
 def _adapter(home: Home, pool: Pool, adapter: Adapter) -> Iterator[str]:
@@ -54,18 +54,19 @@ def _adapter(home: Home, pool: Pool, adapter: Adapter) -> Iterator[str]:
         yield f"{name}: its lineage.json cannot be read ({type(error).__name__}: {error})"
         return
     if told != (adapter.version, adapter.parent_version):
-        yield f"{name}: lineage.json says version {told[0]} from {told[1]}, the database from {adapter.parent_version}"
+        recorded = adapter.parent_version
+        yield f"{name}: lineage.json says version {told[0]} from {told[1]}, the database says from {recorded}"
     run = home.run(adapter.version)
     if run.root.is_dir():
         yield from (f"{name}: {problem}" for problem in _run(run, inputs))
     settled = runs.settled(pool, adapter.version)
     if strange := rows - settled.keys():
-        yield f"{name}: lineage.json has rows that its run did not claim: files {_some(strange)}"
+        yield f"{name}: lineage.json lists rows that its run did not claim: files {_some(strange)}"
     yield from (f"{name}: {problem}" for problem in _outcomes(run, settled))
 
 
 def _run(run: RunDirectory, inputs: dict[str, str]) -> Iterator[str]:
-    """The inputs of a run as they lie there, packed or not."""
+    """Check the hashes of a run's input files, compressed or not."""
     for name, expected in inputs.items():
         path = plain = run.root / name
         if not plain.is_file():
@@ -78,11 +79,11 @@ def _run(run: RunDirectory, inputs: dict[str, str]) -> Iterator[str]:
             yield f"{path} cannot be read ({error})"
             continue
         if found != expected:
-            yield f"{plain} is not what the adapter was trained on"
+            yield f"{plain} differs from the file that the adapter was trained on"
 
 
 def _outcomes(run: RunDirectory, settled: dict[int, tuple[str | None, int | None]]) -> Iterator[str]:
-    """What the trainer reported of each row against what the database settled."""
+    """Compare the trainer's reported outcome of each row with the database."""
     try:
         reported = {outcome.file_id: outcome for outcome in read_outcomes(run.rows_outcome)}
     except (OSError, ValueError, TypeError, RunDirectoryError) as error:
@@ -102,7 +103,7 @@ def _outcomes(run: RunDirectory, settled: dict[int, tuple[str | None, int | None
         if outcome.outcome == "trained" and settled.get(file_id, (None, None))[0] != "trained"
     }
     if differ:
-        yield f"{run.rows_outcome} and the database do not agree on what was trained: files {_some(differ)}"
+        yield f"{run.rows_outcome} and the database disagree on the trained rows: files {_some(differ)}"
 
 
 def _sha256_packed(path: Path) -> str:

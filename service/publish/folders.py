@@ -1,4 +1,4 @@
-"""Verified copy into adapters/vN, pointer swap, retention. The database decides; the pointer is derived from it."""
+"""Publishes adapter folders: verified copy to adapters/vN, pointer update, retention. The database is authoritative."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Published:
 def copy_candidate(
     home: Home, run: RunDirectory, version: int, report: dict[str, Any], beat: Beat = lambda: None
 ) -> Published:
-    """Copy a run's adapter to adapters/vN, with its lineage; nothing points at it yet.
+    """Copy a run's adapter with its lineage to adapters/vN. Nothing points to it yet.
 
     Raises:
         RunDirectoryError: the candidate, or the copy, does not match its manifest.
@@ -61,11 +61,11 @@ def copy_candidate(
         manifest_sha256 = write_manifest(temporary, beat, version=version)
         copies = read_json(temporary / MANIFEST)["files"]
         if {name: copies[name] for name in originals} != originals:
-            raise RunDirectoryError(f"the copy of {run.adapter} differs from its original: look after the disk")
+            raise RunDirectoryError(f"the copy of {run.adapter} differs from the original. Check the disk")
     try:
         verify_manifest(target, beat)
     except RunDirectoryError:
-        shutil.rmtree(target)  # nobody will ever name it, and retention does not know it
+        shutil.rmtree(target)  # nothing refers to it, and retention would not remove it
         raise
     return Published(folder=target, manifest_sha256=manifest_sha256)
 
@@ -78,7 +78,7 @@ def _copy_file(source: Path, target: Path, beat: Beat) -> None:
 
 
 def lineage(run: RunDirectory, version: int, report: dict[str, Any]) -> dict[str, Any]:
-    """Where an adapter comes from: parent, rows by hash, recipe, seed, evaluation."""
+    """Return an adapter's origin: parent, row hashes, recipe, seed, evaluation."""
     manifest = read_json(run.manifest)
     return {
         "version": version,
@@ -94,7 +94,7 @@ def lineage(run: RunDirectory, version: int, report: dict[str, Any]) -> dict[str
 
 
 def verify_adapter(home: Home, adapter: Adapter, beat: Beat = lambda: None) -> None:
-    """Make sure that a published adapter's folder is what was published, byte by byte.
+    """Verify that an adapter's folder is byte for byte what was published.
 
     Raises:
         RunDirectoryError: it is missing, damaged, or of another history.
@@ -103,8 +103,8 @@ def verify_adapter(home: Home, adapter: Adapter, beat: Beat = lambda: None) -> N
     verify_manifest(folder, beat)
     if (found := sha256_file(folder / MANIFEST)) != adapter.manifest_sha256:
         raise RunDirectoryError(
-            f"{folder} is whole and is not what the database has as version {adapter.version}: its {MANIFEST} has the "
-            f"sha256 {found[:12]}…, and {adapter.manifest_sha256[:12]}… was published"
+            f"{folder} is intact but is not version {adapter.version} of this database: its {MANIFEST} has "
+            f"sha256 {found[:12]}…, but {adapter.manifest_sha256[:12]}… was published"
         )
 
 
@@ -112,28 +112,28 @@ def verify_adapter(home: Home, adapter: Adapter, beat: Beat = lambda: None) -> N
 
 
 def pointer_target(home: Home, stream: str) -> str | None:
-    """What the stream's pointer names now, or None."""
+    """Return the target of the stream's pointer, or None."""
     pointer = home.pointer(stream)
     return str(pointer.readlink()) if pointer.is_symlink() else None
 
 
 def sync_pointer(home: Home, stream: str, current: Adapter | None) -> bool:
-    """Make the pointer name what the database calls current; True when it had to be changed.
+    """Point the symlink to the database's current adapter. Returns True if it changed.
 
     Raises:
-        OSError: it cannot be moved, or the current adapter's folder is not there.
+        OSError: the pointer cannot be updated, or the current adapter's folder does not exist.
     """
     if current is not None and not home.adapter(current.version).is_dir():
         raise FileNotFoundError(
-            f"{home.adapter(current.version)} is not there, and the database has it as current: "
-            "bring it back, or `codelupe rollback` to one that is"
+            f"{home.adapter(current.version)} does not exist, but it is the current adapter. "
+            "Restore it from a backup, or run `codelupe rollback` to another version"
         )
     wanted = None if current is None else os.path.join("adapters", Path(current.folder).name)  # noqa: PTH118
     if pointer_target(home, stream) == wanted:
         return False
     pointer = home.pointer(stream)
     if pointer.exists() and not pointer.is_symlink():
-        raise FileExistsError("a folder is there and no symlink (a copy that followed symlinks?); move it away")
+        raise FileExistsError("the pointer is a folder, not a symlink (a copy that followed symlinks?). Move it away")
     with _publishing(home):
         if wanted is None:
             pointer.unlink()
@@ -148,7 +148,7 @@ def sync_pointer(home: Home, stream: str, current: Adapter | None) -> bool:
 
 @contextmanager
 def _publishing(home: Home) -> Iterator[None]:
-    """One process at a time swaps pointers."""
+    """Lock so that one process at a time updates pointers."""
     with (home.models / ".publish.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -158,7 +158,7 @@ def _publishing(home: Home) -> Iterator[None]:
 
 
 def tidy_run(run: RunDirectory) -> None:
-    """After the verdict: checkpoints and the candidate go, the rows are compressed. Safe to repeat."""
+    """Clean up after a verdict: remove checkpoints and candidate, compress the rows. Safe to repeat."""
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     shutil.rmtree(run.adapter, ignore_errors=True)
     for path in (run.rows, run.held_out, run.replay):
@@ -172,9 +172,9 @@ def tidy_run(run: RunDirectory) -> None:
 
 
 def retire(home: Home, history: list[Adapter], keep: int) -> list[Path]:
-    """Remove the folders of adapters beyond the newest `keep`, current always kept; returns what was removed.
+    """Remove adapter folders beyond the newest `keep`, but never the current one. Returns the removed folders.
 
-    `history` is one stream's, of the folders that are here. Leftovers of interrupted writes (hidden .tmp names) go too.
+    `history` lists one stream's existing folders. Leftovers of interrupted writes (hidden .tmp folders) go too.
     """
     newest = sorted(history, key=lambda adapter: adapter.version, reverse=True)
     kept = {adapter.version for adapter in newest[:keep]} | {a.version for a in history if a.is_current}

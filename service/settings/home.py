@@ -1,4 +1,4 @@
-"""The one folder where a service keeps everything of its own: CODELUPE_HOME."""
+"""CODELUPE_HOME, the folder that holds all files of a service."""
 
 from __future__ import annotations
 
@@ -56,13 +56,15 @@ class Home:
         return self.adapters / f"v{version:06d}"
 
     def adapter_versions(self) -> list[int]:
-        """Versions whose folder is here."""
+        """Return the versions whose folder exists."""
         names = (path.name.removeprefix("v") for path in self.adapters.glob("v*"))
         return sorted(int(name) for name in names if name.isdecimal() and len(name) < 19)
 
     def leftovers(self) -> list[Path]:
-        """What interrupted writes left: hidden folders that end in .tmp. Of every run that ever was there is a folder,
-        so names are looked at one by one."""
+        """Return leftovers of interrupted writes: hidden folders that end in .tmp.
+
+        Every past run has a folder, so the names are read one by one.
+        """
         found = []
         for folder in (self.adapters, self.runs):
             with os.scandir(folder) as entries:
@@ -73,14 +75,14 @@ class Home:
         return found
 
     def pointer(self, stream: str) -> Path:
-        """The symlink that always names the stream's current adapter."""
+        """The symlink to the stream's current adapter."""
         return self.models / stream
 
     def prepare(self) -> None:
-        """Make the folders.
+        """Create the folders.
 
         Raises:
-            PreconditionError: a folder cannot be made or written.
+            PreconditionError: a folder cannot be created or written.
         """
         for folder in (self.root, self.runs, self.adapters, self.log_file.parent):
             try:
@@ -90,23 +92,26 @@ class Home:
                 probe.unlink()
             except OSError as error:
                 raise PreconditionError(
-                    f"{folder} cannot be written ({error.strerror}); set CODELUPE_HOME to a folder that can"
+                    f"{folder} cannot be written ({error.strerror}). Set CODELUPE_HOME to a writable folder"
                 ) from error
 
     def instance(self) -> str:
-        """Name of the service of this folder: it survives restarts, so its next start may take over its own lease."""
+        """Return the service's name. It survives restarts, so that the next start can renew its own lease."""
         path = self.root / "instance-id"
         if not path.exists():
             write_text(path, f"{uuid.uuid4().hex[:12]}\n")
         return path.read_text(encoding="utf-8").strip()
 
     def free_bytes(self) -> int:
-        """Bytes left where runs and adapters are written; on the fuller disk, where the two are mounted apart."""
+        """Return the free bytes for runs and adapters. On two disks, return the smaller value."""
         return min(shutil.disk_usage(folder).free for folder in (self.runs, self.models))
 
     def run_bytes(self) -> int:
-        """What a run needs at most on disk, from the newest adapter's size: best and last checkpoint (adapter and
-        optimizer, about three adapters each), the result and its published copy."""
+        """Return the maximum disk space of a run, estimated from the newest adapter's size.
+
+        A run writes the best and the last checkpoint (adapter and optimizer, about three adapters each), the result and
+        its published copy.
+        """
         folders = sorted(self.adapters.glob("v*"))
         adapter = sum(path.stat().st_size for path in folders[-1].iterdir()) if folders else 0
         return max(LEAST_RUN_BYTES, 8 * adapter)
@@ -114,10 +119,10 @@ class Home:
 
 @contextmanager
 def only_service(home: Home) -> Iterator[None]:
-    """Be the only service of this folder for as long as the block runs; the file names our process id.
+    """Lock the folder for one service while the block runs. The lock file holds the process id.
 
     Raises:
-        PreconditionError: another service is alive there.
+        PreconditionError: another service is running there.
     """
     with home.lock.open("a+") as file:
         try:
@@ -125,8 +130,8 @@ def only_service(home: Home) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise PreconditionError(
-                f"a service already runs in {home.root} (process {file.read().strip()}); "
-                "end it with `codelupe stop`, or set CODELUPE_HOME to another folder"
+                f"a service already runs in {home.root} (process {file.read().strip()}). "
+                "Stop it with `codelupe stop`, or set CODELUPE_HOME to another folder"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -136,7 +141,7 @@ def only_service(home: Home) -> Iterator[None]:
 
 
 def running_service(home: Home) -> int | None:
-    """Process id of the folder's live service, or None. The lock decides, so a reused id is never believed."""
+    """Return the process id of the folder's running service, or None. The lock decides, not the id."""
     try:
         with home.lock.open("r+") as file:
             try:
@@ -150,10 +155,10 @@ def running_service(home: Home) -> int | None:
 
 
 def stop_service(home: Home, *, wait_seconds: float) -> int | None:
-    """Ask the folder's service to end and wait for it; returns its process id, or None when there was none.
+    """Stop the folder's service and wait for it. Returns its process id, or None if none was running.
 
     Raises:
-        PreconditionError: it is still there after `wait_seconds`.
+        PreconditionError: it is still running after `wait_seconds`.
     """
     pid = running_service(home)
     if pid is None:
@@ -162,6 +167,6 @@ def stop_service(home: Home, *, wait_seconds: float) -> int | None:
     deadline = time.monotonic() + wait_seconds
     while running_service(home) == pid:
         if time.monotonic() > deadline:
-            raise PreconditionError(f"process {pid} has not ended after {wait_seconds:.0f} s; see its log")
+            raise PreconditionError(f"process {pid} is still running after {wait_seconds:.0f} s. See its log")
         time.sleep(0.1)
     return pid

@@ -1,4 +1,4 @@
-"""Environment → one frozen Settings. Every bad variable is reported at once.
+"""Loads the environment into one frozen Settings. Reports all invalid variables at once.
 
 Order: flags > environment > .env > recipe > defaults. An empty value or a `your_…_here` counts as unset.
 """
@@ -23,17 +23,17 @@ from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe, with_overrides
 
 PROJECT_RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-"""The recipes that come with the project."""
+"""The recipes shipped with the project."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the service runs with."""
+    """The service's settings."""
 
     recipe: Recipe
-    """With the environment's overrides in it."""
+    """The recipe with the environment's overrides."""
     database_url: str | None
-    """None: the embedded Postgres below CODELUPE_HOME."""
+    """None: use the embedded Postgres below CODELUPE_HOME."""
     source: Source
     eligibility: Eligibility
     min_new_files: int
@@ -46,22 +46,22 @@ class Settings:
     metrics_host: str
     metrics_port: int
     public_url: str | None
-    """Where people reach the service, when that is not the address that it listens on."""
+    """The service's public address, if it differs from the listening address."""
     log_format: str
-    """text or json."""
+    """`text` or `json`."""
     home: Path
     token: str | None
-    """Without one, every POST is refused."""
+    """None: every POST is refused."""
     keep_adapters: int
     vllm_url: str | None
-    """The vLLM server that is told which adapter is current; None: there is none."""
+    """The vLLM server that serves the current adapter, if any."""
     vllm_api_key: str | None
     trainer_secrets: Mapping[str, str]
-    """What the trainer's process may know: the trackers' and the Hub's keys."""
+    """Keys that are passed to the trainer: trackers and Hub."""
 
 
 def read_environment(environment: Mapping[str, str], env_file: Path | None = None) -> dict[str, str]:
-    """The variables that are set, the environment's over the file's."""
+    """Return the variables that are set. The environment wins over the file."""
     from_file = dotenv_values(env_file, interpolate=False) if env_file and env_file.is_file() else {}
     merged = {**from_file, **{name: environment[name] for name in environment if _is_set(environment[name])}}
     return {name: value.strip() for name, value in merged.items() if value is not None and _is_set(value)}
@@ -72,11 +72,11 @@ def _is_set(value: str | None) -> bool:
 
 
 def chosen_log_format(*, environment: Mapping[str, str] = os.environ, env_file: Path | None = Path(".env")) -> str:
-    """LOG_FORMAT alone, before everything else is known to be right; the default where it is not."""
+    """Return LOG_FORMAT before the other settings are validated. Returns the default for an invalid value."""
     variable = VARIABLES["LOG_FORMAT"]
     try:
         chosen: str = variable.parse(read_environment(environment, env_file).get("LOG_FORMAT", variable.default))
-    except ValueError:  # a problem of the settings, and named as such
+    except ValueError:  # load_settings reports it
         return str(variable.default)
     return chosen
 
@@ -84,7 +84,7 @@ def chosen_log_format(*, environment: Mapping[str, str] = os.environ, env_file: 
 def chosen_recipe(
     flag: Path | None, *, environment: Mapping[str, str] = os.environ, env_file: Path | None = Path(".env")
 ) -> Path:
-    """The recipe's file: the flag's, else CODELUPE_RECIPE's. A name without suffix is one of the project's own."""
+    """Return the recipe file: the flag, else CODELUPE_RECIPE. A name without suffix is one of the project's recipes."""
     named = flag or Path(
         read_environment(environment, env_file).get("CODELUPE_RECIPE", VARIABLES["CODELUPE_RECIPE"].default)
     )
@@ -101,7 +101,7 @@ def load_settings(
     """Read the recipe and every variable.
 
     Raises:
-        SettingsError: something cannot be used; lists everything at once, recipe and variables alike.
+        SettingsError: the recipe or a variable is invalid. Lists all problems.
     """
     problems: list[str] = []
     recipe: Recipe | None = None
@@ -151,7 +151,7 @@ def load_settings(
 
 
 def _values(given: Mapping[str, str], recipe: Recipe | None, problems: list[str]) -> dict[str, Any]:
-    """Each variable's value: given, else the recipe's, else the default."""
+    """Return each variable's value: given, else from the recipe, else the default."""
     values: dict[str, Any] = {}
     for name, variable in VARIABLES.items():
         values[name] = variable.default
@@ -164,14 +164,14 @@ def _values(given: Mapping[str, str], recipe: Recipe | None, problems: list[str]
             values[name] = variable.parse(given[name])
         except ValueError as error:
             shown = "its value" if variable.secret else repr(given[name])
-            problems.append(f"{name}: {shown} is not allowed; {error} is")
+            problems.append(f"{name}: {shown} is not allowed. Use {error}")
     return values
 
 
 def _override(
     recipe: Recipe, given: Mapping[str, str], values: Mapping[str, Any], problems: list[str]
 ) -> Recipe | None:
-    """The recipe with the variables that go over it."""
+    """Return the recipe with the variables that override it."""
     overrides = {key: values[name] for name, key in OVER_THE_RECIPE.items() if name in given}
     if "base.attention" in overrides:
         overrides["base.attention"] = "flash_attention_2" if overrides["base.attention"] else "sdpa"
@@ -197,7 +197,7 @@ def _source(values: Mapping[str, Any], problems: list[str]) -> Source | None:
 
 
 def _database_url(given: Mapping[str, str], values: Mapping[str, Any], problems: list[str]) -> str | None:
-    """DATABASE_URL wins; else POSTGRES_HOST and its companions; else None, the embedded one."""
+    """Return DATABASE_URL, else a URL from the POSTGRES_ variables, else None for the embedded database."""
     if values["DATABASE_URL"] or "POSTGRES_HOST" not in given:
         return values["DATABASE_URL"] or None
     password = values["POSTGRES_PASSWORD"]
@@ -215,11 +215,11 @@ def _database_url(given: Mapping[str, str], values: Mapping[str, Any], problems:
 
 
 def _contradictions(values: Mapping[str, Any], problems: list[str]) -> None:
-    """Values that are fine alone and not together."""
+    """Report values that contradict each other."""
     for low, high in (
         ("MIN_CONTENT_CHARS", "MAX_CONTENT_CHARS"),
         ("DB_POOL_MIN_CONN", "DB_POOL_MAX_CONN"),
         ("MIN_NEW_FILES", "MAX_DATASET_SIZE"),
     ):
         if values[low] > values[high]:
-            problems.append(f"{low}: {values[low]} is above {high}, {values[high]}")
+            problems.append(f"{low}: {values[low]} is greater than {high}, which is {values[high]}")

@@ -1,4 +1,4 @@
-"""How the text of one variable becomes a value. Each parser raises ValueError with the words for what is allowed."""
+"""Parsers for the variables. Each raises ValueError with a description of the allowed values."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def web_address(text: str) -> str:
     try:
         parts = urlsplit(text)
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        httpx.URL(text).host.encode("idna")  # what a connection does with it
-    except (ValueError, httpx.InvalidURL):  # a port that is no number, a bracket that is not closed, a host like a..b
+        httpx.URL(text).host.encode("idna")  # as a connection does
+    except (ValueError, httpx.InvalidURL):  # invalid port, unclosed bracket, or a host like a..b
         raise ValueError(allowed) from None
     if not good or parts.query or parts.fragment or parts.username is not None or re.search(r"\s", text):
         raise ValueError(allowed)
@@ -77,17 +77,17 @@ def web_address(text: str) -> str:
 
 
 def key(text: str) -> str:
-    """What goes into a header as it is."""
+    """Text that can be sent in a header."""
     if not re.fullmatch(r"[!-~]+", text):
-        raise ValueError("letters, digits and signs of ASCII, without spaces,")
+        raise ValueError("ASCII letters, digits and punctuation, without spaces")
     return text
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Names with commas between them."""
+    """Comma-separated names."""
     found = tuple(name.strip() for name in text.split(",") if name.strip())
     if not found:
-        raise ValueError("a list with commas")
+        raise ValueError("a comma-separated list")
     return found
 
 
@@ -103,7 +103,7 @@ def one_of(*names: str) -> Parser:
 
 
 def server_address(text: str) -> str:
-    """The address of a server of an OpenAI-like API, without the API's own path."""
+    """Address of an OpenAI-compatible server, without /v1."""
     return web_address(text).removesuffix("/v1")
 
 
@@ -113,5 +113,5 @@ def folder(text: str) -> Path:
 
 
 def plain(text: str) -> str:
-    """Text as it stands."""
+    """Unchanged text."""
     return text

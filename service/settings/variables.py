@@ -1,4 +1,4 @@
-"""Every environment variable that the service reads: how it is read, its default, and what it replaces."""
+"""All environment variables of the service: parser, default, and the recipe value they override."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from service.settings.parsers import (
 )
 
 LONGEST_CONTENT_CHARS = 20_000_000
-"""Looking at a text of so many takes ten seconds or twenty, in which no lease is renewed: of ten times as many, it can
-run out."""
+"""Checking a text of this length takes 10 to 20 seconds without a lease renewal. With ten times the length, the lease
+could expire."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Variable:
     parse: Parser
     default: Any = None
     secret: bool = False
-    """Its value never appears in a message."""
+    """Messages never contain its value."""
 
 
 VARIABLES: dict[str, Variable] = {
@@ -83,7 +83,7 @@ VARIABLES: dict[str, Variable] = {
     "USE_FLASH_ATTENTION": Variable(boolean),
     "DATALOADER_NUM_WORKERS": Variable(whole(0, 256)),
 }
-"""Every variable that the service reads; .env.example explains each."""
+"""All variables of the service. .env.example explains them."""
 
 OVER_THE_RECIPE = {
     "CODELUPE_STREAM": "stream",
@@ -98,10 +98,10 @@ OVER_THE_RECIPE = {
     "ALLOWED_LICENSES": "hygiene.licenses",
     "BENCHMARK_FILES": "hygiene.benchmarks",
 }
-"""Variables that replace a value of the recipe."""
+"""Variables that override a value of the recipe."""
 
 FOR_THE_TRAINER = ("HF_TOKEN", "WANDB_API_KEY", "WANDB_MODE")
-"""Variables that the trainer's process gets as they are."""
+"""Variables that are passed to the trainer unchanged."""
 
 RECIPE_MAY_SET = (
     "MIN_NEW_FILES",

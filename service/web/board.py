@@ -1,4 +1,4 @@
-"""What the service knows of itself right now: written by the daemon, read by HTTP without touching the database."""
+"""The service's present state: written by the daemon, read by HTTP without using the database."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from db.chunks import Pending
 from db.runs import Totals
 
 STALE_HEARTBEAT_SECONDS = 180.0
-"""A loop that has not come round for this long is taken for dead."""
+"""A loop without a heartbeat for this long counts as dead."""
 
 Status = Literal["healthy", "degraded", "unhealthy"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """The live run, as its events tell it."""
+    """Progress of the live run, from its events."""
 
     run_id: int
     step: int = 0
@@ -34,13 +34,13 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """One moment of the service."""
+    """The service's state at one moment."""
 
     state: str = "starting"
     state_since: float = field(default_factory=time.time)
     heartbeat: float = field(default_factory=time.monotonic)
     troubles: Mapping[str, str] = field(default_factory=dict)
-    """What is wrong by cause (`database`, `disk`, `trainer`, …), in words a person can act on."""
+    """Problems by cause (`database`, `disk`, `trainer`, …), with what to do."""
     stream: str = ""
     model: str = ""
     batch_size: int = 0
@@ -53,27 +53,27 @@ class Snapshot:
     totals: Totals | None = None
     current_version: int | None = None
     current_known: bool = False
-    """Whether `current_version` has been read from the database yet: until then its None means nothing."""
+    """Whether `current_version` has been read from the database. Until then, ignore its None."""
     served_version: int | None = None
-    """The version that the vLLM server answers with; None when there is none, or it cannot be asked."""
+    """The version that vLLM serves. None if there is no server or no answer."""
     progress: Progress | None = None
     losses: Mapping[str, float] = field(default_factory=dict)
-    """Last known loss by split: train, eval, anchor, current (nats a token)."""
+    """Last known loss by split: train, eval, anchor, current (nats per token)."""
     phase_seconds: Mapping[str, float] = field(default_factory=dict)
-    """How long each phase of the last finished run took."""
+    """Seconds of each phase of the last finished run."""
     last_verdict: Mapping[str, Any] | None = None
 
     def heartbeat_age_seconds(self) -> float:
-        """Seconds since the loop last came round."""
+        """Seconds since the loop's last heartbeat."""
         return time.monotonic() - self.heartbeat
 
     def health(self) -> tuple[Status, str]:
-        """The one status and its reason. Training and waiting are healthy."""
+        """Return the status and its reason. Training and waiting are healthy."""
         age = self.heartbeat_age_seconds()
         if age > STALE_HEARTBEAT_SECONDS:
             return (
                 "unhealthy",
-                f"the loop has not moved for {age:.0f} s (state {self.state}): restart the service",
+                f"the main loop hangs for {age:.0f} s (state {self.state}). Restart the service",
             )
         if self.troubles:
             return "degraded", "; ".join(self.troubles.values())
@@ -81,7 +81,7 @@ class Snapshot:
 
 
 def _doing(snapshot: Snapshot) -> str:
-    """What a healthy service is busy with."""
+    """Describe what a healthy service is doing."""
     if snapshot.state == "waiting" and snapshot.pending is not None:
         return f"waiting: {snapshot.pending.rows} of {snapshot.min_new_files} new files"
     if snapshot.state == "training" and snapshot.progress is not None:
@@ -91,18 +91,18 @@ def _doing(snapshot: Snapshot) -> str:
 
 
 class Board:
-    """The current snapshot, replaced whole so that a reader never sees half of a change. Any thread may write."""
+    """Holds the current snapshot. Changes replace it as a whole. Any thread may read or write."""
 
     def __init__(self, first: Snapshot) -> None:
         self._snapshot = first
         self._lock = threading.Lock()
 
     def read(self) -> Snapshot:
-        """The present snapshot."""
+        """Return the current snapshot."""
         return self._snapshot
 
     def update(self, **changes: Any) -> None:
-        """Replace some fields, from the loop: each call is also its heartbeat."""
+        """Replace fields from the main loop. Each call is also a heartbeat."""
 
         def change(now: Snapshot) -> Snapshot:
             since = now.state_since if changes.get("state", now.state) == now.state else time.time()
@@ -111,22 +111,22 @@ class Board:
         self._change(change)
 
     def note(self, **changes: Any) -> None:
-        """Replace some fields, from another thread: that one is alive says nothing of the loop."""
+        """Replace fields from another thread, without a heartbeat."""
         self._change(lambda now: replace(now, **changes))
 
     def beat(self) -> None:
-        """The loop is alive."""
+        """Record a heartbeat of the main loop."""
         self.update()
 
     def trouble(self, cause: str, reason: str) -> None:
-        """Something is wrong until `clear(cause)`."""
+        """Report a problem until `clear(cause)`."""
         self._change(lambda now: replace(now, troubles={**now.troubles, cause: reason}))
 
     def clear(self, cause: str) -> None:
-        """That is right again."""
+        """Remove a problem."""
         self._change(lambda now: replace(now, troubles={k: v for k, v in now.troubles.items() if k != cause}))
 
     def _change(self, change: Callable[[Snapshot], Snapshot]) -> None:
-        """Read and write under one lock: two writers never undo each other's change."""
+        """Read and write under one lock, so that no change is lost."""
         with self._lock:
             self._snapshot = change(self._snapshot)

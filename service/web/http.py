@@ -1,4 +1,4 @@
-"""create_app(): /health /livez /readyz /metrics /api. No row's text passes here, and only POSTs change anything."""
+"""The HTTP API: /health /livez /readyz /metrics /api. It never returns row texts, and only POSTs change anything."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from service.web.metrics import json_metrics, prometheus_metrics
 
 @dataclass(frozen=True, kw_only=True)
 class Actions:
-    """What a POST or an /api request may ask of the service."""
+    """Operations for POST and /api requests."""
 
     request_training: Callable[[], None]
     run_history: Callable[[], list[dict[str, Any]]]
@@ -31,7 +31,7 @@ class Actions:
 
 
 def create_app(board: Board, actions: Actions, *, token: str | None) -> Flask:
-    """The Flask application. Without a token every POST is refused."""
+    """Create the Flask application. Without a token, every POST is refused."""
     app = Flask("codelupe", static_folder=None)
     _add_probes(app, board)
     _add_metrics(app, board)
@@ -123,10 +123,10 @@ def _add_authorization(app: Flask, token: str | None) -> None:
         if request.method in ("GET", "HEAD", "OPTIONS"):
             return None
         if token is None:
-            return jsonify({"error": "POST is off: set CODELUPE_TOKEN to allow it"}), 403
+            return jsonify({"error": "POST is disabled. Set CODELUPE_TOKEN to enable it"}), 403
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(given.encode("latin-1", "replace"), token.encode()):  # WSGI: bytes as latin-1
-            return jsonify({"error": "the token does not match; send 'Authorization: Bearer …'"}), 403
+            return jsonify({"error": "wrong token. Send 'Authorization: Bearer …'"}), 403
         return None
 
 
@@ -141,7 +141,7 @@ def _add_errors(app: Flask) -> None:
 
 
 def _wants_prometheus() -> bool:
-    """`?format=` decides; else an Accept header that names a Prometheus format. curl's */* gets JSON."""
+    """Whether to answer in Prometheus format: by `?format=`, else by the Accept header. `*/*` gets JSON."""
     wanted = request.args.get("format")
     if wanted is not None:
         return wanted == "prometheus"
@@ -150,10 +150,10 @@ def _wants_prometheus() -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any free one.
+    """Return a listening socket. Port 0 selects any free port.
 
     Raises:
-        PreconditionError: the address cannot be had; says which variable to change.
+        PreconditionError: the address is not available. The message names the variables to change.
     """
     try:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -164,17 +164,17 @@ def listen(host: str, port: int) -> socket.socket:
         server.listen(1024)
     except OSError as error:
         raise PreconditionError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}); "
-            "choose another with METRICS_PORT (or --port), METRICS_HOST for the address"
+            f"cannot listen on {host}:{port} ({error.strerror or error}). "
+            "Choose another port with METRICS_PORT or --port, or another address with METRICS_HOST"
         ) from error
     return server
 
 
 class HttpServer:
-    """waitress in a thread of its own."""
+    """Runs waitress in a thread."""
 
     def __init__(self, app: Flask, listening: socket.socket) -> None:
-        # The defaults stop answering under 600 half-open requests; these limits hold.
+        # With the defaults, 600 half-open requests block the server. With these limits they do not.
         self._server: BaseWSGIServer = waitress.create_server(
             app,
             sockets=[listening],
@@ -199,7 +199,7 @@ class HttpServer:
     _closing = False
 
     def close(self) -> None:
-        """Stop answering."""
+        """Stop the server."""
         self._closing = True
         self._server.close()
         self._thread.join(5)

@@ -1,4 +1,4 @@
-"""The gauges and counters, once, for JSON and Prometheus alike."""
+"""Defines all metrics once, for JSON and Prometheus."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.web.state import State
 
 Value = float | int
 Reading = Iterable[tuple[tuple[str, ...], Value | None]]
-"""(label values, value) pairs; a None value is not shown."""
+"""Pairs of label values and value. None values are omitted."""
 
 RUN_OUTCOMES = ("published", "refused", "failed", "returned")
 SETTLED = ("trained", "held_out", "rejected", "quarantined")
@@ -26,7 +26,7 @@ SETTLED = ("trained", "held_out", "rejected", "quarantined")
 
 @dataclass(frozen=True, kw_only=True)
 class Definition:
-    """One metric: its name without prefix, and how it is read off a snapshot."""
+    """One metric: its name without prefix, and how to read it from a snapshot."""
 
     name: str
     """Without the prefix, and without `_total` for a counter."""
@@ -45,7 +45,7 @@ def _by(values: Mapping[str, Value] | None) -> Reading:
 
 
 def _counts(values: Mapping[str, int], known: tuple[str, ...]) -> Reading:
-    """Every known label, at 0 too, so that a rate works from the first event on."""
+    """Return all known labels, including zeros, so that rates work from the first event on."""
     return [((key,), values.get(key, 0)) for key in known]
 
 
@@ -53,7 +53,7 @@ METRICS: tuple[Definition, ...] = (
     Definition(
         name="state",
         kind="gauge",
-        help="1 for the state the service is in, 0 for the others.",
+        help="1 for the service's current state, 0 for the others.",
         labels=("state",),
         read=lambda s: [((state.value,), int(s.state == state)) for state in State],
     ),
@@ -66,7 +66,7 @@ METRICS: tuple[Definition, ...] = (
     Definition(
         name="runs",
         kind="counter",
-        help="Runs that came to an end, by outcome.",
+        help="Ended runs, by outcome.",
         labels=("outcome",),
         read=lambda s: _counts(s.totals.runs if s.totals else {}, RUN_OUTCOMES),
     ),
@@ -87,38 +87,38 @@ METRICS: tuple[Definition, ...] = (
     Definition(
         name="pending_rows",
         kind="gauge",
-        help="Eligible rows that wait to be claimed: the newest at the last poll, the others at their last sweep.",
+        help="Eligible rows waiting for a claim: new rows as of the last poll, older rows as of their last sweep.",
         read=lambda s: _one(s.pending.rows if s.pending else None),
     ),
     Definition(
         name="ineligible_rows",
         kind="gauge",
-        help="Rows that may not be trained on as they are, by reason (counted as the pending ones are).",
+        help="Ineligible rows, by reason (counted at the same times as pending rows).",
         labels=("reason",),
         read=lambda s: _by(s.pending.ineligible if s.pending else None),
     ),
     Definition(
         name="oldest_pending_row_age_seconds",
         kind="gauge",
-        help="Age of the oldest row that waits to be claimed; 0 when none does.",
+        help="Age of the oldest pending row; 0 if there is none.",
         read=lambda s: _one((s.pending.oldest_age_seconds or 0.0) if s.pending else None),
     ),
     Definition(
         name="oldest_sweep_age_seconds",
         kind="gauge",
-        help="How long ago the part of the source was looked at whose turn is longest ago.",
+        help="Time since the last sweep of the source range that was swept longest ago.",
         read=lambda s: _one(s.pending.looked_age_seconds if s.pending else None),
     ),
     Definition(
         name="unknown_ranges",
         kind="gauge",
-        help="Parts of the source that nobody has looked at since rows there were claimed or returned.",
+        help="Source ranges not swept since rows in them were claimed or returned.",
         read=lambda s: _one(s.pending.unknown_ranges if s.pending else None),
     ),
     Definition(
         name="loss",
         kind="gauge",
-        help="Last loss in nats a token: train, eval (candidate, held out), current and anchor (held out).",
+        help="Last loss in nats per token: train, eval (candidate, held out), current and anchor (held out).",
         labels=("split",),
         read=lambda s: _by(s.losses),
     ),
@@ -131,7 +131,7 @@ METRICS: tuple[Definition, ...] = (
     Definition(
         name="steps",
         kind="gauge",
-        help="Optimizer steps that the live run will take at most.",
+        help="Maximum number of optimizer steps of the live run.",
         read=lambda s: _one(s.progress.steps_total if s.progress else None),
     ),
     Definition(
@@ -149,19 +149,19 @@ METRICS: tuple[Definition, ...] = (
     Definition(
         name="tokens_per_second",
         kind="gauge",
-        help="Tokens trained a second in the last step.",
+        help="Tokens per second in the last step.",
         read=lambda s: _one(s.progress.tokens_per_second if s.progress else None),
     ),
     Definition(
         name="gpu_memory_used_bytes",
         kind="gauge",
-        help="GPU memory that the trainer holds; 0 without a GPU or a run.",
+        help="GPU memory used by the trainer; 0 without a GPU or a run.",
         read=lambda s: _one(s.progress.gpu_memory_bytes if s.progress else 0),
     ),
     Definition(
         name="trained_tokens",
         kind="counter",
-        help="Tokens behind the published adapters.",
+        help="Tokens trained into the published adapters.",
         read=lambda s: _one(s.totals.trained_tokens if s.totals else None),
     ),
     Definition(
@@ -186,25 +186,25 @@ METRICS: tuple[Definition, ...] = (
     Definition(
         name="served_version",
         kind="gauge",
-        help="Version that the vLLM server answers with; absent when there is none, or it cannot be asked.",
+        help="Version that vLLM serves; absent without a server or an answer.",
         read=lambda s: _one(s.served_version),
     ),
     Definition(
         name="disk_free_bytes",
         kind="gauge",
-        help="Space left on the disk of CODELUPE_HOME.",
+        help="Free space on the disk of CODELUPE_HOME.",
         read=lambda s: _one(s.disk_free_bytes),
     ),
     Definition(
         name="heartbeat_age_seconds",
         kind="gauge",
-        help="Seconds since the loop last came round.",
+        help="Seconds since the main loop's last heartbeat.",
         read=lambda s: _one(round(s.heartbeat_age_seconds(), 3)),
     ),
     Definition(
         name="build_info",
         kind="gauge",
-        help="Always 1; the labels say what runs.",
+        help="Always 1; the labels describe the running version.",
         labels=("version", "python", "model", "stream"),
         read=lambda s: [((version("codelupe"), platform.python_version(), s.model, s.stream), 1)],
     ),
@@ -212,7 +212,7 @@ METRICS: tuple[Definition, ...] = (
 
 
 def json_metrics(snapshot: Snapshot) -> dict[str, Any]:
-    """The JSON form: the three sections its users read, and every metric below `metrics`."""
+    """Return the JSON form: three sections for existing users, and all metrics below `metrics`."""
     totals = snapshot.totals
     ended = sum(totals.runs.get(outcome, 0) for outcome in ("published", "refused")) if totals else 0
     last = totals.last_success_at if totals else None
@@ -263,7 +263,7 @@ class _SnapshotCollector(Collector):
 
 
 def prometheus_metrics(board: Board, accept: str) -> tuple[bytes, str]:
-    """The exposition that the scraper's Accept header asks for, and its exact Content-Type."""
+    """Return the exposition in the format of the Accept header, and its Content-Type."""
     registry = CollectorRegistry()
     registry.register(_SnapshotCollector(board))
     encode, content_type = choose_encoder(accept)

@@ -1,4 +1,4 @@
-"""`python -m service.web.probe`: asks the service of this machine whether it is alive. The image's health check."""
+"""`python -m service.web.probe`: checks that the local service is alive. The image's health check."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TIMEOUT_SECONDS = 4.0
 
 
 def alive(port: int) -> tuple[bool, str]:
-    """Whether /livez answers 200, and what it says. A proxy of the environment is not asked."""
+    """Return whether /livez answers 200, and its text. Ignores the environment's proxy."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(f"http://127.0.0.1:{port}/livez", timeout=TIMEOUT_SECONDS) as answer:

@@ -1,4 +1,4 @@
-"""What a service can be doing, under the names that users see. The order of states: service/cycle/states.py."""
+"""The service's states, as users see them. For transitions see service/cycle/states.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """What the service is doing."""
+    """State of the service."""
 
     STARTING = "starting"
     STANDBY = "standby"
@@ -16,5 +16,5 @@ class State(StrEnum):
     TRAINING = "training"
     JUDGING = "judging"
     PAUSED = "paused"
-    """Something has to be mended first, or time has to pass; /health says what."""
+    """A problem must be fixed first, or time must pass. /health shows the reason."""
     STOPPED = "stopped"

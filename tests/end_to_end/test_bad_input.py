@@ -96,7 +96,7 @@ def test_in_json_the_end_is_said_in_json_too(codelupe: Codelupe, tmp_path: Path)
     assert stages == ["database", "migrations"]
     said = [json.loads(line) for line in done.stderr.splitlines()]
     assert any("no-such-model" in line.get("said", "") for line in said)  # by the trainer's process
-    assert (said[-1]["message"], said[-1]["exit_code"]) == ("The service has to end", 2)
+    assert (said[-1]["message"], said[-1]["exit_code"]) == ("Service failed", 2)
     assert (
         json.loads(codelupe.text(codelupe.home / "logs" / "continuous_training_qwen.log").splitlines()[-1]) == said[-1]
     )

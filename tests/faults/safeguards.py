@@ -709,8 +709,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a log that cannot be written does not end the service": Mutant(
         file="service/logs.py",
-        old="        if not self._told:\n",
-        new="        raise\n        if not self._told:\n",
+        old="        if not self._reported:\n",
+        new="        raise\n        if not self._reported:\n",
         caught_by=_test("tests/unit/test_service_parts.py", "full_disk"),
     ),
     "no claim where the disk may not hold it": Mutant(
@@ -733,7 +733,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a pointer that cannot be moved is on the board": Mutant(
         file="service/cycle/upkeep.py",
-        old='            self.board.trouble("pointer", f"{self.home.pointer(self.stream)} cannot be moved: {error}")\n',
+        old='            self.board.trouble("pointer", f"{self.home.pointer(self.stream)} '
+        'cannot be updated: {error}")\n',
         new="",
         caught_by=_test("tests/postgres/test_claim_run.py", "pointer_that_cannot"),
     ),

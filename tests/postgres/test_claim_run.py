@@ -588,7 +588,7 @@ def test_a_pointer_that_cannot_be_moved_is_said(world: World):
     world.home.pointer(STREAM).mkdir()
     daemon = world.daemon()
     daemon._starting()
-    assert "cannot be moved" in daemon.board.read().troubles["pointer"]
+    assert "cannot be updated" in daemon.board.read().troubles["pointer"]
     world.home.pointer(STREAM).rmdir()
     daemon.upkeep.derive_pointer()
     assert daemon.board.read().troubles == {}

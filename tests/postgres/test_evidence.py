@@ -103,8 +103,8 @@ def unreadable(world: World) -> None:
     [
         (damage_bytes, "version 1: .* does not match its MANIFEST.json: adapter_model.safetensors has changed"),
         (damage_manifest, "version 1: .* is not what the database has"),
-        (lose_folder, "the folder of the current adapter, .* is not there"),
-        (other_rows, "version 1: .*rows.jsonl is not what the adapter was trained on"),
+        (lose_folder, "the folder of the current adapter, .* does not exist"),
+        (other_rows, "version 1: .*rows.jsonl differs from the file that the adapter was trained on"),
         (other_outcomes, "do not agree on what was trained: files "),
         (garbage, "rows.jsonl.gz cannot be read"),
         (garbage_beyond_the_header, "rows.jsonl.gz cannot be read"),
@@ -121,7 +121,7 @@ def test_what_does_not_match_is_said(world: World, damage: Callable[[World], Non
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda lineage: lineage.update(parent_version=3), "says version 1 from 3, the database from None"),
+        (lambda lineage: lineage.update(parent_version=3), "says version 1 from 3, the database says from None"),
         (lambda lineage: lineage["rows"].append({"file_id": 999, "sha256": ""}), "did not claim: files 999"),
         (lambda lineage: lineage.pop("inputs"), "its lineage.json cannot be read"),
     ],

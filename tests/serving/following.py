@@ -18,12 +18,12 @@ class Followed:
         self.board = Board(Snapshot(state="waiting"))
         self.follower = Follower(Vllm(url, key), home, self.board)
 
-    def look(self, current: int | None, *, patient: bool = False) -> str | None:
+    def poll(self, current: int | None, *, patient: bool = False) -> str | None:
         """One look; returns the trouble."""
         self.board.update(current_version=current, current_known=True)
         if not patient:
             self.follower._retry_at = 0.0
-        self.follower.look(self.board.read())
+        self.follower.poll(self.board.read())
         return self.board.read().troubles.get("serving")
 
     @property

@@ -52,14 +52,14 @@ def lines() -> Iterator[Callable[[], list[str]]]:
 
 def test_a_publish_and_a_rollback_move_the_alias_after_a_test(vllm, home, followed, publish, lines):
     publish(1), publish(2)
-    assert followed.look(1) is None and served_by(vllm, home, 1) and followed.served == 1
+    assert followed.poll(1) is None and served_by(vllm, home, 1) and followed.served == 1
     vllm.calls.clear()
-    assert followed.look(2) is None and served_by(vllm, home, 2) and followed.served == 2
+    assert followed.poll(2) is None and served_by(vllm, home, 2) and followed.served == 2
     new, old = version_name(2), version_name(1)
     assert [call for call in vllm.calls if call[0] != "models"] == [
         ("load", new), ("complete", new), ("unload", ALIAS), ("load", ALIAS), ("unload", old)
     ]  # fmt: skip
-    assert followed.look(1) is None and served_by(vllm, home, 1) and followed.served == 1
+    assert followed.poll(1) is None and served_by(vllm, home, 1) and followed.served == 1
     assert [line.partition("INFO ")[2] for line in lines()] == [
         f"Served version=1 model={ALIAS}", f"Served version=2 before=1 model={ALIAS}",
         f"Served version=1 before=2 model={ALIAS}",
@@ -68,71 +68,71 @@ def test_a_publish_and_a_rollback_move_the_alias_after_a_test(vllm, home, follow
 
 def test_nothing_is_done_again_while_all_is_well(vllm, followed, publish):
     publish(1)
-    followed.look(1)
+    followed.poll(1)
     vllm.calls.clear()
-    followed.look(1)
+    followed.poll(1)
     assert {what for what, _ in vllm.calls} == {"models"}
 
 
 def test_without_a_current_nothing_of_ours_is_served(vllm, followed, publish, home):
     publish(1)
-    followed.look(1)
+    followed.poll(1)
     vllm.loaded["somebody-elses"] = "/elsewhere"
-    assert followed.look(None) is None
+    assert followed.poll(None) is None
     assert vllm.loaded == {"somebody-elses": "/elsewhere"} and followed.served is None
 
 
 def test_what_is_not_known_yet_and_what_another_service_leads_is_left_alone(vllm, followed, publish):
     publish(1)
-    followed.look(1)
+    followed.poll(1)
     before = dict(vllm.loaded)
-    followed.follower.look(Snapshot(state="starting"))
-    followed.follower.look(Snapshot(state="standby", current_known=True))
+    followed.follower.poll(Snapshot(state="starting"))
+    followed.follower.poll(Snapshot(state="standby", current_known=True))
     assert vllm.loaded == before
 
 
 @pytest.mark.parametrize("answers", [float("nan"), float("inf")])
 def test_an_adapter_that_answers_nan_is_taken_back(vllm, home, followed, publish, answers):
     publish(1), publish(2, answers)
-    followed.look(1)
-    trouble = followed.look(2)
+    followed.poll(1)
+    trouble = followed.poll(2)
     assert trouble is not None and "version 2" in trouble and "not finite" in trouble and "rollback" in trouble
     assert followed.board.read().health()[0] == "degraded"
     assert served_by(vllm, home, 1) and followed.served == 1
-    assert followed.look(1) is None
+    assert followed.poll(1) is None
 
 
 @pytest.mark.parametrize("what", ["load", "complete"])
 def test_a_server_error_leaves_the_old_one_and_is_tried_again(vllm, home, followed, publish, what):
     publish(1), publish(2)
-    followed.look(1)
+    followed.poll(1)
     vllm.faults[what, version_name(2)] = vllm.broken
-    trouble = followed.look(2)
+    trouble = followed.poll(2)
     assert trouble is not None and "EngineCore" in trouble
     assert served_by(vllm, home, 1) and followed.served == 1
     vllm.faults.clear()
-    assert followed.look(2) is None and served_by(vllm, home, 2)
+    assert followed.poll(2) is None and served_by(vllm, home, 2)
 
 
 def test_a_failure_waits_longer_each_time_and_a_new_version_does_not(vllm, followed, publish, lines):
     publish(1, float("nan")), publish(2)
     waits = []
     for _ in range(12):
-        followed.look(1)
+        followed.poll(1)
         waits.append(round(followed.follower._retry_at - time.monotonic()))
     assert waits[:4] == [5, 10, 20, 40] and waits == sorted(waits) and waits[-1] == 300
-    assert sum("Not served" in line for line in lines()) == 1  # one event for one trouble
+    assert sum("Adapter not served" in line for line in lines()) == 1  # one event for one trouble
     vllm.calls.clear()
-    followed.look(1, patient=True)
+    followed.poll(1, patient=True)
     assert {what for what, _ in vllm.calls} == {"models"}
-    assert followed.look(2, patient=True) is None and followed.served == 2
+    assert followed.poll(2, patient=True) is None and followed.served == 2
 
 
 def test_a_server_that_comes_back_is_not_kept_waiting(vllm, followed, publish):
     publish(1)
     vllm.stop()
     for _ in range(12):
-        followed.look(1)
+        followed.poll(1)
     assert followed.follower._retry_at - time.monotonic() <= 15
     vllm.start()
 
@@ -158,51 +158,51 @@ def test_the_move_puts_the_alias_back_by_itself(vllm, home, publish):
 
 def test_a_kill_between_unload_and_load_of_the_alias_is_mended(vllm, home, followed, publish):
     publish(1), publish(2)
-    followed.look(1)
+    followed.poll(1)
     vllm.faults["load", ALIAS] = vllm.die
-    trouble = followed.look(2)
+    trouble = followed.poll(2)
     assert trouble is not None and "is vLLM running?" in trouble and followed.served is None
     vllm.faults.clear()
     vllm.start()
-    assert followed.look(2) is None and served_by(vllm, home, 2) and followed.served == 2
+    assert followed.poll(2) is None and served_by(vllm, home, 2) and followed.served == 2
 
 
 def test_a_service_killed_between_load_and_test_tests_before_it_moves_the_alias(vllm, home, followed, publish):
     publish(1), publish(2, float("nan"))
-    followed.look(1)
+    followed.poll(1)
     vllm.loaded[version_name(2)] = str(home.adapter(2))
-    assert Followed(vllm.url, home, KEY).look(2) is not None
+    assert Followed(vllm.url, home, KEY).poll(2) is not None
     assert served_by(vllm, home, 1)
 
 
 def test_a_restart_that_forgets_names_is_made_good(vllm, home, followed, publish):
     publish(1)
-    followed.look(1)
+    followed.poll(1)
     vllm.stop()
-    assert followed.look(1) is not None and followed.served is None
+    assert followed.poll(1) is not None and followed.served is None
     vllm.start()
     assert vllm.loaded == {}
-    assert followed.look(1) is None and served_by(vllm, home, 1) and followed.served == 1
+    assert followed.poll(1) is None and served_by(vllm, home, 1) and followed.served == 1
 
 
 def test_a_restart_with_a_current_that_cannot_be_served_brings_the_last_good_one(vllm, home, followed, publish):
     publish(1), publish(2, float("nan"))
-    followed.look(1), followed.look(2)
+    followed.poll(1), followed.poll(2)
     vllm.stop()
-    followed.look(2)
+    followed.poll(2)
     vllm.start()
-    assert followed.look(2, patient=True) is not None
+    assert followed.poll(2, patient=True) is not None
     assert vllm.loaded == {ALIAS: str(home.adapter(1))} and followed.served == 1
 
 
 def test_a_name_that_holds_another_folder_is_loaded_afresh(vllm, home, followed, publish):
     publish(1), publish(2)
     vllm.loaded |= {version_name(2): str(home.adapter(1)), ALIAS: str(home.adapter(1))}
-    assert followed.look(2) is None and served_by(vllm, home, 2)
+    assert followed.poll(2) is None and served_by(vllm, home, 2)
 
 
 def test_a_folder_that_the_server_does_not_see_says_what_to_do(vllm, followed):
-    trouble = followed.look(7)
+    trouble = followed.poll(7)
     assert trouble is not None and "same path" in trouble
     assert vllm.loaded == {}
 
@@ -212,7 +212,7 @@ def test_a_folder_that_the_server_does_not_see_says_what_to_do(vllm, followed):
 
 def test_a_wrong_key_says_so_and_shows_none(vllm, home, lines):
     followed = Followed(vllm.url, home, "wrong-secret")
-    trouble = followed.look(1)
+    trouble = followed.poll(1)
     assert trouble is not None and "VLLM_API_KEY" in trouble
     assert "wrong-secret" not in trouble + "".join(lines())
 
@@ -231,7 +231,7 @@ def test_without_the_switch_the_trouble_names_it(home, publish):
     vllm.runtime_loading = False
     vllm.start()
     try:
-        trouble = Followed(vllm.url, home, KEY).look(1)
+        trouble = Followed(vllm.url, home, KEY).poll(1)
     finally:
         vllm.stop()
     assert trouble is not None and "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1" in trouble
@@ -241,16 +241,16 @@ def test_a_refused_connection_is_not_an_error_of_ours(home):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    trouble = Followed(url, home, None).look(1)
+    trouble = Followed(url, home, None).poll(1)
     assert trouble is not None and "cannot be reached" in trouble
 
 
 def test_a_hanging_call_has_a_deadline(vllm, home, followed, publish, monkeypatch):
     publish(1), publish(2)
-    followed.look(1)
+    followed.poll(1)
     monkeypatch.setattr(protocol, "LOAD_SECONDS", 0.3)
     vllm.faults["load", version_name(2)] = vllm.hang
-    trouble = followed.look(2)
+    trouble = followed.poll(2)
     assert trouble is not None and "no answer" in trouble
     assert followed.served == 1
 
@@ -297,7 +297,7 @@ def test_an_address_that_is_no_vllm_is_not_believed(vllm, body):
 def test_an_answer_without_log_probabilities_is_no_proof(vllm, followed, publish, numbers):
     publish(1)
     vllm.faults["complete", version_name(1)] = lambda: jsonify({"choices": [{"text": "x", "logprobs": numbers}]})
-    trouble = followed.look(1)
+    trouble = followed.poll(1)
     assert trouble is not None and "log probabilities" in trouble and vllm.loaded == {}
 
 

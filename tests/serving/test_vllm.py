@@ -123,40 +123,40 @@ def followed(server: Server, home: Home, train: Callable[..., None]) -> Followed
 def test_publish_rollback_and_none(server: Server, home: Home, followed: Followed):
     answers = {}
     for version in (1, 2):
-        assert followed.look(version) is None and followed.served == version
+        assert followed.poll(version) is None and followed.served == version
         answers[version] = server.answer(ALIAS)
         assert answers[version] == server.answer(version_name(version))
         assert set(Vllm(server.url, KEY).adapters()) == {ALIAS, version_name(version)}
     assert answers[1] != answers[2] != server.answer("base")
-    assert followed.look(1) is None and server.answer(ALIAS) == answers[1]
-    assert followed.look(None) is None and Vllm(server.url, KEY).adapters() == {}
+    assert followed.poll(1) is None and server.answer(ALIAS) == answers[1]
+    assert followed.poll(None) is None and Vllm(server.url, KEY).adapters() == {}
 
 
 def test_a_bad_adapter_is_taken_back_and_harms_no_other(
     server: Server, home: Home, followed: Followed, train: Callable[..., None]
 ):
-    followed.look(1)
+    followed.poll(1)
     before = server.answer(ALIAS)
     train(home.adapter(3), 3, nan=True)
     shutil.copytree(home.adapter(2), home.adapter(4))
     os.truncate(home.adapter(4) / "adapter_model.safetensors", 5000)
     for version, why in ((3, "not finite"), (4, "500"), (5, "same path")):
-        trouble = followed.look(version)
+        trouble = followed.poll(version)
         assert trouble is not None and why in trouble
         assert followed.served == 1 and server.answer(ALIAS) == before
         assert set(Vllm(server.url, KEY).adapters()) == {ALIAS, version_name(1)}
 
 
 def test_without_the_key(server: Server, home: Home):
-    trouble = Followed(server.url, home, "wrong").look(1)
+    trouble = Followed(server.url, home, "wrong").poll(1)
     assert trouble is not None and "VLLM_API_KEY" in trouble
 
 
 def test_a_restart_forgets_and_is_made_good(server: Server, followed: Followed):
-    followed.look(2)
+    followed.poll(2)
     before = server.answer(ALIAS)
     server.kill()
-    assert followed.look(2) is not None and followed.served is None
+    assert followed.poll(2) is not None and followed.served is None
     server.start()
     assert Vllm(server.url, KEY).adapters() == {}
-    assert followed.look(2) is None and followed.served == 2 and server.answer(ALIAS) == before
+    assert followed.poll(2) is None and followed.served == 2 and server.answer(ALIAS) == before

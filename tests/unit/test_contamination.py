@@ -123,7 +123,7 @@ def test_no_benchmark_no_reason():
 def test_another_form_is_named_with_its_line(tmp_path: Path, line: str):
     path = tmp_path / "odd.jsonl"
     path.write_text(json.dumps(OTHER) + "\n" + line + "\n")
-    with pytest.raises(PreconditionError, match=r"odd\.jsonl, line 2: neither HumanEval's form"):
+    with pytest.raises(PreconditionError, match=r"odd\.jsonl, line 2 has neither HumanEval's format"):
         list(read_tasks(path))
 
 

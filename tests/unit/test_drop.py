@@ -99,7 +99,7 @@ def test_json_lines_bring_their_own_facts(tmp_path: Path):
     files, skipped = read(path)
     assert (files["a.rs"].language, files["a.rs"].quality_score) == ("rust", 91.0)
     assert (files["b.py"].language, files["b.py"].quality_score) == ("python", 80.0)
-    assert skipped == {"not text": 2, "row without a content": 1, "line that is no JSON object": 2}
+    assert skipped == {"not text": 2, "row has no `content`": 1, "line is not a JSON object": 2}
 
 
 def test_json_lines_that_a_database_could_not_hold_are_passed_over(tmp_path: Path):
@@ -117,7 +117,7 @@ def test_json_lines_that_a_database_could_not_hold_are_passed_over(tmp_path: Pat
     path.write_text("\n".join(lines))
     files, skipped = read(path)
     assert {name: (file.repository, file.quality_score) for name, file in files.items()} == {"odd.jsonl:8": ("odd", 80)}
-    assert skipped == {"not text": 3, "quality_score out of range": 3, "line that is no JSON object": 1}
+    assert skipped == {"not text": 3, "quality_score out of range": 3, "line is not a JSON object": 1}
 
 
 def test_a_folder_whose_name_is_not_utf8_can_be_dropped(tmp_path: Path):
@@ -148,7 +148,7 @@ def test_pairs_and_training_content(tmp_path: Path):
     assert (one.content, one.phase, one.license, one.metadata) == ("fn a() {}", "two", "MIT", {"author": "x"})
     assert two.content == "def f(x):\n    return x"
     assert two.metadata == {"prompt": "def f(x):", "completion": "    return x"}
-    assert skipped == {"row without a content": 1, "metadata that cannot be stored": 1}
+    assert skipped == {"row has no `content`": 1, "metadata cannot be stored": 1}
 
 
 def test_parquet_is_read_a_group_at_a_time(tmp_path: Path):
@@ -162,7 +162,7 @@ def test_parquet_is_read_a_group_at_a_time(tmp_path: Path):
     })  # fmt: skip
     parquet.write_table(table, path, row_group_size=100)
     files, skipped = read(path)
-    assert len(files) == 1000 and skipped == {"row without a content": 1}
+    assert len(files) == 1000 and skipped == {"row has no `content`": 1}
     assert (files["7.py"].quality_score, files["7.py"].language) == (57.0, "python")
     assert files["7.py"].metadata == {"author": "a", "at": "2026-01-01T00:00:00"}
 
@@ -349,7 +349,7 @@ def test_what_cannot_be_opened_is_counted(tmp_path: Path, monkeypatch: pytest.Mo
         return (scan if not arguments else Path.open)(path, *arguments, **options)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert read(tmp_path)[1]["folder that cannot be read (Permission denied)"] == 1
+    assert read(tmp_path)[1]["folder cannot be read (Permission denied)"] == 1
     monkeypatch.setattr(Path, "open", refuse)
     assert list(read_sources([str(tmp_path / "a.jsonl")], Given())) == ["cannot be read (Permission denied)"]
 
@@ -363,7 +363,7 @@ def test_text_about_a_nul_character_is_text(tmp_path: Path):
     ]
     path.write_text("\n\n".join(map(json.dumps, rows)) + "\n\n")
     files, skipped = read(path)
-    assert set(files) == {"a.java", "b.java"} and skipped == {"metadata that cannot be stored": 1}
+    assert set(files) == {"a.java", "b.java"} and skipped == {"metadata cannot be stored": 1}
 
 
 def test_parquet_with_bytes_and_times_that_no_text_has(tmp_path: Path):
@@ -375,11 +375,11 @@ def test_parquet_with_bytes_and_times_that_no_text_has(tmp_path: Path):
     parquet.write_table(pyarrow.table({"text": ["x"]}), tmp_path / "c.parquet")
     files, skipped = read(*(tmp_path / f"{name}.parquet" for name in "abc"))
     assert set(files) == {"a.parquet:1", "b.parquet:2"}
-    assert skipped == {"not UTF-8": 1, "row with a value that is out of range": 1, "row without a content": 1}
+    assert skipped == {"not UTF-8": 1, "row has a value out of range": 1, "row has no `content`": 1}
 
 
 def test_a_folder_without_history_says_so(tmp_path: Path):
-    assert list(read_sources([str(tmp_path)], Given(), history_commits=5)) == ["folder without a git history"]
+    assert list(read_sources([str(tmp_path)], Given(), history_commits=5)) == ["folder has no git history"]
 
 
 @pytest.mark.parametrize(

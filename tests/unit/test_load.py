@@ -34,7 +34,7 @@ def test_matrices_take_half_a_byte_a_weight():
 def test_a_layer_that_stayed_in_16_bits_is_noticed():
     model = load_base(embedded().base, CPU)
     model.model.layers[1].mlp.up_proj = torch.nn.Linear(192, 512)
-    with pytest.raises(UnusableInput, match=r"layers\.1\.mlp\.up_proj is Linear, and was not quantized"):
+    with pytest.raises(UnusableInput, match=r"layers\.1\.mlp\.up_proj is Linear and was not quantized"):
         check_quantized(model, compute_dtype(embedded().base, CPU))
 
 

@@ -108,7 +108,7 @@ def test_running_out_of_memory_halves_the_batch_and_keeps_the_gradient(tmp_path)
         raise MemoryError
 
     loaded.model.forward = never
-    with pytest.raises(OutOfMemory, match=r"out of memory with \d+ tokens at a time"):
+    with pytest.raises(OutOfMemory, match=r"out of memory with \d+ tokens per forward pass"):
         window_gradient(fit, loaded.model, 1200)
 
 

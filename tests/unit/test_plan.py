@@ -64,7 +64,7 @@ def test_names_of_known_shapes():
 def test_without_the_hub_what_is_known_is_used_and_said(no_hub):
     skeleton, source = architecture(replace(DEFAULT.base, revision=None))
     assert skeleton.config.hidden_size == 5120 and "cannot be reached" in source
-    with pytest.raises(UnusableInput, match="not known here"):
+    with pytest.raises(UnusableInput, match="is unknown"):
         architecture(replace(DEFAULT.base, model="nobody/nothing"))
 
 
@@ -217,7 +217,7 @@ def test_the_command_says_what_fits(no_hub, capsys):
     assert facts["peak_bytes"] == sum(line["bytes"] for line in facts["lines"] if line["at_peak"])
     assert __main__.main(["plan", path]) == 0
     text = capsys.readouterr().out
-    assert "The fastest that fits" in text and "weights (NF4)" in text and "tokens/s on rtx-5090" in text
+    assert "Fastest plan that fits" in text and "weights (NF4)" in text and "tokens/s on rtx-5090" in text
 
 
 def test_the_command_says_no(no_hub, capsys):
@@ -225,7 +225,7 @@ def test_the_command_says_no(no_hub, capsys):
     code, facts = plan_json(capsys, path, "--vram-gib", "16")
     assert code == 3 and not facts["fits"] and facts["changes_that_fit"]
     assert __main__.main(["plan", path, "--card", "rtx-4090", "--vram-gib", "16"]) == 3
-    assert "Nothing fits 16.0 GiB" in capsys.readouterr().out
+    assert "No plan fits 16.0 GiB" in capsys.readouterr().out
     assert __main__.main(["plan", path, "--card", "abacus"]) == 2
     assert "abacus" in capsys.readouterr().err
 

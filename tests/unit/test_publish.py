@@ -72,7 +72,7 @@ def test_a_copy_that_differs_from_its_original_is_not_published(home: Home, run:
         target.write_bytes(bytes([first ^ 1, *others]))
 
     monkeypatch.setattr(publish, "_copy_file", flipped)
-    with pytest.raises(RunDirectoryError, match="differs from its original"):
+    with pytest.raises(RunDirectoryError, match="differs from the original"):
         copy_candidate(home, run, 3, {"evaluation": {}})
     assert not home.adapter(3).exists()
 
@@ -98,7 +98,7 @@ def test_publishing_again_after_a_crash_replaces_the_folder(home: Home, run: Run
 def test_a_folder_where_the_pointer_has_to_be_is_not_touched(home: Home):
     home.adapter(1).mkdir()
     home.pointer("s").mkdir()
-    with pytest.raises(FileExistsError, match="no symlink"):
+    with pytest.raises(FileExistsError, match="not a symlink"):
         sync_pointer(home, "s", adapter(1, True))
     assert home.pointer("s").is_dir()
 
@@ -132,11 +132,11 @@ def test_a_swap_that_fails_leaves_the_pointer_as_it_was(home: Home, monkeypatch)
 def test_the_pointer_never_names_a_folder_that_is_not_there(home: Home):
     home.adapter(1).mkdir()
     sync_pointer(home, "s", adapter(1, True))
-    with pytest.raises(FileNotFoundError, match="v000002 is not there"):
+    with pytest.raises(FileNotFoundError, match="v000002 does not exist"):
         sync_pointer(home, "s", adapter(2, True))
     assert pointer_target(home, "s") == "adapters/v000001"
     home.adapter(1).rmdir()
-    with pytest.raises(FileNotFoundError, match="v000001 is not there"):
+    with pytest.raises(FileNotFoundError, match="v000001 does not exist"):
         sync_pointer(home, "s", adapter(1, True))
 
 

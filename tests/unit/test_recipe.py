@@ -61,8 +61,8 @@ def test_every_problem_is_listed_at_once():
         ({"lora": {"targets": ["q_proj", "q_proj"]}}, "occurs twice"),
         ({"stream": "a/b"}, "names a file"),
         ({"training": {"checkpointing": "none", "offload_checkpoints": "always"}}, "no checkpoints to offload"),
-        ({"stream": "adapters"}, "is taken"),
-        ({"data": {"held_out_fraction": 0, "min_held_out": 0}}, "nothing would be left to judge by"),
+        ({"stream": "adapters"}, "is reserved"),
+        ({"data": {"held_out_fraction": 0, "min_held_out": 0}}, "no row would be held out"),
     ],
 )
 def test_values_that_contradict_each_other(section, word):
@@ -71,7 +71,7 @@ def test_values_that_contradict_each_other(section, word):
 
 
 def test_the_key_of_before_is_named_with_those_of_now():
-    with pytest.raises(RecipeError, match=r"training\.activation_checkpointing: unknown key; .*checkpointing, offload"):
+    with pytest.raises(RecipeError, match=r"training\.activation_checkpointing: unknown key. .*checkpointing, offload"):
         parse_recipe(LEAST | {"training": {"activation_checkpointing": True}}, where="r.yaml")
 
 
@@ -91,7 +91,7 @@ def test_overrides_and_pins():
 
 
 def test_a_file_that_is_no_recipe(tmp_path):
-    for text, word in [("[", "expected"), ("- a", "a mapping is expected"), ("", "a mapping is expected")]:
+    for text, word in [("[", "expected"), ("- a", "expected a mapping"), ("", "expected a mapping")]:
         path = tmp_path / "r.yaml"
         path.write_text(text)
         with pytest.raises(RecipeError, match=word):

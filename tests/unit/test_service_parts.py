@@ -189,7 +189,7 @@ def test_a_log_file_on_a_full_disk_is_told_of_once():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     found = [strict(line) for line in done.stderr.splitlines()]
-    assert [line["message"] for line in found] == ["One", "Log file not written", "Two"]
+    assert [line["message"] for line in found] == ["One", "Cannot write to the log file", "Two"]
     assert "No space left" in str(found[1]["reason"])
 
 

@@ -125,7 +125,7 @@ def test_the_command_on_files_and_on_a_run(tmp_path):
     made = codelupe(tmp_path, str(SOURCES / "queue.go"), str(picture), "--recipe", embedded, "--builder", "items")
     assert made.returncode == 0, made.stderr
     assert "· items" not in made.stdout and re.search(r"· method · queue\.go · \d+ tokens", made.stdout)
-    assert f"passed over: {picture}: not UTF-8" in made.stderr
+    assert f"skipped: {picture}: not UTF-8" in made.stderr
 
     rows = [replace(row, file_id=number) for number, row in enumerate(short_rows(2), 5)]
     run = make_run(tmp_path / "runs" / "000007", short_recipe(data__builders={"fim": 1.0}), rows, short_rows(2), seed=3)

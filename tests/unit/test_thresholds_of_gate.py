@@ -98,5 +98,5 @@ def test_a_tolerance_may_be_zero_and_not_less(tolerance: float, allowed: bool):
     if allowed:
         assert parse_recipe(data, where="r").gate.tolerance == tolerance
     else:
-        with pytest.raises(RecipeError, match=r"gate\.tolerance: .* is below the least allowed"):
+        with pytest.raises(RecipeError, match=r"gate\.tolerance: .* is below the minimum"):
             parse_recipe(data, where="r")

@@ -424,7 +424,7 @@ def test_a_number_that_a_recipe_leaves_out(name: str):
 def test_the_least_number_is_allowed_and_less_is_not(name: str):
     least = RANGES[name][0]
     assert read(name, least) == least
-    with pytest.raises(RecipeError, match=rf"hygiene\.{name}: .* is below the least allowed"):
+    with pytest.raises(RecipeError, match=rf"hygiene\.{name}: .* is below the minimum"):
         read(name, type(least)(beyond(least, -math.inf)))
 
 
@@ -435,7 +435,7 @@ def test_the_greatest_number_is_allowed_and_more_is_not(name: str):
         assert read(name, 10**15) == 10**15
         return
     assert read(name, most) == most
-    with pytest.raises(RecipeError, match=rf"hygiene\.{name}: .* is above the most allowed"):
+    with pytest.raises(RecipeError, match=rf"hygiene\.{name}: .* is above the maximum"):
         read(name, type(most)(beyond(most, math.inf)))
 
 

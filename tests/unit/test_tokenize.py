@@ -80,7 +80,7 @@ def test_a_template_that_changes_text_is_refused():
         SampleEncoder(trimming).encode([chat("s", "u", "a")])
     bare = copy.deepcopy(tokenizer())
     bare.chat_template = None
-    with pytest.raises(UnusableInput, match=r"instruction needs a chat template, and .*tiny has no chat template"):
+    with pytest.raises(UnusableInput, match=r"instruction needs a chat template, but .*tiny has none"):
         SampleEncoder(bare).check(needs(DATA))
     with pytest.raises(UnusableInput, match="no chat template"):
         SampleEncoder(bare).encode([chat("s", "u", "a")])

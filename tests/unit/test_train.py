@@ -352,7 +352,7 @@ def test_tampered_rows_are_refused(tmp_path, capsys):
 def test_an_input_that_the_manifest_does_not_name_is_refused(tmp_path, capsys):
     directory = short_run(tmp_path / "run")
     directory.replay.write_text("")
-    fails(directory, capsys, "does not name replay.jsonl")
+    fails(directory, capsys, "does not list replay.jsonl")
 
 
 def test_a_recipe_with_bad_keys_is_refused_with_all_of_them(tmp_path, capsys):
@@ -374,7 +374,7 @@ def test_a_recipe_with_bad_keys_is_refused_with_all_of_them(tmp_path, capsys):
         ({"base__revision": "0" * 40}, {}, ["is pinned to 0000"]),
         ({"base__model": "/nowhere/at/all"}, {}, ["/nowhere/at/all does not exist"]),
         ({"data__builders": {"magic": 1.0}}, {}, ["magic is not one of"]),
-        ({}, {"base": {"model": "other", "revision": "x"}}, ["names the base"]),
+        ({}, {"base": {"model": "other", "revision": "x"}}, ["has the base"]),
         ({}, {"parent_manifest_sha256": "0" * 64}, ["parent is missing"]),
         ({}, {"seed": None}, ["seed is None"]),
     ],

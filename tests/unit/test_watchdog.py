@@ -15,7 +15,7 @@ from service.web.board import Board, Snapshot
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(watchdog, "CHECK_SECONDS", 0.02)
     monkeypatch.setattr(watchdog, "PATIENCE_SECONDS", 0.4)
 
 
@@ -47,7 +47,7 @@ def test_notes_of_other_threads_are_no_heartbeat():
 def test_a_process_that_hangs_is_gone_and_says_where():
     program = (
         "import time\nfrom service.cycle import watchdog\nfrom service.web.board import Board, Snapshot\n"
-        "watchdog.LOOK_SECONDS, watchdog.PATIENCE_SECONDS = 0.02, 0.1\n"
+        "watchdog.CHECK_SECONDS, watchdog.PATIENCE_SECONDS = 0.02, 0.1\n"
         "def a_loop_that_hangs():\n    time.sleep(60)\n"
         "with watchdog.watched(Board(Snapshot())):\n    a_loop_that_hangs()\n"
     )

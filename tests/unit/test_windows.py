@@ -113,9 +113,12 @@ def test_a_window_may_be_shorter_than_the_longest_sample():
 @pytest.mark.parametrize(
     ("settings_", "word"),
     [
-        ({"max_length": 512, "window_tokens": 1024}, r"data\.window_tokens: 1024 is above data\.max_length, 512"),
-        ({"max_length": 512, "window_overlap": 300}, r"data\.window_overlap: 300 is above half of a window, 256"),
-        ({"window_tokens": 100, "window_overlap": 51}, "above half of a window, 50"),
+        (
+            {"max_length": 512, "window_tokens": 1024},
+            r"data\.window_tokens: 1024 is greater than data\.max_length, 512",
+        ),
+        ({"max_length": 512, "window_overlap": 300}, r"data\.window_overlap: 300 is more than half of a window, 256"),
+        ({"window_tokens": 100, "window_overlap": 51}, "more than half of a window, 50"),
     ],
 )
 def test_windows_that_cannot_be(settings_, word):

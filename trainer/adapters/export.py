@@ -1,4 +1,4 @@
-"""The candidate as a folder that PEFT, vLLM and the next run can load."""
+"""Exports the candidate to a folder that PEFT, vLLM and the next run can load."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from trainer.run_dir import new_folder, sha256_file, write_json, write_manifest
 
 
 def export_adapter(folder: Path, adapted: Any, tokenizer: Any, recipe: Recipe, *, facts: dict[str, Any]) -> str:
-    """Write the adapter folder whole; returns the sha256 of its manifest.
+    """Write the adapter folder atomically. Returns the sha256 of its manifest.
 
     Args:
-        facts: what training_args.json says besides the recipe.
+        facts: further entries of training_args.json, besides the recipe.
     """
     config = copy.copy(adapted.peft_config["default"])
     config.base_model_name_or_path, config.revision = source_of(recipe.base)
-    config.target_modules = sorted(recipe.lora.targets)  # PEFT holds a set, whose order changes from run to run
+    config.target_modules = sorted(recipe.lora.targets)  # PEFT uses a set, whose order is not stable
     config.inference_mode = True
     with new_folder(folder) as temporary:
         config.save_pretrained(str(temporary))

@@ -1,13 +1,13 @@
-"""Which samples each optimizer step sees, in which packs, on which rank.
+"""Assigns samples to optimizer steps, packs and ranks.
 
     epoch    all samples, shuffled by seed and epoch
     window   batch_size × accumulation × world of them: one optimizer step
-    packs    the window's samples laid end to end, by best fit into a budget of tokens; rank r takes r, r + world, …
+    packs    the window's samples concatenated, by best fit into a token budget; rank r takes r, r + world, …
 
     pack     | sample a          | sample b      | sample c |     no padding; attention stays inside a sample,
     position | 0 1 2 3 …         | 0 1 2 …       | 0 1 …    |     and positions start again
 
-The gradient of a window is summed and divided by its supervised tokens, so how it is packed changes nothing.
+The gradient of a window is summed and divided by its supervised tokens, so packing does not change it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trainer.model.batch import Batch, sample_offsets
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """What one optimizer step sees, on all ranks."""
+    """The samples of one optimizer step, on all ranks."""
 
     epoch: int
     """Counted from 0."""
@@ -39,7 +39,7 @@ class Window:
 class Windows(Sequence[Window]):
     """All windows of a run: window k belongs to step k + 1.
 
-    `samples` are those that windows name by index: the run's, and after them what some of them are without their facts.
+    Windows refer to `samples` by index. They hold the run's samples, then the variants without facts.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Windows(Sequence[Window]):
     ) -> None:
         """
         Args:
-            bare_fraction: share of the windows, the last ones, in which samples stand without their facts
+            bare_fraction: share of the last windows, whose samples are without facts
         """
         self.num_samples = len(samples)
         facts = [index for index, sample in enumerate(samples) if sample.bare is not None]
@@ -87,10 +87,10 @@ class Windows(Sequence[Window]):
 def pack_samples(
     members: Sequence[int], samples: Sequence[TokenSample], *, budget: int, rank: int, world: int
 ) -> list[tuple[int, ...]]:
-    """This rank's share of some samples: packs of at most `budget` tokens, equally many on each rank.
+    """Return this rank's packs of at most `budget` tokens. Each rank gets the same number of packs.
 
-    Best fit decreasing: the longest sample first, each into the fullest pack that has room for it. A rank for which
-    nothing is left gets an empty pack, so that the ranks stay in step.
+    The algorithm is best-fit decreasing: the longest sample first, each into the fullest pack with room for it. A rank
+    without samples gets an empty pack, so that the ranks stay in step.
     """
     packs: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (tokens left, number of the pack), ascending
@@ -108,9 +108,9 @@ def pack_samples(
 
 
 def collate(chosen: Sequence[TokenSample]) -> Batch:
-    """Lay samples end to end. A position predicts the token after it, and the last of a sample nothing.
+    """Concatenate samples. Each position predicts the next token; the last position of a sample predicts nothing.
 
-    No samples at all give one token without loss.
+    Without samples, the pack has one token without loss.
     """
     if not chosen:
         nothing = torch.zeros(0, dtype=torch.int64)
@@ -120,7 +120,7 @@ def collate(chosen: Sequence[TokenSample]) -> Batch:
         )
     lengths = tuple(sample.tokens for sample in chosen)
     labels = torch.cat([sample.labels for sample in chosen]).long()
-    labels[[start for start in accumulate(lengths[:-1], initial=0)]] = IGNORED  # nothing before it predicts it
+    labels[[start for start in accumulate(lengths[:-1], initial=0)]] = IGNORED  # no token before it predicts it
     counted = (labels != IGNORED).nonzero()[:, 0]
     return Batch(
         ids=torch.cat([sample.ids for sample in chosen]).long()[None],
@@ -133,7 +133,7 @@ def collate(chosen: Sequence[TokenSample]) -> Batch:
 
 
 class _Collated(Dataset[Batch]):
-    """Packs by number; workers lay them out."""
+    """Packs by index. Loader workers collate them."""
 
     def __init__(self, samples: Sequence[TokenSample], packs: Sequence[tuple[int, ...]]) -> None:
         self.samples = samples
@@ -149,12 +149,12 @@ class _Collated(Dataset[Batch]):
 def load_batches(
     samples: Sequence[TokenSample], packs: Sequence[tuple[int, ...]], *, workers: int, pin_memory: bool
 ) -> Iterator[Batch]:
-    """The packs in order, made ahead by `workers` processes (0: made here, when asked for)."""
+    """Yield the packs in order. `workers` processes prepare them ahead (0: prepare them here, on demand)."""
     loader = DataLoader(
         _Collated(samples, packs),
         batch_size=None,
         num_workers=workers,
         pin_memory=pin_memory,
-        generator=torch.Generator(),  # its own, for a loader draws from it: dropout must not depend on loaders made
+        generator=torch.Generator(),  # its own generator: loaders draw from it, and dropout must not depend on that
     )
     return iter(loader)

@@ -1,9 +1,9 @@
-"""From a sample's text to ids: control tokens and the content's text never meet.
+"""Encodes a sample's text to ids, so that content never produces control tokens.
 
-A file may well contain `<|im_end|>` or `<|fim_prefix|>`. The tokenizer would read those as control tokens (even with
-split_special_tokens=True, which spares only the special ones), so content is encoded by a copy of the tokenizer that
-knows no added token at all, and the ids are joined: a chat's with those of the rendered template, a document's with
-those that the model's family has for its roles.
+A file may contain `<|im_end|>` or `<|fim_prefix|>`. The tokenizer would encode these as control tokens, and even
+split_special_tokens=True only prevents that for special tokens. So content is encoded by a copy of the tokenizer
+without added tokens. The ids are then joined with those of the rendered chat template, or with the control tokens of
+the model's family.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from trainer.model.families import family_of
 from trainer.samples.sample import Chat, Control, Document, Role, Sample, Text
 
 IGNORED = -100
-"""Label of a position without loss."""
+"""Label of positions without loss."""
 
 MARK = " \n\ue000{index}\ue001\n "
-"""Stands for message `index` while the template is rendered; private-use characters, so no template holds it."""
+"""Placeholder for message `index` in the rendered template. No template contains these private-use characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +33,19 @@ class TokenSample:
     """A sample as ids."""
 
     file_id: int
-    """Its row's, or the first one's where it is made of several."""
+    """File id of the sample's row, or of the first one of several."""
     ids: torch.Tensor
     """int32 [tokens]"""
     labels: torch.Tensor
-    """int32 [tokens]: the id itself where there is loss (not yet shifted), IGNORED elsewhere."""
+    """int32 [tokens]: the id for tokens with loss (not shifted), else IGNORED."""
     supervised: int
-    """How many positions are predicted with loss."""
+    """Number of tokens with loss."""
     kind: str = "sample"
-    """What it is counted as."""
+    """Kind of sample, for statistics."""
     shares: tuple[tuple[int, int], ...] = ()
-    """(file_id, tokens) of each row that it is made of, all of its tokens in sum; by default its own row's alone."""
+    """(file_id, tokens) of each source row. They add up to all tokens. Default: only the sample's own row."""
     bare: TokenSample | None = None
-    """The same without its facts, where the last part of the training leaves them out."""
+    """The sample without its facts, for the last part of the training."""
 
     def __post_init__(self) -> None:
         if not self.shares:
@@ -58,21 +58,21 @@ class TokenSample:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A stretch of ids that is all template, all control tokens or all content."""
+    """A run of ids of one type: template, control tokens or content."""
 
     ids: Sequence[int]
     file_id: int
-    """The row that the tokens count for."""
+    """Row to which the tokens are attributed."""
     supervised: bool = False
     keeps: Literal["all", "start", "end"] = "all"
     facts: bool = False
-    """Whether it is what the last part of the training may leave out."""
+    """Whether the last part of the training leaves it out."""
     content: tuple[str, Encoding] | None = None
-    """The text and its encoding, where it is content."""
+    """Text and encoding of content."""
 
     @cached_property
     def line_ends(self) -> list[int]:
-        """How many tokens reach up to a line end: each is a place where the part may be cut. Ascending."""
+        """Token counts up to each line end, ascending. The part may be cut there."""
         if self.content is None:
             return []
         text, encoding = self.content
@@ -81,7 +81,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """A sample whose length nobody has looked at yet."""
+    """An encoded sample of any length."""
 
     kind: str
     parts: list[Part]
@@ -106,37 +106,37 @@ class SampleEncoder:
             role: [] if token is None else [vocabulary[token]] for role, token in self.family.tokens.items()
         }
         self.opening = [token for token in tokenizer.encode("") if token == tokenizer.bos_token_id]
-        """What every text of this tokenizer begins with: its beginning-of-text token, if it adds one."""
+        """The tokenizer's beginning-of-text token, if it adds one."""
         self.frames: dict[tuple[str, ...], list[list[int]]] = {}
 
     def check(self, needs: Mapping[str, Iterable[str]]) -> None:
-        """Whether this tokenizer has what builders need.
+        """Check that this tokenizer has what the builders need.
 
         Args:
             needs: builder → control roles, and `chat` for a chat template
 
         Raises:
-            UnusableInput: it has not; names builder, tokenizer and what is missing.
+            UnusableInput: something is missing. Names builder, tokenizer and missing tokens.
         """
         for builder, roles in needs.items():
             if "chat" in roles and not self.tokenizer.chat_template:
                 raise UnusableInput(
-                    f"data.builders: {builder} needs a chat template, and {self.tokenizer.name_or_path} has no chat "
-                    "template. Take an instruct model, or builders that make documents (chunks, items, fim)"
+                    f"data.builders: {builder} needs a chat template, but {self.tokenizer.name_or_path} has none. "
+                    "Use an instruct model, or document builders (chunks, items, fim)"
                 )
             if missing := [role for role in roles if role != "chat" and role not in self.roles]:
                 raise UnusableInput(
-                    f"data.builders: {builder} needs tokens for {', '.join(missing)}, and the tokenizer of "
+                    f"data.builders: {builder} needs tokens for {', '.join(missing)}, but the tokenizer of "
                     f"{self.tokenizer.name_or_path} has none that a known family uses (trainer/model/families.py). "
-                    "Leave the builder out, or take a base that was trained with them"
+                    "Remove the builder, or use a base that was trained with these tokens"
                 )
 
     def encode(self, samples: Sequence[Sample]) -> list[TokenSample]:
-        """Samples as ids, in order, each whole."""
+        """Encode samples, in order and without cutting."""
         return [joined(encoded.kind, encoded.parts) for encoded in self.encode_parts(samples)]
 
     def encode_parts(self, samples: Sequence[Sample]) -> list[Encoded]:
-        """Samples in parts, in order, whatever their length."""
+        """Encode samples in parts, in order and of any length."""
         texts = [text for sample in samples for text in _texts(sample)]
         encodings = iter(self.plain.encode_batch(texts, add_special_tokens=False))
         encoded = []
@@ -206,7 +206,7 @@ class SampleEncoder:
         return self.roles[role]
 
     def _in_order(self, groups: list[tuple[Role | None, list[Part]]]) -> list[tuple[Role | None, list[Part]]]:
-        """A gap's parts in the family's own order: builders give prefix, suffix, middle."""
+        """Reorder the parts of a gap for the model family. Builders give prefix, suffix, middle."""
         order = self.family.fim_order
         places = [place for place, (role, _) in enumerate(groups) if role in order]
         ordered = list(groups)
@@ -217,7 +217,7 @@ class SampleEncoder:
         return ordered
 
     def _frame(self, roles: tuple[str, ...]) -> list[list[int]]:
-        """The template's ids before, between and after the messages of these roles."""
+        """Return the template's ids before, between and after the messages of these roles."""
         if roles not in self.frames:
             self.check({"a chat": ["chat"]})
             pieces = self._render(roles)
@@ -225,10 +225,10 @@ class SampleEncoder:
         return self.frames[roles]
 
     def _render(self, roles: tuple[str, ...]) -> list[str]:
-        """The rendered template, cut at the messages: blanks around the marks show whether it leaves text alone.
+        """Render the template and split it at the messages. Whitespace around the placeholders reveals stripping.
 
         Raises:
-            UnusableInput: the template changes the text of a message, or its place.
+            UnusableInput: the template changes or moves the text of a message.
         """
         marks = [MARK.format(index=index) for index in range(len(roles))]
         messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
@@ -246,15 +246,15 @@ class SampleEncoder:
 
 
 def joined(kind: str, parts: Sequence[Part], *, unsupervised: int = 0, with_bare: bool = False) -> TokenSample:
-    """Parts end to end.
+    """Join parts into one sample.
 
     Args:
-        unsupervised: so many tokens at the beginning count for no loss, whatever their parts say
-        with_bare: make the sample without its facts too, if it has any
+        unsupervised: number of tokens at the start without loss, regardless of their parts
+        with_bare: also make the sample without its facts, if it has any
     """
     ids = [token for part in parts for token in part.ids]
     labels = [token if part.supervised else IGNORED for part in parts for token in part.ids]
-    unsupervised = max(unsupervised, 1)  # nothing comes before the first token to predict it
+    unsupervised = max(unsupervised, 1)  # no token predicts the first one
     labels[:unsupervised] = [IGNORED] * len(labels[:unsupervised])
     shares: dict[int, int] = {}
     for part in parts:
@@ -273,7 +273,7 @@ def joined(kind: str, parts: Sequence[Part], *, unsupervised: int = 0, with_bare
 
 
 def pad_id(tokenizer: Any) -> int:
-    """Id to pad with: `<|endoftext|>` where the tokenizer has it, else its own. Never the id that ends a turn.
+    """Return the padding id: `<|endoftext|>` if the tokenizer has it, else its own. Never the end of a turn.
 
     Raises:
         UnusableInput: there is no such id.
@@ -281,12 +281,12 @@ def pad_id(tokenizer: Any) -> int:
     vocabulary = tokenizer.get_vocab()
     found = vocabulary.get("<|endoftext|>", tokenizer.pad_token_id)
     if found is None or found == tokenizer.eos_token_id:
-        raise UnusableInput(f"{tokenizer.name_or_path} has no token to pad with other than the one that ends a turn")
+        raise UnusableInput(f"{tokenizer.name_or_path} has no padding token except the one that ends a turn")
     return int(found)
 
 
 def _texts(sample: Sample) -> list[str]:
-    """The sample's content, in the order in which it is encoded."""
+    """Return the sample's content texts, in encoding order."""
     if isinstance(sample, Chat):
         turns = [[message.facts, message.text] if message.facts else [message.text] for message in sample.messages]
         return [text for turn in turns for text in turn]
@@ -294,7 +294,7 @@ def _texts(sample: Sample) -> list[str]:
 
 
 def _without_added_tokens(backend: Tokenizer) -> Tokenizer:
-    """A copy of a tokenizer that reads every added token as plain text."""
+    """Copy a tokenizer without its added tokens, so that they are encoded as plain text."""
     description = json.loads(backend.to_str())
     description |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     return Tokenizer.from_str(json.dumps(description))

@@ -1,7 +1,6 @@
-"""`python -m trainer samples RECIPE.yaml ROWS.jsonl`: what the model would see of some rows, and what it would learn.
+"""`python -m trainer samples RECIPE.yaml ROWS.jsonl`: shows samples and their loss.
 
-Text comes from decoding the ids themselves, so what is shown is what is trained. Characters that would steer a terminal
-are shown as their codes.
+The text is decoded from the ids, so it is exactly what is trained. Terminal control characters are escaped.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ LEGEND = {
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """Tokens in a row that are alike."""
+    """Consecutive tokens of the same type."""
 
     text: str
     learned: bool
-    """Whether the loss is taken on them."""
+    """Whether they have loss."""
     control: bool
-    """Whether they are control tokens, or the file's text that may only look like one."""
+    """Whether they are real control tokens, not text that looks like one."""
 
 
 def samples_command(
@@ -51,11 +50,11 @@ def samples_command(
     """Print the samples of a rows file.
 
     Args:
-        builder: this one alone, whatever the recipe weighs
-        limit: print at most so many samples
+        builder: use only this builder, and ignore the recipe's weights
+        limit: maximum number of samples to print
 
     Raises:
-        UnusableInput: the rows cannot be read, there is no such builder, or the tokenizer lacks what it needs.
+        UnusableInput: unreadable rows, an unknown builder, or a tokenizer without the required tokens.
     """
     if builder is not None:
         recipe = replace(recipe, data=replace(recipe.data, builders={builder: 1.0}))
@@ -75,7 +74,7 @@ def samples_command(
 
 
 def segments(sample: TokenSample, encoder: SampleEncoder) -> Iterator[Segment]:
-    """The sample's text in stretches that are alike. A control token stands alone."""
+    """Yield the sample's text in segments of one type. Each control token is its own segment."""
     marked = (
         (token, label != IGNORED, token in encoder.added, number)
         for number, (token, label) in enumerate(zip(sample.ids.tolist(), sample.labels.tolist(), strict=True))
@@ -87,7 +86,7 @@ def segments(sample: TokenSample, encoder: SampleEncoder) -> Iterator[Segment]:
 
 def _read(path: Path) -> list[Row]:
     if not path.is_file():
-        raise UnusableInput(f"{path} is not a file of rows (rows.jsonl of a run directory)")
+        raise UnusableInput(f"{path} is not a rows file (such as rows.jsonl of a run directory)")
     try:
         rows = list(read_rows(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -151,7 +150,7 @@ def _painted(segment: Segment) -> str:
         (True, True): LEARNED_CONTROL,
     }[segment.learned, segment.control]
     text = _harmless(segment.text)
-    # each line by itself: a pager shows the right colour wherever it begins
+    # colour each line by itself, so that a pager can start at any line
     return "\n".join(f"{paint}{line}{PLAIN}" if paint and line else line for line in text.split("\n"))
 
 

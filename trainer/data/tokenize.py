@@ -1,4 +1,4 @@
-"""From rows to token samples. A row that is too long for one sample is split at line boundaries, never truncated."""
+"""Turns rows into token samples. Splits long rows at line boundaries and never truncates them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from trainer.samples.build import BUILDERS, REPO, Builder, builder_of, halves, r
 from trainer.samples.sample import Rejected, Sample
 
 CHUNK_ROWS = 64
-"""Rows whose texts are encoded in one call, on all cores."""
+"""Number of rows that are encoded in one call, on all cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRows:
-    """The samples of one input file, and what became of the rows that gave none."""
+    """The samples of one input file, and the reasons for rows without samples."""
 
     samples: list[TokenSample] = field(default_factory=list)
     rejected: dict[int, str] = field(default_factory=dict)
     """file_id → reason"""
     file_ids: list[int] = field(default_factory=list)
-    """Every row's, in the order of the input."""
+    """File ids of all rows, in input order."""
     fresh: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """A row and what its builder made of it."""
+    """A row and its samples."""
 
     row: Row
     builder: Builder
@@ -39,9 +39,9 @@ class Built:
 
 
 def tokenize_rows(rows: Iterable[Row], encoder: SampleEncoder, data: Data, *, seed: int) -> TokenRows:
-    """Samples of all rows, in the order of the rows; a row has one sample or more, or a reason why it has none.
+    """Make the samples of all rows, in row order. Each row gets samples, or a reason why it has none.
 
-    Rows that the builder `repo` drew wait for the rest of their repository: their samples come last.
+    The samples of the builder `repo` come last, because they need all rows of a repository.
     """
     result = TokenRows()
     repositories: dict[str, list[Row]] = {}
@@ -73,7 +73,7 @@ def tokenize_rows(rows: Iterable[Row], encoder: SampleEncoder, data: Data, *, se
 
 
 def _build(row: Row, data: Data, *, seed: int) -> Built:
-    """What the row's builder makes of it; it raises Rejected."""
+    """Build the row's samples, or raise Rejected."""
     row = ready(row, data, seed=seed)
     builder = builder_of(row, data, seed=seed)
     return Built(row=row, builder=builder, samples=builder.build(row, data, seed=seed))
@@ -82,12 +82,11 @@ def _build(row: Row, data: Data, *, seed: int) -> Built:
 def _fitting(
     made: Built, encoded: Sequence[Encoded], encoder: SampleEncoder, data: Data, *, seed: int
 ) -> list[TokenSample]:
-    """The row's samples if each can be made to fit, else those of its halves, and of theirs.
+    """Fit the row's samples into the length limit. If one does not fit, halve the row recursively.
 
     Raises:
-        Rejected: `too_long` (its builder makes nothing of halves), `too_long_line` (a part is still too long and has
-            no line boundary to cut at, or too few lines to make a sample of). The row then gives no sample at all,
-            rather than a part of itself.
+        Rejected: `too_long` (the builder does not support halves), `too_long_line` (a part is still too long, but has
+            no line boundary or too few lines). A rejected row gives no sample at all, not even for a part.
     """
     fitted = [fitted_samples(sample, data) for sample in encoded]
     if None not in fitted:
@@ -111,7 +110,7 @@ def _fitting(
 def _repository_samples(
     repositories: Iterable[Sequence[Row]], encoder: SampleEncoder, data: Data
 ) -> Iterable[TokenSample]:
-    """One document of each repository, in windows."""
+    """Make one document of each repository, cut into windows."""
     build_group = BUILDERS[REPO].build_group
     assert build_group is not None
     for rows in repositories:

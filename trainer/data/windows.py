@@ -1,10 +1,10 @@
-"""How a sample that is too long is made to fit: its context cut, or the whole cut into windows. Never truncated.
+"""Fits long samples: cuts their context, or cuts them into windows. Supervised tokens are never dropped.
 
-    context   a gap's prefix loses its beginning, its suffix its end; the middle stays whole
-    windows   |―――――――――――|            every token of a document is learned in exactly one window;
-                      |··―――――――――|    a window begins with the overlap's tokens again, without loss (··)
+    context   a gap's prefix loses its start, its suffix loses its end; the middle stays whole
+    windows   |―――――――――――|            each token of a document has loss in exactly one window;
+                      |··―――――――――|    a window repeats the overlap's tokens, without loss (··)
 
-Cuts are at line ends, where a line end is near enough; a line longer than the room is cut between two tokens.
+Cuts are at a near line end. A line that is longer than the limit is cut between two tokens.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from trainer.data.encoder import Encoded, Part, TokenSample, joined
 from trainer.recipe import Data
 
 NEAR = 0.25
-"""Share of the room that a cut at a line end may leave unused; else it is made between two tokens."""
+"""Maximum share of the limit that a cut at a line end may waste. Otherwise the cut is between two tokens."""
 
 
 def fitted_samples(encoded: Encoded, data: Data) -> list[TokenSample] | None:
-    """Samples of at most data.max_length tokens, or None where there is nothing that may be cut."""
+    """Return samples of at most data.max_length tokens, or None if the sample cannot be cut."""
     if encoded.windowed:
         return cut_windows(encoded, data)
     parts = encoded.parts
@@ -35,10 +35,10 @@ def fitted_samples(encoded: Encoded, data: Data) -> list[TokenSample] | None:
 
 
 def cut_context(parts: Sequence[Part], max_tokens: int) -> list[Part] | None:
-    """Parts of at most `max_tokens` together: what may be shortened shares the room that the rest leaves.
+    """Shorten the context so that all parts have at most `max_tokens`. Context parts share the remaining room.
 
     Returns:
-        None where the rest alone is too long.
+        The parts, or None if the other parts alone are too long.
     """
     room = max_tokens - sum(len(part.ids) for part in parts if part.keeps == "all")
     context = [part for part in parts if part.keeps != "all"]
@@ -47,7 +47,7 @@ def cut_context(parts: Sequence[Part], max_tokens: int) -> list[Part] | None:
     rooms: dict[int, int] = {}
     for count, part in enumerate(
         sorted(context, key=lambda part: len(part.ids))
-    ):  # what a short one leaves, others get
+    ):  # longer parts get the room that short ones leave
         share = room // (len(context) - count)
         rooms[id(part)] = min(len(part.ids), share)
         room -= rooms[id(part)]
@@ -55,10 +55,10 @@ def cut_context(parts: Sequence[Part], max_tokens: int) -> list[Part] | None:
 
 
 def cut_windows(encoded: Encoded, data: Data) -> list[TokenSample]:
-    """Windows of at most data.window_tokens.
+    """Cut a document into windows of at most data.window_tokens.
 
-    With an overlap they have, together, loss on every supervised token but the document's first; without one, each
-    window's first token is predicted by nothing.
+    With an overlap, every supervised token except the document's first has loss. Without one, the first token of each
+    window has no loss.
     """
     tokens, with_bare = data.window_tokens or data.max_length, data.metadata_off_last_fraction > 0
     total = encoded.tokens
@@ -76,19 +76,19 @@ def cut_windows(encoded: Encoded, data: Data) -> list[TokenSample]:
 
 
 def _last_between(ends: Sequence[int], low: int, high: int, room: int) -> int:
-    """The last line end above `low` and not above `high`; `high` where none is near."""
+    """Return the last line end in (low, high], or `high` if none is near."""
     place = bisect_right(ends, high)
     return ends[place - 1] if place and ends[place - 1] > max(low, high - int(room * NEAR)) else high
 
 
 def _first_between(ends: Sequence[int], low: int, high: int) -> int:
-    """The first line end not below `low` and not above `high`; `low` where there is none."""
+    """Return the first line end in [low, high], or `low` if there is none."""
     place = bisect_left(ends, low)
     return ends[place] if place < len(ends) and ends[place] <= high else low
 
 
 def _between(parts: Sequence[Part], starts: Sequence[int], start: int, stop: int) -> list[Part]:
-    """What lies between two places of the parts laid end to end."""
+    """Return the tokens between two positions of the concatenated parts."""
     chosen = []
     for place, part in zip(starts, parts, strict=False):
         low, high = max(start - place, 0), min(stop - place, len(part.ids))
@@ -98,7 +98,7 @@ def _between(parts: Sequence[Part], starts: Sequence[int], start: int, stop: int
 
 
 def _shortened(part: Part, tokens: int) -> Part:
-    """At most so many tokens of a part, from a line start or to a line end if there is one within."""
+    """Shorten a part to at most `tokens`, at a line boundary if there is one."""
     count = len(part.ids)
     if count <= tokens:
         return part

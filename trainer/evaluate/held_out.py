@@ -1,4 +1,4 @@
-"""The held-out loss: of the candidate, and of the frozen base with the adapter turned off."""
+"""Measures the held-out loss of the candidate, and of the base with the adapter disabled."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from trainer.stop import StopRequest
 
 
 def choose_held_out(rows: TokenRows, *, max_tokens: int, seed: int) -> list[TokenSample]:
-    """The samples that are measured: this run's own rows first, then earlier ones, each in seeded order.
+    """Choose the samples to measure: first this run's rows, then earlier ones, each in seeded order.
 
-    Whole samples, while they fit into `max_tokens`; at least one if there is any.
+    Takes whole samples up to `max_tokens`, but at least one if there is any.
     """
     order = list(rows.samples)
     random.Random(seed).shuffle(order)
@@ -37,7 +37,7 @@ def choose_held_out(rows: TokenRows, *, max_tokens: int, seed: int) -> list[Toke
 
 
 class HeldOut:
-    """Measures a wrapped LossModel on always the same samples."""
+    """Measures a wrapped LossModel on a fixed set of samples."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class HeldOut:
         self.samples = samples
         self.stop = stop
         self.budget = budget
-        """Tokens in a forward pass; halved when memory runs out."""
+        """Tokens per forward pass. Halved when memory runs out."""
         self.packs = pack_samples(
             range(len(samples)),
             samples,
@@ -63,10 +63,10 @@ class HeldOut:
         )
 
     def measure(self) -> Score:
-        """Loss and token accuracy over all supervised tokens. The model is left in training mode.
+        """Measure loss and token accuracy over all supervised tokens. Leaves the model in training mode.
 
         Raises:
-            Stopped: a request to stop came in the meantime.
+            Stopped: a stop was requested meanwhile.
         """
         self.model.eval()
         try:
@@ -75,7 +75,7 @@ class HeldOut:
             self.model.train()
 
     def measure_base(self) -> Score:
-        """The same with the adapter turned off."""
+        """Measure with the adapter disabled."""
         with self.accelerator.unwrap_model(self.model).model.disable_adapter():
             return self.measure()
 
@@ -84,14 +84,14 @@ class HeldOut:
         device = self.accelerator.device
         sums = torch.zeros(3, dtype=torch.float64, device=device)
         for batch in load_batches(self.samples, self.packs, workers=0, pin_memory=False):
-            if self.accelerator.num_processes == 1:  # alone, a rank may leave; together, they stop at a step's end
+            if self.accelerator.num_processes == 1:  # several ranks stop together, at the end of a step
                 self.stop.check()
             sums += self._sums(batch)
         loss_sum, correct_sum, tokens = reduce(sums, "sum").tolist()
         return Score(loss=loss_sum / tokens, token_accuracy=correct_sum / tokens, tokens=int(tokens))
 
     def _sums(self, batch: Batch) -> torch.Tensor:
-        """Loss, right predictions and supervised tokens of a pack, in smaller ones where memory runs out."""
+        """Return loss, correct predictions and supervised tokens of a pack. Splits it if memory runs out."""
         while True:
             pieces = batch.split(self.budget)
             try:

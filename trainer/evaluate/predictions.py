@@ -1,4 +1,4 @@
-"""What the candidate writes after a few held-out prompts, for people to read."""
+"""Generates the candidate's answers to a few held-out prompts, for people to read."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MAX_NEW_TOKENS = 128
 def predict(
     adapted: Any, tokenizer: Any, samples: Sequence[TokenSample], *, pad: int, stop: StopRequest
 ) -> list[tuple[Prediction, int]]:
-    """Greedy answers, each with its number of tokens. The model is left in evaluation mode.
+    """Generate greedy answers, each with its number of tokens. Leaves the model in evaluation mode.
 
     Raises:
-        Stopped: a request to stop came in the meantime.
+        Stopped: a stop was requested meanwhile.
     """
     adapted.eval()
     with attending_whole(adapted.get_base_model()):
@@ -40,7 +40,7 @@ def _answer(adapted: Any, tokenizer: Any, sample: TokenSample, pad: int, stop: S
         max_new_tokens=min(MAX_NEW_TOKENS, len(wanted)),
         do_sample=False,
         use_cache=True,
-        eos_token_id=[tokenizer.eos_token_id, pad],  # documents end with the latter where a family pads with its end
+        eos_token_id=[tokenizer.eos_token_id, pad],  # some families end documents with the padding token
         pad_token_id=pad,
     )[0, start:]
     prediction = Prediction(
@@ -53,6 +53,6 @@ def _answer(adapted: Any, tokenizer: Any, sample: TokenSample, pad: int, stop: S
 
 
 def _prompt_tokens(sample: TokenSample) -> int:
-    """Tokens before the first that is learned; of a text that is learned from its beginning, the first half."""
+    """Tokens before the first one with loss. If all tokens have loss, the first half."""
     start = int((sample.labels != IGNORED).nonzero()[0])
     return start if start > 1 else max(1, sample.tokens // 2)

@@ -14,13 +14,13 @@ class Score:
     """Nats per supervised token."""
     token_accuracy: float
     tokens: int
-    """Supervised tokens that were measured."""
+    """Number of measured tokens with loss."""
 
     @property
     def perplexity(self) -> float:
-        """e to the loss; held below infinity, which JSON does not have."""
+        """e to the loss, capped below infinity, which JSON lacks."""
         return math.exp(min(self.loss, 700.0))
 
     def as_report(self) -> dict[str, float]:
-        """As report.json and the events have it."""
+        """Return the form used in report.json and events."""
         return {"loss": self.loss, "perplexity": self.perplexity, "token_accuracy": self.token_accuracy}

@@ -1,6 +1,6 @@
-"""Checkpoints that appear whole, are verified before they are used, and hold no pickles.
+"""Checkpoints: written atomically, verified before use, and without pickles.
 
-Not covered: optimizer state that is spread over ranks; every rank must hold all of it, as DDP does.
+Not covered: optimizer state that is sharded over ranks. Every rank must hold all of it, as with DDP.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAME = re.compile(r"step-(\d{6,})")
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Everything that a resume needs, on the CPU."""
+    """Everything needed to resume, on the CPU."""
 
     progress: Progress
     adapter: dict[str, torch.Tensor]
@@ -35,7 +35,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint below `folder`, then drop all others but the best step's. Returns its path."""
+    """Write a checkpoint below `folder`, then remove all others except the best step's. Returns its path."""
     path = checkpoint_path(folder, checkpoint.progress.step)
     tensors, scalars = flatten(checkpoint.optimizer)
     with new_folder(path) as temporary:
@@ -55,7 +55,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        RunDirectoryError: it does not match its manifest, or cannot be read.
+        RunDirectoryError: the checkpoint does not match its manifest, or cannot be read.
     """
     verify_manifest(path)
     try:
@@ -71,7 +71,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def newest_checkpoint(folder: Path, on_damaged: Callable[[Path, str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole, and whose best step's checkpoint is whole too; None when there is none."""
+    """Return the newest intact checkpoint whose best step's checkpoint is intact too, or None."""
     for path in sorted(checkpoints(folder), key=_step_of, reverse=True):
         try:
             checkpoint = load_checkpoint(path)
@@ -93,12 +93,12 @@ def load_adapter(folder: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step is."""
+    """Return the path of a step's checkpoint."""
     return folder / f"step-{step:06d}"
 
 
 def checkpoints(folder: Path) -> Iterator[Path]:
-    """Checkpoints below a folder, in no order; what is half-written has another name."""
+    """Yield the checkpoints below a folder, unordered. Incomplete ones have another name."""
     if folder.exists():
         yield from (path for path in folder.iterdir() if NAME.fullmatch(path.name))
 
@@ -113,7 +113,7 @@ def _step_of(path: Path) -> int:
 
 
 def flatten(state: Mapping[Any, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """A nested state as tensors by path, and all that is no tensor as JSON with the tensors' places left open."""
+    """Split a nested state into tensors by path, and JSON that refers to them."""
     tensors: dict[str, torch.Tensor] = {}
 
     def walk(value: Any, path: str) -> Any:
@@ -129,13 +129,13 @@ def flatten(state: Mapping[Any, Any]) -> tuple[dict[str, torch.Tensor], dict[str
             case None | bool() | int() | float() | str():
                 return {"value": value}
             case _:
-                raise TypeError(f"{path}: {type(value).__name__} cannot be kept in a checkpoint")
+                raise TypeError(f"{path}: {type(value).__name__} cannot be stored in a checkpoint")
 
     return tensors, walk(state, "")
 
 
 def unflatten(tensors: Mapping[str, torch.Tensor], shape: dict[str, Any]) -> Any:
-    """What `flatten` took apart; tuples come back as lists."""
+    """Reverse `flatten`. Tuples become lists."""
     match shape:
         case {"tensor": path}:
             return tensors[path]

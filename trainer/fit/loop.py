@@ -1,4 +1,4 @@
-"""The fit: steps, evaluations, checkpoints, early stopping, and stopping on request.
+"""The training loop: steps, evaluations, checkpoints, early stopping, and stopping on request.
 
 step 0 ─ evaluate ─▶ step ─▶ … ─▶ step ─ evaluate, checkpoint ─▶ step ─▶ … ─▶ last step, or early stop
 """
@@ -40,7 +40,7 @@ from trainer.track.trackers import Trackers
 
 @dataclass(frozen=True, kw_only=True)
 class Tools:
-    """What a fit works with."""
+    """Objects that a fit uses."""
 
     recipe: Recipe
     accelerator: Accelerator
@@ -73,10 +73,10 @@ class Fit:
         self.batches: Iterator[Batch] = iter(())
         self.micro_per_step: list[int] = []
         self.budget = pack_budget(tools.recipe)
-        """Tokens in a forward pass; halved when memory runs out."""
+        """Tokens per forward pass. Halved when memory runs out."""
 
     def run(self) -> Progress:
-        """Train to the end, and leave the best weights in the model.
+        """Train to the end, and load the best weights into the model.
 
         Raises:
             Stopped, Diverged, OutOfMemory
@@ -90,13 +90,13 @@ class Fit:
                     break
                 self._stop_if_asked()
                 self._step()
-            self._take_best()
+            self._load_best_weights()
         return self.progress
 
     # --- steps ------------------------------------------------------------------------------------------------
 
     def _plan_batches(self) -> None:
-        """This rank's packs of all steps to come, as one stream that loader workers can run ahead of."""
+        """Plan this rank's packs of all remaining steps as one stream, which loader workers prepare ahead."""
         training, accelerator = self.tools.recipe.training, self.tools.accelerator
         windows = self.tools.windows
         planned = [
@@ -118,7 +118,7 @@ class Fit:
         )
 
     def _step(self) -> None:
-        """One optimizer step over one window."""
+        """Run one optimizer step over one window."""
         start = time.monotonic()
         tools, progress = self.tools, self.progress
         window = tools.windows[progress.step]
@@ -139,9 +139,9 @@ class Fit:
         self._report_step(epoch=window.epoch, tokens=window.tokens, rate=rate, norm=norm, speed=speed)
 
     def _gradients(self, batches: Sequence[Batch], supervised: int, step: int) -> float:
-        """Gradients of the window's mean loss; returns that loss.
+        """Compute the gradients of the window's mean loss. Returns that loss.
 
-        When memory runs out, the window is done again with half as many tokens at a time: the gradient is the same.
+        When memory runs out, repeat the window with half as many tokens per forward pass. The gradient is the same.
         """
         pieces = [piece for batch in batches for piece in batch.split(self.budget)]
         while True:
@@ -150,19 +150,19 @@ class Fit:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-            # The error is gone by now, and with it what its frames held.
+            # The error and the memory held by its frames are free now.
             most = max(piece.tokens for piece in pieces)
             self.tools.optimizer.zero_grad()
             torch.cuda.empty_cache()
             if self.tools.accelerator.num_processes > 1 or all(len(piece.lengths) == 1 for piece in pieces):
                 suspects = self._suspects("out_of_memory", step, self._members(), self.tools.held_out.samples)
-                raise OutOfMemory(f"step {step}: out of memory with {most} tokens at a time", suspects)
+                raise OutOfMemory(f"step {step}: out of memory with {most} tokens per forward pass", suspects)
             self.budget = most // 2
             pieces = [piece for batch in batches for piece in batch.split(self.budget)]
             self.tools.events.emit("out_of_memory", step=step, tokens=self.budget)
 
     def _accumulate(self, pieces: Sequence[Batch], supervised: int) -> float:
-        """Backward through every pack, each with its share of the whole window's tokens on all ranks."""
+        """Run all packs forward and backward. Each is weighted by its share of the window's tokens on all ranks."""
         accelerator, model = self.tools.accelerator, self.tools.model
         total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         for index, piece in enumerate(pieces):
@@ -170,7 +170,7 @@ class Fit:
             context = accelerator.no_sync(model) if index < len(pieces) - 1 else nullcontext()
             with context:
                 loss, _ = model(batch)
-                # DDP takes the mean over ranks; the window's mean needs their sum
+                # DDP averages over ranks, but the window's mean needs their sum
                 accelerator.backward(loss * (accelerator.num_processes / supervised))
             total += loss.detach().double()
         return float(reduce(total, "sum")) / supervised
@@ -178,7 +178,7 @@ class Fit:
     def _check_finite(
         self, step: int, samples: Sequence[TokenSample], outside: Sequence[TokenSample], **values: float
     ) -> None:
-        """Raises Diverged where a value is not finite that came from `samples`; `outside` are others."""
+        """Raises Diverged if a value from `samples` is not finite. `outside` are samples of other steps."""
         for what, value in values.items():
             if not math.isfinite(value):
                 self.tools.events.emit("non_finite", step=step, what=what)
@@ -186,7 +186,7 @@ class Fit:
                 raise Diverged(f"step {step}: {what} is {value}", self._suspects("non_finite", step, samples, outside))
 
     def _members(self) -> list[TokenSample]:
-        """The samples of the window at hand, those of other ranks included."""
+        """Return the samples of the current window on all ranks."""
         windows = self.tools.windows
         return [windows.samples[index] for index in windows[self.progress.step].members]
 
@@ -228,7 +228,7 @@ class Fit:
     # --- evaluation -------------------------------------------------------------------------------------------
 
     def _evaluate_if_due(self) -> None:
-        """Evaluate at the step where it is due, unless a resume finds it done; then keep a checkpoint."""
+        """Evaluate if it is due and not done before a resume. Then save a checkpoint."""
         limits = self.tools.recipe.evaluation
         if self.progress.measured or not evaluation_due(self.progress.step, self.steps_total, limits.interval_fraction):
             return
@@ -242,7 +242,7 @@ class Fit:
             raise
 
     def _evaluate_start(self) -> None:
-        """Anchor and current, before the first step. The candidate starts as current."""
+        """Measure anchor and current before the first step. The candidate starts as current."""
         progress, held_out = self.progress, self.tools.held_out
         anchor = held_out.measure_base()
         current = held_out.measure()
@@ -288,7 +288,7 @@ class Fit:
     # --- checkpoints ------------------------------------------------------------------------------------------
 
     def _stop_if_asked(self) -> None:
-        """Between two steps: keep a checkpoint and end, if any rank was asked to."""
+        """Between two steps: save a checkpoint and stop, if any rank was asked to."""
         tools = self.tools
         asked = torch.tensor(float(tools.stop.reason is not None), device=tools.accelerator.device)
         if float(reduce(asked, "sum")) == 0:
@@ -320,19 +320,19 @@ class Fit:
         if self.tools.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(checkpoint.random[f"cuda.{rank}"])
 
-    def _take_best(self) -> None:
-        """Put the weights of the best step into the model."""
+    def _load_best_weights(self) -> None:
+        """Load the weights of the best step into the model."""
         if (best := self.progress.best_step) != self.progress.step:
             set_peft_model_state_dict(self.tools.adapted, load_adapter(self.tools.checkpoints, best))
 
 
 def pack_budget(recipe: Recipe) -> int:
-    """Tokens of one forward pass: as many as a padded batch of the recipe's size could hold."""
+    """Return the tokens of one forward pass: as many as a padded batch of the recipe's size."""
     return recipe.training.batch_size * recipe.data.max_length
 
 
 def _inner(optimizer: Any) -> Any:
-    """The optimizer inside accelerate's wrapper."""
+    """Return the optimizer inside accelerate's wrapper."""
     return getattr(optimizer, "optimizer", optimizer)
 
 

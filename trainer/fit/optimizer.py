@@ -36,10 +36,10 @@ OPTIMIZERS: dict[str, Callable[[list[torch.nn.Parameter], Training], torch.optim
 def make_optimizer(
     parameters: Iterable[torch.nn.Parameter], training: Training, *, draws: tuple[int, ...] = ()
 ) -> torch.optim.Optimizer:
-    """A fresh optimizer over what is trainable.
+    """Create an optimizer for the trainable parameters.
 
     Args:
-        draws: what random rounding depends on: the same on every rank and after a resume, another in every run
+        draws: seed of stochastic rounding. Equal on all ranks and after a resume, different in every run
     """
     optimizer = OPTIMIZERS[training.optimizer]([p for p in parameters if p.requires_grad], training)
     if isinstance(optimizer, RoundedAdamW8bit | RoundedPagedAdamW8bit):
@@ -48,6 +48,6 @@ def make_optimizer(
 
 
 def set_learning_rate(optimizer: Any, rate: float) -> None:
-    """Give every group the same rate."""
+    """Set the learning rate of all groups."""
     for group in optimizer.param_groups:
         group["lr"] = rate

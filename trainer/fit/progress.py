@@ -1,4 +1,4 @@
-"""How far a fit has come: counts, evaluations, early stopping. What state.json holds. (no torch)"""
+"""Progress of a fit: counts, evaluations, early stopping. Stored in state.json. (no torch)"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.recipe import Evaluation
 
 @dataclass(kw_only=True)
 class Progress:
-    """Everything about a fit that is neither weights nor optimizer state. A resume starts from it."""
+    """The state of a fit besides weights and optimizer. A resume starts from it."""
 
     step: int = 0
     tokens_seen: int = 0
@@ -21,18 +21,18 @@ class Progress:
     anchor: Score | None = None
     """The frozen base alone."""
     current: Score | None = None
-    """What the fit started from: the parent adapter, or an adapter that does nothing yet."""
+    """The start of the fit: the parent adapter, or a new adapter without effect."""
     history: list[tuple[int, Score]] = field(default_factory=list)
-    """Candidate's evaluations by step; the first is step 0, which is `current`."""
+    """The candidate's evaluations by step. Step 0 is `current`."""
     reference: float = math.inf
-    """Loss that the next evaluation has to undercut by the threshold."""
+    """Best loss so far. The next evaluation must be lower by the threshold."""
     misses: int = 0
-    """Evaluations in a row that did not."""
+    """Number of consecutive evaluations without improvement."""
     stopped_early: bool = False
 
     @property
     def best_step(self) -> int:
-        """Step with the lowest loss among those that trained; 0 before the first evaluation of one."""
+        """Step with the lowest loss after training started. 0 before its first evaluation."""
         trained = [(score.loss, step) for step, score in self.history if step > 0]
         return min(trained)[1] if trained else 0
 
@@ -44,7 +44,7 @@ class Progress:
 
     @property
     def measured(self) -> bool:
-        """Whether the weights as they are have been evaluated."""
+        """Whether the current weights have been evaluated."""
         return bool(self.history) and self.history[-1][0] == self.step
 
     def score_at(self, step: int) -> Score:
@@ -52,7 +52,7 @@ class Progress:
         return dict(self.history)[step]
 
     def record(self, score: Score, limits: Evaluation) -> None:
-        """Take in an evaluation of the present step, and decide whether it was the last one needed."""
+        """Record the evaluation of the current step, and decide on early stopping."""
         self.history.append((self.step, score))
         if score.loss < self.reference - limits.threshold or self.step == 0:
             self.reference = score.loss
@@ -62,7 +62,7 @@ class Progress:
         self.stopped_early = self.misses >= limits.patience
 
     def recent_loss(self) -> float | None:
-        """Mean training loss over the last tenth of the steps; None when there was no step."""
+        """Mean training loss over the last tenth of the steps, or None without steps."""
         if not self.losses:
             return None
         last = self.losses[-max(1, len(self.losses) // 10) :]
@@ -86,6 +86,6 @@ class Progress:
 
 
 def evaluation_due(step: int, steps_total: int, interval_fraction: float) -> bool:
-    """Whether a step is followed by an evaluation: every so many, and always the first and the last."""
+    """Whether to evaluate after a step: at a fixed interval, and always at the first and last step."""
     interval = max(1, math.ceil(steps_total * interval_fraction))
     return step % interval == 0 or step == steps_total

@@ -12,11 +12,11 @@ SHAPES: dict[str, Callable[[float], float]] = {
     "cosine": lambda left: 0.5 * (1 - math.cos(math.pi * left)),
     "constant": lambda left: 1.0,
 }
-"""Share of the peak, from the share of the steps after warm-up that are left (1 at the first, above 0 at the last)."""
+"""Maps the remaining share of the steps after warm-up (1 to above 0) to a share of the peak rate."""
 
 
 def learning_rate(step: int, steps_total: int, training: Training) -> float:
-    """Rate of a step, counted from 1: a linear rise, then the schedule's fall. No step is spent at a rate of 0."""
+    """Return the rate of a step, counted from 1: linear warm-up, then the schedule. No step has rate 0."""
     assert 1 <= step <= steps_total, f"step {step} of {steps_total}"
     warmup = warmup_steps(steps_total, training.warmup_fraction)
     if step <= warmup:
@@ -26,7 +26,7 @@ def learning_rate(step: int, steps_total: int, training: Training) -> float:
 
 
 def warmup_steps(steps_total: int, fraction: float) -> int:
-    """Steps of the rise: at least one where there is a warm-up at all, and never all of them."""
+    """Number of warm-up steps: at least one if there is a warm-up, and never all steps."""
     if fraction == 0:
         return 0
     return min(max(1, round(steps_total * fraction)), steps_total - 1)

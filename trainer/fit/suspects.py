@@ -1,8 +1,8 @@
-"""Which rows make a step fail: each sample of it is tried alone, without a step of the optimizer.
+"""Finds the rows that make a step fail. Tries each sample alone, without an optimizer step.
 
-a sample from outside fails as well  ─▶ nobody: it is the weights, or the machine
+another step's sample fails, too     ─▶ no row: the weights or the machine are the cause
 some samples fail alone              ─▶ their rows
-none does                            ─▶ all rows of the step: only together do they fail
+none does                            ─▶ all rows of the step: they only fail together
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def find_suspects(
     reason: Failure,
     step: int,
 ) -> Suspects | None:
-    """Who may be to blame for a step that failed; None where no row is. Gradients are lost.
+    """Return the rows that may have made a step fail, or None if no row did. Discards gradients.
 
-    Of several processes, none can try by itself what all would have to: there, all rows of the step are suspects.
+    With several processes, samples cannot be tried alone. Then all rows of the step are suspects.
 
     Args:
         samples: those of the step
-        outside: others; the shortest one shows whether the weights and the machine are sound
+        outside: samples of other steps. The shortest one shows whether weights and machine work
     """
 
     def fails(sample: TokenSample) -> bool:
@@ -52,7 +52,7 @@ def find_suspects(
 
 
 def failure_of(accelerator: Accelerator, model: Any, optimizer: Any, sample: TokenSample) -> Failure | None:
-    """What goes wrong with one sample, forwards and backwards; None where all is well."""
+    """Run one sample forward and backward. Returns the failure, or None."""
     try:
         loss, _ = model(collate([sample]).to(accelerator.device))
         accelerator.backward(loss / max(1, sample.supervised))

@@ -1,9 +1,9 @@
-"""Attention by document: each sample of a pack sees itself alone.
+"""Attention by document: each sample of a pack attends only to itself.
 
-    pack      | a a a a | b b | c c c |      boundaries are plain integers (`Documents`), made once a batch
-    a token attends to earlier ones of its own sample; no mask over the whole pack is ever made
+    pack      | a a a a | b b | c c c |      boundaries are plain integers (`Documents`), made once per batch
+    a token attends to earlier ones of its own sample; no mask over the whole pack is built
 
-On a GPU one call for all of them (flash-attn's or torch's own varlen kernel); on a CPU one call a document.
+On a GPU, one call handles all documents (flash-attn's or torch's varlen kernel). On a CPU, each document has its own.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from trainer.model.batch import Batch
 from trainer.recipe import Base
 
 NAME = "by_document"
-"""Under which transformers knows it. No mask is built for a name that it has no mask function for."""
+"""Its name in transformers. For a name without a mask function, transformers builds no mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Documents:
-    """Where the samples of a pack begin and end, and how attention over them is computed."""
+    """Boundaries of the samples in a pack, and the attention kernel."""
 
     lengths: tuple[int, ...]
     offsets: torch.Tensor
@@ -37,13 +37,16 @@ class Documents:
 
 
 def documents(batch: Batch, kernel: str) -> Documents:
-    """The boundaries of one batch, which lies on the device."""
+    """Return the boundaries of one batch on the device."""
     return Documents(lengths=batch.lengths, offsets=batch.offsets, attend=KERNELS[kernel])
 
 
 def _each(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, docs: Documents) -> torch.Tensor:
-    """One document after the other. Key heads are repeated: torch's CPU kernel shares out heads among its threads, and
-    with grouped ones it would have as few as there are key heads."""
+    """Attend document by document.
+
+    Key heads are repeated, because torch's CPU kernel distributes heads over threads. With grouped heads it would use
+    only as many threads as key heads.
+    """
     group = q.shape[1] // k.shape[1]
     if group > 1:
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
@@ -58,7 +61,7 @@ def _one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> tor
 
 
 def _torch_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, docs: Documents) -> torch.Tensor:
-    """torch's own kernel; causal is a window of everything before and nothing after."""
+    """Use torch's own kernel. Causal means a window of all tokens before and none after."""
     from torch.nn.attention.varlen import varlen_attn
 
     longest = max(docs.lengths)
@@ -81,7 +84,7 @@ def _flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float,
 
 
 KERNELS = {"each": _each, "torch_varlen": _torch_varlen, "flash_attn": _flash_attn}
-"""How the documents of a pack are attended to. q: [tokens, heads, width]; k, v: [tokens, key heads, width]."""
+"""Attention kernels by name. q: [tokens, heads, width]; k, v: [tokens, key heads, width]."""
 
 
 def _by_document(
@@ -96,7 +99,7 @@ def _by_document(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface. query: [1, heads, tokens, width]; answers [1, tokens, heads, width]."""
+    """transformers' attention interface. query: [1, heads, tokens, width]; returns [1, tokens, heads, width]."""
     assert attention_mask is None and dropout == 0.0
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     return documents.attend(q, k, v, scaling, documents)[None], None
@@ -106,18 +109,18 @@ AttentionInterface.register(NAME, _by_document)
 
 
 def choose_kernel(base: Base, device: torch.device, dtype: torch.dtype) -> str:
-    """The kernel for a recipe's `base.attention`. `auto` takes flash-attn where it is installed, else torch's own.
+    """Choose the kernel for `base.attention`. `auto` takes flash-attn if it is installed, else torch's own.
 
     Raises:
-        UnusableInput: flash attention is asked for and is not there.
+        UnusableInput: flash attention is requested but not available.
     """
     on_gpu = device.type == "cuda" and dtype != torch.float32
     available = on_gpu and importlib.util.find_spec("flash_attn") is not None
     match base.attention:
         case "flash_attention_2" if not available:
             raise UnusableInput(
-                "base.attention: flash_attention_2 needs a CUDA device, 16-bit compute and the package flash-attn; "
-                "attention: auto uses it where it is installed"
+                "base.attention: flash_attention_2 needs a CUDA device, 16-bit compute and the package flash-attn. "
+                "Use attention: auto to use it only if it is installed"
             )
         case "auto" | "flash_attention_2" if available:
             return "flash_attn"
@@ -126,20 +129,20 @@ def choose_kernel(base: Base, device: torch.device, dtype: torch.dtype) -> str:
 
 
 def attend_by_document(causal: Any) -> None:
-    """Switch a model to packs.
+    """Switch a model to attention by document.
 
     Raises:
-        UnusableInput: a layer of it attends through a sliding window, which this does not compute.
+        UnusableInput: a layer uses sliding-window attention, which is not supported.
     """
     kinds = set(getattr(causal.config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
-        raise UnusableInput(f"base.model: layers of {', '.join(sorted(kinds))}; full attention is supported only")
+        raise UnusableInput(f"base.model: layers of {', '.join(sorted(kinds))}. Only full attention is supported")
     causal.set_attn_implementation(NAME)
 
 
 @contextmanager
 def attending_whole(causal: Any) -> Iterator[None]:
-    """For as long as the block runs, ordinary attention: for generation, which has a cache instead of packs."""
+    """Use ordinary attention in the block, for generation with a cache instead of packs."""
     before = causal.config._attn_implementation
     causal.set_attn_implementation("sdpa")
     try:

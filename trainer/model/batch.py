@@ -11,27 +11,27 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One pack: samples end to end."""
+    """One pack: concatenated samples."""
 
     ids: torch.Tensor
     """int64 [1, tokens]"""
     positions: torch.Tensor
     """int64 [1, tokens]: from 0 in each sample."""
     lengths: tuple[int, ...]
-    """Tokens of each sample: plain integers, so that no step waits for the device to tell them."""
+    """Tokens of each sample: plain integers, so that reading them does not wait for the device."""
     offsets: torch.Tensor
-    """int32 [samples + 1]: where each begins and the last ends, for kernels that read them on the device."""
+    """int32 [samples + 1]: start of each sample and end of the last one, for kernels on the device."""
     predicting: torch.Tensor
-    """int64 [supervised]: places of the pack whose next token counts, ascending."""
+    """int64 [supervised]: positions in the pack whose next token has loss, ascending."""
     labels: torch.Tensor
     """int64 [supervised]: those next tokens."""
 
     def pin_memory(self) -> Batch:
-        """Copy to page-locked memory; the DataLoader calls this."""
+        """Copy to page-locked memory. The DataLoader calls this."""
         return self._mapped(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
+        """Copy the batch to a device."""
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
@@ -54,7 +54,7 @@ class Batch:
         return len(self.labels)
 
     def split(self, budget: int) -> list[Batch]:
-        """The same samples in order, in packs of at most `budget` tokens; a longer sample makes one by itself."""
+        """Split into packs of at most `budget` tokens, in order. A longer sample gets its own pack."""
         cuts, used = [0], 0
         starts = [0, *accumulate(self.lengths)]
         for index, length in enumerate(self.lengths):

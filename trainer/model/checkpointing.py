@@ -1,17 +1,17 @@
-"""Activation checkpointing by policy: what is kept for the backward pass, and what is made again.
+"""Activation checkpointing by policy: which activations are kept, and which are recomputed.
 
-What it costs on the 14B (hidden 5,120, MLP 13,824, LoRA rank 256 with dropout, 16 bit), per token and layer, with the
+Costs on the 14B model (hidden 5,120, MLP 13,824, LoRA rank 256 with dropout, 16 bit), per token and layer, with the
 sequence at 4,096 tokens:
 
-    none        everything: 239 KiB, nothing made again
-    selective   attention's half, with its projections: 86 KiB; norms and MLP are made again, 0.45 GFLOP
-    full        the layer's input: 10 KiB; the whole layer is made again, 0.64 GFLOP
+    none        everything: 239 KiB, nothing is recomputed
+    selective   attention with its projections: 86 KiB; norms and MLP are recomputed, 0.45 GFLOP
+    full        the layer's input: 10 KiB; the whole layer is recomputed, 0.64 GFLOP
 
-Why selective keeps attention and not the MLP: with its norm, attention's half holds 76 KiB and the MLP's 163 (it is
-mostly four tensors of 13,824). A byte kept spares about as much in either, 2.4 and 2.8 GFLOP a MB, so the smaller half
-is the one that fits beside more tokens. And what attention's half spares grows with the length (its own products take
-0.04 GFLOP a token at 4,096 and 0.34 at 32,768), at a lower share of a card's rate than the MLP's large products reach.
-Norms cost next to nothing to make again, and would hold a float32 copy of their input.
+Why `selective` keeps attention and not the MLP: with their norms, attention holds 76 KiB and the MLP 163 KiB (mostly
+four tensors of 13,824). Per MB kept, both save about the same work, 2.4 and 2.8 GFLOP. The smaller half leaves room for
+more tokens. The savings of attention also grow with the length: its own products take 0.04 GFLOP per token at 4,096 and
+0.34 at 32,768, and they run less efficiently than the MLP's large products. Norms are cheap to recompute, and keeping
+them would hold a float32 copy of their input.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 HOST_BLOCK_BYTES = 16 << 20
-"""Host buffers are a whole number of these long: packs differ in length, and page-locking memory is slow."""
+"""Host buffers are rounded up to this size for reuse: page-locking is slow, and packs vary in length."""
 IN_FLIGHT = 2
-"""Inputs that may wait on the device for their copy to the host: one is copied while the next is made."""
+"""Inputs that may wait on the device for their copy to the host. One is copied while the next is computed."""
 
 
 def checkpoint_layers(model: Any, policy: str, *, offload: bool = False) -> int:
-    """Make a model's layers keep less; returns how many modules are made again.
+    """Apply a checkpointing policy to a model. Returns the number of recomputed modules.
 
     Args:
         policy: a name in POLICIES
-        offload: keep what a checkpoint saves in host memory (page-locked where there is a GPU)
+        offload: keep saved inputs in host memory (page-locked with a GPU)
     """
     keeper = HostKeeper() if offload else None
     modules = [chosen for layer in decoder_layers(model) for chosen in POLICIES[policy](layer)]
     for module in modules:
-        module.forward = _made_again(module.forward, keeper)
+        module.forward = _recomputed(module.forward, keeper)
     return len(modules)
 
 
 def decoder_layers(model: Any) -> list[torch.nn.Module]:
-    """The repeated layers of a model."""
+    """Return the repeated layers of a model."""
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
@@ -58,11 +58,11 @@ POLICIES: dict[str, Callable[[torch.nn.Module], list[torch.nn.Module]]] = {
     "selective": lambda layer: [child for name, child in layer.named_children() if "attn" not in name],
     "full": lambda layer: [layer],
 }
-"""By name: the modules of one layer whose inputs alone are kept."""
+"""Maps a policy to the modules of a layer that keep only their inputs."""
 
 
-def _made_again(forward: Callable[..., Any], keeper: HostKeeper | None) -> Callable[..., Any]:
-    """A forward pass that keeps its input alone, where there will be a backward pass."""
+def _recomputed(forward: Callable[..., Any], keeper: HostKeeper | None) -> Callable[..., Any]:
+    """Wrap a forward pass so that it keeps only its input, if a backward pass follows."""
 
     @functools.wraps(forward)
     def kept_by_input(*args: Any, **kwargs: Any) -> Any:
@@ -75,13 +75,13 @@ def _made_again(forward: Callable[..., Any], keeper: HostKeeper | None) -> Calla
 
 
 class HostKeeper:
-    """Keeps tensors of a forward pass in host memory until the backward pass asks for them, the last one first.
+    """Offloads tensors of a forward pass to host memory. The backward pass fetches them in reverse order.
 
         main stream   layer 1 │ layer 2 │ layer 3 │ … │ back 3  │ back 2  │ back 1
         side stream           │ 1 out   │ 2 out   │ … │ 2 in    │ 1 in    │
 
-    A tensor that is copied out is held until the main stream has waited for its copy, so its memory is never used again
-    too early; one that is asked for starts the copy of the one before it. On a CPU the same without streams.
+    A tensor's device memory is held until the main stream has waited for its copy, so it is not reused too early. Each
+    fetch also starts the copy of the next tensor. On a CPU there are no streams.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class HostKeeper:
         self._last: weakref.ref[_Kept] | None = None
 
     def hooks(self) -> AbstractContextManager[None]:
-        """What autograd saves inside this block goes to the host."""
+        """Offload what autograd saves in this block."""
         return saved_tensors_hooks(self._pack, self._unpack)
 
     def _pack(self, tensor: torch.Tensor) -> _Kept | torch.Tensor:
@@ -126,23 +126,23 @@ class HostKeeper:
         return tensor
 
     def _fetch(self, kept: _Kept, main: torch.cuda.Stream) -> tuple[torch.Tensor, torch.cuda.Event]:
-        """Start the copy back, into memory that belongs to the main stream."""
+        """Start the copy to the device, into memory of the main stream."""
         tensor = torch.empty(kept.shape, dtype=kept.dtype, device=kept.device)
         side = self._stream(kept.device)
-        side.wait_stream(main)  # what used this memory before is done then
+        side.wait_stream(main)  # wait for the previous use of this memory
         with torch.cuda.stream(side):
             tensor.copy_(kept.host, non_blocking=True)
             return tensor, side.record_event()
 
     def _let_go(self, main: torch.cuda.Stream, *, leave: int) -> None:
-        """Free the device's memory of all but the newest tensors, in the main stream's order."""
+        """Free the device memory of all but the newest `leave` tensors, in the main stream's order."""
         while len(self._leaving) > leave:
             tensor, copied = self._leaving.popleft()
             main.wait_event(copied)
             del tensor
 
     def _buffer(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Host memory for a tensor, uint8: one that is free and long enough, else a new one instead of a short one."""
+        """Return a uint8 host buffer: a free one that is long enough, else a new one in place of a short one."""
         wanted = tensor.numel() * tensor.element_size()
         for index, buffer in enumerate(self._free):
             if len(buffer) >= wanted:
@@ -159,7 +159,7 @@ class HostKeeper:
 
 
 class _Kept:
-    """One tensor in host memory, for as long as autograd's graph holds it: also when the backward pass never comes."""
+    """One offloaded tensor. It lives as long as autograd's graph, even without a backward pass."""
 
     def __init__(
         self, tensor: torch.Tensor, buffer: torch.Tensor, free: list[torch.Tensor], before: weakref.ref[_Kept] | None
@@ -168,10 +168,10 @@ class _Kept:
         self.buffer, self.free = buffer, free
         self.host = buffer[: tensor.numel() * tensor.element_size()].view(tensor.dtype).view(tensor.shape)
         self.before = before
-        """The one that was kept just before it: the backward pass asks for that one next."""
+        """The tensor kept just before. The backward pass fetches it next."""
         self.returning: tuple[torch.Tensor, torch.cuda.Event] | None = None
 
     def __del__(self) -> None:
-        if self.returning is not None:  # a copy that nobody came for may still be writing into its memory
+        if self.returning is not None:  # an unused copy may still be writing to this memory
             torch.cuda.current_stream(self.device).wait_event(self.returning[1])
         self.free.append(self.buffer)

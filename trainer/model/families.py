@@ -1,4 +1,4 @@
-"""Model families: which token plays which part in a document, known by a tokenizer's vocabulary. (no torch)"""
+"""Model families: control tokens by role, detected by the tokenizer's vocabulary. (no torch)"""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ SUFFIX_FIRST: tuple[Role, ...] = ("fim_suffix", "fim_prefix", "fim_middle")
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """The control tokens that a family of models was pre-trained with."""
+    """Control tokens that a model family was pre-trained with."""
 
     tokens: Mapping[Role, str | None]
-    """Token by role; None: the family marks this place with no token. A role that is absent is unknown to it."""
+    """Token by role. None: the family uses no token for this role. A missing role is not supported."""
     fim_order: tuple[Role, ...] = PREFIX_FIRST
-    """The order in which the parts of a gap's sample are shown."""
+    """Order of the parts of a fill-in-the-middle sample."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -94,11 +94,11 @@ FAMILIES: dict[str, Family] = {
     ),
     "llama3": Family(tokens={"end": "<|end_of_text|>"}),
 }
-"""By name; the first one all of whose tokens a vocabulary holds is the vocabulary's."""
+"""By name. The first family whose tokens are all in the vocabulary is chosen."""
 
 
 def family_of(vocabulary: Collection[str], *, end_token: str | None) -> Family:
-    """The family whose tokens a vocabulary holds; for any other, one that knows the tokenizer's own end alone."""
+    """Return the family of a vocabulary. The fallback only has the tokenizer's own end token."""
     for family in FAMILIES.values():
         if all(token is None or token in vocabulary for token in family.tokens.values()):
             return family

@@ -1,11 +1,12 @@
-"""A frozen linear layer and its adapter as one autograd function, on 4-bit and on plain weights.
+"""A frozen linear layer and its adapter as one autograd function, for 4-bit and plain weights.
 
     y = W x + s · B A d(x)        d: dropout, s = alpha / rank
 
-PEFT's layers keep the adapter (its parameters, its files, turning it off); only their forward is replaced. What that
-saves: a clone and an out-of-place sum of y, the products of s and of the dropout's scale with whole activations, one
-autograd node a product, and float32 products where the model computes in 16 bits. A use of the 4-bit weights unpacks
-them once. Not covered, and left to PEFT: merged or several adapters, DoRA and other variants, LoRA with a bias.
+PEFT's layers keep the adapter (parameters, files, disabling). Only their forward is replaced. This saves a clone and an
+out-of-place sum of y, products of whole activations with s and with the dropout scale, one autograd node per product,
+and float32 products if the model computes in 16 bits. Each use of the 4-bit weights unpacks them once.
+
+Not covered, and left to PEFT: merged or several adapters, DoRA and other variants, LoRA with a bias.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from peft.tuners.lora.bnb import Linear4bit as Lora4bit
 from peft.tuners.lora.layer import Linear as LoraLinear
 
 MASK_LEVELS = 256
-"""A CPU's dropout draws a byte an element, so its rate is a multiple of 1/256: 0.05 becomes 13/256 = 0.0508."""
+"""On a CPU, dropout draws one byte per element, so its rate is a multiple of 1/256: 0.05 becomes 13/256 = 0.0508."""
 
 
 def fuse_adapter(adapted: Any) -> int:
-    """Replace the forward of every adapted linear layer that this function covers; returns how many."""
+    """Replace the forward of every supported adapted linear layer. Returns their number."""
     fused = 0
     for module in adapted.modules():
         if isinstance(module, Lora4bit | LoraLinear) and _covered(module):
@@ -44,7 +45,7 @@ def _covered(module: Any) -> bool:
 
 
 def _forward(module: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """What the layer computes now: its own forward wherever the adapter is off or merged."""
+    """The new forward. Uses PEFT's own forward if the adapter is disabled or merged."""
     if module.disable_adapters or module.merged or args or kwargs:
         return type(module).forward(module, x, *args, **kwargs)
     (name,) = module.lora_A.keys()
@@ -115,23 +116,23 @@ def _unpacked(weight: torch.Tensor, state: Any) -> torch.Tensor:
 
 
 def _draw(rows: torch.Tensor, rate: float) -> tuple[torch.Tensor | None, float]:
-    """What dropout draws, a byte an element, and the share that it keeps; None where it keeps all.
+    """Draw a dropout mask with one byte per element. Returns the mask and the kept share; None if all is kept.
 
-    On a GPU what is kept (bool). On a CPU noise (uint8): its low values are what is dropped.
+    On a GPU the mask is bool. On a CPU it is uint8 noise, and low values are dropped.
     """
     if rate <= 0.0:
         return None, 1.0
     if rows.device.type != "cpu":
         return torch.empty_like(rows, dtype=torch.bool).bernoulli_(1.0 - rate), 1.0 - rate
-    # Eight bytes a draw, and from the whole range: random_() alone leaves the highest bit 0.
+    # Eight bytes per draw, from the whole range: random_() alone leaves the highest bit 0.
     draws = torch.empty(-(-rows.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
     noise = draws.view(torch.uint8)[: rows.numel()].view(rows.shape)
     return noise, 1.0 - _dropped_levels(rate) / MASK_LEVELS
 
 
 def _keep(drawn: torch.Tensor | None, rows: torch.Tensor, rate: float) -> torch.Tensor | None:
-    """What rows are multiplied with: ones and zeros. On a CPU of their own dtype, for a product with bools takes it
-    seven times as long."""
+    """Return the multiplier of rows: ones and zeros. On a CPU it has the rows' dtype, because a product with bools
+    takes seven times as long."""
     if drawn is None or drawn.dtype == torch.bool:
         return drawn
     return torch.ge(drawn, _dropped_levels(rate), out=torch.empty_like(rows))

@@ -1,4 +1,4 @@
-"""The base model in memory: its tokenizer, and its weights frozen, in 4 bits where the recipe says so."""
+"""Loads the base model: its tokenizer, and its frozen weights, in 4 bits if the recipe says so."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NATIVE_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def load_tokenizer(base: Base) -> Any:
-    """The base's own tokenizer."""
+    """Load the base's own tokenizer."""
     source, revision = source_of(base)
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
@@ -27,7 +27,7 @@ def load_tokenizer(base: Base) -> Any:
 
 
 def compute_dtype(base: Base, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 where the device has it natively, else float32 (emulated bf16 is slower than float32)."""
+    """`auto` is bfloat16 if the device supports it natively, else float32 (emulated bf16 is slower than float32)."""
     match base.compute_dtype:
         case "bfloat16":
             return torch.bfloat16
@@ -39,18 +39,18 @@ def compute_dtype(base: Base, device: torch.device) -> torch.dtype:
 
 
 def load_base(base: Base, device: torch.device, *, copy: Path | None = None) -> Any:
-    """The base's causal language model on `device`, frozen.
+    """Load the base's causal language model on `device`, frozen.
 
     Args:
-        copy: a folder that holds it in 4 bits already.
+        copy: a folder with a 4-bit copy of it.
 
     Raises:
-        UnusableInput: it cannot be loaded, or is not 4-bit though it should be.
+        UnusableInput: it cannot be loaded, or is not quantized as required.
     """
     dtype = compute_dtype(base, device)
     source, revision = source_of(base) if copy is None else (str(copy), None)
     options: dict[str, Any] = {}
-    if base.quantization == "nf4" and copy is None:  # a copy brings its own, and another would be passed over
+    if base.quantization == "nf4" and copy is None:  # a copy has its own config, and another one would be ignored
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -63,7 +63,7 @@ def load_base(base: Base, device: torch.device, *, copy: Path | None = None) -> 
             revision=revision,
             dtype=dtype,
             device_map={"": device},
-            attn_implementation="sdpa",  # while it is checked; LossModel puts its own there
+            attn_implementation="sdpa",  # for the checks; LossModel replaces it
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
@@ -71,7 +71,7 @@ def load_base(base: Base, device: torch.device, *, copy: Path | None = None) -> 
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UnusableInput(f"base.model: {base.model} cannot be loaded from {source} ({error})") from error
-    if found["missing_keys"]:  # transformers makes them up, and says so in a warning
+    if found["missing_keys"]:  # transformers initializes them randomly and only warns
         raise UnusableInput(f"base.model: {source} has no weights for {', '.join(sorted(found['missing_keys'])[:5])}")
     model.requires_grad_(False)
     model.config.use_cache = False
@@ -84,7 +84,7 @@ def load_base(base: Base, device: torch.device, *, copy: Path | None = None) -> 
 def keep_weights_packed(model: Any) -> None:
     """Stop bitsandbytes from repacking 4-bit weights in place at the first forward pass in eval mode.
 
-    On a CPU with avx512_bf16, version 0.50.2 does so, and every gradient after it is silently wrong.
+    On a CPU with avx512_bf16, version 0.50.2 does this, and all later gradients are silently wrong.
     """
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
@@ -92,14 +92,14 @@ def keep_weights_packed(model: Any) -> None:
 
 
 def check_quantized(model: Any, dtype: torch.dtype, *, nested: bool = True) -> None:
-    """Raises UnusableInput unless every matrix but embeddings and head is NF4 in the bytes it takes.
+    """Raises UnusableInput unless all matrices except embeddings and head are NF4 and have the expected size.
 
-    transformers leaves what it does not recognise (a mixture's fused experts, say) in 16 bits without a word.
+    transformers silently leaves unknown modules (such as a mixture's fused experts) in 16 bits.
     """
     kept = {id(p) for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
     for name, layer in linear_layers(model).items():
         if not isinstance(layer, bnb.nn.Linear4bit):
-            raise UnusableInput(f"base.quantization: {name} is {type(layer).__name__}, and was not quantized")
+            raise UnusableInput(f"base.quantization: {name} is {type(layer).__name__} and was not quantized")
         state = layer.weight.quant_state
         packed = layer.weight.numel() * layer.weight.element_size()
         if state.quant_type != "nf4" or packed * 2 != layer.in_features * layer.out_features:
@@ -114,9 +114,9 @@ def check_quantized(model: Any, dtype: torch.dtype, *, nested: bool = True) -> N
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself."""
+    """Whether the processor supports bfloat16 natively."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:  # not Linux: unknown, so the safe choice
+    except OSError:  # not Linux: unknown, so choose the safe answer
         return False
     return not NATIVE_BF16_FLAGS.isdisjoint(flags)

@@ -1,4 +1,4 @@
-"""The adapter: new on a base, or continued from a parent's folder."""
+"""Creates an adapter on a base, or loads a parent adapter."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def add_adapter(model: Any, lora: Lora, *, parent: Path | None, seed: int, dtype
     """Put a trainable adapter on a frozen base.
 
     Args:
-        parent: an adapter folder to go on from; it must have the recipe's shape.
-        dtype: of the adapter, whatever the parent's is
+        parent: adapter folder to continue from. It must have the recipe's shape.
+        dtype: dtype of the adapter, regardless of the parent's
 
     Raises:
-        UnusableInput: a target is not in the architecture, or the parent has another shape.
+        UnusableInput: the architecture lacks a target, or the parent has another shape.
     """
     check_targets(model, lora)
     torch.manual_seed(seed)
@@ -30,7 +30,7 @@ def add_adapter(model: Any, lora: Lora, *, parent: Path | None, seed: int, dtype
         adapted = get_peft_model(model, lora_config(lora))
     else:
         config = check_parent(parent, lora)
-        config.lora_dropout = lora.dropout  # no part of an adapter's shape: the recipe's counts
+        config.lora_dropout = lora.dropout  # dropout is not part of the shape: use the recipe's
         config.inference_mode = False
         try:
             adapted = PeftModel.from_pretrained(model, str(parent), is_trainable=True, config=config)
@@ -43,7 +43,7 @@ def add_adapter(model: Any, lora: Lora, *, parent: Path | None, seed: int, dtype
 
 
 def lora_config(lora: Lora) -> LoraConfig:
-    """PEFT's config of a recipe's adapter. Never with rsLoRA: alpha is chosen for alpha / rank."""
+    """Return PEFT's config for a recipe. Never uses rsLoRA: alpha is chosen for alpha / rank."""
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -56,7 +56,7 @@ def lora_config(lora: Lora) -> LoraConfig:
 
 
 def check_parent(parent: Path, lora: Lora) -> LoraConfig:
-    """A parent adapter's config; raises UnusableInput unless it has the shape that the recipe asks for."""
+    """Return a parent adapter's config. Raises UnusableInput unless its shape matches the recipe."""
     try:
         config = PeftConfig.from_pretrained(str(parent))
     except (OSError, ValueError, TypeError) as error:
@@ -71,16 +71,18 @@ def check_parent(parent: Path, lora: Lora) -> LoraConfig:
         "rsLoRA": config.use_rslora,
     }
     if differing := [f"{key} {found[key]} instead of {wanted[key]}" for key in wanted if found[key] != wanted[key]]:
-        raise UnusableInput(f"the parent adapter {parent} has {'; '.join(differing)}. Another shape is another stream")
+        raise UnusableInput(
+            f"the parent adapter {parent} has {'; '.join(differing)}. Use a new stream for another shape"
+        )
     return config
 
 
 def adapter_weights(adapted: Any) -> dict[str, torch.Tensor]:
-    """The adapter's weights by PEFT's names for a file: copies on the CPU."""
+    """Return CPU copies of the adapter's weights, by PEFT's file names."""
     state = get_peft_model_state_dict(adapted)
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
 
 
 def trainable_parameters(adapted: Any) -> int:
-    """How many numbers the fit changes."""
+    """Number of trainable parameters."""
     return sum(p.numel() for p in adapted.parameters() if p.requires_grad)

@@ -1,10 +1,10 @@
-"""The loss at supervised positions, in chunks, with the gradient of the hidden states made in the forward pass.
+"""Computes the loss at supervised positions in chunks, and the hidden states' gradient in the forward pass.
 
     hidden [positions, width] ──@ head──▶ logits [chunk, words] ──▶ loss
             gradient [positions, width] ◀──@ head── softmax − target
 
-The head is frozen, so a chunk's logits are needed once: two matrix products a chunk instead of the three of a chunk
-that is made again for the backward pass. All logits of a batch never exist.
+The head is frozen, so a chunk's logits are needed only once. This takes two matrix products per chunk; recomputing the
+chunk in the backward pass would take three. The logits of a whole batch never exist at once.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 
 CHUNK_LOGITS = 1 << 26
-"""Logits that exist at once, with their softmax 512 MiB: 441 positions of a vocabulary of 152,064."""
+"""Maximum number of logits at once. With their softmax they take 512 MiB: 441 positions at a vocabulary of 152,064."""
 CPU_POSITIONS = 128
-"""Positions at once on a CPU, at the most: their logits stay in its cache from one pass over them to the next."""
+"""Maximum positions per chunk on a CPU, so that the logits stay in its cache."""
 
 
 def supervised_loss(
@@ -26,21 +26,21 @@ def supervised_loss(
     """Cross entropy, summed in float32.
 
     Args:
-        hidden: [positions, width], of supervised positions alone
+        hidden: [positions, width], supervised positions only
         head: a frozen linear layer without bias, width → words
         targets: int64 [positions]
-        label_smoothing: share of the target that is spread evenly over all words (Szegedy et al. 2015, section 7)
+        label_smoothing: share of the target that is spread evenly over the vocabulary (Szegedy et al. 2015, section 7)
 
     Returns:
-        float32 [] in nats, int64 [] right predictions: those where no word is likelier than the target
+        float32 [] loss in nats, int64 [] correct top-1 predictions (ties count as correct)
     """
-    assert not head.weight.requires_grad and head.bias is None, "the head's own gradient is not made here"
+    assert not head.weight.requires_grad and head.bias is None, "the gradient of the head is not computed here"
     loss, correct = _SupervisedLoss.apply(hidden, head.weight, targets, label_smoothing)
     return loss, correct
 
 
 class _SupervisedLoss(torch.autograd.Function):
-    """Forward makes the loss and, where it is wanted, its gradient; backward only scales that."""
+    """Forward computes the loss and, if needed, its gradient. Backward only scales it."""
 
     @staticmethod
     def forward(
@@ -57,12 +57,12 @@ class _SupervisedLoss(torch.autograd.Function):
             part = slice(start, start + positions)
             logits = F.linear(hidden[part].to(weight.dtype), weight).float()
             of_part, right, of_logits = _chunk(logits, targets[part], smoothing)
-            del logits  # or they would stand beside the gradient's cast
+            del logits  # free them before the gradient is cast
             loss += of_part
             correct += right
             if gradient is not None:
                 gradient[part] = of_logits.to(weight.dtype) @ weight
-            del of_logits  # or it would stand beside the next chunk's
+            del of_logits  # free it before the next chunk
         if gradient is not None:
             ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(correct)
@@ -77,14 +77,14 @@ class _SupervisedLoss(torch.autograd.Function):
 def _chunk(
     logits: torch.Tensor, targets: torch.Tensor, smoothing: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Loss, right predictions and softmax − target of one chunk; all float32.
+    """Return loss, correct predictions and softmax − target of one chunk, all in float32.
 
-    The sum that a softmax divides by is read off its largest value, which is one over it: a pass less than logsumexp.
+    The softmax's largest value is 1 / its normalizer. Using it saves one pass compared with logsumexp.
     """
     rows = torch.arange(len(targets), device=logits.device)
     highest, at_target = logits.amax(dim=-1), logits[rows, targets]
     gradient = torch.softmax(logits, dim=-1)
-    loss = (highest - at_target - gradient.amax(dim=-1).log()).sum()  # differences first: logits may be large
+    loss = (highest - at_target - gradient.amax(dim=-1).log()).sum()  # subtract first: logits may be large
     if smoothing:
         loss += smoothing * (at_target - logits.mean(dim=-1)).sum()
         gradient -= smoothing / logits.shape[-1]

@@ -1,7 +1,7 @@
-"""Makes the tiny base again: `python -m trainer.model.make_tiny OUT`. A Qwen2 of 2.4 M parameters, some minutes.
+"""Recreates the tiny base: `python -m trainer.model.make_tiny OUT`. A Qwen2 of 2.4 M parameters; takes minutes.
 
-Byte-level BPE with Qwen2.5's pre-tokenizer, special tokens and chat template; next-token text only, so that
-everything a chat needs is left for an adapter to learn.
+It has byte-level BPE with Qwen2.5's pre-tokenizer, special tokens and chat template. It is trained on plain text only,
+so an adapter has to learn the chat format.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainer.model.tiny_corpus import is_pretraining_file, library_files
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
 TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
-"""Folders whose files are never trained on, though the rule would allow it: half of the library's bytes."""
+"""Excluded folders, which hold half of the library's bytes. The rule would allow them."""
 
 VOCABULARY = 4096
 SEQUENCE_TOKENS = 512
@@ -43,7 +43,7 @@ ORDINARY = (
     "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
     "<|repo_name|>", "<|file_sep|>",
 )  # fmt: skip
-"""Qwen2.5's added tokens, in its order; the second group is not marked special there."""
+"""Qwen2.5's added tokens, in its order. The second group is not special in Qwen2.5."""
 
 
 def main() -> None:
@@ -94,7 +94,7 @@ def make_tokenizer(texts: list[str]) -> Qwen2Tokenizer:
 
 
 def make_model() -> Qwen2ForCausalLM:
-    """A Qwen2 whose matrices all have sides that are multiples of 64, the block of NF4."""
+    """Create a Qwen2. All matrix sides are multiples of 64, the NF4 block size."""
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=VOCABULARY,
@@ -111,7 +111,7 @@ def make_model() -> Qwen2ForCausalLM:
 
 
 def token_stream(tokenizer: Qwen2Tokenizer, texts: list[str]) -> torch.Tensor:
-    """All texts end to end, each closed by <|endoftext|>: int64 [tokens]."""
+    """Concatenate all texts, each ending with <|endoftext|>: int64 [tokens]."""
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     ids: list[int] = []
     for encoding in tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False):
@@ -121,7 +121,7 @@ def token_stream(tokenizer: Qwen2Tokenizer, texts: list[str]) -> torch.Tensor:
 
 
 def pretrain(model: Qwen2ForCausalLM, stream: torch.Tensor, *, steps: int) -> None:
-    """Next-token training: Muon for the matrices, AdamW for the rest, at rates that warm up and fall linearly."""
+    """Train on next tokens: Muon for the matrices, AdamW for the rest, with linear warm-up and decay."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = [
@@ -149,7 +149,7 @@ def pretrain(model: Qwen2ForCausalLM, stream: torch.Tensor, *, steps: int) -> No
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised by five Newton-Schulz iterations (github.com/KellerJordan/Muon).
 
-    torch's own computes them in bfloat16, which takes seconds a step on a processor without it.
+    torch's own Muon uses bfloat16, which takes seconds per step on a processor without native support.
     """
 
     def __init__(self, matrices: list[torch.nn.Parameter], rate: float) -> None:
@@ -157,7 +157,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step for all matrices; those of one shape go through the iterations together."""
+        """Update all matrices. Matrices of one shape are batched."""
         group = self.param_groups[0]
         by_shape: dict[torch.Size, list[torch.nn.Parameter]] = {}
         for matrix in group["params"]:
@@ -176,7 +176,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """The nearest matrices with singular values near 1: [count, rows, columns] in and out."""
+    """Orthogonalise matrices, so that their singular values are near 1: [count, rows, columns] in and out."""
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)

@@ -1,4 +1,4 @@
-"""Device and host memory: what a step used, and whether an error means that there was too little."""
+"""Memory use, and detection of out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that an allocation failed, on the device or on the host."""
+    """Whether an error is a failed allocation, on the device or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     message = str(error)
@@ -16,5 +16,5 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def peak_gpu_bytes(device: torch.device) -> int:
-    """Most memory that tensors took on this GPU since the process started; 0 without one."""
+    """Peak memory of tensors on this GPU since the process started. 0 without a GPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0

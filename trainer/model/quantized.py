@@ -1,14 +1,13 @@
-"""A copy of the base in 4 bits, kept beside the Hub's cache: later runs map it into memory and quantize nothing.
+"""Caches a 4-bit copy of the base beside the Hub's cache. Later runs map it into memory instead of quantizing.
 
     <cache>/codelupe/quantized/qwen2.5-coder-14b-instruct-3f9a…/   config.json  *.safetensors  MANIFEST.json last
 
-A copy belongs to one base@revision, setting, kind of device and version of the libraries that made it. It appears
-whole or not at all, and nothing depends on it: whatever is wrong with it is an event, and the base is quantized anew.
-On two cores of an EPYC a Qwen2 of 0.5 B loads in 0.3 s instead of 25, the tiny one in 0.1 instead of 0.25.
+A copy is specific to base@revision, quantization settings, device type and library versions. It is written atomically,
+and nothing depends on it. If a copy is unusable, the run emits an event and quantizes the base again. On two EPYC
+cores, a Qwen2 of 0.5 B loads in 0.3 s instead of 25 s, and the tiny one in 0.1 s instead of 0.25 s.
 
-Not covered: a bit that turns over on the disk later. Names, sizes and the tensors' headers are checked at every load,
-since a write that broke off cannot pass those; a hash of 9 GB would take longer than the load itself, and the Hub's own
-cache is trusted in the same way.
+Not covered: bit flips on the disk. Each load checks names, sizes and tensor headers, which detects incomplete writes.
+Hashing 9 GB would take longer than the load, and the Hub's own cache is trusted in the same way.
 """
 
 from __future__ import annotations
@@ -34,19 +33,19 @@ from trainer.recipe import Base
 from trainer.run_dir import MANIFEST, RunDirectoryError, held_lock, new_folder, read_json, write_json
 
 KEPT_DAYS = 30
-"""A copy that no run has loaded for so long goes when the next one is made."""
+"""A copy that was not loaded for this long is removed when the next one is made."""
 SHARD_SIZE = "2GB"
-"""What is copied from the device into host memory at a time."""
+"""Bytes copied from the device to host memory at a time."""
 
 
-class Tell(Protocol):
-    """How events are emitted."""
+class Emit(Protocol):
+    """Emits an event."""
 
     def __call__(self, event: str, /, **fields: Any) -> None: ...
 
 
-def load_kept(base: Base, device: torch.device, tell: Tell) -> Any:
-    """The base as `load_base` gives it: from its copy where there is one, else quantized now, and then copied.
+def load_kept(base: Base, device: torch.device, emit: Emit) -> Any:
+    """Load the base from its copy if there is one. Otherwise quantize it now, and write a copy.
 
     Raises:
         UnusableInput: the base itself cannot be loaded.
@@ -57,8 +56,8 @@ def load_kept(base: Base, device: torch.device, tell: Tell) -> Any:
     try:
         folder = copies_folder() / copy_name(base, facts)
         there = folder.exists()
-    except (OSError, RuntimeError) as error:  # a folder that we may not look into, or no home at all
-        tell("base_copy", state="not_made", path="", message=f"{error}; every run quantizes")
+    except (OSError, RuntimeError) as error:  # no permission, or no home folder
+        emit("base_copy", state="not_made", path="", message=f"{error}. Every run quantizes the base")
         return load_base(base, device)
     if there:
         try:
@@ -66,28 +65,28 @@ def load_kept(base: Base, device: torch.device, tell: Tell) -> Any:
         except (OSError, RunDirectoryError, UnusableInput, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise
-            tell("base_copy", state="damaged", path=str(folder), message=f"{error}; it is made again")
+            emit("base_copy", state="damaged", path=str(folder), message=f"{error}. It is made again")
     model = load_base(base, device)
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # one process of a machine
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # one process per machine
         began = time.monotonic()
         try:
             written = keep_copy(model, folder, facts)
         except (OSError, SafetensorError, RunDirectoryError, ValueError) as error:
-            tell("base_copy", state="not_made", path=str(folder), message=f"{error}; the next run quantizes again")
+            emit("base_copy", state="not_made", path=str(folder), message=f"{error}. The next run quantizes again")
         else:
             seconds = round(time.monotonic() - began, 3)
-            tell("base_copy", state="made", path=str(folder), bytes=written, seconds=seconds)
+            emit("base_copy", state="made", path=str(folder), bytes=written, seconds=seconds)
     return model
 
 
 def copies_folder() -> Path:
-    """Where copies are: below XDG_CACHE_HOME, or ~/.cache."""
+    """Return the folder of copies, below XDG_CACHE_HOME or ~/.cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "codelupe" / "quantized"
 
 
 def copy_facts(base: Base, device: torch.device) -> dict[str, Any]:
-    """All that decides a copy's bits."""
+    """Return all facts that determine a copy's bytes."""
     return {
         "model": base.model,
         "revision": base.revision,
@@ -100,27 +99,27 @@ def copy_facts(base: Base, device: torch.device) -> dict[str, Any]:
 
 
 def copy_name(base: Base, facts: dict[str, Any]) -> str:
-    """The base's name for people, and a hash of the facts."""
+    """Return a readable name with a hash of the facts."""
     readable = re.sub(r"[^a-z0-9.]+", "-", Path(base.model).name.lower()).strip("-.")
     return f"{readable}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 def load_copy(base: Base, device: torch.device, folder: Path, facts: dict[str, Any]) -> Any:
-    """The model of a copy.
+    """Load the model of a copy.
 
     Raises:
-        RunDirectoryError: its manifest is missing, or not what is there.
-        UnusableInput: it cannot be loaded, or does not hold what it should.
+        RunDirectoryError: the manifest is missing, or does not match the files.
+        UnusableInput: the copy cannot be loaded, or is not quantized as required.
     """
     check_copy(folder, facts)
     model = load_base(base, device, copy=folder)
-    with contextlib.suppress(OSError):  # a cache that we may only read is tidied by whoever may write there
-        os.utime(folder / MANIFEST)  # it is in use
+    with contextlib.suppress(OSError):  # in a read-only cache, a process with write access cleans up
+        os.utime(folder / MANIFEST)  # marks it as used
     return model
 
 
 def check_copy(folder: Path, facts: dict[str, Any]) -> None:
-    """Raises RunDirectoryError unless a copy's facts are these and every file has the bytes that were written."""
+    """Raises RunDirectoryError unless a copy has these facts and all files have the recorded sizes."""
     try:
         manifest = read_json(folder / MANIFEST)
         found, sizes = manifest["facts"], dict(manifest["bytes"])
@@ -129,15 +128,15 @@ def check_copy(folder: Path, facts: dict[str, Any]) -> None:
     if found != facts or not sizes:
         raise RunDirectoryError(f"{folder} was made from {found}")
     if differing := [name for name, size in sizes.items() if _size(folder / name) != size]:
-        raise RunDirectoryError(f"{', '.join(differing)} in {folder} changed in size or went missing")
+        raise RunDirectoryError(f"{', '.join(differing)} in {folder} changed in size or is missing")
 
 
 def keep_copy(model: Any, folder: Path, facts: dict[str, Any]) -> int:
-    """Write a copy of a model that was just quantized, before any evaluation. Returns its bytes.
+    """Write a copy of a newly quantized model, before any evaluation. Returns its size in bytes.
 
     Raises:
-        OSError, SafetensorError: the disk is full or cannot be written.
-        RunDirectoryError: another process is making a copy now.
+        OSError, SafetensorError: the disk is full or not writable.
+        RunDirectoryError: another process is making a copy.
     """
     root = folder.parent
     root.mkdir(parents=True, exist_ok=True)
@@ -145,7 +144,7 @@ def keep_copy(model: Any, folder: Path, facts: dict[str, Any]) -> int:
         drop_unused(root)
         needed, free = 2 * model.get_memory_footprint(), shutil.disk_usage(root).free
         if free < needed:
-            raise OSError(f"{free / 1e9:.1f} GB are free in {root}, and {needed / 1e9:.1f} GB should be")
+            raise OSError(f"{free / 1e9:.1f} GB are free in {root}, but {needed / 1e9:.1f} GB are required")
         with new_folder(folder) as temporary:
             model.save_pretrained(temporary, max_shard_size=SHARD_SIZE)
             sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
@@ -154,7 +153,7 @@ def keep_copy(model: Any, folder: Path, facts: dict[str, Any]) -> int:
 
 
 def drop_unused(root: Path) -> None:
-    """Remove what killed processes left half-written, and copies unused for KEPT_DAYS. Needs the lock."""
+    """Remove incomplete copies of killed processes, and copies unused for KEPT_DAYS. Needs the lock."""
     oldest = time.time() - KEPT_DAYS * 86400
     for folder in [path for path in root.iterdir() if path.is_dir()]:
         manifest = folder / MANIFEST

@@ -1,7 +1,7 @@
-"""The architecture of a base without its weights: from its folder, the local cache or the Hub, else from what is known.
+"""Loads a base's architecture without weights: from its folder, the local cache or the Hub, else from known shapes.
 
-The shapes of Qwen2.5 and Qwen2.5-Coder are public (their config.json on the Hub) and written down here, so that a
-machine without a network can plan too. They are used only when the Hub cannot be reached.
+The shapes of Qwen2.5 and Qwen2.5-Coder are public (config.json on the Hub) and stored here, so that a
+machine without a network can plan, too. They are used only when the Hub cannot be reached.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ QWEN_SHAPES: dict[str, tuple[int, int, int, int, int, int, bool]] = {
 
 
 def architecture(base: Base) -> tuple[Any, str]:
-    """A base's model on the meta device, and where its config came from (for people).
+    """Return a base's model on the meta device, and a description of its config's origin.
 
     Raises:
-        UnusableInput: there is no such base, or the Hub cannot be reached and its shape is not known here.
+        UnusableInput: the base does not exist, or the Hub is unreachable and the shape is unknown.
     """
     if (folder := local_folder(base.model)) is not None:
         return load_skeleton(base.model, base.revision or ""), str(folder)
@@ -45,19 +45,19 @@ def architecture(base: Base) -> tuple[Any, str]:
     try:
         HfApi().model_info(base.model, revision=base.revision, timeout=HUB_SECONDS)
     except RepositoryNotFoundError as error:
-        raise UnusableInput(f"base.model: {base.model} is neither on the Hub nor a folder here") from error
+        raise UnusableInput(f"base.model: {base.model} is neither on the Hub nor a local folder") from error
     except (HfHubHTTPError, HTTPError, OSError) as error:
         if (size := known_size(base.model)) is None:
             raise UnusableInput(
-                f"base.model: the Hub cannot be reached ({error}), and the shape of {base.model} is not known here. "
-                f"Known are Qwen/Qwen2.5-[Coder-]SIZE[-Instruct] with SIZE in {', '.join(QWEN_SHAPES)}"
+                f"base.model: the Hub cannot be reached ({error}), and the shape of {base.model} is unknown. "
+                f"Known shapes: Qwen/Qwen2.5-[Coder-]SIZE[-Instruct] with SIZE in {', '.join(QWEN_SHAPES)}"
             ) from error
-        return known_architecture(size), f"the shape of Qwen2.5 {size} that is kept here (the Hub cannot be reached)"
+        return known_architecture(size), f"the stored shape of Qwen2.5 {size} (the Hub cannot be reached)"
     return load_skeleton(base.model, base.revision or "main"), "the Hub"
 
 
 def known_size(model: str) -> str | None:
-    """The size in a Hub name of Qwen2.5 or Qwen2.5-Coder, if its shape is known."""
+    """Return the size in a Hub name of Qwen2.5 or Qwen2.5-Coder, if its shape is known."""
     owner, _, name = model.partition("/")
     size = name.removeprefix("Qwen2.5-").removeprefix("Coder-").removesuffix("-Instruct")
     return size if owner == "Qwen" and name.startswith("Qwen2.5-") and size in QWEN_SHAPES else None

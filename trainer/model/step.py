@@ -1,4 +1,4 @@
-"""Model and loss in one module: what is wrapped for many processes, and what every forward pass goes through."""
+"""Model and loss in one module, which is wrapped for several processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.model.loss import supervised_loss
 
 
 class LossModel(nn.Module):
-    """A causal language model with its loss, for packs."""
+    """A causal language model with its loss, on packs."""
 
     def __init__(self, model: Any, *, kernel: str = "each", label_smoothing: float = 0.0) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class LossModel(nn.Module):
         attend_by_document(model.get_base_model())
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Summed loss and count of right predictions; smoothed while training alone."""
+        """Return the summed loss and the number of correct predictions. Label smoothing applies in training only."""
         causal = self.model.get_base_model()
         hidden = causal.model(
             input_ids=batch.ids,
@@ -42,11 +42,11 @@ class LossModel(nn.Module):
 
 @torch.no_grad()
 def check_head(model: Any) -> None:
-    """Raises UnusableInput unless the head on the last hidden states gives the model's own logits.
+    """Raises UnusableInput unless the head, applied to the last hidden states, gives the model's own logits.
 
-    Families that scale or cap their logits would otherwise be trained on a loss that is not theirs.
+    Families that scale or cap their logits would otherwise be trained with a wrong loss.
     """
-    model.eval()  # dropout would tell the two apart
+    model.eval()  # dropout would make the two differ
     causal = model.get_base_model()
     ids = torch.arange(8, device=causal.device)[None]
     with attending_whole(causal):
@@ -55,4 +55,6 @@ def check_head(model: Any) -> None:
     ours = causal.get_output_embeddings()(hidden).float()
     model.train()
     if not torch.allclose(own, ours, rtol=1e-3, atol=1e-3):
-        raise UnusableInput(f"base.model: {type(causal).__name__} changes its logits after the head; not supported")
+        raise UnusableInput(
+            f"base.model: {type(causal).__name__} changes its logits after the head, which is not supported"
+        )

@@ -1,4 +1,4 @@
-"""The cards that a plan can be made for."""
+"""GPUs that plans can be made for."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a plan needs to know of a card."""
+    """Specification of a card."""
 
     vram_gib: float
-    """What a program can have of it: less than the label says."""
+    """Memory available to a program, which is less than advertised."""
     tflops: float
-    """Dense bf16 products with float32 accumulation, 10^12 a second."""
+    """Dense bf16 rate with float32 accumulation, in 10^12 FLOP/s."""
     bandwidth_gbs: float
-    """Device memory, 10^9 bytes a second."""
+    """Memory bandwidth in 10^9 bytes/s."""
 
 
 # Rates and bandwidths: NVIDIA's datasheets and architecture papers, dense (half of the rate "with sparsity"), SXM where
@@ -36,9 +36,9 @@ DEFAULT_CARD = "rtx-5090"
 
 
 def card_named(device: str) -> str:
-    """The card that a device's own name means ("NVIDIA GeForce RTX 5090"), else the default one.
+    """Return the card for a device name ("NVIDIA GeForce RTX 5090"), else the default card.
 
-    Only the balance of rate and bandwidth decides between plans, so an unknown card is served well enough by another.
+    Only the ratio of rate and bandwidth decides between plans, so the default is good enough for unknown cards.
     """
     words = device.lower().replace("-", " ").split()
     for name in CARDS:

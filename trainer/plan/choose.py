@@ -1,4 +1,4 @@
-"""The fastest way to take a step that fits, and what to change when none does."""
+"""Chooses the fastest plan that fits, or suggests changes if none does."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from trainer.plan.speed import flops_per_token, tokens_per_second
 from trainer.recipe import Recipe
 
 SAME_SPEED = 0.99
-"""Plans that reach this share of the fastest one's speed are as fast, as far as the arithmetic can tell."""
+"""Plans with at least this share of the highest speed count as equally fast."""
 LEAST_LENGTH = 256
 LEAST_RANK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One way to take the recipe's step on a card."""
+    """One way to run the recipe's step on a card."""
 
     choice: Choice
     accumulation: int
-    """Micro-batches in one optimizer step: with the micro-batch it is the recipe's step."""
+    """Micro-batches per optimizer step."""
     lines: list[Line]
     peak_bytes: int
     host_bytes: int
@@ -40,19 +40,19 @@ class Plan:
 
     @property
     def allocated_bytes(self) -> int:
-        """What torch.cuda.max_memory_allocated should say: tensors of torch's own alone."""
+        """Expected value of torch.cuda.max_memory_allocated: torch's own tensors only."""
         return sum(line.bytes for line in self.lines if line.counted and line.kind not in ("card", "paged"))
 
 
 def possible_plans(model: Model, recipe: Recipe, card: Card) -> list[Plan]:
-    """Every way that the recipe allows, the fastest first."""
+    """Return all plans that the recipe allows, fastest first."""
     sizes = sizes_of(recipe, element=element_bytes(recipe))
     plans = [_plan(model, recipe, samples, choice, sizes, card) for samples, choice in _choices(recipe)]
     return sorted(plans, key=lambda plan: (-round(plan.tokens_per_second, 1), plan.peak_bytes))
 
 
 def fastest_fitting(plans: list[Plan], vram_bytes: int) -> Plan | None:
-    """The fastest that fits; of those as fast, one that leaves the host's memory alone, and the largest pieces."""
+    """Return the fastest plan that fits. Among equally fast ones, prefer no offloading, then large micro-batches."""
     fitting = [plan for plan in plans if plan.peak_bytes <= vram_bytes]
     fastest = max((plan.tokens_per_second for plan in fitting), default=0.0)
     as_fast = [plan for plan in fitting if plan.tokens_per_second >= SAME_SPEED * fastest]
@@ -60,12 +60,12 @@ def fastest_fitting(plans: list[Plan], vram_bytes: int) -> Plan | None:
 
 
 def leanest(plans: list[Plan]) -> Plan:
-    """The one that takes the least."""
+    """Return the plan with the lowest memory."""
     return min(plans, key=lambda plan: plan.peak_bytes)
 
 
 def with_choice(recipe: Recipe, plan: Plan) -> Recipe:
-    """The recipe with a plan's choice: the same optimizer step in other pieces."""
+    """Apply a plan to the recipe. The optimizer step stays the same."""
     training = replace(
         recipe.training,
         batch_size=plan.choice.micro_batch_tokens // recipe.data.max_length,
@@ -75,12 +75,12 @@ def with_choice(recipe: Recipe, plan: Plan) -> Recipe:
     )
     evaluation = replace(
         recipe.evaluation, batch_size=min(recipe.evaluation.batch_size, training.batch_size)
-    )  # what is measured without gradients takes less than that
+    )  # evaluation without gradients needs less
     return replace(recipe, training=training, evaluation=evaluation)
 
 
 def changes_that_fit(model: Model, recipe: Recipe, card: Card, vram_bytes: int) -> list[str]:
-    """Single changes with which a plan fits, in words; at least the memory that is needed."""
+    """Return single changes that make a plan fit, in words. The last one is a card with enough memory."""
     found: dict[str, str] = {}
     for key, changed in _smaller(recipe):
         if key not in found and fastest_fitting(possible_plans(model, changed, card), vram_bytes) is not None:
@@ -91,12 +91,12 @@ def changes_that_fit(model: Model, recipe: Recipe, card: Card, vram_bytes: int) 
 
 
 def element_bytes(recipe: Recipe) -> int:
-    """Bytes of a number in the compute dtype on a card."""
+    """Bytes per number in the compute dtype on a card."""
     return 4 if recipe.base.compute_dtype == "float32" else 2
 
 
 def _choices(recipe: Recipe) -> Iterator[tuple[int, Choice]]:
-    """Samples of the longest length in a micro-batch, with each policy that the recipe allows."""
+    """Yield micro-batch sizes (in samples of maximum length) with each allowed policy."""
     training = recipe.training
     policies = {"auto": ("none", "selective", "full")}.get(training.checkpointing, (training.checkpointing,))
     offloads = {"auto": (False, True), "always": (True,), "never": (False,)}[training.offload_checkpoints]
@@ -124,7 +124,7 @@ def _plan(model: Model, recipe: Recipe, samples: int, choice: Choice, sizes: Siz
 
 
 def _smaller(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """The recipe with one thing changed, by key, each key's mildest change first."""
+    """Yield recipes with one change, by key, mildest change first."""
     if recipe.base.quantization == "none":
         yield "base.quantization", replace(recipe, base=replace(recipe.base, quantization="nf4"))
     if recipe.training.optimizer == "adamw":

@@ -1,4 +1,4 @@
-"""`python -m trainer plan RECIPE.yaml`: what it prints, and its exit code."""
+"""`python -m trainer plan RECIPE.yaml`: prints a plan."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ NOTHING_FITS = 3
 
 
 def plan_command(recipe: Recipe, *, card: str | None, vram_gib: float | None, as_json: bool) -> int:
-    """Print the fastest plan that fits; 0, or 3 when none does.
+    """Print the fastest plan that fits. Returns 0, or 3 if none fits.
 
     Args:
-        card: a name in CARDS; its speed, and its memory unless `vram_gib` says another
+        card: a name in CARDS, for speed and memory. `vram_gib` overrides the memory
 
     Raises:
-        UnusableInput: there is no such card, the base is not to be had, or it cannot be planned.
+        UnusableInput: the card is unknown, or the base is not available or cannot be planned.
     """
     if card is not None and card not in CARDS:
-        raise UnusableInput(f"--card: {card!r} is not one of {', '.join(CARDS)}; --vram-gib plans for any other")
+        raise UnusableInput(f"--card: {card!r} is not one of {', '.join(CARDS)}. Use --vram-gib for other cards")
     name = card or DEFAULT_CARD
     vram_bytes = int((vram_gib or CARDS[name].vram_gib) * GIB)
     skeleton, source = architecture(recipe.base)
@@ -52,7 +52,7 @@ def plan_command(recipe: Recipe, *, card: str | None, vram_gib: float | None, as
 def _head(model: Model, recipe: Recipe, source: str) -> Iterator[str]:
     adapter = recipe.lora.rank * sum(m.inputs + m.outputs for m in model.matrices if m.adapted)
     yield f"{recipe.base.model}: {count(model.parameters)} parameters, by {source}"
-    yield f"rank {recipe.lora.rank} on {len(recipe.lora.targets)} matrices a layer: {count(adapter)} trained"
+    yield f"rank {recipe.lora.rank} on {len(recipe.lora.targets)} matrices per layer: {count(adapter)} trained"
 
 
 def _report(
@@ -60,7 +60,7 @@ def _report(
 ) -> Iterator[str]:
     shown = plan or leanest(plans)
     yield ""
-    yield f"{'The fastest that fits' if plan else 'The leanest'}: {in_words(shown, recipe)}"
+    yield f"{'Fastest plan that fits' if plan else 'Plan with the least memory'}: {in_words(shown, recipe)}"
     yield ""
     yield from table(shown)
     yield ""
@@ -68,13 +68,13 @@ def _report(
     yield ""
     yield (
         f"  {shown.tokens_per_second:,.0f} tokens/s on {card} at {EFFICIENCY:.0%} of its dense rate: "
-        f"{shown.flops_per_token / 1e9:.0f} GFLOP a token"
+        f"{shown.flops_per_token / 1e9:.0f} GFLOP per token"
     )
     yield ""
     yield from ways(plans, vram_bytes)
     if plan is None:
         yield ""
-        yield f"Nothing fits {vram_bytes / GIB:.1f} GiB. Any one of these would:"
+        yield f"No plan fits {vram_bytes / GIB:.1f} GiB. Any one of these changes would help:"
         yield from (f"  {change}" for change in changes)
 
 

@@ -1,4 +1,4 @@
-"""What `auto` in a recipe means on the device that is there."""
+"""Resolves `auto` in a recipe for the present device."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from trainer.recipe import Recipe
 
 
 def fitted(recipe: Recipe, device: torch.device) -> tuple[Recipe, Plan | None]:
-    """The recipe with every `auto` of its memory decided, and the plan that decided it, if one did.
+    """Resolve all memory settings that are `auto`. Returns the recipe, and the plan if one was used.
 
-    On a GPU the fastest plan that fits what is free, the same on all ranks; where none is said to fit, the leanest (the
-    fit halves its micro-batches where memory does run out). On a CPU nothing is made again.
+    On a GPU, all ranks use the fastest plan that fits the free memory. If none fits, they use the one with the least
+    memory; the fit halves its micro-batches if memory runs out. On a CPU nothing is recomputed.
 
     Raises:
-        UnusableInput: the base's config cannot be had.
+        UnusableInput: the base's config is not available.
     """
     training = recipe.training
     if "auto" not in (training.checkpointing, training.offload_checkpoints):
@@ -34,14 +34,14 @@ def fitted(recipe: Recipe, device: torch.device) -> tuple[Recipe, Plan | None]:
     except NotPlanned:
         return _decided(recipe, checkpointing="full"), None
     free, _ = torch.cuda.mem_get_info(device)
-    least = min(gather_object([free])) + CUDA_BYTES  # the context is there already
+    least = min(gather_object([free])) + CUDA_BYTES  # the CUDA context is allocated already
     plans = possible_plans(model, recipe, CARDS[card_named(torch.cuda.get_device_name(device))])
     plan = fastest_fitting(plans, least) or leanest(plans)
     return with_choice(recipe, plan), plan
 
 
 def _decided(recipe: Recipe, *, checkpointing: str) -> Recipe:
-    """Without a plan."""
+    """Resolve `auto` without a plan."""
     training = recipe.training
     policy = checkpointing if training.checkpointing == "auto" else training.checkpointing
     offload = "never" if training.offload_checkpoints == "auto" or policy == "none" else training.offload_checkpoints

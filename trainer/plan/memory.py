@@ -1,12 +1,12 @@
 """Peak memory of a training step, line by line.
 
-    static      weights, constants, adapters, gradients, optimizer      exact: every byte that the objects hold
-    kept        what the forward pass leaves for the backward pass      by policy, proportional to the tokens
-    working     the larger of: one layer going backward, or the loss    they are never there together
+    static      weights, constants, adapters, gradients, optimizer      exact: all bytes of the objects
+    kept        kept by the forward pass for the backward pass      by policy, proportional to the tokens
+    working     the larger of: one layer going backward, or the loss    never at the same time
     the card    CUDA's own memory and what the allocator cannot use     constants, stated below
 
 The activations are those of the fused LoRA layer (trainer/model/fused_lora.py): a layer keeps its input, the product
-with A and, with dropout, a byte mask. Gradients are counted whole: from a step's second micro-batch on they are there.
+with A and, with dropout, a byte mask. All gradients are counted, because they exist from the second micro-batch on.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Line:
     kind: str
     """`static`, `paged` (static, but allocated outside torch), `kept`, `working` or `card`."""
     counted: bool = True
-    """Whether it is there at the peak: of layer and loss, the smaller one is not."""
+    """Whether it counts at the peak. Of layer and loss, only the larger one does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What a plan may choose."""
+    """The choices of a plan."""
 
     micro_batch_tokens: int
     checkpointing: str
@@ -60,7 +60,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Bytes an element takes, and what of LoRA's matters to activations."""
+    """Bytes per element, and the LoRA settings that affect activations."""
 
     element: int
     """Of weights and activations in the compute dtype: 2 or 4."""
@@ -94,7 +94,7 @@ def peak_bytes(lines: list[Line]) -> int:
 
 
 def static_lines(model: Model, recipe: Recipe, sizes: Sizes) -> list[Line]:
-    """What is there before the first activation. Exact."""
+    """Memory before the first activation. Exact."""
     numels = [numel for matrix in model.matrices if matrix.adapted for numel in adapter_numels(matrix, recipe.lora)]
     optimizer, dtype = recipe.training.optimizer, recipe.training.adapter_dtype
     adapter = {"float32": 4, "bfloat16": 2}[dtype] * sum(numels)
@@ -140,11 +140,11 @@ def _adamw_8bit_bytes(numels: list[int]) -> int:
 
 
 def _adamw_bytes(numels: list[int]) -> int:
-    return sum(8 * numel + 4 for numel in numels)  # two moments, and the count of steps
+    return sum(8 * numel + 4 for numel in numels)  # two moments and the step count
 
 
 OPTIMIZER_BYTES = {"adamw_8bit": _adamw_8bit_bytes, "adamw": _adamw_bytes}
-"""By the recipe's name. The 8-bit one is paged on a card: what is short of room there moves to the host."""
+"""By the recipe's name. The 8-bit optimizer is paged on a card: its state can move to the host."""
 
 
 # --- kept for the backward pass -------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def layer_bytes(model: Model, sizes: Sizes) -> int:
 
 
 def kept_lines(model: Model, choice: Choice, sizes: Sizes) -> list[Line]:
-    """What the forward pass of a micro-batch leaves on the card."""
+    """Activations that a micro-batch's forward pass keeps on the card."""
     tokens, one_input = choice.micro_batch_tokens, sizes.element * model.hidden
     match choice.checkpointing:
         case "none":  # the first norm's input, the embeddings, needs no gradient
@@ -210,7 +210,7 @@ def host_bytes(model: Model, choice: Choice, sizes: Sizes) -> int:
 
 
 def working_lines(model: Model, base: Base, choice: Choice, sizes: Sizes) -> list[Line]:
-    """What comes and goes: one layer going backward with a matrix in 16 bits beside it, or the loss."""
+    """Temporary memory: one layer's backward pass with an unpacked matrix, or the loss."""
     layer = layer_working_bytes(model, choice, sizes)
     matrix = matrix_bytes(model, base, sizes)
     loss = loss_bytes(model, choice, sizes)
@@ -222,15 +222,14 @@ def working_lines(model: Model, base: Base, choice: Choice, sizes: Sizes) -> lis
 
 
 def layer_working_bytes(model: Model, choice: Choice, sizes: Sizes) -> int:
-    """What is made again, and the gradients at the widest place: behind down_proj.
+    """Recomputed activations, and the gradients at the widest point: after down_proj.
 
-    There the gradient of the layer's output is held, that of down_proj's input, and the product that dropout's mask
-    is about to be put on.
+    These are the gradients of the layer's output and of down_proj's input, and the product before its dropout mask.
     """
     match choice.checkpointing:
         case "none":
             again = 0
-        case "selective":  # the MLP's input is kept already
+        case "selective":  # the MLP's input is already kept
             again = mlp_bytes(model, sizes) - sizes.element * model.hidden
         case _:
             again = layer_bytes(model, sizes)

@@ -1,4 +1,4 @@
-"""What a plan has to know of a base: its matrices and widths, read off the architecture without weights."""
+"""Reads a base's matrices and widths from its architecture, for planning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.recipe import Lora
 
 
 class NotPlanned(UnusableInput):
-    """A base whose memory is not worked out here."""
+    """Planning does not support this base."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,19 +27,19 @@ class Matrix:
 
     @property
     def numel(self) -> int:
-        """Weights in it."""
+        """Number of weights."""
         return self.inputs * self.outputs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Numbers of parameters and widths; nothing in bytes, for the recipe decides how they are kept."""
+    """Parameter counts and widths. No bytes, because these depend on the recipe."""
 
     matrices: tuple[Matrix, ...]
-    """All linear layers but the head."""
+    """All linear layers except the head."""
     embeddings: int
     head: int
-    """0 where the head is the embeddings."""
+    """0 if the head shares the embeddings."""
     others: int
     """Norms and biases."""
     buffer_bytes: int
@@ -53,12 +53,12 @@ class Model:
 
     @property
     def parameters(self) -> int:
-        """All of the base's."""
+        """Number of parameters of the base."""
         return sum(matrix.numel for matrix in self.matrices) + self.embeddings + self.head + self.others
 
     @property
     def layer_matrices(self) -> tuple[Matrix, ...]:
-        """Those of one layer: all layers are alike."""
+        """Matrices of one layer. All layers are equal."""
         return self.matrices[: len(self.matrices) // self.layers]
 
 
@@ -66,8 +66,8 @@ def read_model(skeleton: Any, lora: Lora) -> Model:
     """Read a model on the meta device.
 
     Raises:
-        UnusableInput: a LoRA target is not in it.
-        NotPlanned: it is of a kind that cannot be planned yet.
+        UnusableInput: the model lacks a LoRA target.
+        NotPlanned: the architecture is not supported yet.
     """
     check_targets(skeleton, lora)
     matrices = tuple(
@@ -102,10 +102,10 @@ def read_model(skeleton: Any, lora: Lora) -> Model:
 
 
 def _check_planable(skeleton: Any, matrices: tuple[Matrix, ...], layers: int) -> None:
-    """The arithmetic is that of a Llama or a Qwen2: seven matrices a layer, all layers alike."""
+    """Check for a Llama or Qwen2 architecture: seven matrices per layer, all layers equal."""
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     if layers == 0 or [matrix.name for matrix in matrices] != names * layers:
         raise NotPlanned(
-            f"plan: {type(skeleton).__name__} is not built of layers with {', '.join(names)}, and cannot be planned "
-            "yet; name training.checkpointing and training.offload_checkpoints in the recipe instead of auto"
+            f"plan: {type(skeleton).__name__} is not built of layers with {', '.join(names)} and cannot be planned "
+            "yet. Set training.checkpointing and training.offload_checkpoints in the recipe instead of auto"
         )

@@ -1,4 +1,4 @@
-"""A plan for people: a table, and a bar of where the memory goes."""
+"""Prints a plan as a table, with a bar of its memory use."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ GROUPS = {
     "▒": ("activations", ("checkpoints", "kept", "positions", "one layer", "one matrix", "the loss")),
     "░": ("the card's own", ("allocator", "CUDA")),
 }
-"""What the bar's pieces stand for: the lines whose names begin so."""
+"""Segments of the bar: label, and prefixes of its lines' names."""
 
 
 def table(plan: Plan) -> Iterator[str]:
-    """Every line; one that is not there at the peak in brackets, outside the sum."""
+    """Yield all lines. Lines that do not count at the peak are in brackets."""
     unit, name = (GIB, "GiB") if plan.peak_bytes >= 2 * GIB else (GIB >> 10, "MiB")
     for line in plan.lines:
         size = f"{line.bytes / unit:.2f}"
@@ -29,7 +29,7 @@ def table(plan: Plan) -> Iterator[str]:
 
 
 def bar(plan: Plan, vram_bytes: int) -> Iterator[str]:
-    """Where the memory goes; · is free."""
+    """Yield the bar of memory use. · is free."""
     drawn, legend = "", []
     for sign, (name, beginnings) in GROUPS.items():
         size = sum(line.bytes for line in plan.lines if line.counted and line.name.startswith(beginnings))
@@ -47,12 +47,12 @@ def in_words(plan: Plan, recipe: Recipe) -> str:
     where = ", kept on the host" if choice.offload else ""
     return (
         f"{choice.micro_batch_tokens:,} tokens at a time ({samples} × {recipe.data.max_length:,}), "
-        f"{plan.accumulation} times a step; checkpointing {choice.checkpointing}{where}"
+        f"{plan.accumulation} times per step; checkpointing {choice.checkpointing}{where}"
     )
 
 
 def ways(plans: list[Plan], vram_bytes: int) -> Iterator[str]:
-    """The other ways, the fastest first."""
+    """Yield the other plans, fastest first."""
     yield f"  {'tokens':>7}  {'checkpointing':<14}{'on the host':>12}{'peak GiB':>10}{'tokens/s':>10}"
     for plan in plans:
         choice = plan.choice
@@ -65,7 +65,7 @@ def ways(plans: list[Plan], vram_bytes: int) -> Iterator[str]:
 
 
 def count(number: int) -> str:
-    """A number of parameters in millions or billions."""
+    """Format a number of parameters in millions or billions."""
     return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.2f} M"
 
 

@@ -1,4 +1,4 @@
-"""Tokens a second on a card, from the work that a step is.
+"""Estimates tokens per second on a card from the work of a step.
 
 seconds of a micro-batch = the larger of   FLOPs / (card's dense rate × EFFICIENCY) + unpacking / bandwidth
                                            bytes to the host and back / HOST_BANDWIDTH
@@ -12,16 +12,16 @@ from trainer.plan.model import Model
 from trainer.recipe import Recipe
 
 EFFICIENCY = 0.60
-"""Share of the card's dense rate that the products of a step reach: the goal that the trainer is measured against, not
-a measurement. The best published figure for a consumer card is 0.68."""
+"""Share of the card's dense rate that a step's products reach. This is the trainer's goal, not a measurement. The
+best published figure for a consumer card is 0.68."""
 HOST_BANDWIDTH = 20e9
-"""Bytes a second between host and card, each way: PCIe 4.0 ×16, page-locked, as commonly measured (32e9 nominal)."""
+"""Bytes per second between host and card, each way: PCIe 4.0 ×16, page-locked, as commonly measured (32e9 nominal)."""
 UNPACKED_BYTES = 4.5
-"""Moved for a weight that is unpacked for one use: half a byte read, two written, two read by the product."""
+"""Bytes moved per weight that is unpacked for one use: 0.5 read, 2 written, 2 read by the product."""
 
 
 def tokens_per_second(model: Model, recipe: Recipe, choice: Choice, sizes: Sizes, card: Card) -> float:
-    """Of training, without evaluations."""
+    """Tokens per second of training, without evaluations."""
     tokens = choice.micro_batch_tokens
     seconds = tokens * flops_per_token(model, recipe, choice) / (card.tflops * 1e12 * EFFICIENCY)
     if recipe.base.quantization == "nf4":
@@ -31,10 +31,10 @@ def tokens_per_second(model: Model, recipe: Recipe, choice: Choice, sizes: Sizes
 
 
 def flops_per_token(model: Model, recipe: Recipe, choice: Choice) -> float:
-    """Forward, backward, and what the policy makes again; attention over half of the longest sample, as it is causal.
+    """FLOPs of forward, backward and recomputation. Causal attention covers half of the longest sample.
 
-    A frozen matrix costs two products (forward, its input's gradient), an adapter three; attention's backward pass 2.5
-    times its forward pass, for it makes its scores again (Dao 2023, section 3.2).
+    A frozen matrix costs two products (forward, gradient of its input), an adapter three. Attention's backward pass
+    costs 2.5 times its forward pass, because it recomputes the scores (Dao 2023, section 3.2).
     """
     matrices = 2 * sum(matrix.numel for matrix in model.matrices)
     adapters = 2 * recipe.lora.rank * sum(m.inputs + m.outputs for m in model.matrices if m.adapted)
@@ -51,7 +51,7 @@ def flops_per_token(model: Model, recipe: Recipe, choice: Choice) -> float:
 
 
 def supervised_fraction(recipe: Recipe) -> float:
-    """Share of a sample's tokens with loss: what the prompt does not show."""
+    """Share of a sample's tokens with loss: all tokens outside the prompt."""
     return 1 - (recipe.data.context_fraction_low + recipe.data.context_fraction_high) / 2
 
 

@@ -1,4 +1,4 @@
-"""From a row to its samples: the builders by name, and which of them a row gets."""
+"""Sample builders by name, and the choice of a row's builder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REPO = "repo"
 
 
 class Build(Protocol):
-    """Makes the samples of a row, or raises Rejected. The same row, settings and seed give the same samples."""
+    """Makes the samples of a row, or raises Rejected. Deterministic for the same row, settings and seed."""
 
     def __call__(self, row: Row, data: Data, *, seed: int) -> Sequence[Sample]: ...
 
@@ -35,13 +35,13 @@ class Builder:
 
     build: Build
     needs: tuple[str, ...]
-    """What the tokenizer must have: control roles, and `chat` for a chat template."""
+    """Requirements on the tokenizer: control roles, and `chat` for a chat template."""
     halves: bool = False
-    """Whether a row that gives a sample too long is built from its halves instead."""
+    """Whether to build a row from its halves if a sample is too long."""
     rewrites: bool = True
-    """Whether data.rename_fraction may rewrite the rows before."""
+    """Whether data.rename_fraction applies to the rows."""
     build_group: Callable[[Sequence[Row]], Sample] | None = None
-    """Makes one sample of all rows of a repository; `build` then only says which rows cannot be part of one."""
+    """Makes one sample of all rows of a repository. `build` then only rejects unsuitable rows."""
 
 
 BUILDERS: dict[str, Builder] = {
@@ -55,20 +55,20 @@ BUILDERS: dict[str, Builder] = {
 
 
 def check_builders(data: Data) -> None:
-    """Raises UnusableInput when a recipe names a builder that is not there."""
+    """Raises UnusableInput if a recipe names an unknown builder."""
     if unknown := [name for name in data.builders if name not in BUILDERS]:
         raise UnusableInput(f"data.builders: {', '.join(unknown)} is not one of {', '.join(sorted(BUILDERS))}")
 
 
 def needs(data: Data) -> dict[str, tuple[str, ...]]:
-    """What each builder of a recipe needs of the tokenizer."""
+    """Return the tokenizer requirements of the recipe's builders."""
     return {name: BUILDERS[name].needs for name in data.builders}
 
 
 def builder_of(row: Row, data: Data, *, seed: int) -> Builder:
-    """The builder of this row: drawn by the recipe's weights, the same one for every part of the row.
+    """Draw the row's builder by the recipe's weights. All parts of a row get the same builder.
 
-    `repo` is drawn first, by repository, so that it gets all rows of one or none.
+    `repo` is drawn first, by repository, so that it gets all rows of a repository or none.
     """
     weights = dict(sorted(data.builders.items()))
     repo = weights.get(REPO, 0.0)
@@ -83,7 +83,7 @@ def builder_of(row: Row, data: Data, *, seed: int) -> Builder:
 
 
 def ready(row: Row, data: Data, *, seed: int) -> Row:
-    """The row as its builder is to see it: rewritten, where that is drawn.
+    """Return the row for its builder, with renamed variables if drawn.
 
     Raises:
         Rejected: `not_unicode` (a lone surrogate), `parse_failure` (data.largest_unparsed_share).
@@ -100,9 +100,9 @@ def ready(row: Row, data: Data, *, seed: int) -> Row:
 
 
 def halves(row: Row) -> tuple[Row, Row] | None:
-    """A row's text cut at the line boundary nearest to its middle, or None where there is none.
+    """Cut a row's text at the line boundary nearest to its middle. Returns None without such a boundary.
 
-    Both parts together are the row's text; each is a row of the same file. Its metadata stay with the first.
+    Each part is a row of the same file. The metadata stay with the first part.
     """
     middle = len(row.content) // 2
     before = row.content.rfind("\n", 0, middle) + 1

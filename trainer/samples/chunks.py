@@ -1,6 +1,6 @@
-"""Builder `chunks`: the file's text as it stands, learned from its first token to its end.
+"""Builder `chunks`: the unchanged file. All tokens have loss.
 
-A document longer than a window is cut by tokens, which builders do not know: trainer/data/windows.py.
+trainer/data/windows.py cuts documents that are longer than a window.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from trainer.samples.sample import Control, Document, Rejected, Text
 
 
 def build_chunks(row: Row, data: Data, *, seed: int) -> list[Document]:
-    """The whole file as one document, closed by the end token.
+    """Make one document of the whole file, ending with the end token.
 
     Raises:
-        Rejected: `empty` (nothing but blanks).
+        Rejected: `empty` (only whitespace).
     """
     if not row.content.strip():
         raise Rejected("empty")

@@ -1,7 +1,7 @@
-"""Builder `commits`: what a change did, from rows that carry one: the file after it, and in `metadata` the rest.
+"""Builder `commits`: chats about changes. The row holds the file after the change; `metadata` holds the rest.
 
 commit   message and the file before  →  the file after
-review   the difference               →  the message
+review   the diff                     →  the message
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from trainer.samples.instruction import SYSTEM, fence_for
 from trainer.samples.sample import Chat, Message, Rejected
 
 CONTEXT_LINES = 3
-"""Unchanged lines around a change, where the difference is made here."""
+"""Context lines of a computed diff."""
 
 
 def build_commits(row: Row, data: Data, *, seed: int) -> list[Chat]:
-    """One pair of one change: half of them commits, half reviews, where both can be made.
+    """Make one chat of a change. If both forms are possible, half are commits and half are reviews.
 
     metadata: `message`; `before` (the file's text before the change), `diff` (unified), or both.
 
     Raises:
-        Rejected: `empty`, `no_commit` (no message, or neither of the two), `unchanged`.
+        Rejected: `empty`, `no_commit` (no message, or neither `before` nor `diff`), `unchanged`.
     """
     if not row.content.strip():
         raise Rejected("empty")
@@ -80,6 +80,6 @@ def _closed(text: str) -> str:
 
 
 def _text(row: Row, key: str) -> str:
-    """A text of the row's metadata that UTF-8 can hold; empty where there is none."""
+    """Return a valid text of the row's metadata, or an empty one."""
     value = row.metadata.get(key)
     return value.encode(errors="replace").decode() if isinstance(value, str) else ""

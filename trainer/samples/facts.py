@@ -1,10 +1,10 @@
-"""What the producer knows about a file, as a block of comments that may stand before its prompt.
+"""Formats a file's metadata as a comment block before its prompt.
 
     # @function two_sum
     # @algorithm hash map
     # @time O(n)
 
-The facts come from the row's `metadata`; the block is never learned. data.metadata turns it on.
+The facts come from the row's `metadata`. The block has no loss. data.metadata enables it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ FACTS = {
     "time": ("time", "time_complexity"),
     "space": ("space", "space_complexity"),
 }
-"""Fact → the keys of `metadata` that may hold it; in the order in which they are shown."""
+"""Maps a fact to the keys of `metadata` that may hold it, in output order."""
 
 MAX_CHARACTERS = 200
-"""Of one fact; a longer one is cut."""
+"""Maximum length of a fact. Longer facts are cut."""
 
 HASH, DASHES, SEMICOLONS, PERCENT = "#", "--", ";", "%"
 COMMENTS = {
@@ -37,11 +37,11 @@ COMMENTS = {
     **dict.fromkeys(("lisp", "clojure", "scheme", "racket", "assembly"), SEMICOLONS),
     **dict.fromkeys(("erlang", "matlab", "tex", "latex", "prolog"), PERCENT),
 }
-"""What begins a comment, by language; `//` in any other."""
+"""Comment prefix by language. The default is `//`."""
 
 
 def fact_block(row: Row, data: Data) -> str:
-    """The block with a newline at its end; nothing where it is turned off or nothing is known."""
+    """Return the block with a final newline, or an empty text if it is disabled or there are no facts."""
     if not data.metadata:
         return ""
     comment = COMMENTS.get(language_name(row.language), "//")
@@ -50,7 +50,7 @@ def fact_block(row: Row, data: Data) -> str:
 
 
 def _value(metadata: Mapping[str, Any], keys: tuple[str, ...]) -> str:
-    """One fact on one line; nothing for a value that is no text, number or list of them."""
+    """Return one fact on one line. Empty unless the value is a text, a number or a list of these."""
     for key in keys:
         value = metadata.get(key)
         values = value if isinstance(value, list | tuple) else [value]

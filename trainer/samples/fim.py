@@ -1,7 +1,7 @@
-"""Builder `fim`: a gap in a file. Prefix and suffix are shown, the middle and its end are learned.
+"""Builder `fim`: fill-in-the-middle. Prefix and suffix are context; the middle and its end token have loss.
 
-Nine gaps of ten lie on the syntax tree, half of those on one node (drawn by size), half on a run of siblings (around a
-random stretch); every tenth, and every one of a text without a tree, lies between any two characters.
+Nine of ten gaps follow the syntax tree: half of them are one node (drawn by size), half are a run of siblings (around a
+random span). Every tenth gap, and every gap in a text without a tree, lies between random characters.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from trainer.samples.syntax import Source, parse
 
 RANDOM_SHARE = 0.1
 ATTEMPTS = 24
-"""Draws of a run of siblings before a single node is taken instead."""
+"""Attempts to draw a run of siblings before falling back to a single node."""
 NODE_ATTEMPTS, MAX_HEIGHT = 512, 32
-"""Draws of a single node before a random stretch is taken; nodes further above the innermost one are never taken."""
+"""Attempts to draw a node before falling back to a random span, and maximum height above the innermost node."""
 MIN_BYTES = 2
 BYTES_PER_TOKEN = 2
-"""A middle is at most so many bytes times max_length, as a rule half as many tokens: context has to fit beside it."""
+"""A middle has at most this many bytes times max_length, usually half as many tokens. The rest is for context."""
 
 Span = tuple[int, int]
 
 
 def build_fim(row: Row, data: Data, *, seed: int) -> list[Document]:
-    """One gap of one row; the same row and seed give the same gap. Prefix, middle and suffix are the row's text.
+    """Make one gap in a row, deterministic by row and seed. Prefix, middle and suffix add up to the row's text.
 
     Raises:
-        Rejected: `empty` (nothing but blanks), `too_short` (no room for a gap).
+        Rejected: `empty` (only whitespace), `too_short` (no room for a gap).
     """
     if not row.content.strip():
         raise Rejected("empty")
@@ -51,7 +51,7 @@ def build_fim(row: Row, data: Data, *, seed: int) -> list[Document]:
 def draw_gap(
     row: Row, draw: random.Random, *, max_bytes: int
 ) -> tuple[Literal["fim_node", "fim_siblings", "fim_random"], Span]:
-    """Kind and place of a gap: (first character, one past the last)."""
+    """Return kind and span of a gap: (first character, one past the last)."""
     by_syntax, single = draw.random() >= RANDOM_SHARE, draw.random() < 0.5
     source = parse(row.language, row.content, row.path) if by_syntax else None
     if source is not None:
@@ -65,9 +65,9 @@ def draw_gap(
 
 
 def _node(source: Source, draw: random.Random, max_bytes: int) -> Span | None:
-    """One node, the likelier the longer it is: one of those around a random byte, at a random height.
+    """Draw a node around a random byte, at a random height. Longer nodes are likelier.
 
-    Heights above what is there are drawn again, so that a node's chance is its length alone.
+    Heights above the root are drawn again, so that a node's probability depends only on its length.
     """
     for _ in range(NODE_ATTEMPTS):
         spans = _around(source, draw.randrange(len(source.data)), max_bytes)
@@ -78,10 +78,10 @@ def _node(source: Source, draw: random.Random, max_bytes: int) -> Span | None:
 
 
 def _around(source: Source, place: int, max_bytes: int) -> list[Span]:
-    """The spans of the nodes around a byte, from within; those that may be a gap."""
+    """Return the spans of the nodes around a byte that can be gaps, innermost first."""
     node = source.root.named_descendant_for_byte_range(place, place + 1)
     spans: list[Span] = []
-    # a tree may be as deep as its text is long, and to find a parent it is gone through from its root
+    # a tree can be as deep as its text is long, and finding a parent walks down from the root
     while node is not None and node.end_byte - node.start_byte <= max_bytes and len(spans) < MAX_HEIGHT:
         span = (node.start_byte, node.end_byte)
         if span[1] - span[0] >= MIN_BYTES and span not in spans[-1:] and not source.is_all(*span):
@@ -91,7 +91,7 @@ def _around(source: Source, place: int, max_bytes: int) -> list[Span]:
 
 
 def _siblings(source: Source, draw: random.Random, max_bytes: int) -> Span | None:
-    """The run of children, of one node, that a random stretch touches: two of them or more."""
+    """Draw a run of two or more children of one node that a random span touches."""
     for _ in range(ATTEMPTS):
         first = draw.randrange(len(source.data))
         last = min(len(source.data), first + _length(draw, max_bytes))
@@ -111,16 +111,16 @@ def _random_span(text: str, draw: random.Random, max_bytes: int) -> Span:
     if len(text) < 2:
         raise Rejected("too_short")
     start = draw.randrange(len(text))
-    stop = min(len(text), start + _length(draw, max_bytes // 4))  # a character has at most four bytes
+    stop = min(len(text), start + _length(draw, max_bytes // 4))  # a character has up to four bytes
     return (start, stop) if (start, stop) != (0, len(text)) else (0, stop - 1)
 
 
 def _length(draw: random.Random, longest: int) -> int:
-    """From one to `longest`, each order of magnitude as likely as another: gaps of a word, a line, a function."""
+    """Draw a length from 1 to `longest`, log-uniformly: gaps of a word, a line or a function."""
     return round(longest ** draw.random())
 
 
 def _characters(source: Source, span: Span) -> Span:
-    """A span of bytes as one of characters."""
+    """Convert a span of bytes to one of characters."""
     start = len(source.data[: span[0]].decode())
     return start, start + len(source.text(*span))

@@ -1,8 +1,8 @@
-"""In which order the files of a repository are read: what a file imports comes before it.
+"""Orders the files of a repository so that imported files come first.
 
-Imports are read from the syntax tree and looked up among the repository's own files; where the language has no grammar
-or says nothing of files, and between files that import each other, paths decide. It does not cover search paths that a
-build file sets, Python's namespace packages beyond their folders, or `go.mod` replacements.
+Imports are read from the syntax tree and resolved to the repository's files. Files are sorted by path if their language
+has no grammar or no file imports, and if they import each other. Not covered: search paths from build files, Python
+namespace packages beyond their folders, and `go.mod` replacements.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SCRIPT_ENDINGS = ("", ".ts", ".tsx", ".js", ".jsx", ".mjs", "/index.ts", "/index
 
 
 def import_order(rows: Sequence[Row]) -> list[Row]:
-    """Rows of one repository, each after those it imports; every row once, whatever circles there are."""
+    """Order the rows of one repository, each after its imports. Cycles are fine; every row occurs once."""
     by_path = {row.path or "": row for row in rows}
     if len(by_path) < len(rows):
         return sorted(rows, key=lambda row: (row.path or "", row.file_id))
@@ -37,7 +37,7 @@ def import_order(rows: Sequence[Row]) -> list[Row]:
     while waiting:
         count, path = heapq.heappop(waiting)
         if path in ordered or count != len(needed[path]):
-            continue  # an entry of before
+            continue  # already done
         ordered[path] = by_path[path]
         for importer in importers[path]:
             needed[importer].discard(path)
@@ -46,7 +46,7 @@ def import_order(rows: Sequence[Row]) -> list[Row]:
 
 
 class Files:
-    """The files of a repository, to be found by what an import says."""
+    """Finds a repository's files by import."""
 
     def __init__(self, paths: dict[str, Row]) -> None:
         self.paths = paths
@@ -57,7 +57,7 @@ class Files:
             self.by_folder[posixpath.basename(posixpath.dirname(path))].append(path)
 
     def imported_by(self, row: Row) -> set[str]:
-        """Paths of the repository's files that a row imports."""
+        """Return the paths of the repository's files that a row imports."""
         source = parse(row.language, row.content, row.path)
         read = IMPORTS.get(source.language) if source is not None else None
         if read is None or source is None or row.path is None:
@@ -69,7 +69,7 @@ class Files:
         return found
 
     def _find(self, candidate: str) -> list[str]:
-        """`./x` is that very path, `…/x/` all files of a folder, anything else a path's end."""
+        """Find files: `./x` is an exact path, `…/x/` all files of a folder, anything else a path suffix."""
         if candidate.startswith("./"):
             path = posixpath.normpath(candidate)
             return [path] if path in self.paths else []
@@ -82,7 +82,7 @@ class Files:
 
 
 Candidates = list[str]
-"""Where one import may lead, the likeliest first."""
+"""Possible targets of one import, likeliest first."""
 
 
 def _python(source: Source, folder: str, _name: str) -> Iterator[Candidates]:
@@ -146,7 +146,7 @@ def _script(source: Source, folder: str, _name: str) -> Iterator[Candidates]:
         path = _text(where).strip("\"'`")
         if path.startswith("."):
             whole = posixpath.join(".", folder, path)
-            without = whole.removesuffix(".js")  # TypeScript names the file that it will become
+            without = whole.removesuffix(".js")  # TypeScript imports the compiled file's name
             yield [f"./{base}{ending}" for base in (whole, without) for ending in SCRIPT_ENDINGS]
 
 
@@ -181,4 +181,4 @@ IMPORTS: dict[str, Callable[[Source, str, str], Iterator[Candidates]]] = {
     "c": _c,
     "cpp": _c,
 }
-"""What a file imports, by language: given its tree, its folder and its name."""
+"""Import reader by language. Takes tree, folder and file name."""

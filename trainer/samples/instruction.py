@@ -1,4 +1,4 @@
-"""Builder `instruction`: the first lines of a file are shown, the assistant writes the rest."""
+"""Builder `instruction`: the prompt has a file's first lines, and the assistant writes the rest."""
 
 from __future__ import annotations
 
@@ -30,14 +30,13 @@ BACKTICKS = re.compile("`{3,}")
 
 
 def build_instruction(row: Row, data: Data, *, seed: int) -> list[Chat]:
-    """One pair from one row; the same row and seed give the same pair.
+    """Make one chat of a row, deterministic by row and seed.
 
-    The row's lines are what lies between newlines ("\\n" alone: other separators are part of a line), and prompt
-    and answer together hold every one of them. The answer begins with a statement where the language parses and one
-    begins within the range that the settings give, else with any line.
+    Prompt and answer together hold all lines. Only "\\n" separates lines. If the text parses, the answer begins with a
+    statement within the configured range, if there is one. Otherwise it begins with any line.
 
     Raises:
-        Rejected: `empty` (nothing but blanks), `too_few_lines` (no line would be left for the assistant).
+        Rejected: `empty` (only whitespace), `too_few_lines` (no line is left for the assistant).
     """
     if not row.content.strip():
         raise Rejected("empty")
@@ -65,7 +64,7 @@ def build_instruction(row: Row, data: Data, *, seed: int) -> list[Chat]:
 
 
 def _at_boundary(row: Row, data: Data, lines: int, shown: int) -> int:
-    """The number of lines to show: where a statement begins, the nearest to the drawn one that the settings allow."""
+    """Return the number of lines to show: the allowed statement boundary nearest to the drawn one."""
     low = max(data.min_context_lines, math.ceil(lines * data.context_fraction_low))
     high = math.floor(lines * data.context_fraction_high)
     source = parse(row.language, row.content, row.path) if low <= high else None

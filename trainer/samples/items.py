@@ -1,9 +1,8 @@
-"""Builder `items`: a file's functions, types and modules as samples of their own, beside the file.
+"""Builder `items`: samples of a file's functions, types and modules, besides the whole file.
 
-An item keeps its attributes, decorators and the comments right above it. Methods stay in their class or impl (in Java,
-where a file is a class, they come alone too), functions inside functions in theirs, and what a macro is given is that
-macro's text. Of functions only public ones count, where the language says which those are. Every item is a substring
-of its file.
+An item includes its attributes, decorators and the comments right above it. Methods stay in their class or impl; in
+Java, where a file is one class, they are also items. Nested functions and macro arguments are not items. Only public
+functions count, if the language marks them. Every item is a substring of its file.
 """
 
 from __future__ import annotations
@@ -19,31 +18,31 @@ from trainer.samples.sample import Control, Document, Rejected, Text
 from trainer.samples.syntax import LEADING, Source, parse
 
 MIN_BYTES = 40
-"""Shorter items (`pub struct Marker;`) teach nothing by themselves."""
+"""Shorter items (`pub struct Marker;`) are skipped: they teach nothing."""
 
 MAX_DEPTH = 8
-"""Items in so many others are left out: each level says the file once more."""
+"""Deeper nested items are skipped: each level repeats the file."""
 
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Items:
-    """What an item is in one language."""
+    """Definition of items in one language."""
 
     kinds: Mapping[str, str]
     """Node → kind."""
     inside: frozenset[str]
-    """Nodes that hold further items, whether they are items themselves or not."""
+    """Nodes that contain items. They may be items themselves."""
     is_public: Callable[[Node], bool] = lambda _node: True
-    """Whether a function is for others to call."""
+    """Whether a function is public."""
 
 
 def build_items(row: Row, data: Data, *, seed: int) -> list[Document]:
-    """The file as one document, and a document for each of its items.
+    """Make one document of the file, and one of each item.
 
     Raises:
-        Rejected: `empty` (nothing but blanks).
+        Rejected: `empty` (only whitespace).
     """
     if not row.content.strip():
         raise Rejected("empty")
@@ -56,9 +55,9 @@ def build_items(row: Row, data: Data, *, seed: int) -> list[Document]:
 
 
 def find_items(source: Source, items: Items) -> Iterator[tuple[str, Span]]:
-    """Kind and place (first byte, one past the last) of each item, in the order of the text.
+    """Yield kind and span (first byte, one past the last) of each item, in text order.
 
-    Macro calls, incomplete forms, what is shorter than MIN_BYTES and what lies deeper than MAX_DEPTH are left out.
+    Skips macro calls, incomplete forms, items shorter than MIN_BYTES and items deeper than MAX_DEPTH.
     """
     waiting = [(source.root, 0)]
     found: list[tuple[Span, str]] = []
@@ -86,12 +85,12 @@ def _kind(node: Node, items: Items) -> str | None:
     if kind in ("struct", "enum", "union", "class", "module") and node.type.endswith(("specifier", "mod_item")):
         return (
             kind if node.child_by_field_name("body") is not None else None
-        )  # `mod name;` and `struct name` declare only
+        )  # `mod name;` and `struct name` are only declarations
     return None if kind in ("function", "method") and not items.is_public(node) else kind
 
 
 def _unwrapped(node: Node) -> Node:
-    """The definition inside of `export …`, a decorator or a template, or the node itself."""
+    """Return the definition inside `export …`, a decorator or a template, or the node itself."""
     while node.type in WRAPPERS:
         inner = node.child_by_field_name("declaration") or node.child_by_field_name("definition")
         inner = inner or (node.named_children[-1] if node.named_children else None)
@@ -105,7 +104,7 @@ def _unwrapped(node: Node) -> Node:
 
 
 def _end(source: Source, siblings: list[Node], index: int) -> int:
-    """Where an item ends: with its semicolon, a comment on its last line, and its newline."""
+    """Return an item's end, including its semicolon, a comment on its last line, and its newline."""
     stop = siblings[index].end_byte
     for after in siblings[index + 1 :]:
         same_line = b"\n" not in source.data[stop : after.start_byte]
@@ -126,7 +125,7 @@ def _name(node: Node) -> bytes:
 
 
 def _has_modifier(node: Node, word: bytes) -> bool:
-    """Whether a word stands among what precedes a declaration's name."""
+    """Whether a modifier precedes a declaration's name."""
     kinds = ("visibility_modifier", "modifiers", "storage_class_specifier")
     return any(child.type in kinds and word in (child.text or b"").split() for child in node.children)
 

@@ -1,9 +1,9 @@
-"""A rewrite that keeps the meaning: local variables of functions get other names, through the syntax tree.
+"""Renames local variables of functions through the syntax tree, without changing the code's meaning.
 
-A name is changed only where nothing but its own function can see it: bound by a plain assignment or declaration in the
-body, used in no inner function, class, macro, format string or shorthand, and known nowhere outside of functions.
-Parameters stay (callers may name them). Functions that look at their own names (eval, locals) stay as they are.
-It covers Python, Rust, JavaScript and TypeScript; a row of any other language is left alone.
+A name is changed only if it is visible in its own function alone: bound by a plain assignment or declaration in the
+body, not used in an inner function, class, macro, format string or shorthand, and unknown outside of functions.
+Parameters keep their names, because callers may use them. Functions that inspect names (eval, locals) are unchanged.
+Supports Python, Rust, JavaScript and TypeScript. Rows of other languages are unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAMES = (
     "value", "item", "entry", "current", "result", "data", "element", "total", "target", "first", "part", "record",
     "state", "found", "place", "amount", "other", "mark", "unit", "piece", "step", "left", "chosen", "inner", "seen",
 )  # fmt: skip
-"""What locals are called afterwards: the first of a shuffle that the file does not use, with a number when all are."""
+"""New names. The first unused one in shuffled order is taken, with a number if all are used."""
 
 WORD, BRACES = re.compile(rb"\w+"), re.compile(rb"\{[^{}]*\}")
 SELF_AWARE = frozenset({b"eval", b"exec", b"locals", b"vars", b"dir", b"globals"})
@@ -31,22 +31,22 @@ SELF_AWARE = frozenset({b"eval", b"exec", b"locals", b"vars", b"dir", b"globals"
 
 @dataclass(frozen=True, kw_only=True)
 class Scopes:
-    """What names and functions are in one language's tree."""
+    """Node types of names and scopes in one language."""
 
     functions: frozenset[str]
-    """Nodes with a scope of their own, and a field `body`."""
+    """Nodes with their own scope and a field `body`."""
     inner: frozenset[str]
-    """Nodes whose names are out of reach: inner functions, classes, macros."""
+    """Nodes whose names cannot be changed: inner functions, classes, macros."""
     bound: Callable[[Node], Iterator[Node]]
-    """The names that a function's body binds: for Rust and scripts only where the whole body sees them."""
+    """Yields the names bound in a function's body. For Rust and scripts, only those visible in the whole body."""
     frozen: frozenset[str]
-    """Parents of names that must stay: attributes, keywords, shorthands, paths."""
+    """Parents whose names must not change: attributes, keywords, shorthands, paths."""
 
 
 def renamed(row: Row, *, fraction: float, seed: int) -> Row:
-    """The row with other names for its locals, or the row itself: drawn, or because nothing can be renamed safely.
+    """Rename the row's local variables, if drawn and if it is safe. Otherwise return the row unchanged.
 
-    The new text parses to the same tree, and has the same words but for the names that were changed.
+    The new text parses to the same tree, and differs only in the renamed words.
     """
     draw = random.Random(f"{seed}:rename:{row.file_id}")
     if draw.random() >= fraction:
@@ -70,7 +70,7 @@ def renamed(row: Row, *, fraction: float, seed: int) -> Row:
 
 
 def _edits(source: Source, scopes: Scopes, draw: random.Random) -> Iterator[tuple[int, bytes, bytes]]:
-    """Place, old and new name of every word to change."""
+    """Yield position, old name and new name of every word to change."""
     used, least = set(WORD.findall(source.data)), 0
     functions, outside = _functions(source, scopes)
     for function in functions:
@@ -88,7 +88,7 @@ def _edits(source: Source, scopes: Scopes, draw: random.Random) -> Iterator[tupl
 
 
 def _functions(source: Source, scopes: Scopes) -> tuple[list[Node], set[bytes]]:
-    """The outermost functions, and every name that occurs outside of their bodies."""
+    """Return the outermost functions, and all names outside of their bodies."""
     functions, outside, waiting = [], set(), [source.root]
     while waiting:
         node = waiting.pop()
@@ -104,7 +104,7 @@ def _functions(source: Source, scopes: Scopes) -> tuple[list[Node], set[bytes]]:
 
 
 def _unsafe(function: Node, body: Node, scopes: Scopes) -> set[bytes]:
-    """Names of a body that must stay, for whatever reason; every name of one that looks at its own."""
+    """Return the names of a body that must not change. All names, if the body inspects names."""
     unsafe: set[bytes] = set()
     inner_end = 0
     for node in _below(body):
@@ -125,21 +125,21 @@ def _unsafe(function: Node, body: Node, scopes: Scopes) -> set[bytes]:
 
 
 def _shows_names(node: Node) -> bool:
-    """Whether a string's braces may hold a name that the tree does not show: Rust's formats, Python's `{x=}`."""
+    """Whether a string may contain names that the tree does not show: Rust's formats, Python's `{x=}`."""
     return node.type in ("string_literal", "raw_string_literal") or (
         node.type == "interpolation" and any(child.type == "=" for child in node.children)
     )
 
 
 def _is_value(node: Node) -> bool:
-    """Whether a name is the value side of its parent: `object.name` → object, `key=value` → value."""
+    """Whether a name is its parent's value: `object` in `object.name`, `value` in `key=value`."""
     parent = node.parent
     assert parent is not None
     return any(parent.child_by_field_name(field) == node for field in ("object", "value"))
 
 
 def _below(node: Node) -> Iterator[Node]:
-    """Every node below one, in the order of the text."""
+    """Yield all nodes below a node, in text order."""
     waiting = list(reversed(node.children))
     while waiting:
         node = waiting.pop()
@@ -148,14 +148,14 @@ def _below(node: Node) -> Iterator[Node]:
 
 
 def _new_name(used: set[bytes], draw: random.Random, least: int) -> tuple[bytes, int]:
-    """A name that is not used, and the least number with which there is one: from there the next may be looked for."""
+    """Return an unused name and its number. The next search can start from this number."""
     names = draw.sample(NAMES, len(NAMES))
     numbered = ((f"{name}{number or ''}".encode(), number) for number in range(least, len(used) + 1) for name in names)
     return next((name, number) for name, number in numbered if name not in used)
 
 
 def _same(before: Source, after: Source, changed: dict[bytes, set[bytes]]) -> bool:
-    """Whether two trees differ in nothing but the changed names."""
+    """Whether two trees differ only in the changed names."""
     old, new = list(_below(before.root)), list(_below(after.root))
     return len(old) == len(new) and all(
         a.type == b.type and (a.children or a.text == b.text or b.text in changed.get(a.text or b"", ()))
@@ -164,7 +164,7 @@ def _same(before: Source, after: Source, changed: dict[bytes, set[bytes]]) -> bo
 
 
 def _python_bound(body: Node) -> Iterator[Node]:
-    """Plain targets of assignments and loops, wherever they are: a name bound in a body is the body's everywhere."""
+    """Plain targets of assignments and loops at any depth: a name bound in a body belongs to the whole body."""
     kept = {
         name.text
         for node in _below(body)

@@ -1,4 +1,4 @@
-"""Builder `repo`: the files of one repository end to end, each after those it imports.
+"""Builder `repo`: one document of a repository's files, each after its imports.
 
     <|repo_name|>me/project
     <|file_sep|>src/units.py
@@ -6,8 +6,8 @@
     <|file_sep|>src/main.py
     …<|endoftext|>
 
-Names and paths are shown, not learned; every file's text is, and the separator that ends it. Which rows there are is up
-to the run: it holds those that came in together.
+Names and paths have no loss. Each file's text and the separator that ends it have loss. The document has only the files
+of one run, which arrived together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainer.samples.sample import Control, Document, Rejected, Text
 
 
 def build_repository(rows: Sequence[Row]) -> Document:
-    """One document of rows that have the same repository; each row's tokens count for that row."""
+    """Make one document of the rows of a repository. Tokens are attributed to their own rows."""
     ordered = import_order(rows)
     first = ordered[0]
     pieces: list[Text | Control] = [Control(role="repo_name"), Text(text=f"{first.repository}\n")]
@@ -37,10 +37,10 @@ def build_repository(rows: Sequence[Row]) -> Document:
 
 
 def check_repo(row: Row, data: Data, *, seed: int) -> list[Document]:
-    """No sample: a row makes one together with the others of its repository. Only looks whether it can.
+    """Check that a row can be part of a repository's document. Returns no sample.
 
     Raises:
-        Rejected: `empty` (nothing but blanks), `no_repository` (the row names none).
+        Rejected: `empty` (only whitespace), `no_repository` (the row has no repository).
     """
     if not row.content.strip():
         raise Rejected("empty")

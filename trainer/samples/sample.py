@@ -1,7 +1,7 @@
-"""A training example as text: what a builder makes of a row, before any tokenizer has seen it.
+"""A training example as text, before tokenization.
 
 Chat       system, user, assistant: the base's own chat template frames the turns
-Document   text pieces with control tokens between them, by role; which token plays a role is the model family's
+Document   text with control tokens by role; the model family maps roles to tokens
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Role = Literal["fim_prefix", "fim_suffix", "fim_middle", "fim_end", "repo_name", "file_sep", "end"]
-"""What a control token is for."""
+"""Role of a control token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,23 +20,23 @@ class Message:
     role: str
     text: str
     supervised: bool = False
-    """Whether the loss is taken on this text and on the token that ends it."""
+    """Whether this text and its end token have loss."""
     facts: str = ""
-    """Stands before the text; what data.metadata_off_last_fraction leaves out in the end."""
+    """Text before the content. data.metadata_off_last_fraction leaves it out in the last steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """A stretch of a document's content: no token in it may act as a control token."""
+    """A piece of a document's content: no token in it may act as a control token."""
 
     text: str
     supervised: bool = False
     keeps: Literal["all", "start", "end"] = "all"
-    """Which part stays when the sample is too long: context is shortened at the other side, at a line end."""
+    """Which end is kept if the sample is too long. The other end is cut at a line boundary."""
     file_id: int | None = None
-    """The row that its tokens count for, where it is not the document's own."""
+    """Row to which its tokens are attributed, if not the document's own."""
     facts: bool = False
-    """Whether data.metadata_off_last_fraction leaves it out in the end."""
+    """Whether data.metadata_off_last_fraction leaves it out in the last steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Control:
 
 @dataclass(frozen=True, kw_only=True)
 class Chat:
-    """A training example: turns that the base's own chat template will frame."""
+    """A training example: turns for the base's chat template."""
 
     file_id: int
     messages: tuple[Message, ...]
@@ -59,21 +59,21 @@ class Chat:
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """A training example without a template: text and control tokens as they stand."""
+    """A training example without a template: text and control tokens."""
 
     file_id: int
     pieces: tuple[Text | Control, ...]
     kind: str
     """What it is counted as: the builder, or the form that the builder chose."""
     windowed: bool = False
-    """Whether one that is too long becomes several windows (data.window_tokens, data.window_overlap)."""
+    """Whether to cut a long document into windows (data.window_tokens, data.window_overlap)."""
 
 
 Sample = Chat | Document
 
 
 class Rejected(Exception):
-    """A row gives no sample; `reason` is the word that is reported and counted."""
+    """A row gives no sample. `reason` is reported and counted."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

@@ -1,8 +1,8 @@
-"""Syntax trees of source text: which languages have a grammar here, and what parses.
+"""Parses source text to syntax trees.
 
-Grammars are imported when a row of their language comes. There is no limit of time, which would make samples depend on
-how busy the machine is, but one of length: a tree is made at about 10 MB/s. Java's grammar alone follows every reading
-of `a<a<a<…` at once (32 kB of it: 5 s, 2 GiB), so texts that open far more `<` than they close are left alone too.
+Grammars are imported on first use. There is a length limit but no time limit, because with a time limit samples would
+depend on the machine's load. Parsing takes about 1 s per 10 MB. Java's grammar follows every reading of `a<a<a<…` at
+once (32 kB take 5 s and 2 GiB), so texts with far more `<` than `>` are not parsed either.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from functools import cache, cached_property, lru_cache
 from tree_sitter import Language, Node, Parser, Tree
 
 MAX_BYTES = 1 << 20
-"""Longer texts are treated as having no grammar."""
+"""Longer texts are not parsed."""
 
 MAX_OPEN_ANGLES = 2000
-"""Texts with so many more `<` than `>` are treated as having no grammar."""
+"""Texts with this many more `<` than `>` are not parsed."""
 
 MAX_ERROR_SHARE = 0.05
-"""Share of a text's bytes that may lie in places that the grammar does not understand (macros, a newer syntax)."""
+"""Maximum share of bytes with syntax errors (macros, newer syntax)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grammar:
-    """A language's grammar, and what in it concerns samples."""
+    """A language's grammar, and its node types for samples."""
 
     module: str
     entry: str = "language"
-    """The function of the module that gives the grammar."""
+    """The module's function that returns the grammar."""
     blocks: frozenset[str]
     """Nodes whose children are statements or definitions."""
 
@@ -58,12 +58,12 @@ ALIASES = {"c++": "cpp", "jsx": "javascript", "js": "javascript", "ts": "typescr
 
 ATTRIBUTES = frozenset({"attribute_item", "decorator"})
 LEADING = ATTRIBUTES | {"comment", "line_comment", "block_comment"}
-"""Nodes that may belong to what follows them."""
+"""Nodes that may belong to the following node."""
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A text with its tree. Places are byte offsets into its UTF-8 form."""
+    """A text with its tree. Positions are UTF-8 byte offsets."""
 
     language: str
     """The grammar's name."""
@@ -79,20 +79,20 @@ class Source:
         return self.tree.root_node
 
     def text(self, start: int, stop: int) -> str:
-        """What stands between two places."""
+        """Return the text between two positions."""
         return self.data[start:stop].decode()
 
     def is_all(self, start: int, stop: int) -> bool:
-        """Whether there is nothing but blanks outside of two places."""
+        """Whether only whitespace is outside of two positions."""
         first, last = self._inked
         return start <= first and stop >= last
 
     def line_start(self, place: int) -> int:
-        """Where the line of a place begins."""
+        """Return the start of a position's line."""
         return self.data.rfind(b"\n", 0, place) + 1
 
     def begin(self, siblings: list[Node], index: int) -> int:
-        """Where a node begins with what belongs to it: the line of the first comment or attribute right above it."""
+        """Return a node's start, including the comments and attributes right above it."""
         start = siblings[index].start_byte
         while index > 0:
             above = siblings[index - 1]
@@ -101,16 +101,16 @@ class Source:
             if above.type not in LEADING or (blank_lines and above.type not in ATTRIBUTES):
                 break
             if self.data[self.line_start(above.start_byte) : above.start_byte].strip():
-                break  # a comment at the end of a line of code
+                break  # a comment behind code
             start = above.start_byte
             index -= 1
         line = self.line_start(start)
         return start if self.data[line:start].strip() else line
 
     def boundary_lines(self, low: int, high: int) -> list[int]:
-        """Lines `low` to `high` (counted from 0) at which a statement or a definition begins with what belongs to it.
+        """Return the lines from `low` to `high` (from 0) where a statement or definition starts with its comments.
 
-        Above such a line a text may be cut without tearing anything apart.
+        A text can be cut above such a line without splitting anything.
         """
         found: set[int] = set()
         waiting = [self.root]
@@ -128,41 +128,43 @@ class Source:
                     if place == self.line_start(place):
                         found.add(self.data.count(b"\n", 0, place))
                 if child.start_point.row > high:
-                    break  # the first one beyond may begin, with its comments, before
+                    break  # with its comments, the first one beyond may still start before
         return sorted(line for line in found if low <= line <= high)
 
     @cached_property
     def _inked(self) -> tuple[int, int]:
-        """Where the first character that is no blank begins, and where the last one ends."""
+        """Start of the first and end of the last non-whitespace character."""
         return len(self.data) - len(self.data.lstrip()), len(self.data.rstrip())
 
     @cached_property
     def nodes(self) -> list[Node]:
-        """Every named node, parents before their children, in the order of the text."""
+        """Return all named nodes in text order, parents before children."""
         return list(descend(self.root))
 
 
 def language_name(language: str, path: str | None = None) -> str:
-    """The grammar's name for a row's language; a .tsx file has its own, whatever the producer calls it."""
+    """Return the grammar's name for a row's language. A .tsx file always has its own grammar."""
     name = ALIASES.get(language.lower(), language.lower())
     return "tsx" if name == "typescript" and path is not None and path.endswith((".tsx", ".jsx")) else name
 
 
 def parse(language: str, content: str, path: str | None = None) -> Source | None:
-    """A text with its tree, or None: no grammar, too long, or not of this language."""
+    """Parse a text. Returns None without a grammar, for long texts, and for texts in another language."""
     source, share = _parsed(language_name(language, path), content)
     return source if share <= MAX_ERROR_SHARE else None
 
 
 def unparsed_share(language: str, content: str, path: str | None = None) -> float:
-    """Share of a text's bytes that lie in places which its grammar does not understand; 0 where it has no grammar."""
+    """Return the share of bytes with syntax errors. 0 without a grammar."""
     return _parsed(language_name(language, path), content)[1]
 
 
 @lru_cache(maxsize=4)
 def _parsed(name: str, content: str) -> tuple[Source | None, float]:
-    """A text with its tree, and what the grammar does not understand of it. The last few are kept, since several steps
-    look at one row. What is called C may be a header of C++: the better reading counts."""
+    """Return a text's tree, and its share of syntax errors.
+
+    The last few results are cached, because several steps parse the same row. A C header may be C++, so the result with
+    fewer errors is taken."""
     data = content.encode() if name in GRAMMARS else b""
     if not data or len(data) > MAX_BYTES or data.count(b"<") - data.count(b">") > MAX_OPEN_ANGLES:
         return None, 0.0
@@ -174,7 +176,7 @@ def _parsed(name: str, content: str) -> tuple[Source | None, float]:
 
 
 def descend(node: Node) -> Iterator[Node]:
-    """A node and all named ones below it, parents first, in the order of the text. However deep: no recursion."""
+    """Yield a node and all named nodes below it in text order, parents first. Works without recursion at any depth."""
     waiting = [node]
     while waiting:
         node = waiting.pop()
@@ -189,7 +191,7 @@ def _parser(name: str) -> Parser:
 
 
 def _error_bytes(root: Node) -> int:
-    """Bytes in nodes that the grammar could not place; a token that it had to invent counts as one."""
+    """Count the bytes in error nodes. A missing token counts as one byte."""
     if not root.has_error:
         return 0
     total, waiting = 0, [root]

@@ -1,4 +1,4 @@
-"""What the candidate answered to a held-out prompt."""
+"""An answer to a held-out prompt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """A held-out prompt and what the candidate answered, for people to read."""
+    """A held-out prompt and the candidate's answer, for people to read."""
 
     file_id: int
     prompt: str

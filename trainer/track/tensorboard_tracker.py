@@ -17,7 +17,7 @@ class TensorBoardBackend:
         self._writer: Any = None
 
     def open(self) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import: in the tracker's thread alone
+        from torch.utils.tensorboard import SummaryWriter  # slow to import: only in the tracker's thread
 
         self._writer = SummaryWriter(str(self._folder))
 
@@ -41,9 +41,9 @@ class TensorBoardBackend:
         self._writer.close()
 
     def abandon(self) -> None:
-        """Nothing outlives its thread."""
+        """Nothing to do: nothing outlives the thread."""
 
 
 def _as_code(content: str) -> str:
-    """Markdown that shows text as it is, whatever fences it holds itself."""
+    """Return Markdown that shows the text unchanged, even if it contains fences."""
     return "\n".join(f"    {line}" for line in content.splitlines())

@@ -1,7 +1,7 @@
-"""W&B and TensorBoard behind one small interface, off the critical path.
+"""W&B and TensorBoard behind one interface, off the critical path.
 
-Each tracker lives in a daemon thread with a bounded queue: it cannot stop, slow or crash a run. What it
-cannot take is dropped, and what goes wrong with it is told once per kind.
+Each tracker runs in a daemon thread with a bounded queue, so it cannot stop, slow or crash a run. Entries beyond the
+queue are dropped. Each kind of problem is reported once.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ FINISH_SECONDS = 10.0
 
 
 class Backend(Protocol):
-    """What a tracker does, all of it in its own thread; any of it may raise or hang."""
+    """A tracker's operations. They run in its thread, and may raise or hang."""
 
     def open(self) -> None: ...
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
     def predictions(self, step: int, records: Sequence[Prediction]) -> None: ...
     def close(self) -> None: ...
     def abandon(self) -> None:
-        """Called from the run's thread when `close` took too long: let go of what would keep the process."""
+        """Called from the run's thread if `close` takes too long. Releases what would keep the process alive."""
 
 
 def open_trackers(
@@ -42,7 +42,7 @@ def open_trackers(
     on_problem: Callable[[str, str], None],
     environment: Mapping[str, str] = os.environ,
 ) -> Trackers:
-    """Start the trackers that the recipe and the environment ask for, without waiting for them.
+    """Start the trackers enabled by recipe and environment, without waiting for them.
 
     Args:
         on_problem: called with a tracker's name and a message, from any thread, once per kind of problem.
@@ -63,19 +63,19 @@ class Trackers:
         self._workers = workers
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Curves at a step, by names such as train/loss."""
+        """Log curves at a step, by names such as train/loss."""
         copied = dict(values)
         for worker in self._workers:
             worker.submit("log", lambda backend: backend.log(step, copied))
 
     def predictions(self, step: int, records: list[Prediction]) -> None:
-        """Sample answers at a step."""
+        """Log sample answers at a step."""
         copied = tuple(records)
         for worker in self._workers:
             worker.submit("predictions", lambda backend: backend.predictions(step, copied))
 
     def close(self) -> None:
-        """Let the trackers finish, for about ten seconds together; then let them go."""
+        """Wait about ten seconds for all trackers to finish, then abandon them."""
         deadline = time.monotonic() + FINISH_SECONDS
         for worker in self._workers:
             worker.finish()
@@ -104,23 +104,25 @@ class Worker:
         self._thread.start()
 
     def submit(self, kind: str, action: Callable[[Backend], None]) -> None:
-        """Queue an action; dropped when the tracker cannot keep up or is closed."""
+        """Queue an action. It is dropped if the queue is full or the tracker is closed."""
         if self._finishing.is_set():
             return
         try:
             self._tasks.put_nowait((kind, action))
         except queue.Full:
-            self._tell("full", f"cannot keep up: {QUEUE_LENGTH} entries wait, further ones are dropped")
+            self._report_once(
+                "full", f"cannot keep up: {QUEUE_LENGTH} entries are waiting, and further ones are dropped"
+            )
 
     def finish(self) -> None:
-        """Take nothing more; the thread ends when its queue is empty."""
+        """Accept no more actions. The thread ends when its queue is empty."""
         self._finishing.set()
 
     def wait(self, deadline: float) -> None:
-        """Wait for the thread's end until `deadline`; then leave it to die with the process."""
+        """Wait for the thread until `deadline`. After that it ends with the process."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
-            self._tell("finish", f"did not finish within {FINISH_SECONDS:.0f} s; what it still had is lost")
+            self._report_once("finish", f"did not finish within {FINISH_SECONDS:.0f} s. Its remaining entries are lost")
             self._abandoned = True
             self._attempt("abandon", lambda backend: backend.abandon())
 
@@ -140,11 +142,11 @@ class Worker:
         try:
             action(self._backend)
         except Exception as error:  # noqa: BLE001 - a tracker may fail in any way, and the run goes on
-            self._tell(kind, f"{kind} failed: {type(error).__name__}: {error}")
+            self._report_once(kind, f"{kind} failed: {type(error).__name__}: {error}")
             return False
         return True
 
-    def _tell(self, kind: str, message: str) -> None:
+    def _report_once(self, kind: str, message: str) -> None:
         if kind in self._told or self._abandoned:
             return
         self._told.add(kind)

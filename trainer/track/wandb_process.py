@@ -1,7 +1,6 @@
-"""The process that speaks with W&B for `wandb_tracker`: a JSON command a line in, a JSON answer a line out.
+"""The W&B process of `wandb_tracker`. Reads one JSON command per line, and writes one JSON answer per line.
 
-A process of its own, because wandb's exit hooks wait for an unreachable server for minutes; this one can be
-killed.
+It is a separate process that can be killed, because wandb's exit hooks wait minutes for an unreachable server.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ def serve(commands: TextIO, answers: TextIO) -> None:
         print(json.dumps(answer), file=answers, flush=True)
         if action == "finish":
             return
-    # The trainer is gone without a word: no one would end this process if wandb hung now.
+    # The trainer died: nobody would end this process if wandb hung now.
     signal.alarm(ORPHAN_SECONDS)
     if run is not None:
         run.finish(exit_code=1)
 
 
 if __name__ == "__main__":
-    replies, sys.stdout = sys.stdout, sys.stderr  # what wandb prints must not be read as an answer
+    replies, sys.stdout = sys.stdout, sys.stderr  # wandb's output must not be read as an answer
     serve(sys.stdin, replies)

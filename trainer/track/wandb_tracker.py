@@ -19,7 +19,7 @@ PROGRAM = Path(__file__).with_name("wandb_process.py")
 
 
 def wandb_mode(environment: Mapping[str, str]) -> Literal["online", "offline"] | None:
-    """How W&B is used; None leaves it alone (no key, or WANDB_MODE=disabled)."""
+    """Return W&B's mode, or None if it is disabled (no key, or WANDB_MODE=disabled)."""
     match environment.get("WANDB_MODE", "").strip().lower():
         case "offline" | "dryrun":
             return "offline"
@@ -30,7 +30,7 @@ def wandb_mode(environment: Mapping[str, str]) -> Literal["online", "offline"] |
 
 
 class WandbBackend:
-    """One W&B run; a resumed training continues it, because its id is that of the run directory."""
+    """One W&B run. It has the run directory's id, so a resumed training continues it."""
 
     def __init__(
         self,
@@ -65,9 +65,9 @@ class WandbBackend:
                 [sys.executable, "-P", str(PROGRAM)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
                 env=self._environment, cwd=self._root,
-                start_new_session=True,  # after a Ctrl-C the last curves are still sent
+                start_new_session=True,  # still sends the last curves after Ctrl-C
             )  # fmt: skip
-        if self._abandoned:  # while it was being started
+        if self._abandoned:  # abandoned during the start
             self._process.kill()
         try:
             self._ask("open", **self._init)
@@ -88,20 +88,20 @@ class WandbBackend:
         self._process.wait()
 
     def abandon(self) -> None:
-        """Kill the process; wandb's own helper ends with it."""
+        """Kill the process. wandb's own helper ends with it."""
         self._abandoned = True
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def _ask(self, action: str, **details: Any) -> None:
-        """Send one command and wait for its answer, however long it takes: this is the tracker's thread."""
+        """Send one command and wait for its answer without a limit, because this is the tracker's thread."""
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
         process.stdin.write(json.dumps({"action": action, **details}) + "\n")
         process.stdin.flush()
         answer = process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"the W&B process has ended; see {self._root / 'wandb.log'}")
+            raise RuntimeError(f"the W&B process has ended. See {self._root / 'wandb.log'}")
         if error := json.loads(answer).get("error"):
             raise RuntimeError(error)
