@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
-import sys
 import tempfile
 import threading
 import time
@@ -22,7 +19,8 @@ from db.pool import Pool
 from service import logs
 from service.admission.contamination import Benchmarks
 from service.cycle.daemon import Daemon
-from service.cycle.launch import prepare_base, with_absolute_folder
+from service.cycle.stop_signals import stop_signals
+from service.cycle.trainer_commands import prepare_base, with_absolute_folder
 from service.cycle.watchdog import watched
 from service.database import get_ready, open_pool, shown_url
 from service.errors import PreconditionError, UsageError
@@ -56,7 +54,7 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdic
     home = Home(settings.home)
     stop = threading.Event()
     with ExitStack() as stack:
-        stack.enter_context(_stop_signals(stop))
+        stack.enter_context(stop_signals(stop))
         home.prepare()
         stack.enter_context(only_service(home))
         logs.set_up(settings.log_format, home.log_file)
@@ -88,36 +86,6 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdic
         say("stopping", "")
         stop.set()
         return daemon.verdict
-
-
-@contextmanager
-def _stop_signals(stop: threading.Event) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP (the terminal closed) set the event.
-
-    A second Ctrl-C changes nothing, because the trainer is writing its checkpoint. A SIGHUP that is ignored already,
-    as under nohup, stays ignored.
-    """
-    terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
-
-    def handle(number: int, frame: object) -> None:
-        stop.set()
-
-    def hang_up(number: int, frame: object) -> None:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for terminal in terminals:  # a write to a closed terminal would fail and interrupt the clean stop
-            os.dup2(nowhere, terminal)
-        os.close(nowhere)
-        stop.set()
-
-    handlers = {signal.SIGINT: handle, signal.SIGTERM: handle}
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        handlers[signal.SIGHUP] = hang_up
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

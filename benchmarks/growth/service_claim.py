@@ -22,8 +22,9 @@ import service.up  # all that a service has in memory
 from db import runs
 from db.pool import Pool
 from service.cycle.daemon import Daemon
+from service.settings.environment import PROJECT_RECIPES
 from service.settings.home import Home
-from service.settings.load import PROJECT_RECIPES, load_settings
+from service.settings.load import load_settings
 from service.web.board import Board, Snapshot
 from service.web.state import State
 from trainer.recipe import pinned

@@ -32,8 +32,9 @@ from db.pool import Pool
 from service.cycle.claim import claim_run
 from service.intake.drop import drop_paths
 from service.intake.records import Given
+from service.settings.environment import PROJECT_RECIPES
 from service.settings.home import Home
-from service.settings.load import PROJECT_RECIPES, load_settings
+from service.settings.load import load_settings
 from trainer.data.encoder import SampleEncoder
 from trainer.data.tokenize import TokenRows, tokenize_rows
 from trainer.model.load import load_tokenizer

@@ -87,10 +87,8 @@ def gc(recipe: RecipeOption = None) -> None:
     if running_service(home) is not None:
         raise PreconditionError("the service is running and cleans up after each verdict. Stop it first")
     home.prepare()
-    with (
-        database(settings) as pool,
-        only_service(home),
-    ):  # no service may start: its claim looks like a leftover
+    # No service may start meanwhile, because its claim looks like a leftover.
+    with database(settings) as pool, only_service(home):
         here = adapter_table.history(pool, settings.recipe.stream, among=home.adapter_versions())
         removed = retire(home, here, settings.keep_adapters)
     for folder in removed:

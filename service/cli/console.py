@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from service.settings.load import Settings, chosen_recipe, load_settings
+from service.settings.environment import chosen_recipe
+from service.settings.load import Settings, load_settings
 
 out = Console(soft_wrap=True, highlight=False)
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TimeElapsedColumn
 from db import chunks, streams
 from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for
 from service.cli.preview import preview
-from service.cycle.launch import show_samples
+from service.cycle.trainer_commands import show_samples
 from service.database import database
 from service.errors import UsageError
 from service.intake.drop import Summary, drop_paths

@@ -13,7 +13,7 @@ from db import migrate
 from db.errors import DatabaseError, Misconfigured
 from db.pool import Pool
 from db.source import check_source
-from service.cycle.launch import examine_trainer, with_absolute_folder
+from service.cycle.trainer_commands import examine_trainer, with_absolute_folder
 from service.database import database, shown_url
 from service.errors import PreconditionError
 from service.settings.home import Home

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from service.cli.console import JsonOption, RecipeOption, out, print_json, settings_for
 from service.cli.doctor import Finding, examine
-from service.cycle.launch import plan_memory, with_absolute_folder
+from service.cycle.trainer_commands import plan_memory, with_absolute_folder
 from trainer.recipe_file import dump_recipe
 
 

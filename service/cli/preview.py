@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from service.admission.secrets import metadata_without_secrets, without_secrets
-from service.cycle.launch import with_absolute_folder
+from service.cycle.trainer_commands import with_absolute_folder
 from service.errors import UsageError
 from service.intake.drop import read_sources
 from service.intake.records import Given

@@ -17,8 +17,8 @@ from service import logs
 from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for
 from service.database import database
 from service.errors import PreconditionError, ServiceError
+from service.settings.environment import chosen_log_format
 from service.settings.home import Home, running_service, stop_service
-from service.settings.load import chosen_log_format
 from service.up import up as run_service
 
 STOP_WAIT_SECONDS = 120.0

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TextIO, TypeVar
 
 from db.adapters import Adapter
 from db.lease import Lease
 from db.pool import Pool
-from db.source import Claim, HeldOutRow, SourceRow, claim
+from db.source import Claim, SourceRow, claim
 from service.admission.admission import Admission
 from service.admission.caps import Caps
 from service.admission.split import Role, Splitter
+from service.cycle.claim_files import row_line, set_aside, temporary_folder, write_facts
 from service.logs import event as log
 from service.publish.folders import Beat
 from service.settings.home import Home
 from service.settings.load import Settings
 from trainer.recipe import Recipe
-from trainer.recipe_file import dump_recipe
-from trainer.records import Row, json_line
 from trainer.run_dir import (
-    MANIFEST,
     RunDirectory,
     content_sha256,
-    fsync_file,
     fsync_folder,
-    sha256_file,
-    write_manifest,
-    write_text,
 )
 
 T = TypeVar("T")
@@ -109,49 +100,18 @@ def claim_run(
         seed=recipe.training.seed,
     ) as rows:
         final = home.run(rows.run_id)
-        _set_aside(home, rows.run_id)
-        with _temporary(final) as folder:
+        set_aside(home, rows.run_id)
+        with temporary_folder(final) as folder:
             admission = Admission(rows, recipe)
             claimed = _fill(rows, folder, recipe, admission, beat)
             if claimed.run_id is None:
                 rows.cancel()
                 shutil.rmtree(folder.root)
                 return claimed
-            _write_facts(folder, rows.run_id, recipe, home, parent, secrets=dict(admission.secrets))
+            write_facts(folder, rows.run_id, recipe, home, parent, secrets=dict(admission.secrets))
     (folder.root).rename(final.root)
     fsync_folder(home.runs)
     return claimed
-
-
-def _set_aside(home: Home, run_id: int) -> None:
-    """Rename existing folders with the new run's number.
-
-    They belong to another database, or to runs that are newer than the backup this database was restored from.
-    """
-    for folder in (home.run(run_id).root, home.adapter(run_id)):
-        if folder.exists():
-            aside = folder.with_name(f"set-aside-{folder.name}-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
-            folder.rename(aside)
-            fsync_folder(folder.parent)
-            log(
-                "Renamed a folder of a run unknown to this database. Delete it if nobody needs it",
-                level=logging.WARNING,
-                run=run_id,
-                folder=str(aside),
-            )
-
-
-@contextmanager
-def _temporary(final: RunDirectory) -> Iterator[RunDirectory]:
-    """Yield the directory under its temporary name. Remove it if the block fails."""
-    folder = RunDirectory(final.root.with_name(f".{final.root.name}.tmp"))
-    shutil.rmtree(folder.root, ignore_errors=True)
-    folder.root.mkdir(parents=True)
-    try:
-        yield folder
-    except BaseException:
-        shutil.rmtree(folder.root, ignore_errors=True)
-        raise
 
 
 def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admission, beat: Beat) -> Claimed:
@@ -175,7 +135,7 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admissio
         for decided in splitter.rest(len(before)):
             _keep(rows, *decided, writing)
         for old in before:
-            writing["held_out"].write(_line(old, old.sha256, fresh=False))
+            writing["held_out"].write(row_line(old, old.sha256, fresh=False))
     if splitter.trained and not splitter.held_out and not before:
         by_file = recipe.data.split == "file"
         advice = "more files" if by_file else "files of another repository, or set data.split: file in the recipe"
@@ -216,46 +176,4 @@ def _batches(rows: Iterator[SourceRow]) -> Iterator[list[SourceRow]]:
 
 def _keep(rows: Claim, row: SourceRow, role: Role, files: dict[Role, TextIO]) -> None:
     rows.keep(row, role)
-    files[role].write(_line(row, content_sha256(row.content), fresh=True))
-
-
-def _line(row: SourceRow | HeldOutRow, sha256: str, *, fresh: bool) -> str:
-    return json_line(
-        asdict(
-            Row(
-                file_id=row.file_id,
-                repository=row.repository,
-                path=row.path,
-                language=row.language,
-                content=row.content,
-                sha256=sha256,
-                fresh=fresh,
-                metadata=row.metadata,
-            )
-        )
-    )
-
-
-def _write_facts(
-    folder: RunDirectory, run_id: int, recipe: Recipe, home: Home, parent: Adapter | None, *, secrets: dict[str, int]
-) -> None:
-    """Write recipe.yaml, the parent link and the manifest. All files are synced before the claim commits."""
-    write_text(folder.recipe, dump_recipe(recipe))
-    parent_manifest = None
-    if parent is not None:
-        parent_folder = home.adapter(parent.version)
-        folder.parent.symlink_to(os.path.relpath(parent_folder, folder.root))
-        parent_manifest = sha256_file(parent_folder / MANIFEST)
-    for path in (folder.rows, folder.held_out):
-        fsync_file(path)
-    write_manifest(
-        folder.root,
-        run_id=run_id,
-        stream=recipe.stream,
-        seed=recipe.training.seed,
-        parent_version=parent.version if parent else None,
-        parent_manifest_sha256=parent_manifest,
-        base={"model": recipe.base.model, "revision": recipe.base.revision},
-        secrets_replaced=secrets,
-    )
-    fsync_folder(folder.root)
+    files[role].write(row_line(row, content_sha256(row.content), fresh=True))

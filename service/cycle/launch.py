@@ -8,11 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from trainer.recipe import TINY_BASE, Recipe
 from trainer.run_dir import RunDirectory
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -145,84 +143,3 @@ def watch_to_end(process: TrainerProcess, stop: threading.Event, each_moment: Ca
         process.kill()
         raise
     return code
-
-
-def plan_memory(recipe_file: Path, arguments: Sequence[str], secrets: Mapping[str, str]) -> int:
-    """Run `python -m trainer plan`, which prints the plan. Return its exit code: 2 unusable recipe, 3 nothing fits."""
-    command = [*TRAINER, "plan", str(recipe_file), *arguments]
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, cwd=PROJECT, env=trainer_environment(os.environ, secrets), check=False
-    ).returncode
-
-
-def show_samples(recipe_file: Path, rows_file: Path, arguments: Sequence[str], secrets: Mapping[str, str]) -> int:
-    """Run `python -m trainer samples`, which prints the samples. Return its exit code: 2 for unusable input."""
-    command = [*TRAINER, "samples", str(recipe_file), str(rows_file), *arguments]
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, cwd=PROJECT, env=trainer_environment(os.environ, secrets), check=False
-    ).returncode
-
-
-def examine_trainer(recipe_file: Path, secrets: Mapping[str, str], *, seconds: float) -> tuple[str, str]:
-    """Run `python -m trainer doctor` for up to `seconds`. Return its stdout and stderr."""
-    command = [sys.executable, "-m", "trainer", "doctor", str(recipe_file)]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=PROJECT,
-        env=trainer_environment(os.environ, secrets),
-        start_new_session=True,
-    ) as process:
-        try:
-            return process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output, errors = process.communicate()
-            return output, f"{errors}\nno answer in {seconds:.0f} s"
-
-
-def prepare_base(
-    recipe_file: Path,
-    secrets: Mapping[str, str],
-    stop: threading.Event,
-    each_moment: Callable[[], None],
-    *,
-    capture_stderr: bool = False,
-) -> subprocess.CompletedProcess[str]:
-    """Run `python -m trainer prepare`: resolve the base and check that the recipe fits it.
-
-    Its stderr goes to the user unless it is captured. It runs in its own session, so Ctrl-C does not reach it. It is
-    killed when `stop` is set.
-    """
-    with subprocess.Popen(
-        [*TRAINER, "prepare", str(recipe_file)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE if capture_stderr else None,
-        text=True,
-        cwd=PROJECT,
-        env=trainer_environment(os.environ, secrets),
-        start_new_session=True,
-    ) as process:
-        while True:
-            try:
-                output, errors = process.communicate(timeout=WATCH_SECONDS)
-                return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
-            except subprocess.TimeoutExpired:
-                each_moment()
-                if stop.is_set():
-                    process.kill()
-            except BaseException:
-                process.kill()
-                raise
-
-
-def with_absolute_folder(recipe: Recipe) -> Recipe:
-    """Make a base folder's path absolute: the trainer has another working directory."""
-    folder = Path(recipe.base.model).expanduser()
-    if recipe.base.model == TINY_BASE or not folder.is_dir():
-        return recipe
-    return replace(recipe, base=replace(recipe.base, model=str(folder.absolute())))

@@ -6,24 +6,19 @@ Order: flags > environment > .env > recipe > defaults. An empty value or a `your
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from dotenv import dotenv_values
-
 from db.source import Eligibility, Source
 from service.errors import SettingsError
+from service.settings.environment import is_set, read_environment
 from service.settings.variables import FOR_THE_TRAINER, OVER_THE_RECIPE, RECIPE_MAY_SET, VARIABLES
 from trainer.errors import RecipeError
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe, with_overrides
-
-PROJECT_RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-"""The recipes shipped with the project."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,37 +55,6 @@ class Settings:
     """Keys that are passed to the trainer: trackers and Hub."""
 
 
-def read_environment(environment: Mapping[str, str], env_file: Path | None = None) -> dict[str, str]:
-    """Return the variables that are set. The environment wins over the file."""
-    from_file = dotenv_values(env_file, interpolate=False) if env_file and env_file.is_file() else {}
-    merged = {**from_file, **{name: environment[name] for name in environment if _is_set(environment[name])}}
-    return {name: value.strip() for name, value in merged.items() if value is not None and _is_set(value)}
-
-
-def _is_set(value: str | None) -> bool:
-    return bool(value and value.strip()) and not re.fullmatch(r"your_\w*_here", (value or "").strip())
-
-
-def chosen_log_format(*, environment: Mapping[str, str] = os.environ, env_file: Path | None = Path(".env")) -> str:
-    """Return LOG_FORMAT before the other settings are validated. Returns the default for an invalid value."""
-    variable = VARIABLES["LOG_FORMAT"]
-    try:
-        chosen: str = variable.parse(read_environment(environment, env_file).get("LOG_FORMAT", variable.default))
-    except ValueError:  # load_settings reports it
-        return str(variable.default)
-    return chosen
-
-
-def chosen_recipe(
-    flag: Path | None, *, environment: Mapping[str, str] = os.environ, env_file: Path | None = Path(".env")
-) -> Path:
-    """Return the recipe file: the flag, else CODELUPE_RECIPE. A name without suffix is one of the project's recipes."""
-    named = flag or Path(
-        read_environment(environment, env_file).get("CODELUPE_RECIPE", VARIABLES["CODELUPE_RECIPE"].default)
-    )
-    return named if named.suffix or named.exists() else PROJECT_RECIPES / f"{named}.yaml"
-
-
 def load_settings(
     recipe_path: Path,
     *,
@@ -111,7 +75,7 @@ def load_settings(
         problems += [f"{recipe_path}: {problem}" for problem in error.problems]
     given = {
         **read_environment(environment, env_file),
-        **{k: v for k, v in (flags or {}).items() if _is_set(v)},
+        **{k: v for k, v in (flags or {}).items() if is_set(v)},
     }
     values = _values(given, recipe, problems)
     if recipe is not None:

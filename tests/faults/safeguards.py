@@ -206,7 +206,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "folders of an unknown run are set aside": Mutant(
         file="service/cycle/claim.py",
-        old="        _set_aside(home, rows.run_id)\n",
+        old="        set_aside(home, rows.run_id)\n",
         new="",
         caught_by=_test("tests/postgres/test_claim_run.py", "set_aside"),
     ),

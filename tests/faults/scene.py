@@ -36,8 +36,9 @@ from db.pool import Pool
 from service import logs
 from service.cycle import daemon, launch, leadership, settle
 from service.database import open_pool
+from service.settings.environment import PROJECT_RECIPES
 from service.settings.home import Home, only_service
-from service.settings.load import PROJECT_RECIPES, Settings, load_settings
+from service.settings.load import Settings, load_settings
 from service.up import actions
 from service.web.board import Board, Snapshot
 from service.web.http import HttpServer, create_app, listen

@@ -24,8 +24,9 @@ from service.cycle.daemon import Daemon
 from service.cycle.upkeep import Pause
 from service.intake import demo
 from service.publish.folders import tidy_run
+from service.settings.environment import PROJECT_RECIPES
 from service.settings.home import Home
-from service.settings.load import PROJECT_RECIPES, Settings, load_settings
+from service.settings.load import Settings, load_settings
 from service.web.board import Board, Snapshot
 from service.web.state import State
 from trainer.recipe import Hygiene, pinned

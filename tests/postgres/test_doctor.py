@@ -16,8 +16,9 @@ from world import execute_outside, in_database
 from db.pool import Pool
 from service.cli import doctor
 from service.cli.doctor import Finding, database_findings, disk_finding, examine, folders_finding
+from service.settings.environment import PROJECT_RECIPES
 from service.settings.home import Home
-from service.settings.load import PROJECT_RECIPES, Settings, load_settings
+from service.settings.load import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 

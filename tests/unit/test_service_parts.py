@@ -14,14 +14,16 @@ from types import SimpleNamespace
 import pytest
 
 from service.admission.filters import refusal
-from service.cycle.launch import prepare_base, trainer_environment
+from service.cycle.launch import trainer_environment
 from service.cycle.states import TRANSITIONS, may_follow
+from service.cycle.trainer_commands import prepare_base
 from service.cycle.watch import HANDLERS, Watcher
 from service.errors import PreconditionError
 from service.intake.demo import demo_files
 from service.logs import FORMATS, LOG, event, sayer
+from service.settings.environment import PROJECT_RECIPES
 from service.settings.home import Home, only_service, running_service, stop_service
-from service.settings.load import PROJECT_RECIPES, Eligibility, load_settings
+from service.settings.load import Eligibility, load_settings
 from service.up import _show_addresses
 from service.web.board import Board, Snapshot
 from service.web.state import State

@@ -6,14 +6,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import SettingsError
-from service.settings.load import (
-    OVER_THE_RECIPE,
-    PROJECT_RECIPES,
-    VARIABLES,
-    chosen_log_format,
-    chosen_recipe,
-    load_settings,
-)
+from service.settings.environment import PROJECT_RECIPES, chosen_log_format, chosen_recipe
+from service.settings.load import OVER_THE_RECIPE, VARIABLES, load_settings
 
 EMBEDDED = PROJECT_RECIPES / "embedded.yaml"
 DEFAULT = PROJECT_RECIPES / "qwen-5090.yaml"

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from service.errors import SettingsError
-from service.settings.load import PROJECT_RECIPES, Settings, load_settings
+from service.settings.environment import PROJECT_RECIPES
+from service.settings.load import Settings, load_settings
 from service.settings.parsers import number
 from service.settings.variables import LONGEST_CONTENT_CHARS, VARIABLES
 

@@ -1,0 +1,47 @@
+"""What the environment and `.env` set, and what has to be known before the settings are read."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from service.settings.variables import VARIABLES
+
+PROJECT_RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+"""The recipes shipped with the project."""
+
+
+def read_environment(environment: Mapping[str, str], env_file: Path | None = None) -> dict[str, str]:
+    """Return the variables that are set. The environment wins over the file."""
+    from_file = dotenv_values(env_file, interpolate=False) if env_file and env_file.is_file() else {}
+    merged = {**from_file, **{name: environment[name] for name in environment if is_set(environment[name])}}
+    return {name: value.strip() for name, value in merged.items() if value is not None and is_set(value)}
+
+
+def is_set(value: str | None) -> bool:
+    """Whether a value counts: an empty one does not, nor does a placeholder such as `your_key_here`."""
+    return bool(value and value.strip()) and not re.fullmatch(r"your_\w*_here", (value or "").strip())
+
+
+def chosen_log_format(*, environment: Mapping[str, str] = os.environ, env_file: Path | None = Path(".env")) -> str:
+    """Return LOG_FORMAT before the other settings are validated. Returns the default for an invalid value."""
+    variable = VARIABLES["LOG_FORMAT"]
+    try:
+        chosen: str = variable.parse(read_environment(environment, env_file).get("LOG_FORMAT", variable.default))
+    except ValueError:  # load_settings reports it
+        return str(variable.default)
+    return chosen
+
+
+def chosen_recipe(
+    flag: Path | None, *, environment: Mapping[str, str] = os.environ, env_file: Path | None = Path(".env")
+) -> Path:
+    """Return the recipe file: the flag, else CODELUPE_RECIPE. A name without suffix is one of the project's recipes."""
+    named = flag or Path(
+        read_environment(environment, env_file).get("CODELUPE_RECIPE", VARIABLES["CODELUPE_RECIPE"].default)
+    )
+    return named if named.suffix or named.exists() else PROJECT_RECIPES / f"{named}.yaml"
