@@ -19,7 +19,7 @@ MAX_LOG_BYTES = 10 * 1024 * 1024
 KEPT_LOG_FILES = 5
 
 
-class Say(Protocol):
+class PrintProgress(Protocol):
     """Prints one stage of `up` to stdout."""
 
     def __call__(self, stage: str, text: str, /, **fields: Any) -> None: ...
@@ -108,21 +108,21 @@ def _plain(value: Any) -> Any:
 # --- the two formats -------------------------------------------------------------------------------------------
 
 
-def _say_text(stage: str, text: str, /, **fields: Any) -> None:
+def _print_text(stage: str, text: str, /, **fields: Any) -> None:
     took = f" ({fields['seconds']:.1f} s)" if "seconds" in fields else ""
     sys.stdout.write(f"· {stage:<12} {text}".rstrip() + f"{took}\n")
     sys.stdout.flush()
 
 
-def _say_json(stage: str, text: str, /, **fields: Any) -> None:
+def _print_json(stage: str, text: str, /, **fields: Any) -> None:
     now = datetime.now(UTC).timestamp()
     sys.stdout.write(json_object(now, "INFO", stage, {"text": text, **fields}) + "\n")
     sys.stdout.flush()
 
 
-FORMATS: dict[str, tuple[type[logging.Formatter], Say]] = {
-    "text": (_TextLines, _say_text),
-    "json": (_JsonLines, _say_json),
+FORMATS: dict[str, tuple[type[logging.Formatter], PrintProgress]] = {
+    "text": (_TextLines, _print_text),
+    "json": (_JsonLines, _print_json),
 }
 """Maps LOG_FORMAT to the formatter of events and the printer of stages."""
 
@@ -165,6 +165,6 @@ def event(message: str, /, *, level: int = logging.INFO, **fields: Any) -> None:
     LOG.log(level, message, extra={"fields": fields})
 
 
-def sayer(log_format: str) -> Say:
+def progress_printer(log_format: str) -> PrintProgress:
     """Return the function that prints the stages of `up`."""
     return FORMATS[log_format][1]

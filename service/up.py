@@ -26,7 +26,7 @@ from service.database import get_ready, open_pool, shown_url
 from service.errors import PreconditionError, UsageError
 from service.gate.judge import Verdict
 from service.intake import demo
-from service.logs import Say
+from service.logs import PrintProgress
 from service.publish.serving import serving
 from service.settings.home import Home, only_service
 from service.settings.load import Settings
@@ -42,7 +42,7 @@ class Note(Protocol):
     def __call__(self, text: str, /, **fields: Any) -> None: ...
 
 
-def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdict | None:
+def up(settings: Settings, *, once: bool, demo_corpus: bool, show: PrintProgress) -> Verdict | None:
     """Run the service until it is stopped, or with `once` until a verdict. Returns the last verdict.
 
     Raises:
@@ -61,35 +61,35 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, say: Say) -> Verdic
         listening = listen(settings.metrics_host, settings.metrics_port)
         stack.callback(listening.close)
         board = Board(_first_snapshot(settings))
-        url = _database_url(settings, home, stack, say)
+        url = _database_url(settings, home, stack, show)
         pool = open_pool(settings, url)
         stack.callback(pool.close)
         server = HttpServer(create_app(board, actions(pool, settings), token=settings.token), listening)
         server.start()
         stack.callback(server.close)
-        with _stage(say, "migrations") as note:
+        with _stage(show, "migrations") as note:
             applied = get_ready(pool, settings)
             note(f"{', '.join(applied)} applied" if applied else "up to date", applied=applied)
-        recipe = _prepare(settings, say, stop, board)
+        recipe = _prepare(settings, show, stop, board)
         if recipe is None:
             return None
         board.update(model=recipe.base.model)
         _bind(pool, settings, recipe)
-        _show_addresses(listening.getsockname(), home, settings, say)
+        _show_addresses(listening.getsockname(), home, settings, show)
         if settings.vllm_url is not None:
             stack.enter_context(serving(settings.vllm_url, settings.vllm_api_key, home, board))
         daemon = Daemon(settings, recipe, home, pool, board, stop, once)
         if demo_corpus:
-            stack.enter_context(_demo_corpus(pool, settings, board, stop, say))
+            stack.enter_context(_demo_corpus(pool, settings, board, stop, show))
         with watched(board):
             daemon.run()
-        say("stopping", "")
+        show("stopping", "")
         stop.set()
         return daemon.verdict
 
 
 @contextmanager
-def _stage(say: Say, name: str) -> Iterator[Note]:
+def _stage(show: PrintProgress, name: str) -> Iterator[Note]:
     """Print one line for a stage, with its result and duration."""
     notes: list[tuple[str, dict[str, Any]]] = []
     began = time.monotonic()
@@ -99,7 +99,7 @@ def _stage(say: Say, name: str) -> Iterator[Note]:
 
     yield note
     for text, fields in notes:  # empty if the stage was interrupted
-        say(name, text, **fields, seconds=round(time.monotonic() - began, 3))
+        show(name, text, **fields, seconds=round(time.monotonic() - began, 3))
 
 
 def _first_snapshot(settings: Settings) -> Snapshot:
@@ -113,11 +113,11 @@ def _first_snapshot(settings: Settings) -> Snapshot:
     )
 
 
-def _database_url(settings: Settings, home: Home, stack: ExitStack, say: Say) -> str:
+def _database_url(settings: Settings, home: Home, stack: ExitStack, show: PrintProgress) -> str:
     if settings.database_url is not None:
-        say("database", shown_url(settings.database_url))
+        show("database", shown_url(settings.database_url))
         return settings.database_url
-    with _stage(say, "database") as note:
+    with _stage(show, "database") as note:
         try:
             url = embedded.start(home.postgres)
         except DatabaseError as error:
@@ -127,10 +127,10 @@ def _database_url(settings: Settings, home: Home, stack: ExitStack, say: Say) ->
     return url
 
 
-def _prepare(settings: Settings, say: Say, stop: threading.Event, board: Board) -> Recipe | None:
+def _prepare(settings: Settings, show: PrintProgress, stop: threading.Event, board: Board) -> Recipe | None:
     """Resolve the base and pin it in the recipe. Returns None if `stop` is set meanwhile."""
     recipe = with_absolute_folder(settings.recipe)
-    with _stage(say, "base model") as note, tempfile.TemporaryDirectory() as folder:
+    with _stage(show, "base model") as note, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(dump_recipe(recipe), encoding="utf-8")
         logged = settings.log_format != "text"
@@ -166,26 +166,28 @@ def _bind(pool: Pool, settings: Settings, recipe: Recipe) -> None:
         raise PreconditionError(str(error)) from error
 
 
-def _show_addresses(address: tuple[Any, ...], home: Home, settings: Settings, say: Say) -> None:
+def _show_addresses(address: tuple[Any, ...], home: Home, settings: Settings, show: PrintProgress) -> None:
     host, port = address[0], address[1]
     shown = f"[{host}]" if ":" in host else host
     shown = {"0.0.0.0": "127.0.0.1", "[::]": "127.0.0.1"}.get(shown, shown)
     url = settings.public_url or f"http://{shown}:{port}"
     pointer = home.pointer(settings.recipe.stream)
-    say("ready", f"{url}/health   {url}/metrics", health=f"{url}/health", metrics=f"{url}/metrics")
-    say("adapter", f"{pointer} (once published)", path=str(pointer))
-    say("log", str(home.log_file), path=str(home.log_file))
+    show("ready", f"{url}/health   {url}/metrics", health=f"{url}/health", metrics=f"{url}/metrics")
+    show("adapter", f"{pointer} (once published)", path=str(pointer))
+    show("log", str(home.log_file), path=str(home.log_file))
 
 
 @contextmanager
-def _demo_corpus(pool: Pool, settings: Settings, board: Board, stop: threading.Event, say: Say) -> Iterator[None]:
+def _demo_corpus(
+    pool: Pool, settings: Settings, board: Board, stop: threading.Event, show: PrintProgress
+) -> Iterator[None]:
     """Insert the demo corpus in a thread. A failure is shown on /health."""
     if not demo.wanted(pool, settings.source):
         yield
         return
 
     def on_batch(number: int, files: int) -> None:
-        say("corpus", f"batch {number}: {files} files of Python's standard library", batch=number, files=files)
+        show("corpus", f"batch {number}: {files} files of Python's standard library", batch=number, files=files)
 
     def feed() -> None:
         try:

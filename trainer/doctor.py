@@ -28,7 +28,7 @@ from trainer.errors import UnusableInput
 from trainer.model.base import local_folder, resolve
 from trainer.model.shapes import architecture
 from trainer.plan.cards import CARDS, GIB, card_named
-from trainer.plan.choose import fastest_fitting, leanest, possible_plans
+from trainer.plan.choose import fastest_fitting, possible_plans, smallest_plan
 from trainer.plan.memory import CUDA_BYTES
 from trainer.plan.model import NotPlanned, read_model
 from trainer.recipe import Recipe
@@ -83,7 +83,7 @@ def findings(recipe: Recipe, environment: Mapping[str, str]) -> Iterator[Finding
 # --- the card -----------------------------------------------------------------------------------------------
 
 
-def on_the_bus(devices: Path) -> bool:
+def has_nvidia_card(devices: Path) -> bool:
     """Whether the kernel lists an NVIDIA display controller."""
     return any(
         (device / "vendor").read_text().strip() == "0x10de" and (device / "class").read_text().startswith("0x03")
@@ -112,7 +112,7 @@ def driver_finding(driver: str | None) -> Finding:
             state="ok",
             said=f"{driver or torch.cuda.get_device_name()}; torch {torch.__version__} for CUDA {torch.version.cuda}",
         )
-    if driver is None and on_the_bus(PCI):
+    if driver is None and has_nvidia_card(PCI):
         said = "there is an NVIDIA card but no driver (a container needs --gpus all to use the host's driver)"
         return Finding(check="driver", state="failed", said=said, mend="sudo ubuntu-drivers install")
     if driver is None:
@@ -190,7 +190,7 @@ def memory_finding(recipe: Recipe) -> Finding:
     if plan := fastest_fitting(plans, available):
         said = f"{plan.peak_bytes / GIB:.1f} GiB planned, {available / GIB:.1f} GiB free"
         return Finding(check="memory", state="ok", said=said)
-    said = f"{leanest(plans).peak_bytes / GIB:.1f} GiB required, but only {available / GIB:.1f} GiB free"
+    said = f"{smallest_plan(plans).peak_bytes / GIB:.1f} GiB required, but only {available / GIB:.1f} GiB free"
     return Finding(
         check="memory",
         state="failed",

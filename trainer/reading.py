@@ -29,7 +29,7 @@ from trainer.run_dir import RunDirectory, RunDirectoryError
 from trainer.samples.build import needs
 
 
-class _Left(Exception):
+class _NotNeeded(Exception):
     """The samples are no longer needed."""
 
 
@@ -100,7 +100,7 @@ def _read(directory: RunDirectory, checked: Checked, result: Reading, left: thre
 def _rows(path: Path, left: threading.Event) -> Iterator[Row]:
     for row in read_rows(path):
         if left.is_set():
-            raise _Left
+            raise _NotNeeded
         yield row
 
 

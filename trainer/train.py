@@ -26,7 +26,7 @@ from trainer.evaluate.held_out import HeldOut
 from trainer.evaluate.predictions import predict
 from trainer.events import Events
 from trainer.fit.checkpoint import Checkpoint, find_checkpoint
-from trainer.fit.loop import Fit, Tools
+from trainer.fit.loop import Fit, FitContext
 from trainer.fit.optimizer import make_optimizer
 from trainer.fit.progress import Progress
 from trainer.model.attention import choose_kernel
@@ -97,7 +97,7 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
         on_problem=lambda tracker, message: events.emit("tracker", tracker=tracker, message=message),
     )
     try:
-        tools = Tools(
+        context = FitContext(
             recipe=loaded.recipe,
             accelerator=loaded.accelerator,
             model=loaded.model,
@@ -111,13 +111,13 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
             stop=stop,
         )
         with events.stage("fit"), naming_suspects(directory):
-            progress = Fit(tools, resume_from).run()
+            progress = Fit(context, resume_from).run()
         if loaded.accelerator.is_main_process:
             with events.stage("export"):
                 exporting = time.monotonic()
-                write_predictions(tools, inputs, tokenizer, progress)
+                write_predictions(context, inputs, tokenizer, progress)
                 with stop.deferred():
-                    write_results(directory, checked, tools, inputs, tokenizer, progress, began=exporting)
+                    write_results(directory, checked, context, inputs, tokenizer, progress, began=exporting)
     finally:
         trackers.close()
     events.emit("finished", seconds=round(time.monotonic() - began, 3))
@@ -182,20 +182,20 @@ def make_trainable(
     return LossModel(adapted, kernel=kernel, label_smoothing=training.label_smoothing), optimizer
 
 
-def write_predictions(tools: Tools, inputs: Inputs, tokenizer: Any, progress: Progress) -> None:
+def write_predictions(context: FitContext, inputs: Inputs, tokenizer: Any, progress: Progress) -> None:
     """Generate answers to a few held-out prompts. Sends the texts to the trackers, and the count to the events."""
-    chosen = inputs.measured[: tools.recipe.tracking.sample_predictions]
-    answers = predict(tools.adapted, tokenizer, chosen, pad=tools.pad, stop=tools.stop)
+    chosen = inputs.measured[: context.recipe.tracking.sample_predictions]
+    answers = predict(context.adapted, tokenizer, chosen, pad=context.pad, stop=context.stop)
     for prediction, tokens in answers:
-        tools.events.emit("prediction", file_id=prediction.file_id, tokens=tokens)
+        context.events.emit("prediction", file_id=prediction.file_id, tokens=tokens)
     if answers:
-        tools.trackers.predictions(progress.best_step, [prediction for prediction, _ in answers])
+        context.trackers.predictions(progress.best_step, [prediction for prediction, _ in answers])
 
 
 def write_results(
     directory: RunDirectory,
     checked: Checked,
-    tools: Tools,
+    context: FitContext,
     inputs: Inputs,
     tokenizer: Any,
     progress: Progress,
@@ -207,20 +207,20 @@ def write_results(
         "run_id": checked.run_id,
         "seed": checked.seed,
         "parent_version": checked.parent_version,
-        "steps": {"total": len(tools.windows), "done": progress.step, "best": progress.best_step},
+        "steps": {"total": len(context.windows), "done": progress.step, "best": progress.best_step},
         "versions": versions(),
     }
-    adapter_sha256 = export_adapter(directory.adapter, tools.adapted, tokenizer, checked.recipe, facts=facts)
-    outcomes = row_outcomes(inputs, tools.windows, best_step=progress.best_step)
+    adapter_sha256 = export_adapter(directory.adapter, context.adapted, tokenizer, checked.recipe, facts=facts)
+    outcomes = row_outcomes(inputs, context.windows, best_step=progress.best_step)
     write_outcomes(directory.rows_outcome, outcomes)
     report = make_report(
         checked,
         inputs,
         progress,
         outcomes,
-        steps_total=len(tools.windows),
+        steps_total=len(context.windows),
         adapter_sha256=adapter_sha256,
-        seconds={**tools.events.seconds, "export": round(time.monotonic() - began, 3)},
+        seconds={**context.events.seconds, "export": round(time.monotonic() - began, 3)},
         device=device_name(),
     )
     write_json(directory.report, report)

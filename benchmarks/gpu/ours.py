@@ -48,7 +48,7 @@ from trainer.model.step import LossModel
 from trainer.plan.cards import CARDS, GIB, card_named
 from trainer.plan.choose import element_bytes
 from trainer.plan.memory import sizes_of
-from trainer.plan.show import in_words
+from trainer.plan.show import summary
 from trainer.plan.speed import flops_per_token, tokens_per_second
 from trainer.recipe import Recipe
 from trainer.train import make_trainable
@@ -113,7 +113,7 @@ def measure_step(world: World, *, full: bool) -> Facts:
     sizes = sizes_of(recipe, element=element_bytes(recipe))
     flops, speed = flops_per_token(shape, as_drawn, plan.choice), statistics.median(rates)
     return {
-        "way": in_words(plan, recipe),
+        "way": summary(plan, recipe),
         "kernel": model.kernel,
         "tokens_per_second": speed,
         "tokens_per_step": statistics.mean(tokens for tokens, _, _ in timed[1:]),

@@ -21,7 +21,7 @@ from trainer.data.encoder import IGNORED, TokenSample
 from trainer.model.load import check_quantized, compute_dtype, keep_weights_packed
 from trainer.model.shapes import known_architecture
 from trainer.plan.cards import CARDS, GIB, card_named
-from trainer.plan.choose import Plan, fastest_fitting, leanest, possible_plans, with_choice
+from trainer.plan.choose import Plan, fastest_fitting, possible_plans, smallest_plan, with_choice
 from trainer.plan.model import Model, read_model
 from trainer.recipe import Base, Recipe
 from trainer.recipe_file import load_recipe, with_overrides
@@ -78,7 +78,7 @@ def planned(world: World, config: Any, recipe: Recipe) -> tuple[Model, Recipe, P
     card = CARDS[card_named(device_name(world.torch_device))]
     card = replace(card, tflops=world.tflops or card.tflops)
     plans = possible_plans(model, recipe, card)
-    plan = fastest_fitting(plans, int(world.vram_gib * GIB)) or leanest(plans)
+    plan = fastest_fitting(plans, int(world.vram_gib * GIB)) or smallest_plan(plans)
     return model, with_choice(recipe, plan), plan
 
 

@@ -5,8 +5,8 @@ Near duplicates have sets of token 5-grams whose Jaccard similarity reaches the 
 permutations estimates the similarity (standard error 0.04). Locality-sensitive hashing with 25 bands of 5 finds the
 pairs: 99 of 100 at a similarity of 0.7, and 9,999 of 10,000 at 0.8.
 
-A change (a row with a `diff` in its metadata) is compared by message and diff. Its whole file would be a near duplicate
-of the file itself and of every other change to it.
+A change (a row with a `diff` in its metadata) is compared by message and diff. Its whole file would be a near
+duplicate of the file itself and of every other change to it.
 
 Not covered: code with all identifiers renamed; a copy of a held-out file in the history of a file with another name.
 """
@@ -61,7 +61,7 @@ def fingerprints(texts: Sequence[str]) -> list[Fingerprint]:
     ]
 
 
-def compared(content: str, metadata: Mapping[str, Any]) -> str:
+def text_to_compare(content: str, metadata: Mapping[str, Any]) -> str:
     """The part of a row that is compared: message and diff of a change, else the content."""
     diff, message = metadata.get("diff"), metadata.get("message")
     if not isinstance(diff, str) or not diff.strip():
@@ -92,7 +92,7 @@ class Duplicates:
         count = chars = 0
         for file_id, text, metadata in self._known.missing() if self._on else ():
             beat()
-            batch[file_id] = clean(compared(text, metadata))
+            batch[file_id] = clean(text_to_compare(text, metadata))
             count += 1
             chars += len(text)
             if len(batch) == CATCH_UP_ROWS or chars >= CATCH_UP_CHARS:
@@ -110,7 +110,7 @@ class Duplicates:
         made = dict(
             zip(
                 (row.file_id for row in rows),
-                fingerprints([compared(row.content, row.metadata) for row in rows]),
+                fingerprints([text_to_compare(row.content, row.metadata) for row in rows]),
                 strict=True,
             )
         )

@@ -33,31 +33,31 @@ def _holds(expression: str, allowed: Collection[str]) -> bool:
     """Whether the allowed licences satisfy the expression. False for an expression that cannot be parsed."""
     tokens = _TOKEN.findall(expression.replace("/", " or "))[::-1]
     try:
-        return _either(tokens, allowed) and not tokens
+        return _or_expression(tokens, allowed) and not tokens
     except (IndexError, RecursionError):
         return False
 
 
-def _either(tokens: list[str], allowed: Collection[str]) -> bool:
-    met = _both(tokens, allowed)
+def _or_expression(tokens: list[str], allowed: Collection[str]) -> bool:
+    met = _and_expression(tokens, allowed)
     while tokens and tokens[-1] == "or":
         tokens.pop()
-        met = _both(tokens, allowed) or met
+        met = _and_expression(tokens, allowed) or met
     return met
 
 
-def _both(tokens: list[str], allowed: Collection[str]) -> bool:
-    met = _one(tokens, allowed)
+def _and_expression(tokens: list[str], allowed: Collection[str]) -> bool:
+    met = _name(tokens, allowed)
     while tokens and tokens[-1] == "and":
         tokens.pop()
-        met = _one(tokens, allowed) and met
+        met = _name(tokens, allowed) and met
     return met
 
 
-def _one(tokens: list[str], allowed: Collection[str]) -> bool:
+def _name(tokens: list[str], allowed: Collection[str]) -> bool:
     name = tokens.pop()
     if name == "(":
-        met = _either(tokens, allowed)
+        met = _or_expression(tokens, allowed)
         return tokens.pop() == ")" and met
     if tokens and tokens[-1] == "with":
         tokens.pop()

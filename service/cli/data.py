@@ -73,7 +73,7 @@ def drop(
     if as_json:
         print_json({"inserted": summary.inserted, "passed_over": summary.skipped, "pending": pending})
         return
-    _say_dropped(summary, pending, settings, train_now)
+    _print_dropped(summary, pending, settings, train_now)
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def _drop_progress() -> Iterator[Callable[[Summary], None]]:
         yield show
 
 
-def _say_dropped(summary: Summary, pending: int, settings: Settings, train_now: bool) -> None:
+def _print_dropped(summary: Summary, pending: int, settings: Settings, train_now: bool) -> None:
     out.print(f"{summary.inserted} rows inserted, {summary.skipped.total()} files skipped")
     if summary.skipped:
         print_table("skipped", ["reason", "files"], [[why, count] for why, count in summary.skipped.most_common()])

@@ -33,7 +33,7 @@ def lineage(
     if as_json:
         print_json(asdict(found))
         return
-    _say(found)
+    _print_lineage(found)
 
 
 def revoke(
@@ -63,7 +63,7 @@ def revoke(
     if as_json:
         print_json(asdict(found))
         return
-    _say(found)
+    _print_lineage(found)
     if found.adapters and not retrain:
         out.print("these adapters stay published. Use --retrain to withdraw them")
 
@@ -101,7 +101,7 @@ def _check_ancestor(home: Home, found: Lineage) -> None:
         )
 
 
-def _say(found: Lineage) -> None:
+def _print_lineage(found: Lineage) -> None:
     rows = [
         [use.run_id, use.state, use.file_id, use.role, use.outcome, use.tokens, when(use.claimed_at)]
         for use in found.uses
@@ -141,12 +141,12 @@ def audit(
     if as_json:
         print_json(asdict(found))
     else:
-        _say_audit(found)
+        _print_audit(found)
     if found.problems:
         raise typer.Exit(1)
 
 
-def _say_audit(found: audit_table.Audit) -> None:
+def _print_audit(found: audit_table.Audit) -> None:
     rows: list[list[Any]] = [["pending", found.pending], ["claimed by a live run", found.claimed]]
     rows += [[f"ineligible: {reason}", count] for reason, count in sorted(found.ineligible.items())]
     rows += [[f"settled: {name}", count] for name, count in sorted(found.settled.items())]

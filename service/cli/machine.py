@@ -40,7 +40,7 @@ def doctor(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
     for finding in examine(settings_for(recipe)):
         findings.append(finding)
         if not as_json:
-            _say_finding(finding)
+            _print_finding(finding)
     failed = sum(finding.state == "failed" for finding in findings)
     if as_json:
         print_json([asdict(finding) for finding in findings])
@@ -50,7 +50,7 @@ def doctor(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-def _say_finding(finding: Finding) -> None:
+def _print_finding(finding: Finding) -> None:
     mark = {"ok": "[green]ok[/green]    ", "note": "[yellow]note[/yellow]  ", "failed": "[red]FAILED[/red]"}[
         finding.state
     ]

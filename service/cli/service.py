@@ -37,11 +37,11 @@ def up(
     """Run the service until it is stopped: poll, train, judge and publish."""
     log_format = chosen_log_format()
     logs.set_up(log_format)
-    say = logs.sayer(log_format)
+    show = logs.progress_printer(log_format)
     try:
         settings = settings_for(recipe, METRICS_PORT=None if port is None else str(port), MODEL=model)
         wanted = (settings.recipe.service.demo_corpus and settings.database_url is None) if demo is None else demo
-        verdict = run_service(settings, once=once, demo_corpus=wanted, say=say)
+        verdict = run_service(settings, once=once, demo_corpus=wanted, show=show)
     except (ServiceError, DatabaseError) as error:
         if log_format == "text":  # main() prints a readable message
             raise
@@ -54,7 +54,7 @@ def up(
         if log_format == "text":
             out.print(f"verdict: {outcome}: {escape(reason)}" if verdict else reason)
         else:
-            say("verdict", reason, outcome=outcome)
+            show("verdict", reason, outcome=outcome)
         raise typer.Exit(0 if verdict and verdict.promote else 1)
 
 

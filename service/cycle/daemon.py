@@ -100,7 +100,7 @@ class Daemon:
             except Unavailable as error:
                 database_failures += 1
                 self.upkeep.note_database_trouble(error)
-                self.upkeep.revive_database()
+                self.upkeep.restart_database()
                 pause = DATABASE_PAUSE_SECONDS * 2.0 ** (database_failures - 1)
                 self._sleep(min(LONGEST_DATABASE_PAUSE_SECONDS, pause), renew=False)
                 if self.state in WRITING:

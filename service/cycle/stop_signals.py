@@ -22,7 +22,7 @@ def stop_signals(stop: threading.Event) -> Iterator[None]:
     def handle(number: int, frame: object) -> None:
         stop.set()
 
-    def hang_up(number: int, frame: object) -> None:
+    def on_hangup(number: int, frame: object) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for terminal in terminals:  # a write to a closed terminal would fail and interrupt the clean stop
             os.dup2(nowhere, terminal)
@@ -31,7 +31,7 @@ def stop_signals(stop: threading.Event) -> Iterator[None]:
 
     handlers = {signal.SIGINT: handle, signal.SIGTERM: handle}
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        handlers[signal.SIGHUP] = hang_up
+        handlers[signal.SIGHUP] = on_hangup
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

@@ -53,7 +53,7 @@ class Supervisor:
         def each_moment() -> None:
             watcher.read()
             self.board.beat()
-            self.keep_up(run_id)
+            self.tick(run_id)
 
         code = watch_to_end(process, self.stop, each_moment)
         watcher.read()
@@ -61,7 +61,7 @@ class Supervisor:
             log("Training paused; the next start resumes it", run=run_id)
         return Ending(code=code, failure=watcher.failure)
 
-    def keep_up(self, run_id: int) -> None:
+    def tick(self, run_id: int) -> None:
         """Renew the lease, record a heartbeat, poll and sweep, each when it is due.
 
         An unreachable database does not stop training: it is only noted. A lease that expired meanwhile is taken

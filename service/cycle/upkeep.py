@@ -133,12 +133,12 @@ class Upkeep:
         self.board.clear("disk")
 
     def note_database_trouble(self, error: Unavailable) -> None:
-        """Say on the board that the database does not answer; log it the first time."""
+        """PrintProgress on the board that the database does not answer; log it the first time."""
         if "database" not in self.board.read().troubles:
             log("Database unavailable", level=logging.WARNING, reason=str(error))
         self.board.trouble("database", f"the database does not answer ({error}); trying again")
 
-    def revive_database(self) -> None:
+    def restart_database(self) -> None:
         """Start the embedded Postgres again if it has died. Any other database has its own operator."""
         if self.settings.database_url is None:
             try:

@@ -50,7 +50,7 @@ class Watcher:
 
     # --- one method per event ------------------------------------------------------------------------------
 
-    def _say(self, message: str, record: dict[str, Any], *names: str, level: int = logging.INFO) -> None:
+    def _log(self, message: str, record: dict[str, Any], *names: str, level: int = logging.INFO) -> None:
         if self._live:
             log(message, level=level, run=self._run_id, **{name: record.get(name) for name in names})
 
@@ -59,24 +59,24 @@ class Watcher:
         self._board.update(progress=self._progress)
 
     def _started(self, record: dict[str, Any]) -> None:
-        self._say("Training started", record, "device", "world_size", "resumed_from_step")
+        self._log("Training started", record, "device", "world_size", "resumed_from_step")
 
     def _stage(self, record: dict[str, Any]) -> None:
         if record.get("state") == "begin":
-            self._say(f"Training stage {record.get('stage')}", record)
+            self._log(f"Training stage {record.get('stage')}", record)
         elif isinstance(record.get("seconds"), int | float):
             seconds = {**self._board.read().phase_seconds, str(record.get("stage")): float(record["seconds"])}
             self._board.update(phase_seconds=seconds)
 
     def _base_copy(self, record: dict[str, Any]) -> None:
         if record.get("state") == "made":
-            self._say("4-bit copy of the base model", record, "path", "bytes", "seconds")
+            self._log("4-bit copy of the base model", record, "path", "bytes", "seconds")
         else:
-            self._say("4-bit copy of the base model", record, "state", "path", "message", level=logging.WARNING)
+            self._log("4-bit copy of the base model", record, "state", "path", "message", level=logging.WARNING)
 
     def _plan(self, record: dict[str, Any]) -> None:
         self._show(steps_total=int(record.get("steps_total") or 0))
-        self._say("Training plan", record, "steps_total", "samples", "train_tokens", "held_out_samples")
+        self._log("Training plan", record, "steps_total", "samples", "train_tokens", "held_out_samples")
 
     def _step(self, record: dict[str, Any]) -> None:
         self._show(
@@ -94,12 +94,12 @@ class Watcher:
         if first_or_last or now - self._last_step_logged >= STEP_LOG_SECONDS:
             self._last_step_logged = now
             names = ("step", "steps_total", "loss", "learning_rate", "grad_norm", "tokens_per_second")
-            self._say("Training step", record, *names)
+            self._log("Training step", record, *names)
 
     def _evaluation(self, record: dict[str, Any]) -> None:
         which = str(record.get("which"))
         self._loss(SPLITS.get(which, which), record.get("loss"))
-        self._say(f"Eval {which}", record, "step", "loss", "perplexity", "token_accuracy", "best")
+        self._log(f"Eval {which}", record, "step", "loss", "perplexity", "token_accuracy", "best")
 
     def _loss(self, split: str, value: Any) -> None:
         loss = _finite(value)
@@ -107,16 +107,16 @@ class Watcher:
             self._board.update(losses={**self._board.read().losses, split: loss})
 
     def _checkpoint(self, record: dict[str, Any]) -> None:
-        self._say("Saving checkpoint", record, "step", "path")
+        self._log("Saving checkpoint", record, "step", "path")
 
     def _early_stop(self, record: dict[str, Any]) -> None:
-        self._say("Training stopped early", record, "step", "best_step")
+        self._log("Training stopped early", record, "step", "best_step")
 
     def _non_finite(self, record: dict[str, Any]) -> None:
-        self._say("Training produced a non-finite value", record, "step", "what", level=logging.WARNING)
+        self._log("Training produced a non-finite value", record, "step", "what", level=logging.WARNING)
 
     def _out_of_memory(self, record: dict[str, Any]) -> None:
-        self._say(
+        self._log(
             "Training ran out of memory and continues with smaller batches",
             record,
             "step",
@@ -125,23 +125,23 @@ class Watcher:
         )
 
     def _unmeasured(self, record: dict[str, Any]) -> None:
-        self._say("Training skipped: no held-out sample", record, "rows", "reasons", level=logging.WARNING)
+        self._log("Training skipped: no held-out sample", record, "rows", "reasons", level=logging.WARNING)
 
     def _tracker(self, record: dict[str, Any]) -> None:
-        self._say("Tracker failed", record, "tracker", "message", level=logging.WARNING)
+        self._log("Tracker failed", record, "tracker", "message", level=logging.WARNING)
 
     def _damaged(self, record: dict[str, Any]) -> None:
-        self._say("Skipped a damaged checkpoint", record, "path", "message", level=logging.WARNING)
+        self._log("Skipped a damaged checkpoint", record, "path", "message", level=logging.WARNING)
 
     def _stopping(self, record: dict[str, Any]) -> None:
-        self._say("Training is stopping", record, "reason")
+        self._log("Training is stopping", record, "reason")
 
     def _failed(self, record: dict[str, Any]) -> None:
         self.failure = str(record.get("message"))
-        self._say("Training failed", record, "code", "message", level=logging.ERROR)
+        self._log("Training failed", record, "code", "message", level=logging.ERROR)
 
     def _finished(self, record: dict[str, Any]) -> None:
-        self._say("Training finished", record, "seconds")
+        self._log("Training finished", record, "seconds")
 
 
 HANDLERS: dict[str, Callable[[Watcher, dict[str, Any]], None]] = {

@@ -502,8 +502,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a loss that is not finite ends the run": Mutant(
         file="trainer/fit/loop.py",
-        old='            if not math.isfinite(value):\n                self.tools.events.emit("non_finite"',
-        new='            if False:\n                self.tools.events.emit("non_finite"',
+        old='            if not math.isfinite(value):\n                self.context.events.emit("non_finite"',
+        new='            if False:\n                self.context.events.emit("non_finite"',
         caught_by=_test("tests/unit/test_loop.py", "not_finite"),
     ),
     # --- the live adapter can always be loaded -----------------------------------------------------------------------
@@ -765,7 +765,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "an embedded database that died is started again": Mutant(
         file="service/cycle/daemon.py",
-        old="                self.upkeep.revive_database()\n",
+        old="                self.upkeep.restart_database()\n",
         new="",
         caught_by=_test("tests/postgres/test_claim_run.py", "embedded_database"),
     ),

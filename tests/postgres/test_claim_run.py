@@ -479,12 +479,12 @@ def test_training_goes_on_with_a_lease_that_ran_out_and_not_with_one_that_was_ta
     monkeypatch.setattr(leadership, "RENEW_SECONDS", 0.0)
     with world.pool.transaction() as cursor:
         cursor.execute("update codelupe.leases set expires_at = clock_timestamp() - interval '1 s'")
-    daemon._supervisor.keep_up(daemon._run_id)
+    daemon._supervisor.tick(daemon._run_id)
     assert daemon.lease.epoch > world.lease.epoch
     with world.pool.transaction() as cursor:
         cursor.execute("update codelupe.leases set holder = 'another', epoch = epoch + 1")
     with pytest.raises(LeaseLost):
-        daemon._supervisor.keep_up(daemon._run_id)
+        daemon._supervisor.tick(daemon._run_id)
 
 
 def test_standing_by_lasts_as_long_as_another_has_the_lease(world: World, monkeypatch: pytest.MonkeyPatch):
@@ -512,9 +512,9 @@ def test_training_goes_on_while_the_database_is_away(world: World, monkeypatch: 
     monkeypatch.setattr(leadership, "RENEW_SECONDS", 0.0)
     with monkeypatch.context() as patched:
         patched.setattr(daemon._leadership, "renew", away)
-        daemon._supervisor.keep_up(daemon._run_id)
+        daemon._supervisor.tick(daemon._run_id)
     assert "no answer" in daemon.board.read().troubles["database"]
-    daemon._supervisor.keep_up(daemon._run_id)
+    daemon._supervisor.tick(daemon._run_id)
     assert daemon.board.read().troubles == {}
 
 
@@ -709,7 +709,7 @@ def test_ranges_are_looked_at_while_a_run_is_on(world: World, monkeypatch: pytes
     time.sleep(0.2)
     monkeypatch.setattr(leadership, "RENEW_SECONDS", 0.0)
     for _ in range(6):
-        daemon._supervisor.keep_up(daemon._run_id)
+        daemon._supervisor.tick(daemon._run_id)
     found = daemon.board.read().pending
     assert (found.rows, found.unknown_ranges) == (0, 0)
 

@@ -15,8 +15,8 @@ from trainer.data.batches import Windows
 from trainer.data.encoder import IGNORED, TokenSample, pad_id
 from trainer.evaluate.held_out import HeldOut
 from trainer.events import Events
-from trainer.fit.loop import Fit, Tools
-from trainer.model.attention import attending_whole
+from trainer.fit.loop import Fit, FitContext
+from trainer.model.attention import unpacked_attention
 from trainer.model.batch import Batch
 from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.load import load_base
@@ -56,7 +56,7 @@ def make_fit(folder: Path, recipe: Recipe | None = None, *, loaded: Loaded | Non
     training = recipe.training
     pad = pad_id(tokenizer())
     return Fit(
-        Tools(
+        FitContext(
             recipe=recipe,
             accelerator=loaded.accelerator,
             model=loaded.model,
@@ -109,7 +109,7 @@ def reference(model: LossModel, samples: Sequence[TokenSample]) -> torch.Tensor:
     """The summed loss by transformers' own way: each sample alone, all logits, ordinary attention."""
     causal = model.model.get_base_model()
     total = torch.zeros(())
-    with attending_whole(causal):
+    with unpacked_attention(causal):
         for sample in samples:
             logits = causal(input_ids=sample.ids.long()[None], use_cache=False).logits[0, :-1].float()
             total = total + F.cross_entropy(logits, sample.labels[1:].long(), reduction="sum", ignore_index=IGNORED)

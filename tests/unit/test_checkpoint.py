@@ -130,7 +130,7 @@ def test_stopping_and_resuming_gives_the_same_bits(tmp_path, optimizer, stop_aft
     def report_and_stop(**fields):
         report(**fields)
         if stopped.progress.step == stop_after:
-            stopped.tools.stop.request("test")
+            stopped.context.stop.request("test")
 
     stopped._report_step = report_and_stop
     with pytest.raises(Stopped):
@@ -139,8 +139,8 @@ def test_stopping_and_resuming_gives_the_same_bits(tmp_path, optimizer, stop_aft
     again = make_fit(tmp_path / "b", recipe)
     found = newest_checkpoint(tmp_path / "b" / "checkpoints", none_damaged)
     assert found is not None and found.progress.step == stop_after
-    resumed = Fit(again.tools, found)
+    resumed = Fit(again.context, found)
     progress = resumed.run()
     assert progress == expected
-    left, right = adapter_weights(straight.tools.adapted), adapter_weights(resumed.tools.adapted)
+    left, right = adapter_weights(straight.context.adapted), adapter_weights(resumed.context.adapted)
     assert all(torch.equal(left[name], right[name]) for name in left)

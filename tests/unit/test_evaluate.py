@@ -12,7 +12,7 @@ from trainer.data.tokenize import tokenize_rows
 from trainer.errors import Stopped
 from trainer.evaluate.held_out import choose_held_out
 from trainer.evaluate.predictions import predict
-from trainer.model.attention import attending_whole
+from trainer.model.attention import unpacked_attention
 from trainer.stop import StopRequest
 
 DATA = short_recipe().data
@@ -42,46 +42,46 @@ def test_at_least_one_sample_is_measured():
 def test_the_score_is_the_mean_over_all_tokens_not_over_batches(tmp_path):
     fit = make_fit(tmp_path)
     with torch.no_grad():
-        for name, parameter in fit.tools.adapted.named_parameters():
+        for name, parameter in fit.context.adapted.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.5)
-    found = fit.tools.held_out.measure()
-    fit.tools.model.eval()
+    found = fit.context.held_out.measure()
+    fit.context.model.eval()
     loss, correct, tokens = 0.0, 0, 0
     with torch.no_grad():
-        for sample in fit.tools.held_out.samples:
-            with attending_whole(fit.tools.adapted.get_base_model()):
-                logits = fit.tools.adapted(input_ids=sample.ids.long()[None]).logits.float()[0, :-1]
+        for sample in fit.context.held_out.samples:
+            with unpacked_attention(fit.context.adapted.get_base_model()):
+                logits = fit.context.adapted(input_ids=sample.ids.long()[None]).logits.float()[0, :-1]
             labels = sample.labels[1:].long()
             loss += F.cross_entropy(logits, labels, reduction="sum", ignore_index=-100).item()
             correct += int((logits.argmax(-1) == labels).sum())
             tokens += int((labels != -100).sum())
-    assert found.tokens == tokens and len(fit.tools.held_out.packs) > 1
+    assert found.tokens == tokens and len(fit.context.held_out.packs) > 1
     assert found.loss == pytest.approx(loss / tokens, rel=1e-5)
     assert found.token_accuracy == correct / tokens
-    anchor = fit.tools.held_out.measure_base()
+    anchor = fit.context.held_out.measure_base()
     assert anchor.loss != pytest.approx(found.loss, rel=1e-3)
-    assert fit.tools.held_out.measure() == found
+    assert fit.context.held_out.measure() == found
 
 
 def test_the_anchor_is_the_base_alone(tmp_path):
     fit = make_fit(tmp_path)
-    assert fit.tools.held_out.measure_base() == fit.tools.held_out.measure()
-    assert fit.tools.model.training
+    assert fit.context.held_out.measure_base() == fit.context.held_out.measure()
+    assert fit.context.model.training
 
 
 def test_a_request_to_stop_ends_an_evaluation(tmp_path):
     fit = make_fit(tmp_path)
-    fit.tools.held_out.stop.request("enough")
+    fit.context.held_out.stop.request("enough")
     with pytest.raises(Stopped, match="enough"):
-        fit.tools.held_out.measure()
-    assert fit.tools.model.training
+        fit.context.held_out.measure()
+    assert fit.context.model.training
 
 
 def test_answers_are_bounded_and_without_control_tokens(tmp_path):
     fit = make_fit(tmp_path)
     samples = token_samples(2)
-    answers = predict(fit.tools.adapted, tokenizer(), samples, pad=4074, stop=StopRequest())
+    answers = predict(fit.context.adapted, tokenizer(), samples, pad=4074, stop=StopRequest())
     rows = {row.file_id: row for row in short_rows(2)}
     for (prediction, tokens), sample in zip(answers, samples, strict=True):
         assert 0 < tokens <= min(128, sample.supervised)

@@ -63,7 +63,7 @@ def test_warm_up_takes_a_step_at_least(steps, fraction, warmup):
 
 def window_gradient(fit, model, budget: int):
     """The gradient of all 16 samples, packed into `budget` tokens."""
-    windows = fit.tools.windows
+    windows = fit.context.windows
     members = range(16)
     packs = pack_samples(members, windows.samples, budget=budget, rank=0, world=1)
     batches = [collate([windows.samples[i] for i in chosen]) for chosen in packs]
@@ -102,7 +102,7 @@ def test_running_out_of_memory_halves_the_batch_and_keeps_the_gradient(tmp_path)
     _, again, found = window_gradient(fit, loaded.model, 1200)
     assert again == pytest.approx(loss, rel=1e-5)
     torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-7)
-    assert fit.budget <= 600 and "out_of_memory" in names(fit.tools.events)
+    assert fit.budget <= 600 and "out_of_memory" in names(fit.context.events)
 
     def never(batch):
         raise MemoryError
@@ -168,18 +168,18 @@ def test_early_stopping_ends_the_fit_and_keeps_the_best_weights(tmp_path, monkey
     weights = {}
 
     def measure():
-        weights[fit.progress.step] = adapter_weights(fit.tools.adapted)
+        weights[fit.progress.step] = adapter_weights(fit.context.adapted)
         return score(next(losses))
 
-    monkeypatch.setattr(fit.tools.held_out, "measure", measure)
-    monkeypatch.setattr(fit.tools.held_out, "measure_base", lambda: score(5.0))
+    monkeypatch.setattr(fit.context.held_out, "measure", measure)
+    monkeypatch.setattr(fit.context.held_out, "measure_base", lambda: score(5.0))
     progress = fit.run()
     assert (progress.step, progress.best_step, progress.stopped_early) == (4, 2, True)
-    kept = adapter_weights(fit.tools.adapted)
+    kept = adapter_weights(fit.context.adapted)
     assert all(torch.equal(kept[name], weights[2][name]) for name in kept)
     assert any(not torch.equal(kept[name], weights[4][name]) for name in kept)
-    assert {path.name for path in fit.tools.checkpoints.iterdir()} == {"step-000002", "step-000004"}
-    assert "early_stop" in names(fit.tools.events)
+    assert {path.name for path in fit.context.checkpoints.iterdir()} == {"step-000002", "step-000004"}
+    assert "early_stop" in names(fit.context.events)
 
 
 # --- numbers that are not finite ------------------------------------------------------------------------------
@@ -188,27 +188,27 @@ def test_early_stopping_ends_the_fit_and_keeps_the_best_weights(tmp_path, monkey
 @pytest.mark.parametrize("where", ["loss", "grad_norm", "eval_loss"])
 def test_a_number_that_is_not_finite_ends_the_fit(tmp_path, monkeypatch, where):
     fit = make_fit(tmp_path, short_recipe())
-    before = adapter_weights(fit.tools.adapted)
+    before = adapter_weights(fit.context.adapted)
     if where == "loss":
         monkeypatch.setattr(fit, "_gradients", lambda *_: math.nan)
     elif where == "grad_norm":
-        monkeypatch.setattr(fit.tools.accelerator, "clip_grad_norm_", lambda *_: torch.tensor(math.inf))
+        monkeypatch.setattr(fit.context.accelerator, "clip_grad_norm_", lambda *_: torch.tensor(math.inf))
     else:
         scores = iter([score(4.0), score(4.0), score(math.nan)])
-        monkeypatch.setattr(fit.tools.held_out, "measure", lambda: next(scores))
+        monkeypatch.setattr(fit.context.held_out, "measure", lambda: next(scores))
     with pytest.raises(Diverged, match=where):
         fit.run()
-    events = EventTail(fit.tools.events.path).new()
+    events = EventTail(fit.context.events.path).new()
     assert [event["what"] for event in events if event["event"] == "non_finite"] == [where]
     if where != "eval_loss":
-        after = adapter_weights(fit.tools.adapted)
+        after = adapter_weights(fit.context.adapted)
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_each_step_and_evaluation_reaches_the_trackers(tmp_path):
     fit = make_fit(tmp_path, short_recipe())
     fit.run()
-    logged = fit.tools.trackers.logged
+    logged = fit.context.trackers.logged
     steps = [step for step, values in logged if "train/loss" in values]
     assert steps == [1, 2, 3, 4]
     assert [step for step, values in logged if "eval/loss" in values] == [0, 2, 4]

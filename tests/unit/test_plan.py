@@ -17,7 +17,7 @@ from trainer import __main__
 from trainer.errors import UnusableInput
 from trainer.model.shapes import QWEN_SHAPES, architecture, known_architecture, known_size
 from trainer.plan.cards import CARDS, DEFAULT_CARD, GIB, card_named
-from trainer.plan.choose import changes_that_fit, fastest_fitting, leanest, possible_plans, with_choice
+from trainer.plan.choose import changes_that_fit, fastest_fitting, possible_plans, smallest_plan, with_choice
 from trainer.plan.device import fitted
 from trainer.plan.memory import Choice, layer_bytes, sizes_of
 from trainer.plan.model import NotPlanned, read_model
@@ -131,7 +131,7 @@ def test_when_nothing_fits_each_change_that_is_named_does(big):
     assert changes[:2] == ["training.adapter_dtype: bfloat16", "lora.rank: 128"]
     smaller = replace(DEFAULT, lora=replace(DEFAULT.lora, rank=128))
     assert fastest_fitting(possible_plans(big, smaller, CARD), vram) is not None
-    least = leanest(possible_plans(big, DEFAULT, CARD)).peak_bytes
+    least = smallest_plan(possible_plans(big, DEFAULT, CARD)).peak_bytes
     assert changes[-1] == f"a card with {least / GIB:.1f} GiB"
     assert fastest_fitting(possible_plans(big, DEFAULT, CARD), least) is not None
     stubborn = with_training(DEFAULT, checkpointing="none", optimizer="adamw")

@@ -10,7 +10,7 @@ from run_folder import short_recipe
 
 from trainer.errors import RecipeError
 from trainer.fit.optimizer import make_optimizer
-from trainer.fit.rounding import round_at_random
+from trainer.fit.rounding import round_stochastically
 from trainer.recipe_file import parse_recipe, recipe_dict
 from trainer.train import load_model
 
@@ -24,7 +24,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_rounding_goes_to_a_neighbour_and_is_right_on_the_average():
     exact = torch.randn(1000, generator=generator()) * torch.logspace(-6, 3, 1000)
-    draws = torch.stack([round_at_random(exact, generator(seed)) for seed in range(400)]).float()
+    draws = torch.stack([round_stochastically(exact, generator(seed)) for seed in range(400)]).float()
     gap = exact.abs() * 2**-7  # of bfloat16, at the most
     assert bool(((draws - exact).abs() < gap).all())
     counts = [len(column.unique()) for column in draws.T]
@@ -34,9 +34,9 @@ def test_rounding_goes_to_a_neighbour_and_is_right_on_the_average():
 
 def test_what_bfloat16_can_hold_stays():
     held = torch.tensor([0.0, -0.0, 1.0, -3.5, 2.0**-130, float("inf"), -float("inf")])
-    assert torch.equal(round_at_random(held, generator()), held.bfloat16())
+    assert torch.equal(round_stochastically(held, generator()), held.bfloat16())
     nan = torch.tensor([0x7FFFFFFF, -1, 0x7FC00000], dtype=torch.int32).view(torch.float32)
-    assert bool(round_at_random(nan, generator()).isnan().all())
+    assert bool(round_stochastically(nan, generator()).isnan().all())
 
 
 def moved(parameter: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> torch.Tensor:

@@ -20,7 +20,7 @@ from service.cycle.trainer_commands import prepare_base
 from service.cycle.watch import HANDLERS, Watcher
 from service.errors import PreconditionError
 from service.intake.demo import demo_files
-from service.logs import FORMATS, LOG, event, sayer
+from service.logs import FORMATS, LOG, event, progress_printer
 from service.settings.environment import PROJECT_RECIPES
 from service.settings.home import Home, only_service, running_service, stop_service
 from service.settings.load import Eligibility, load_settings
@@ -162,9 +162,9 @@ def test_what_others_say_is_json_too(tmp_path: Path):
     code = (
         "import logging, threading, warnings\n"
         "from pathlib import Path\n"
-        "from service.logs import event, sayer, set_up\n"
+        "from service.logs import event, progress_printer, set_up\n"
         f"set_up('json'); set_up('json', Path({str(tmp_path / 'log')!r}))\n"
-        "event('Ours'); sayer('json')('ready', 'http://x', health='http://x/health')\n"
+        "event('Ours'); progress_printer('json')('ready', 'http://x', health='http://x/health')\n"
         "logging.getLogger('waitress.queue').warning('depth %d', 3); warnings.warn('old\\nway')\n"
         "thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()\n"
         "class Broken:\n    def __del__(self): raise BufferError('while it is deleted')\n"
@@ -208,7 +208,7 @@ def test_the_address_that_is_shown(
 ):
     environment = {} if public is None else {"PUBLIC_URL": public}
     settings = load_settings(PROJECT_RECIPES / "embedded.yaml", environment=environment, env_file=None)
-    _show_addresses(address, Home(tmp_path), settings, sayer("text"))
+    _show_addresses(address, Home(tmp_path), settings, progress_printer("text"))
     assert capsys.readouterr().out.splitlines()[0] == f"· ready        {shown}/health   {shown}/metrics"
 
 

@@ -23,7 +23,7 @@ RECIPE = {"lora__dropout": 0.0}
 
 def broken(fit: Fit, harm) -> None:
     """Let a forward pass call `harm(ids, loss)` for a loss or an error."""
-    model, forward = fit.tools.model, fit.tools.model.forward
+    model, forward = fit.context.model, fit.context.model.forward
 
     def failing(batch):
         loss, correct = forward(batch)
@@ -49,7 +49,7 @@ def fit_of(tmp_path, loaded, monkeypatch) -> Fit:
 
 
 def members(fit: Fit, step: int) -> list[TokenSample]:
-    windows = fit.tools.windows
+    windows = fit.context.windows
     return [windows.samples[index] for index in windows[step - 1].members]
 
 
@@ -100,7 +100,7 @@ def test_no_row_is_to_blame_where_every_sample_fails(tmp_path, loaded, monkeypat
 
 def test_a_held_out_row_without_a_finite_loss_is_named(tmp_path, loaded, monkeypatch):
     fit = fit_of(tmp_path, loaded, monkeypatch)
-    culprit = fit.tools.held_out.samples[1]
+    culprit = fit.context.held_out.samples[1]
     forward = loaded.model.forward
     loaded.model.forward = lambda batch: [
         value * (math.nan if holds(batch, culprit) else 1) for value in forward(batch)
@@ -112,7 +112,7 @@ def test_a_held_out_row_without_a_finite_loss_is_named(tmp_path, loaded, monkeyp
 
 def test_an_evaluation_that_runs_out_of_memory_is_done_in_smaller_packs(tmp_path, loaded, monkeypatch):
     fit = fit_of(tmp_path, loaded, monkeypatch)
-    held_out, forward = fit.tools.held_out, loaded.model.forward
+    held_out, forward = fit.context.held_out, loaded.model.forward
     expected = held_out.measure()
     most = max(sample.tokens for sample in held_out.samples)
 

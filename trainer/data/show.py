@@ -108,7 +108,7 @@ def _report(
             f"── {number} · {sample.kind} · {names} · {sample.tokens} tokens, {sample.supervised} learned ({share:.0%})"
         )
         yield f"{HEAD}{head}{PLAIN}" if colour else head
-        yield "".join(_painted(segment) if colour else _marked(segment) for segment in segments(sample, encoder))
+        yield "".join(_coloured(segment) if colour else _marked(segment) for segment in segments(sample, encoder))
         yield ""
     for file_id, reason in made.rejected.items():
         yield f"{_name(rows[file_id])}: no sample ({reason})"
@@ -142,7 +142,7 @@ def _facts(
     }
 
 
-def _painted(segment: Segment) -> str:
+def _coloured(segment: Segment) -> str:
     paint = {
         (False, False): CONTEXT,
         (True, False): LEARNED,

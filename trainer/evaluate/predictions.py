@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from trainer.data.encoder import IGNORED, TokenSample
-from trainer.model.attention import attending_whole
+from trainer.model.attention import unpacked_attention
 from trainer.stop import StopRequest
 from trainer.track.prediction import Prediction
 
@@ -25,7 +25,7 @@ def predict(
         Stopped: a stop was requested meanwhile.
     """
     adapted.eval()
-    with attending_whole(adapted.get_base_model()):
+    with unpacked_attention(adapted.get_base_model()):
         return [_answer(adapted, tokenizer, sample, pad, stop) for sample in samples]
 
 

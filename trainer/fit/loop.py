@@ -39,7 +39,7 @@ from trainer.track.trackers import Trackers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tools:
+class FitContext:
     """Objects that a fit uses."""
 
     recipe: Recipe
@@ -64,15 +64,15 @@ class Tools:
 class Fit:
     """One run's training, from a checkpoint or from the start."""
 
-    def __init__(self, tools: Tools, resume_from: Checkpoint | None) -> None:
-        self.tools = tools
-        self.steps_total = len(tools.windows)
+    def __init__(self, context: FitContext, resume_from: Checkpoint | None) -> None:
+        self.context = context
+        self.steps_total = len(context.windows)
         self.progress = Progress()
         if resume_from is not None:
             self._restore(resume_from)
         self.batches: Iterator[Batch] = iter(())
         self.micro_per_step: list[int] = []
-        self.budget = pack_budget(tools.recipe)
+        self.budget = pack_budget(context.recipe)
         """Tokens per forward pass. Halved when memory runs out."""
 
     def run(self) -> Progress:
@@ -81,9 +81,9 @@ class Fit:
         Raises:
             Stopped, Diverged, OutOfMemory
         """
-        with self.tools.stop.deferred():
+        with self.context.stop.deferred():
             self._plan_batches()
-            self.tools.model.train()
+            self.context.model.train()
             while True:
                 self._evaluate_if_due()
                 if self.progress.step == self.steps_total or self.progress.stopped_early:
@@ -97,8 +97,8 @@ class Fit:
 
     def _plan_batches(self) -> None:
         """Plan this rank's packs of all remaining steps as one stream, which loader workers prepare ahead."""
-        training, accelerator = self.tools.recipe.training, self.tools.accelerator
-        windows = self.tools.windows
+        training, accelerator = self.context.recipe.training, self.context.accelerator
+        windows = self.context.windows
         planned = [
             pack_samples(
                 windows[step].members,
@@ -120,18 +120,18 @@ class Fit:
     def _step(self) -> None:
         """Run one optimizer step over one window."""
         start = time.monotonic()
-        tools, progress = self.tools, self.progress
-        window = tools.windows[progress.step]
+        context, progress = self.context, self.progress
+        window = context.windows[progress.step]
         step = progress.step + 1
         batches = [next(self.batches) for _ in range(self.micro_per_step[progress.step])]
         loss = self._gradients(batches, window.supervised, step)
-        limit = tools.recipe.training.max_grad_norm or math.inf
-        norm = float(tools.accelerator.clip_grad_norm_(tools.model.parameters(), limit))
-        self._check_finite(step, self._members(), tools.held_out.samples, loss=loss, grad_norm=norm)
-        rate = learning_rate(step, self.steps_total, tools.recipe.training)
-        set_learning_rate(tools.optimizer, rate)
-        tools.optimizer.step()
-        tools.optimizer.zero_grad()
+        limit = context.recipe.training.max_grad_norm or math.inf
+        norm = float(context.accelerator.clip_grad_norm_(context.model.parameters(), limit))
+        self._check_finite(step, self._members(), context.held_out.samples, loss=loss, grad_norm=norm)
+        rate = learning_rate(step, self.steps_total, context.recipe.training)
+        set_learning_rate(context.optimizer, rate)
+        context.optimizer.step()
+        context.optimizer.zero_grad()
         progress.step = step
         progress.tokens_seen += window.tokens
         progress.losses.append(loss)
@@ -152,23 +152,23 @@ class Fit:
                     raise
             # The error and the memory held by its frames are free now.
             most = max(piece.tokens for piece in pieces)
-            self.tools.optimizer.zero_grad()
+            self.context.optimizer.zero_grad()
             torch.cuda.empty_cache()
-            if self.tools.accelerator.num_processes > 1 or all(len(piece.lengths) == 1 for piece in pieces):
-                suspects = self._suspects("out_of_memory", step, self._members(), self.tools.held_out.samples)
+            if self.context.accelerator.num_processes > 1 or all(len(piece.lengths) == 1 for piece in pieces):
+                suspects = self._suspects("out_of_memory", step, self._members(), self.context.held_out.samples)
                 raise OutOfMemory(f"step {step}: out of memory with {most} tokens per forward pass", suspects)
             self.budget = most // 2
             pieces = [piece for batch in batches for piece in batch.split(self.budget)]
-            self.tools.events.emit("out_of_memory", step=step, tokens=self.budget)
+            self.context.events.emit("out_of_memory", step=step, tokens=self.budget)
 
     def _accumulate(self, pieces: Sequence[Batch], supervised: int) -> float:
         """Run all packs forward and backward. Each is weighted by its share of the window's tokens on all ranks."""
-        accelerator, model = self.tools.accelerator, self.tools.model
+        accelerator, model = self.context.accelerator, self.context.model
         total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         for index, piece in enumerate(pieces):
             batch = piece.to(accelerator.device)
-            context = accelerator.no_sync(model) if index < len(pieces) - 1 else nullcontext()
-            with context:
+            sync = accelerator.no_sync(model) if index < len(pieces) - 1 else nullcontext()
+            with sync:
                 loss, _ = model(batch)
                 # DDP averages over ranks, but the window's mean needs their sum
                 accelerator.backward(loss * (accelerator.num_processes / supervised))
@@ -181,27 +181,27 @@ class Fit:
         """Raises Diverged if a value from `samples` is not finite. `outside` are samples of other steps."""
         for what, value in values.items():
             if not math.isfinite(value):
-                self.tools.events.emit("non_finite", step=step, what=what)
-                self.tools.optimizer.zero_grad()
+                self.context.events.emit("non_finite", step=step, what=what)
+                self.context.optimizer.zero_grad()
                 raise Diverged(f"step {step}: {what} is {value}", self._suspects("non_finite", step, samples, outside))
 
     def _members(self) -> list[TokenSample]:
         """Return the samples of the current window on all ranks."""
-        windows = self.tools.windows
+        windows = self.context.windows
         return [windows.samples[index] for index in windows[self.progress.step].members]
 
     def _suspects(
         self, reason: Failure, step: int, samples: Sequence[TokenSample], outside: Sequence[TokenSample]
     ) -> Suspects | None:
-        tools = self.tools
+        context = self.context
         return find_suspects(
-            tools.accelerator, tools.model, tools.optimizer, samples, outside=outside, reason=reason, step=step
+            context.accelerator, context.model, context.optimizer, samples, outside=outside, reason=reason, step=step
         )
 
     def _report_step(self, *, epoch: int, tokens: int, rate: float, norm: float, speed: float) -> None:
         progress = self.progress
-        memory = peak_gpu_bytes(self.tools.accelerator.device)
-        self.tools.events.emit(
+        memory = peak_gpu_bytes(self.context.accelerator.device)
+        self.context.events.emit(
             "step",
             step=progress.step,
             steps_total=self.steps_total,
@@ -214,7 +214,7 @@ class Fit:
             tokens_per_second=round(speed, 1),
             gpu_memory_bytes=memory,
         )
-        self.tools.trackers.log(
+        self.context.trackers.log(
             progress.step,
             {
                 "train/loss": progress.losses[-1],
@@ -229,7 +229,7 @@ class Fit:
 
     def _evaluate_if_due(self) -> None:
         """Evaluate if it is due and not done before a resume. Then save a checkpoint."""
-        limits = self.tools.recipe.evaluation
+        limits = self.context.recipe.evaluation
         if self.progress.measured or not evaluation_due(self.progress.step, self.steps_total, limits.interval_fraction):
             return
         try:
@@ -243,31 +243,31 @@ class Fit:
 
     def _evaluate_start(self) -> None:
         """Measure anchor and current before the first step. The candidate starts as current."""
-        progress, held_out = self.progress, self.tools.held_out
+        progress, held_out = self.progress, self.context.held_out
         anchor = held_out.measure_base()
         current = held_out.measure()
         self._check_measured(anchor_loss=anchor.loss, current_loss=current.loss)
         progress.anchor, progress.current = anchor, current
         self._report_evaluation("anchor", anchor)
         self._report_evaluation("current", current)
-        progress.record(current, self.tools.recipe.evaluation)
+        progress.record(current, self.context.recipe.evaluation)
         self._report_evaluation("candidate", current, best=progress.latest_is_best)
 
     def _evaluate_candidate(self) -> None:
         progress = self.progress
-        score = self.tools.held_out.measure()
+        score = self.context.held_out.measure()
         self._check_measured(eval_loss=score.loss)
-        progress.record(score, self.tools.recipe.evaluation)
+        progress.record(score, self.context.recipe.evaluation)
         self._report_evaluation("candidate", score, best=progress.latest_is_best)
         self._save()
         if progress.stopped_early:
-            self.tools.events.emit("early_stop", step=progress.step, best_step=progress.best_step)
+            self.context.events.emit("early_stop", step=progress.step, best_step=progress.best_step)
 
     def _check_measured(self, **losses: float) -> None:
-        self._check_finite(self.progress.step, self.tools.held_out.samples, self.tools.windows.samples, **losses)
+        self._check_finite(self.progress.step, self.context.held_out.samples, self.context.windows.samples, **losses)
 
     def _report_evaluation(self, which: str, score: Score, **more: bool) -> None:
-        self.tools.events.emit(
+        self.context.events.emit(
             "evaluation",
             step=self.progress.step,
             which=which,
@@ -276,7 +276,7 @@ class Fit:
             **more,
         )
         if which == "candidate":
-            self.tools.trackers.log(
+            self.context.trackers.log(
                 self.progress.step,
                 {
                     "eval/loss": score.loss,
@@ -289,41 +289,41 @@ class Fit:
 
     def _stop_if_asked(self) -> None:
         """Between two steps: save a checkpoint and stop, if any rank was asked to."""
-        tools = self.tools
-        asked = torch.tensor(float(tools.stop.reason is not None), device=tools.accelerator.device)
+        context = self.context
+        asked = torch.tensor(float(context.stop.reason is not None), device=context.accelerator.device)
         if float(reduce(asked, "sum")) == 0:
             return
         if self.progress.step > 0:
             self._save()
-        raise Stopped(tools.stop.reason or "another rank was asked to stop")
+        raise Stopped(context.stop.reason or "another rank was asked to stop")
 
     def _save(self) -> None:
-        tools = self.tools
-        states = gather_object([_random_state(tools.accelerator)])
-        if tools.accelerator.is_main_process:
+        context = self.context
+        states = gather_object([_random_state(context.accelerator)])
+        if context.accelerator.is_main_process:
             checkpoint = Checkpoint(
                 progress=self.progress,
-                adapter=adapter_weights(tools.adapted),
-                optimizer=_inner(tools.optimizer).state_dict(),
+                adapter=adapter_weights(context.adapted),
+                optimizer=_inner(context.optimizer).state_dict(),
                 random={name: state for rank in states for name, state in rank.items()},
             )
-            path = save_checkpoint(tools.checkpoints, checkpoint)
-            tools.events.emit("checkpoint", step=self.progress.step, path=f"{path.parent.name}/{path.name}")
-        tools.accelerator.wait_for_everyone()
+            path = save_checkpoint(context.checkpoints, checkpoint)
+            context.events.emit("checkpoint", step=self.progress.step, path=f"{path.parent.name}/{path.name}")
+        context.accelerator.wait_for_everyone()
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.progress = checkpoint.progress
-        set_peft_model_state_dict(self.tools.adapted, checkpoint.adapter)
-        _inner(self.tools.optimizer).load_state_dict(checkpoint.optimizer)
-        rank = self.tools.accelerator.process_index
+        set_peft_model_state_dict(self.context.adapted, checkpoint.adapter)
+        _inner(self.context.optimizer).load_state_dict(checkpoint.optimizer)
+        rank = self.context.accelerator.process_index
         torch.set_rng_state(checkpoint.random[f"cpu.{rank}"])
-        if self.tools.accelerator.device.type == "cuda":
+        if self.context.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(checkpoint.random[f"cuda.{rank}"])
 
     def _load_best_weights(self) -> None:
         """Load the weights of the best step into the model."""
         if (best := self.progress.best_step) != self.progress.step:
-            set_peft_model_state_dict(self.tools.adapted, load_adapter(self.tools.checkpoints, best))
+            set_peft_model_state_dict(self.context.adapted, load_adapter(self.context.checkpoints, best))
 
 
 def pack_budget(recipe: Recipe) -> int:

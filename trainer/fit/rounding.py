@@ -18,7 +18,7 @@ LOW_BITS = 16
 """Bits of float32 that bfloat16 lacks."""
 
 
-def round_at_random(exact: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def round_stochastically(exact: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Round float32 to bfloat16. The probability of rounding up is the fraction, so the mean is `exact`.
 
     A carry out of the low bits into the high ones is the step to the next bfloat16 away from zero (Gupta et al. 2015,
@@ -49,7 +49,7 @@ class _Rounded:
             del self.state[exact]  # type: ignore[attr-defined]
         # The same draws on all ranks, or their copies would diverge; and the same after a resume.
         generator = torch.Generator(p.device).manual_seed(_seed(*self.draws, state["step"], gindex, pindex))
-        p.copy_(round_at_random(exact.detach(), generator))
+        p.copy_(round_stochastically(exact.detach(), generator))
 
 
 def _seed(*numbers: int) -> int:

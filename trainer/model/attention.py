@@ -41,7 +41,7 @@ def documents(batch: Batch, kernel: str) -> Documents:
     return Documents(lengths=batch.lengths, offsets=batch.offsets, attend=KERNELS[kernel])
 
 
-def _each(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, docs: Documents) -> torch.Tensor:
+def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, docs: Documents) -> torch.Tensor:
     """Attend document by document.
 
     Key heads are repeated, because torch's CPU kernel distributes heads over threads. With grouped heads it would use
@@ -83,7 +83,7 @@ def _flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float,
     return out
 
 
-KERNELS = {"each": _each, "torch_varlen": _torch_varlen, "flash_attn": _flash_attn}
+KERNELS = {"each": _sdpa, "torch_varlen": _torch_varlen, "flash_attn": _flash_attn}
 """Attention kernels by name. q: [tokens, heads, width]; k, v: [tokens, key heads, width]."""
 
 
@@ -141,7 +141,7 @@ def attend_by_document(causal: Any) -> None:
 
 
 @contextmanager
-def attending_whole(causal: Any) -> Iterator[None]:
+def unpacked_attention(causal: Any) -> Iterator[None]:
     """Use ordinary attention in the block, for generation with a cache instead of packs."""
     before = causal.config._attn_implementation
     causal.set_attn_implementation("sdpa")

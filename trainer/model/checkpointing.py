@@ -107,7 +107,7 @@ class HostKeeper:
         with torch.cuda.stream(side):
             kept.host.copy_(tensor, non_blocking=True)
             self._leaving.append((tensor, side.record_event()))
-        self._let_go(main, leave=IN_FLIGHT)
+        self._release(main, leave=IN_FLIGHT)
         return kept
 
     def _unpack(self, kept: _Kept | torch.Tensor) -> torch.Tensor:
@@ -116,7 +116,7 @@ class HostKeeper:
         if kept.device.type != "cuda":
             return kept.host.clone()
         main = torch.cuda.current_stream(kept.device)
-        self._let_go(main, leave=0)
+        self._release(main, leave=0)
         tensor, arrived = kept.returning or self._fetch(kept, main)
         kept.returning = None
         main.wait_event(arrived)
@@ -134,7 +134,7 @@ class HostKeeper:
             tensor.copy_(kept.host, non_blocking=True)
             return tensor, side.record_event()
 
-    def _let_go(self, main: torch.cuda.Stream, *, leave: int) -> None:
+    def _release(self, main: torch.cuda.Stream, *, leave: int) -> None:
         """Free the device memory of all but the newest `leave` tensors, in the main stream's order."""
         while len(self._leaving) > leave:
             tensor, copied = self._leaving.popleft()

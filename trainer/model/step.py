@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from trainer.errors import UnusableInput
-from trainer.model.attention import attend_by_document, attending_whole, documents
+from trainer.model.attention import attend_by_document, documents, unpacked_attention
 from trainer.model.batch import Batch
 from trainer.model.loss import supervised_loss
 
@@ -49,7 +49,7 @@ def check_head(model: Any) -> None:
     model.eval()  # dropout would make the two differ
     causal = model.get_base_model()
     ids = torch.arange(8, device=causal.device)[None]
-    with attending_whole(causal):
+    with unpacked_attention(causal):
         own = causal(input_ids=ids, use_cache=False).logits.float()
         hidden = causal.model(input_ids=ids, use_cache=False).last_hidden_state
     ours = causal.get_output_embeddings()(hidden).float()

@@ -59,7 +59,7 @@ def fastest_fitting(plans: list[Plan], vram_bytes: int) -> Plan | None:
     return min(as_fast, key=lambda plan: (plan.choice.offload, plan.accumulation), default=None)
 
 
-def leanest(plans: list[Plan]) -> Plan:
+def smallest_plan(plans: list[Plan]) -> Plan:
     """Return the plan with the lowest memory."""
     return min(plans, key=lambda plan: plan.peak_bytes)
 
@@ -86,7 +86,7 @@ def changes_that_fit(model: Model, recipe: Recipe, card: Card, vram_bytes: int) 
         if key not in found and fastest_fitting(possible_plans(model, changed, card), vram_bytes) is not None:
             section, _, name = key.partition(".")
             found[key] = f"{key}: {getattr(getattr(changed, section), name)}"
-    needed = leanest(possible_plans(model, recipe, card)).peak_bytes / GIB
+    needed = smallest_plan(possible_plans(model, recipe, card)).peak_bytes / GIB
     return [*found.values(), f"a card with {needed:.1f} GiB"]
 
 

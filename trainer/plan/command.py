@@ -11,9 +11,9 @@ from typing import Any
 from trainer.errors import UnusableInput
 from trainer.model.shapes import architecture
 from trainer.plan.cards import CARDS, DEFAULT_CARD, GIB
-from trainer.plan.choose import Plan, changes_that_fit, fastest_fitting, leanest, possible_plans
+from trainer.plan.choose import Plan, changes_that_fit, fastest_fitting, possible_plans, smallest_plan
 from trainer.plan.model import Model, read_model
-from trainer.plan.show import bar, count, in_words, line_dict, table, ways
+from trainer.plan.show import bar, count, line_dict, other_plans, summary, table
 from trainer.plan.speed import EFFICIENCY
 from trainer.recipe import Recipe
 
@@ -58,9 +58,9 @@ def _head(model: Model, recipe: Recipe, source: str) -> Iterator[str]:
 def _report(
     plans: list[Plan], plan: Plan | None, recipe: Recipe, changes: list[str], *, card: str, vram_bytes: int
 ) -> Iterator[str]:
-    shown = plan or leanest(plans)
+    shown = plan or smallest_plan(plans)
     yield ""
-    yield f"{'Fastest plan that fits' if plan else 'Plan with the least memory'}: {in_words(shown, recipe)}"
+    yield f"{'Fastest plan that fits' if plan else 'Plan with the least memory'}: {summary(shown, recipe)}"
     yield ""
     yield from table(shown)
     yield ""
@@ -71,7 +71,7 @@ def _report(
         f"{shown.flops_per_token / 1e9:.0f} GFLOP per token"
     )
     yield ""
-    yield from ways(plans, vram_bytes)
+    yield from other_plans(plans, vram_bytes)
     if plan is None:
         yield ""
         yield f"No plan fits {vram_bytes / GIB:.1f} GiB. Any one of these changes would help:"
@@ -81,7 +81,7 @@ def _report(
 def _facts(
     plans: list[Plan], plan: Plan | None, recipe: Recipe, changes: list[str], *, card: str, vram_bytes: int, source: str
 ) -> dict[str, Any]:
-    shown = plan or leanest(plans)
+    shown = plan or smallest_plan(plans)
     return {
         "model": recipe.base.model,
         "config_from": source,

@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 
 from trainer.model.shapes import architecture
 from trainer.plan.cards import CARDS, card_named
-from trainer.plan.choose import Plan, fastest_fitting, leanest, possible_plans, with_choice
+from trainer.plan.choose import Plan, fastest_fitting, possible_plans, smallest_plan, with_choice
 from trainer.plan.memory import CUDA_BYTES
 from trainer.plan.model import NotPlanned, read_model
 from trainer.recipe import Recipe
@@ -36,7 +36,7 @@ def fitted(recipe: Recipe, device: torch.device) -> tuple[Recipe, Plan | None]:
     free, _ = torch.cuda.mem_get_info(device)
     least = min(gather_object([free])) + CUDA_BYTES  # the CUDA context is allocated already
     plans = possible_plans(model, recipe, CARDS[card_named(torch.cuda.get_device_name(device))])
-    plan = fastest_fitting(plans, least) or leanest(plans)
+    plan = fastest_fitting(plans, least) or smallest_plan(plans)
     return with_choice(recipe, plan), plan
 
 

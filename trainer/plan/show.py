@@ -40,7 +40,7 @@ def bar(plan: Plan, vram_bytes: int) -> Iterator[str]:
     yield "  " + "   ".join([*legend, f"· free {free:.1f}" if free >= 0 else f"too much by {-free:.1f}"])
 
 
-def in_words(plan: Plan, recipe: Recipe) -> str:
+def summary(plan: Plan, recipe: Recipe) -> str:
     """One line for a plan's choice."""
     choice = plan.choice
     samples = choice.micro_batch_tokens // recipe.data.max_length
@@ -51,7 +51,7 @@ def in_words(plan: Plan, recipe: Recipe) -> str:
     )
 
 
-def ways(plans: list[Plan], vram_bytes: int) -> Iterator[str]:
+def other_plans(plans: list[Plan], vram_bytes: int) -> Iterator[str]:
     """Yield the other plans, fastest first."""
     yield f"  {'tokens':>7}  {'checkpointing':<14}{'on the host':>12}{'peak GiB':>10}{'tokens/s':>10}"
     for plan in plans:

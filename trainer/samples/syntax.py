@@ -84,7 +84,7 @@ class Source:
 
     def is_all(self, start: int, stop: int) -> bool:
         """Whether only whitespace is outside of two positions."""
-        first, last = self._inked
+        first, last = self._text_span
         return start <= first and stop >= last
 
     def line_start(self, place: int) -> int:
@@ -132,7 +132,7 @@ class Source:
         return sorted(line for line in found if low <= line <= high)
 
     @cached_property
-    def _inked(self) -> tuple[int, int]:
+    def _text_span(self) -> tuple[int, int]:
         """Start of the first and end of the last non-whitespace character."""
         return len(self.data) - len(self.data.lstrip()), len(self.data.rstrip())
 
