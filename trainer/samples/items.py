@@ -57,7 +57,7 @@ def build_items(row: Row, data: Data, *, seed: int) -> list[Document]:
 def find_items(source: Source, items: Items) -> Iterator[tuple[str, Span]]:
     """Yield kind and span (first byte, one past the last) of each item, in text order.
 
-    Skips macro calls, incomplete forms, items shorter than MIN_BYTES and items deeper than MAX_DEPTH.
+    Skips items with a syntax error, items shorter than MIN_BYTES and items deeper than MAX_DEPTH.
     """
     waiting = [(source.root, 0)]
     found: list[tuple[Span, str]] = []
