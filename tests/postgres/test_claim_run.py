@@ -151,7 +151,7 @@ def test_a_request_that_cannot_be_met_does_not_end_its_own_pause(world: World, m
     streams.request_training(world.pool, STREAM)
     daemon = world.daemon()
     daemon._starting()
-    with pytest.raises(Pause, match="add more files"):
+    with pytest.raises(Pause, match="Add more files"):
         daemon._claiming()
     slept = []
 
@@ -570,7 +570,7 @@ def test_no_claim_where_the_disk_is_short(world: World, monkeypatch: pytest.Monk
     assert daemon._starting() is State.WAITING
     with monkeypatch.context() as patched:
         patched.setattr(Home, "free_bytes", lambda self: 2 * self.run_bytes() - 1)
-        with pytest.raises(Pause, match="make room there, it goes on by itself; or stop it"):
+        with pytest.raises(Pause, match="Free some space, and the service continues. Or stop it"):
             daemon._waiting()
     assert daemon._waiting() is State.CLAIMING
 

@@ -102,10 +102,10 @@ def unreadable(world: World) -> None:
     ("damage", "said"),
     [
         (damage_bytes, "version 1: .* does not match its MANIFEST.json: adapter_model.safetensors has changed"),
-        (damage_manifest, "version 1: .* is not what the database has"),
+        (damage_manifest, "version 1: .* is not version 1 of this database: its MANIFEST.json has sha256"),
         (lose_folder, "the folder of the current adapter, .* does not exist"),
         (other_rows, "version 1: .*rows.jsonl differs from the file that the adapter was trained on"),
-        (other_outcomes, "do not agree on what was trained: files "),
+        (other_outcomes, "rows_outcome.jsonl and the database disagree on the trained rows: files "),
         (garbage, "rows.jsonl.gz cannot be read"),
         (garbage_beyond_the_header, "rows.jsonl.gz cannot be read"),
         (no_text, "rows_outcome.jsonl cannot be read"),

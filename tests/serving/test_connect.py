@@ -107,4 +107,4 @@ def test_what_makes_no_sense_is_a_usage_error(tmp_path: Path, arguments: tuple[s
 
 def test_a_key_that_is_not_set_cannot_be_shown(tmp_path: Path):
     done = connect(tmp_path, "tabby", "--show-key", key="")
-    assert done.returncode == 3 and "VLLM_API_KEY is not set" in done.stderr
+    assert done.returncode == 3 and "no key to show. Set VLLM_API_KEY" in done.stderr

@@ -61,8 +61,8 @@ def test_a_publish_and_a_rollback_move_the_alias_after_a_test(vllm, home, follow
     ]  # fmt: skip
     assert followed.poll(1) is None and served_by(vllm, home, 1) and followed.served == 1
     assert [line.partition("INFO ")[2] for line in lines()] == [
-        f"Served version=1 model={ALIAS}", f"Served version=2 before=1 model={ALIAS}",
-        f"Served version=1 before=2 model={ALIAS}",
+        f"Serving adapter version=1 model={ALIAS}", f"Serving adapter version=2 before=1 model={ALIAS}",
+        f"Serving adapter version=1 before=2 model={ALIAS}",
     ]  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def test_a_kill_between_unload_and_load_of_the_alias_is_mended(vllm, home, follo
     followed.poll(1)
     vllm.faults["load", ALIAS] = vllm.die
     trouble = followed.poll(2)
-    assert trouble is not None and "is vLLM running?" in trouble and followed.served is None
+    assert trouble is not None and "Check that vLLM is running" in trouble and followed.served is None
     vllm.faults.clear()
     vllm.start()
     assert followed.poll(2) is None and served_by(vllm, home, 2) and followed.served == 2

@@ -54,7 +54,7 @@ def test_nested_state_survives_as_flat_tensors():
     back = unflatten(tensors, shape)
     assert back["state"][0]["step"] == 3 and back["param_groups"][0]["betas"] == [0.9, 0.95]
     assert torch.equal(back["state"][0]["deep"]["code"], state["state"][0]["deep"]["code"])
-    with pytest.raises(TypeError, match="object cannot be kept"):
+    with pytest.raises(TypeError, match="object cannot be stored"):
         flatten({"a": object()})
 
 

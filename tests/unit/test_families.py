@@ -73,7 +73,7 @@ def test_a_builder_whose_tokens_are_missing_is_named():
     encoder = SampleEncoder(tokenizer_of("llama3"))
     with pytest.raises(UnusableInput) as error:
         encoder.check(needs(Data(builders={"chunks": 1.0, "fim": 1.0})))
-    for word in ("fim needs", "fim_prefix, fim_suffix, fim_middle, fim_end", "a/llama3", "Leave the builder out"):
+    for word in ("fim needs", "fim_prefix, fim_suffix, fim_middle, fim_end", "a/llama3", "Remove the builder"):
         assert word in str(error.value)
     encoder.check(needs(Data(builders={"chunks": 1.0})))
 

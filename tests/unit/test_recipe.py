@@ -41,14 +41,14 @@ def test_every_problem_is_listed_at_once():
         parse_recipe(bad, where="r.yaml")
     text = str(error.value)
     for key in (
-        "stream: is missing",
+        "stream: required, but missing",
         "lora.rank: 0 is below",
         "lora.ranks: unknown key",
         "lora.targets",
-        "training.batch_size: a whole number",
+        "training.batch_size: expected a whole number",
         "training.schedule: 'step' is not one of linear, constant, cosine",
-        "training.tf32: true or false",
-        "evaluation: a mapping",
+        "training.tf32: expected true or false",
+        "evaluation: expected a mapping",
     ):
         assert key in text, key
     assert len(error.value.problems) == 8
@@ -58,8 +58,8 @@ def test_every_problem_is_listed_at_once():
     ("section", "word"),
     [
         ({"data": {"context_fraction_low": 0.5, "context_fraction_high": 0.4}}, "context_fraction_low"),
-        ({"lora": {"targets": ["q_proj", "q_proj"]}}, "occurs twice"),
-        ({"stream": "a/b"}, "names a file"),
+        ({"lora": {"targets": ["q_proj", "q_proj"]}}, "duplicate name"),
+        ({"stream": "a/b"}, "is a file name"),
         ({"training": {"checkpointing": "none", "offload_checkpoints": "always"}}, "no checkpoints to offload"),
         ({"stream": "adapters"}, "is reserved"),
         ({"data": {"held_out_fraction": 0, "min_held_out": 0}}, "no row would be held out"),
@@ -105,5 +105,5 @@ def test_a_list_may_be_empty_where_that_says_something():
     assert recipe.hygiene.licenses == ("MIT", "ISC")
     assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), where="frozen") == recipe
     assert parse_recipe(LEAST | {"hygiene": {"licenses": []}}, where="r").hygiene.licenses == ()
-    with pytest.raises(RecipeError, match=r"hygiene\.licenses: a list of names"):
+    with pytest.raises(RecipeError, match=r"hygiene\.licenses: expected a list of names"):
         parse_recipe(LEAST | {"hygiene": {"licenses": [""]}}, where="r")

@@ -89,7 +89,7 @@ def test_json(tmp_path, recipe, capsys):
 @pytest.mark.parametrize(
     ("content", "options", "words"),
     [
-        (None, [], ["is not a file of rows"]),
+        (None, [], ["is not a rows file"]),
         ("", [], ["holds no rows"]),
         ("{", [], ["line 1: not JSON"]),
         ('{"a": 1}\n', [], ["a row has the wrong fields"]),
