@@ -570,7 +570,7 @@ def test_no_claim_where_the_disk_is_short(world: World, monkeypatch: pytest.Monk
     assert daemon._starting() is State.WAITING
     with monkeypatch.context() as patched:
         patched.setattr(Home, "free_bytes", lambda self: 2 * self.run_bytes() - 1)
-        with pytest.raises(Pause, match="Free some space, and the service continues. Or stop it"):
+        with pytest.raises(Pause, match=r"Free some space, and the service continues. Or stop it"):
             daemon._waiting()
     assert daemon._waiting() is State.CLAIMING
 

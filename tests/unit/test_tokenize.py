@@ -82,7 +82,7 @@ def test_a_template_that_changes_text_is_refused():
     bare.chat_template = None
     with pytest.raises(UnusableInput, match=r"instruction needs a chat template, but .*tiny has none"):
         SampleEncoder(bare).check(needs(DATA))
-    with pytest.raises(UnusableInput, match="needs a chat template, but .* has none"):
+    with pytest.raises(UnusableInput, match=r"needs a chat template, but .* has none"):
         SampleEncoder(bare).encode([chat("s", "u", "a")])
 
 
