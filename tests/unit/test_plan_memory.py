@@ -13,7 +13,7 @@ from trainer.model import checkpointing, fused_lora, loss
 from trainer.plan import memory
 from trainer.plan.memory import Choice, kept_lines, norm_bytes, peak_bytes, static_lines, working_lines
 
-TOKENS = 768
+TOKENS = 256
 WHOLE = Choice(micro_batch_tokens=64, checkpointing="none", offload=False)
 
 
