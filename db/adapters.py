@@ -1,4 +1,4 @@
-"""Published adapters: versions, which one is current, and going back to an earlier one."""
+"""Reads and writes the published adapters of a stream, and makes an earlier version current again."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class NewAdapter:
     """An adapter that is about to be published."""
 
     folder: str
-    """Where its verified copy lies."""
+    """The folder of the verified copy."""
     manifest_sha256: str
     evaluation: Mapping[str, Any]
-    """The figures of its verdict, as plain JSON values."""
+    """The measurements behind the verdict, as plain JSON values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Adapter:
     """A published adapter."""
 
     version: int
-    """The id of the run that made it."""
+    """The id of the run that trained the adapter."""
     stream: str
     parent_version: int | None
     folder: str
@@ -41,25 +41,27 @@ class Adapter:
 
 
 def current(pool: Pool, stream: str) -> Adapter | None:
-    """The stream's current adapter; None before the first publication."""
+    """Return the current adapter of the stream, or None before the first publication."""
     return next(iter(_adapters(pool, "adapter_current", stream)), None)
 
 
 def history(pool: Pool, stream: str, *, limit: int | None = None, among: Sequence[int] | None = None) -> list[Adapter]:
-    """A stream's adapters, newest first.
+    """List the adapters of a stream, newest first.
 
     Args:
-        among: of these versions alone; a stream that has run for a year has a hundred thousand
+        among: return only these versions. A stream can have a hundred thousand after a year.
     """
     return _adapters(pool, "adapter_history", stream, limit=limit, among=among)
 
 
 def roll_back(pool: Pool, stream: str, version: int) -> None:
-    """Make an earlier version current: an operator's decision, so it needs no lease. A publication under way waits,
-    and then finds that its parent is no longer current.
+    """Make an earlier version current.
+
+    This is an operator's decision, so it needs no lease. A publication that runs at the same time waits. It then fails
+    because its parent is no longer current.
 
     Raises:
-        DatabaseError: the stream has no such version, or it was withdrawn.
+        DatabaseError: the stream has no such version, or the version was withdrawn.
     """
     with pool.transaction() as cursor:
         cursor.execute(QUERIES["lease_exclusive"], {"stream": stream})
@@ -67,15 +69,15 @@ def roll_back(pool: Pool, stream: str, version: int) -> None:
         cursor.execute(QUERIES["adapter_make_current"], {"stream": stream, "version": version})
         if cursor.fetchone() is None:
             raise DatabaseError(
-                f"the stream {stream} has no adapter {version}, or it was withdrawn (codelupe revoke); "
-                "`codelupe adapters` lists them"
+                f"the stream {stream} has no adapter {version}, or it was withdrawn by `codelupe revoke`. "
+                "Choose a version that `codelupe adapters` lists"
             )
 
 
 def insert_current(
     cursor: extensions.cursor, stream: str, version: int, parent_version: int | None, adapter: NewAdapter
 ) -> None:
-    """Add a version and make it current, inside the transaction of its verdict."""
+    """Insert a version and make it current. Call this inside the transaction of the verdict."""
     cursor.execute(QUERIES["adapter_retire"], {"stream": stream})
     cursor.execute(
         QUERIES["adapter_insert"],

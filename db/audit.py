@@ -1,4 +1,4 @@
-"""Prove the books: every row of the source in one class, and the sums down to the trained tokens."""
+"""Audits a stream: every row of the source must be in exactly one class, and rows, tokens and adapters must agree."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ IDS_SHOWN = 10
 
 CHECKS = {
     "audit_claimed_by_ended_run": "{n} rows are claimed by a run that has ended: files {ids}",
-    "audit_claimed_without_run_row": "{n} rows are claimed and their run does not list them: files {ids}",
+    "audit_claimed_without_run_row": "{n} rows are claimed, but their run does not list them: files {ids}",
     "audit_trained_twice": "{n} files were trained on in more than one published run: files {ids}",
-    "audit_trained_without_run_row": "{n} files are trained in the ledger and not in a published run: files {ids}",
-    "audit_run_row_without_trained": "{n} files are trained in a published run, and the ledger disagrees: files {ids}",
-    "audit_tokens": "{n} published runs have rows that do not sum to the tokens of their report: runs {ids}",
+    "audit_trained_without_run_row": "{n} files are trained in the ledger, but not in a published run: files {ids}",
+    "audit_run_row_without_trained": "{n} files are trained in a published run, but not in the ledger: files {ids}",
+    "audit_tokens": "{n} published runs have rows that do not add up to the tokens of their report: runs {ids}",
     "audit_published_without_adapter": "{n} published runs have no adapter: runs {ids}",
-    "audit_held_out_without_text": "{n} held-out files have no text to measure on: files {ids}",
+    "audit_held_out_without_text": "{n} held-out files have no text to evaluate on: files {ids}",
     "audit_trained_held_out": "{n} held-out files were trained on: files {ids}",
-    "audit_fingerprints": "{n} files are remembered and neither trained, claimed nor held out: files {ids}",
+    "audit_fingerprints": "{n} files have a fingerprint, but are neither trained, claimed nor held out: files {ids}",
 }
-"""What a non-empty answer of each query means."""
+"""The problem that each query reports if it returns rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """The state of the books in one snapshot: total = pending + claimed + ineligible + settled."""
+    """The counts of one snapshot: total = pending + claimed + ineligible + settled."""
 
     total: int
     """Rows in the source."""
     pending: int
-    """Claimable now or later; returned rows are among them."""
+    """Rows that can be claimed now or later, returned rows included."""
     claimed: int
     ineligible: dict[str, int]
-    """By reason."""
+    """Rows by reason."""
     settled: dict[str, int]
-    """By disposition, with the reason where there is one (`rejected:no_gain`)."""
+    """Rows by disposition, followed by the reason if there is one (`rejected:no_gain`)."""
     gone: int
-    """Ledger rows whose source row was deleted; in none of the counts above."""
+    """Ledger rows whose source row was deleted. The counts above do not include them."""
     held_out: int
-    """Texts kept to measure on."""
+    """Stored held-out texts."""
     published_runs: int
     trained_rows: int
     trained_tokens: int
     problems: list[str]
-    """One sentence each; empty when the books are right."""
+    """One sentence for each problem. Empty if everything agrees."""
 
 
 def audit(pool: Pool, source: Source, eligibility: Eligibility, stream: str) -> Audit:
-    """Read everything in one snapshot and compare."""
+    """Read everything in one snapshot and check that it agrees."""
     with pool.transaction(isolation="repeatable read", read_only=True) as cursor:
         cursor.execute(QUERIES["audit_timeout"])
         source = resolved(cursor, source)
@@ -69,7 +69,8 @@ def audit(pool: Pool, source: Source, eligibility: Eligibility, stream: str) -> 
         counted = sum(count for *_, count in classes)
         problems = list(_problems(cursor, parameters))
         if counted != total:
-            problems.insert(0, f"the classes hold {counted} rows and the source {total}: an id occurs more than once")
+            repeated = f"the classes have {counted} rows, but the source has {total}: an id occurs more than once"
+            problems.insert(0, repeated)
         return Audit(
             total=total,
             pending=sum(count for name, _, count in classes if name == "pending"),

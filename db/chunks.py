@@ -1,10 +1,11 @@
-"""What waits in the source, by ranges of its ids: the newest is counted at each poll, the others in turn.
+"""Counts the rows that wait in the source, by ranges of ids.
 
     -2⁶³ ├── 50,000 rows ──┼── 50,000 rows ──┼ … ┼── 10,000 to 20,000 rows ──┤ 2⁶³ - 1
-             one at a time, the most overdue first        the window: each poll
+             one at a time, the most overdue first        counted at each poll
 
-The ranges of a stream cover every id there can be. So a row is found, whatever its id and whenever it was committed,
-scored or returned, at the latest when its range's turn comes; and no statement's cost depends on the table's size.
+The newest range is counted at each poll, the other ranges in turn. The ranges of a stream cover every possible id. So a
+row is found at the latest when its range is counted, whatever its id and whenever it was committed, scored or returned.
+The cost of a statement does not depend on the size of the table.
 """
 
 from __future__ import annotations
@@ -24,78 +25,80 @@ from db.table import Eligibility, Source, resolved
 
 LEAST_ID, GREATEST_ID = -(2**63), 2**63 - 1
 WINDOW_ROWS, WINDOW_SECONDS = 10_000, 0.03
-"""The newest range holds so many rows at least, where there are as many, and fewer than twice as many; fewer where a
-look at them takes longer: to tell whether a long text is too long, it has to be unpacked."""
+"""The newest range has between WINDOW_ROWS and twice as many rows, if the table has that many. It has fewer if counting
+them takes much longer than WINDOW_SECONDS. Counting is slow for long compressed texts: Postgres must decompress them to
+get their length."""
 CHUNK_ROWS, CHUNK_SECONDS = 50_000, 0.15
-"""Most rows that one look at another range reads; where it has more, the rest becomes a range of its own. Fewer where a
-look takes longer."""
+"""The maximum number of rows in any other range. A larger range is split when it is counted. The maximum is lower if
+counting takes much longer than CHUNK_SECONDS."""
 LEAST_ROWS = 500
-"""Not fewer, however long a look takes."""
+"""The maximum number of rows of a range is never reduced below this, however long counting takes."""
 RECENT_CHUNKS, RECENT_FACTOR = 4, 10
-"""So many ranges before the newest have their turn so much more often: it is there that commits come late."""
+"""The last RECENT_CHUNKS ranges before the newest are counted RECENT_FACTOR times as often, because late commits occur
+there."""
 COUNT_ROWS = 200_000
-"""Newest rows that `count` looks at."""
+"""How many of the newest rows `count` reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pending:
-    """What waits: the newest rows as they are, the others as they were when they were last looked at."""
+    """The rows that wait. The newest range was counted just now, the others when they were last swept."""
 
     rows: int
     oldest_age_seconds: float | None
-    """None where nothing waits, or where the table does not know when its rows came."""
+    """None if no rows wait, or if their creation times are unknown."""
     ineligible: Mapping[str, int]
     """Rows by reason: no_score, low_score, too_short, too_long, no_content."""
     unknown_ranges: int
-    """Ranges that nobody has looked at, or not since a run took rows there or gave some back; their rows are not in
-    the counts."""
-    looked_age_seconds: float | None
-    """How long ago the look at a range was that is longest ago; None where there was none."""
+    """Ranges that were never counted, or whose count is out of date because a run claimed or returned rows there. Their
+    rows are not in the counts."""
+    oldest_sweep_age_seconds: float | None
+    """The age of the oldest count of a range. None if no range was counted."""
     at: datetime
-    """When this was said, by the database's clock."""
+    """The time of these totals, by the database's clock."""
 
 
 class _Range(NamedTuple):
-    """Ids between two, both of them included."""
+    """A range of ids. Both ends are included."""
 
     first_id: int
     last_id: int
     most_rows: int
-    """How many rows one look may read."""
+    """The range is split if it has more rows than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
-    """One look at a range."""
+class _Count:
+    """The counts of one range."""
 
     pending: int
     oldest: str | None
-    """As the database writes it: it knows times that Python does not."""
+    """The time as text, because Postgres has times that Python's datetime cannot represent."""
     ineligible: dict[str, int]
     rests_until: str | None
-    """When the next of the returned rows that still rest may be claimed."""
+    """When the first retry delay among the returned rows ends."""
     most_rows: int
-    """How many rows the next look may read."""
+    """`most_rows` of the range from now on."""
 
 
 def poll(pool: Pool, lease: Lease, source: Source, eligibility: Eligibility) -> Pending:
-    """Look at the newest rows; what waits there and, as far as is known, elsewhere.
+    """Count the newest range, and return the totals of all ranges.
 
     Raises:
-        LeaseLost: another service looks after the stream.
+        LeaseLost: the lease expired, or another service took it.
     """
     with pool.transaction() as cursor:
         fence(cursor, lease)
-        looking = _Looking(cursor, resolved(cursor, source), eligibility, lease.stream)
-        looking.run("chunks_forget")
-        newest = looking.newest_range()
-        if looking.nth("source_nth_newest", newest, 2 * newest.most_rows) is not None:
-            begin = looking.nth("source_nth_newest", newest, newest.most_rows)
+        ranges = _Ranges(cursor, resolved(cursor, source), eligibility, lease.stream)
+        ranges.run("chunks_forget")
+        newest = ranges.newest()
+        if ranges.nth("source_nth_newest", newest, 2 * newest.most_rows) is not None:
+            begin = ranges.nth("source_nth_newest", newest, newest.most_rows)
             if begin is not None and begin > newest.first_id:
-                newest = looking.cut_newest(newest, begin)
-        found = looking.look(newest, WINDOW_SECONDS, WINDOW_ROWS)
-        looking.store(newest, found, interval_seconds=0)
-        return looking.known()
+                newest = ranges.split_newest(newest, begin)
+        counted = ranges.count_timed(newest, WINDOW_SECONDS, WINDOW_ROWS)
+        ranges.store(newest, counted, interval_seconds=0)
+        return ranges.totals()
 
 
 def sweep(
@@ -108,51 +111,60 @@ def sweep(
     urgent: bool = False,
     confirm: datetime | None = None,
 ) -> Pending | None:
-    """Look at the range that is most overdue; None where none is due.
+    """Count the range that is most overdue, and return the totals of all ranges. Return None if no range is due.
 
-    `interval_seconds` lies between two looks at a range. With `urgent` only ranges are due of which nothing is known;
-    with `confirm` also those where rows were counted before that time.
+    Args:
+        interval_seconds: the time between two counts of a range.
+        urgent: count only ranges without a valid count.
+        confirm: also count ranges whose pending rows were counted before this time.
 
     Raises:
-        LeaseLost: another service looks after the stream.
+        LeaseLost: the lease expired, or another service took it.
     """
     with pool.transaction() as cursor:
         fence(cursor, lease)
-        looking = _Looking(cursor, resolved(cursor, source), eligibility, lease.stream)
-        looking.run("chunk_due", due="-infinity" if urgent else None, confirm=confirm)
+        ranges = _Ranges(cursor, resolved(cursor, source), eligibility, lease.stream)
+        ranges.run("chunk_due", due="-infinity" if urgent else None, confirm=confirm)
         row = cursor.fetchone()
         if row is None:
             return None
         chunk = _Range(*row)
-        end = looking.nth("source_nth", chunk, chunk.most_rows)
+        end = ranges.nth("source_nth", chunk, chunk.most_rows)
         if end is not None and end < chunk.last_id:
-            chunk = looking.cut(chunk, end)
-        found = looking.look(chunk, CHUNK_SECONDS, CHUNK_ROWS)
-        looking.store(chunk, found, interval_seconds=interval_seconds)
-        return looking.known()
+            chunk = ranges.split(chunk, end)
+        counted = ranges.count_timed(chunk, CHUNK_SECONDS, CHUNK_ROWS)
+        ranges.store(chunk, counted, interval_seconds=interval_seconds)
+        return ranges.totals()
 
 
 def count(pool: Pool, source: Source, eligibility: Eligibility, stream: str) -> int:
-    """Rows that wait, for who has no lease: nothing is written, and more of the newest rows are looked at."""
+    """Count the rows that wait, without a lease. This writes nothing. It counts up to COUNT_ROWS of the newest rows,
+    and uses the stored counts of the other ranges."""
     with pool.transaction(read_only=True) as cursor:
-        looking = _Looking(cursor, resolved(cursor, source), eligibility, stream)
-        looking.run("chunk_newest")
+        ranges = _Ranges(cursor, resolved(cursor, source), eligibility, stream)
+        ranges.run("chunk_newest")
         row = cursor.fetchone()
         newest = _Range(row[0] if row else LEAST_ID, GREATEST_ID, COUNT_ROWS)
-        begin = looking.nth("source_nth_newest", newest, COUNT_ROWS)
-        found = looking.count(newest if begin is None else newest._replace(first_id=begin))
-        return found.pending + looking.known(without=newest.first_id).rows
+        begin = ranges.nth("source_nth_newest", newest, COUNT_ROWS)
+        counted = ranges.count(newest if begin is None else newest._replace(first_id=begin))
+        return counted.pending + ranges.totals(without=newest.first_id).rows
 
 
-def distrust(pool: Pool, lease: Lease) -> None:
-    """A claim did not find the rows that were counted: wherever some were, they are to be counted again."""
+def discard_counts(pool: Pool, lease: Lease) -> None:
+    """Discard the counts of all ranges with pending rows, so that they are counted again.
+
+    Call this when a claim did not find the rows that were counted.
+
+    Raises:
+        LeaseLost: the lease expired, or another service took it.
+    """
     with pool.transaction() as cursor:
         fence(cursor, lease)
-        cursor.execute(QUERIES["chunks_distrust"], {"stream": lease.stream})
+        cursor.execute(QUERIES["chunks_discard"], {"stream": lease.stream})
 
 
-class _Looking:
-    """The statements of one transaction on one stream's ranges."""
+class _Ranges:
+    """The ranges of one stream, within one transaction."""
 
     def __init__(self, cursor: extensions.cursor, source: Source, eligibility: Eligibility, stream: str) -> None:
         self._cursor, self._source, self._limits = cursor, source, vars(eligibility)
@@ -161,8 +173,8 @@ class _Looking:
     def run(self, name: str, **values: Any) -> None:
         self._cursor.execute(QUERIES[name], {**self._fixed, **values})
 
-    def newest_range(self) -> _Range:
-        """The range without an end; made, over all ids, where the stream has none."""
+    def newest(self) -> _Range:
+        """Return the newest range. If the stream has no ranges, insert one that covers all ids."""
         self.run("chunk_newest")
         row = self._cursor.fetchone()
         if row is None:
@@ -171,8 +183,8 @@ class _Looking:
             return newest
         return _Range(row[0], GREATEST_ID, row[1])
 
-    def cut_newest(self, newest: _Range, begin: int) -> _Range:
-        """Let the newest range begin at `begin`. What is before becomes part of the range before it."""
+    def split_newest(self, newest: _Range, begin: int) -> _Range:
+        """Let the newest range begin at `begin`. The ids before that go to the previous range."""
         self.run("chunk_begin_at", first_id=newest.first_id, begin=begin)
         most_rows = min(CHUNK_ROWS, newest.most_rows * CHUNK_ROWS // WINDOW_ROWS)
         self.run("chunk_extend", before=newest.first_id - 1, end=begin - 1, most_rows=most_rows)
@@ -180,39 +192,40 @@ class _Looking:
             self.run("chunk_insert", first_id=newest.first_id, last_id=begin - 1, most_rows=most_rows)
         return newest._replace(first_id=begin)
 
-    def cut(self, chunk: _Range, end: int) -> _Range:
-        """Let a range end at `end`. What is after becomes a range of its own."""
+    def split(self, chunk: _Range, end: int) -> _Range:
+        """Let a range end at `end`. The ids after that become a range of their own."""
         self.run("chunk_end_at", first_id=chunk.first_id, end=end)
         self.run("chunk_insert", first_id=end + 1, last_id=chunk.last_id, most_rows=chunk.most_rows)
         return chunk._replace(last_id=end)
 
     def nth(self, name: str, chunk: _Range, rows: int) -> int | None:
-        """The id of the `rows`-th row of a range, from its begin or its end."""
+        """The id of row number `rows` of a range. The statement decides from which end the rows are numbered."""
         self._cursor.execute(self._source.statement(name), {**chunk._asdict(), "rows": rows})
         row = self._cursor.fetchone()
         return None if row is None else int(row[0])
 
-    def look(self, chunk: _Range, seconds: float, most_rows: int) -> _Found:
-        """Count a range's rows, and see whether as many can be read in about so many seconds.
+    def count_timed(self, chunk: _Range, seconds: float, most_rows: int) -> _Count:
+        """Count the rows of a range, and adapt `most_rows` so that a count takes about `seconds`.
 
-        A range that took long is counted twice: once may be chance, and what was cut stays cut.
+        A slow count is repeated once, because one slow count may be chance and a split is never undone.
         """
         fastest = float("inf")
         for _ in range(2):
             started = time.monotonic()
-            found = self.count(chunk)
+            counted = self.count(chunk)
             fastest = min(fastest, time.monotonic() - started)
             if fastest < 2 * seconds:
                 break
         if fastest >= 2 * seconds:
-            return replace(found, most_rows=max(LEAST_ROWS, int(chunk.most_rows * seconds / fastest)))
+            return replace(counted, most_rows=max(LEAST_ROWS, int(chunk.most_rows * seconds / fastest)))
         if fastest < seconds / 4:
-            return replace(found, most_rows=min(most_rows, 2 * chunk.most_rows))
-        return found
+            return replace(counted, most_rows=min(most_rows, 2 * chunk.most_rows))
+        return counted
 
-    def count(self, chunk: _Range) -> _Found:
-        """Rows of a range that no run has."""
-        self._cursor.execute(self._source.statement("source_look"), {**self._fixed, **self._limits, **chunk._asdict()})
+    def count(self, chunk: _Range) -> _Count:
+        """Count the rows of a range that no run has."""
+        parameters = {**self._fixed, **self._limits, **chunk._asdict()}
+        self._cursor.execute(self._source.statement("source_count_range"), parameters)
         counts: dict[str, int] = {}
         oldest: str | None = None
         rests_until: str | None = None
@@ -220,7 +233,7 @@ class _Looking:
             counts[reason] = rows
             if not reason:
                 oldest, rests_until = since, until
-        return _Found(
+        return _Count(
             pending=counts.pop("", 0),
             oldest=oldest,
             rests_until=rests_until,
@@ -228,19 +241,19 @@ class _Looking:
             most_rows=chunk.most_rows,
         )
 
-    def store(self, chunk: _Range, found: _Found, *, interval_seconds: float) -> None:
-        """Remember a look."""
+    def store(self, chunk: _Range, counted: _Count, *, interval_seconds: float) -> None:
+        """Store the counts of a range, and schedule its next count."""
         self.run(
             "chunk_store",
             first_id=chunk.first_id,
             interval=interval_seconds,
             recent=RECENT_CHUNKS + 1,
             recent_factor=RECENT_FACTOR,
-            **{**vars(found), "ineligible": as_json(found.ineligible)},
+            **{**vars(counted), "ineligible": as_json(counted.ineligible)},
         )
 
-    def known(self, *, without: int | None = None) -> Pending:
-        """The sums of all ranges, but for one."""
+    def totals(self, *, without: int | None = None) -> Pending:
+        """Add up the stored counts of all ranges. `without` excludes the range that starts at this id."""
         self.run("chunks_sum", without=without)
         row = self._cursor.fetchone()
         assert row is not None
@@ -248,7 +261,7 @@ class _Looking:
         return Pending(
             rows=row[0],
             oldest_age_seconds=row[1],
-            looked_age_seconds=row[2],
+            oldest_sweep_age_seconds=row[2],
             unknown_ranges=row[3],
             at=row[4],
             ineligible=dict(self._cursor.fetchall()),

@@ -1,8 +1,8 @@
-"""Claim rows for a run: one snapshot, in which the run, the ledger and the texts agree.
+"""Claims rows for a run in one REPEATABLE READ transaction.
 
-Every row is read from the same REPEATABLE READ snapshot as the ledger, so nothing that a producer does
-meanwhile changes what is trained. The lease is looked at first and locked at the end alone: a claim can last
-minutes, and the renewals must go on.
+The ledger and all texts are read from the same snapshot, so changes that a producer makes in the meantime have no
+effect on the run. A claim can take minutes, and the lease must be renewed during that time. The claim therefore only
+reads the lease at the start, and locks it at the end.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from db.lease import Lease, fence
 from db.pool import Pool
 from db.rows import BadMetadata, HeldOutPlace, HeldOutRow, SourceRow, digest, metadata_object, text_of
 from db.statements import QUERIES, as_json
-from db.suspects import left_alone
+from db.suspects import excluded_suspects
 from db.table import Eligibility, Source, resolved
 
 BATCH_ROWS = 500
 BATCH_CHARS = 20_000_000
-"""Of texts that are read at once, where each is as long as it may be, or written at once."""
+"""The maximum number of characters that are read or written at once. For reading, every text counts as `max_chars`."""
 PAGE_ROWS = 10_000
-"""Rows that one statement looks for at least: with a small limit, many may be put off."""
+"""The minimum page size of a read, even if fewer rows are wanted: many of the rows may be put off."""
 HELD_OUT_ROWS = 50
 
 Role = Literal["train", "held_out"]
@@ -47,17 +47,18 @@ def claim(
     parent_version: int | None,
     seed: int,
 ) -> Iterator[Claim]:
-    """Start a run and claim rows for it; committed when the block ends, undone when it raises or cancels.
+    """Start a run and claim rows for it.
 
-    `source` may come from `check_source` or not; in the latter case its columns are looked up here. For the
-    moment of the commit a second connection of the pool is needed.
+    The claim is committed when the block ends, and rolled back if the block raises or cancels the claim. If `source`
+    does not come from `check_source`, its columns are looked up here. The commit needs a second connection of the pool.
 
     Raises:
-        LeaseLost: at the start, or before the commit.
-        Unavailable: after a lost connection it is unknown whether the commit arrived; `runs.live` tells.
+        LeaseLost: the lease expired or was taken. It is checked at the start and before the commit.
+        Misconfigured: the pool allows only one connection, or the source table cannot be used.
+        Unavailable: if the connection was lost during the commit, use `runs.live` to find out whether it succeeded.
     """
     if pool.stats().limit < 2:
-        raise Misconfigured("a claim needs two connections: DB_POOL_MAX_CONN must be at least 2")
+        raise Misconfigured("a claim needs two database connections. Set DB_POOL_MAX_CONN to at least 2")
     with pool.transaction(isolation="repeatable read") as cursor:
         fence(cursor, lease, lock=False)
         source = resolved(cursor, source)
@@ -82,7 +83,7 @@ def claim(
             cursor.connection.rollback()
             return
         claimed.flush()
-        claimed.forget_counts()
+        claimed.discard_counts()
         claimed.close()
         with pool.transaction() as guard:
             fence(guard, lease)
@@ -92,7 +93,7 @@ def claim(
 
 @dataclass(kw_only=True)
 class Claim:
-    """An open claim. Its methods belong to the thread that opened it."""
+    """An open claim. Only the thread that opened it may call its methods."""
 
     cursor: extensions.cursor
     lease: Lease
@@ -101,12 +102,12 @@ class Claim:
     limit: int
     run_id: int
     began: datetime
-    """By the database's clock."""
+    """The start time, by the database's clock."""
     cancelled: bool = False
     rejected: int = 0
-    """Rows settled at once, those whose bytes are not UTF-8 included."""
+    """Rows that the claim rejected, those that could not be decoded included."""
     put_off: int = 0
-    """Rows that were left for a later run: `admit` did not take them, or they are the other half of some suspects."""
+    """Rows left for a later run, because `admit` returned False or because they are excluded suspects."""
 
     def __post_init__(self) -> None:
         self._ledger: list[tuple[Any, ...]] = []
@@ -117,18 +118,19 @@ class Claim:
         self._ranges: list[int] = []
 
     def rows(self, admit: Callable[[SourceRow], bool] = lambda row: True) -> Iterator[SourceRow]:
-        """Eligible rows that no run has, at most `limit` of them, read as they are used.
+        """Yield up to `limit` eligible rows that no run has. Rows are read as they are used.
 
-        A row that `admit` does not take stays pending and does not count. One whose bytes are not UTF-8 (a SQL_ASCII
-        database holds any) is rejected here, as `not_utf8`; one with unusable metadata as `bad_metadata`.
+        A row for which `admit` returns False stays pending and does not count towards `limit`. This method rejects rows
+        that are not UTF-8 as `not_utf8` (a SQL_ASCII database can contain any bytes), and rows with unusable metadata
+        as `bad_metadata`. Rejected rows count towards `limit`.
 
         Raises:
-            Misconfigured: an id occurs twice; a view has to give each row its own.
+            Misconfigured: an id occurs twice. If the source is a view, it must give each row its own id.
         """
         left = self.limit
-        others = left_alone(self.cursor, self.lease.stream, self.source, self.eligibility)
+        excluded = excluded_suspects(self.cursor, self.lease.stream, self.source, self.eligibility)
         for record in self._records():
-            if record[0] in others:
+            if record[0] in excluded:
                 self.put_off += 1
                 continue
             row = self._decoded(record)
@@ -142,7 +144,7 @@ class Claim:
                 return
 
     def _records(self) -> Iterator[Sequence[Any]]:
-        """Claimable records, range by range where some are known to be; a range nobody has looked at comes last."""
+        """Yield the claimable records of each range that has pending rows. Ranges that were never counted come last."""
         parameters = {"stream": self.lease.stream, "greatest": GREATEST_ID}
         self.cursor.execute(QUERIES["chunks_to_claim"], parameters)
         for first_id, last_id in self.cursor.fetchall() or [(LEAST_ID, GREATEST_ID)]:
@@ -150,7 +152,7 @@ class Claim:
             yield from self._records_of(first_id, last_id)
 
     def _records_of(self, first_id: int, last_id: int) -> Iterator[Sequence[Any]]:
-        """A range's records by id, a page a statement: sorted without a limit, the texts would go through the sort."""
+        """Yield the records of a range by id, a page per statement. Without a limit, Postgres would sort whole texts."""
         statement = self.source.statement("source_claimable")
         page_rows = max(self.limit, PAGE_ROWS)
         found = page_rows
@@ -163,13 +165,13 @@ class Claim:
             for found, record in enumerate(self.stream("claim_rows", statement, parameters), 1):
                 if found > 1 and record[0] < first_id:
                     raise Misconfigured(
-                        f"the source table {self.source.table} has the id {record[0]} twice; ids must be unique"
+                        f"the source table {self.source.table} has the id {record[0]} twice. Make its ids unique"
                     )
                 first_id = record[0] + 1
                 yield record
 
     def keep(self, row: SourceRow, role: Role) -> None:
-        """Claim a row for this run. The ledger keeps the sha256 of what was read, whatever was replaced in it since."""
+        """Claim a row for this run. `row.sha256` is recorded, which is that of the text as read from the source."""
         if row.held_out and role == "train":
             raise ValueError(f"file {row.file_id} was held out earlier and must never be trained on")
         self._ledger.append((self.lease.stream, row.file_id, self.run_id, "claimed", None, None))
@@ -186,13 +188,13 @@ class Claim:
         self._flush_full()
 
     def reject(self, row: SourceRow, reason: str) -> None:
-        """Settle a row as not to be trained on, with the run as its witness."""
+        """Settle a row as rejected, and record this under the run."""
         self._reject(row.file_id, row.held_out, row.sha256, reason)
 
     def earlier_held_out(self, seed: int, max_chars: int) -> Iterator[HeldOutRow]:
-        """Settled held-out files of earlier runs, in a seeded order, up to `max_chars` together.
+        """Yield settled held-out files of earlier runs, in an order that depends on `seed`, up to `max_chars` in total.
 
-        The first one comes whatever its length.
+        The first file is yielded whatever its length.
         """
         chars = 0
         parameters = {"stream": self.lease.stream, "seed": seed}
@@ -208,34 +210,34 @@ class Claim:
             yield row
 
     def held_out_places(self) -> Iterator[HeldOutPlace]:
-        """Where every held-out file of the stream is."""
+        """Yield repository and path of every held-out file of the stream."""
         for record in self.stream("held_out_places", QUERIES["held_out_places"], {"stream": self.lease.stream}):
             yield HeldOutPlace(file_id=record[0], repository=record[1], path=record[2])
 
     def _held_out_texts(self, order: Iterator[int]) -> Iterator[Sequence[Any]]:
-        """Records of held-out files, a few at a time: sorted together, all texts would go through the sort."""
+        """Yield records of held-out files, a few per statement, so that Postgres does not sort all texts at once."""
         while files := list(islice(order, min(HELD_OUT_ROWS, self._most_texts()))):
             self.cursor.execute(QUERIES["held_out_texts"], {"stream": self.lease.stream, "files": files})
             yield from self.cursor.fetchall()
 
     def cancel(self) -> None:
-        """Undo everything when the block ends, without an error."""
+        """Roll the claim back when the block ends, without an error."""
         self.cancelled = True
 
     def flush(self) -> None:
-        """Write what is still in hand."""
+        """Write the buffered records."""
         self._write("ledger_claim", self._ledger)
         self._write("run_rows_insert", self._run_rows)
         self._write("held_out_insert", self._held_out)
         self._held_out_chars = 0
 
-    def forget_counts(self) -> None:
-        """What waits in the ranges that rows were read from is unknown from now on."""
+    def discard_counts(self) -> None:
+        """Discard the counts of the ranges that rows were read from."""
         parameters = {"stream": self.lease.stream, "ranges": self._ranges}
         self.cursor.execute(QUERIES["chunks_claimed_from"], parameters)
 
     def close(self) -> None:
-        """Close the server-side cursors: a half-read one would be closed in a later transaction."""
+        """Close the server-side cursors now. Otherwise an unfinished one would be closed in a later transaction."""
         for cursor in self._open:
             cursor.close()
 
@@ -249,8 +251,8 @@ class Claim:
         execute_values(self.cursor, QUERIES[name], records, page_size=len(records))
         if self.cursor.rowcount != len(records):
             raise DatabaseError(
-                f"run {self.run_id} could claim {self.cursor.rowcount} of {len(records)} rows ({name}): "
-                "another run has the others"
+                f"run {self.run_id} could claim {self.cursor.rowcount} of {len(records)} rows ({name}), "
+                "because another run has the others"
             )
         records.clear()
 
@@ -262,7 +264,7 @@ class Claim:
         self._flush_full()
 
     def _decoded(self, record: Sequence[Any]) -> SourceRow | None:
-        """The row with its texts decoded; None where that fails (it is rejected then)."""
+        """Return the row with its texts decoded. If that fails, reject the row and return None."""
         file_id, repository, path, language, content, score, held_out, attempts, license, metadata = record
         sha256 = digest(content)
         try:
@@ -286,7 +288,7 @@ class Claim:
         return None
 
     def stream(self, name: str, statement: Any, parameters: dict[str, Any]) -> Iterator[Sequence[Any]]:
-        """Records of a server-side cursor: the table never lies in memory whole."""
+        """Yield the records of a server-side cursor, so that memory never holds the whole result."""
         with self.cursor.connection.cursor(name=name) as cursor:
             self._open.append(cursor)
             cursor.itersize = min(BATCH_ROWS, self._most_texts())
@@ -294,5 +296,5 @@ class Claim:
             yield from cursor
 
     def _most_texts(self) -> int:
-        """How many may be in memory at once."""
+        """How many texts may be in memory at once."""
         return max(1, BATCH_CHARS // self.eligibility.max_chars)

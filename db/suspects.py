@@ -1,12 +1,12 @@
-"""Which row made a run fail: found by bisection over the runs that follow.
+"""Finds the row that made a run fail, by bisection over the following runs.
 
-    run 7 fails, 8 rows may be to blame     a b c d e f g h     the group
-    run 8 takes half of them, and fails     a b c d             … narrowed to those that it had
-    run 9 takes half of those: it is well       c d             a and b are free, c or d it was
-    run 10 takes half of those, and fails       c               singled out: quarantined
+    run 7 fails, any of 8 rows may be the cause     a b c d e f g h     all 8 become suspects
+    run 8 claims half of them, and fails            a b c d             only these remain suspects
+    run 9 claims half of those, and succeeds        a b                 c and d remain suspects
+    run 10 claims half of those, and fails              c               c is quarantined
 
-Rows that nobody suspects are in each of these runs, so that none is tiny. A group gets no larger, and a run that has
-fewer of it than the last one ends with fewer suspects, whatever it ends with.
+Each of these runs also claims other rows, so that no run is tiny. A group of suspects never grows. A run that has only
+some of the suspects leaves fewer suspects, whether it fails or succeeds.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from db.table import Eligibility, Source
 
 
 def blame(cursor: extensions.cursor, stream: str, run_id: int, cause: str, file_ids: Sequence[int]) -> int | None:
-    """Take in who may have made a run fail, whose rows are still claimed; the row that is singled out, if one is.
+    """Record the rows that may have made a run fail. Call this while the run's rows are still claimed.
 
-    Those that were suspects before the run are so all the more, and the others of their group are let go. One that is
-    left is settled as quarantined.
+    If some of the rows were suspects before the run, only those remain suspects, and the rest of their group is
+    cleared. If a single row remains, it is settled as quarantined.
+
+    Returns:
+        the id of the quarantined row, or None
     """
     if not file_ids:
         return None
@@ -43,12 +46,14 @@ def blame(cursor: extensions.cursor, stream: str, run_id: int, cause: str, file_
 
 
 def clear(cursor: extensions.cursor, stream: str, run_id: int) -> None:
-    """A run ended well: none of its rows is a suspect any more."""
+    """Clear all suspects among the rows of a successful run."""
     cursor.execute(QUERIES["suspects_clear"], {"stream": stream, "run_id": run_id})
 
 
-def left_alone(cursor: extensions.cursor, stream: str, source: Source, eligibility: Eligibility) -> frozenset[int]:
-    """Suspects that a claim does not take, of those that it could: half of the newest group, and all of the others."""
+def excluded_suspects(
+    cursor: extensions.cursor, stream: str, source: Source, eligibility: Eligibility
+) -> frozenset[int]:
+    """The suspects that a claim must leave for a later run: half of the newest group, and all other groups."""
     cursor.execute(source.statement("suspects_waiting"), {"stream": stream, **vars(eligibility)})
     waiting = cursor.fetchall()
     newest = sum(run_id == waiting[0][1] for _, run_id in waiting)

@@ -1,15 +1,16 @@
--- Whether the books agree.
+-- Checks that the ledger, the runs and the adapters agree.
 
 -- name: audit_timeout
--- A full audit reads everything once.
+-- Allow one hour for each statement, because a full audit reads every row.
 set local statement_timeout = '1h';
 
 -- name: audit_total
--- All rows of the source.
+-- Count all rows of the source.
 select count(*) from {table};
 
 -- name: audit_classes
--- Every row of the source in one class: ineligible (with its reason), pending, or where the ledger has it.
+-- Count the rows of the source by class and reason. The class is the ledger's disposition. A row that is not in the
+-- ledger, or was returned, is 'pending' or 'ineligible'.
 select case when l.file_id is null or l.disposition = 'returned'
             then case when {ineligible} is null then 'pending' else 'ineligible' end
             else l.disposition end,
@@ -19,23 +20,23 @@ from {table} s left join codelupe.ledger l on l.stream = %(stream)s and l.file_i
 group by 1, 2;
 
 -- name: audit_gone
--- Ledger rows whose source row was deleted.
+-- Count the ledger rows whose source row was deleted.
 select count(*) from codelupe.ledger l
 where l.stream = %(stream)s and not exists (select from {table} s where {id} = l.file_id);
 
 -- name: audit_claimed_by_ended_run
--- Claimed rows that no live run will ever settle.
+-- Find claimed rows whose run has ended. No run will settle them.
 select l.file_id from codelupe.ledger l join codelupe.runs r using (run_id)
 where l.stream = %(stream)s and l.disposition = 'claimed' and r.ended_at is not null order by 1;
 
 -- name: audit_claimed_without_run_row
--- Claimed rows that their run does not list.
+-- Find claimed rows that are missing from the rows of their run.
 select l.file_id from codelupe.ledger l
 left join codelupe.run_rows w on w.run_id = l.run_id and w.file_id = l.file_id
 where l.stream = %(stream)s and l.disposition = 'claimed' and w.file_id is null order by 1;
 
 -- name: audit_trained_twice
--- Files that were trained on in more than one published run whose adapter stands.
+-- Find files that more than one published run trained on. Runs with a withdrawn adapter do not count.
 select w.file_id from codelupe.run_rows w join codelupe.runs r using (run_id)
 left join codelupe.adapters a on a.version = r.run_id
 where r.stream = %(stream)s and r.state = 'published' and a.withdrawn_at is null
@@ -43,7 +44,7 @@ where r.stream = %(stream)s and r.state = 'published' and a.withdrawn_at is null
 group by w.file_id having count(*) > 1 order by 1;
 
 -- name: audit_trained_without_run_row
--- Files that the ledger calls trained and their published run does not.
+-- Find files that are trained in the ledger, but not in a published run whose adapter is not withdrawn.
 select l.file_id from codelupe.ledger l
 where l.stream = %(stream)s and l.disposition = 'trained' and not exists (
     select from codelupe.run_rows w join codelupe.runs r using (run_id)
@@ -53,7 +54,8 @@ where l.stream = %(stream)s and l.disposition = 'trained' and not exists (
 order by 1;
 
 -- name: audit_run_row_without_trained
--- Files that a published run trained on and the ledger does not call trained.
+-- Find files that a published run trained on, but that are not trained in the ledger. Runs with a withdrawn adapter do
+-- not count.
 select w.file_id from codelupe.run_rows w join codelupe.runs r using (run_id)
 left join codelupe.adapters a on a.version = r.run_id
 left join codelupe.ledger l on l.stream = r.stream and l.file_id = w.file_id
@@ -62,7 +64,7 @@ where r.stream = %(stream)s and r.state = 'published' and a.withdrawn_at is null
 order by 1;
 
 -- name: audit_tokens
--- Published runs whose rows do not sum to the tokens that their report claims.
+-- Find published runs whose rows do not add up to the token count in their report.
 select r.run_id from codelupe.runs r
 left join codelupe.run_rows w on w.run_id = r.run_id and w.outcome in ('trained', 'replayed')
 where r.stream = %(stream)s and r.state = 'published'
@@ -71,30 +73,30 @@ having coalesce(sum(w.tokens), 0) is distinct from (r.report -> 'train' ->> 'tok
 order by 1;
 
 -- name: audit_published_without_adapter
--- Published runs without an adapter.
+-- Find published runs without an adapter.
 select r.run_id from codelupe.runs r left join codelupe.adapters a on a.version = r.run_id
 where r.stream = %(stream)s and r.state = 'published' and a.version is null order by 1;
 
 -- name: audit_held_out_without_text
--- Held-out files whose text was not kept, revoked ones apart.
+-- Find held-out files without a stored text. Revoked files have none by design, so they do not count.
 select l.file_id from codelupe.ledger l left join codelupe.held_out h using (stream, file_id)
 where l.stream = %(stream)s and l.disposition = 'held_out' and h.file_id is null
   and not exists (select from codelupe.revocations v where v.stream = l.stream and v.file_id = l.file_id)
 order by 1;
 
 -- name: audit_trained_held_out
--- Held-out files that a published run trained on whose adapter stands.
+-- Find held-out files that a published run trained on. Runs with a withdrawn adapter do not count.
 select distinct h.file_id from codelupe.held_out h
 join codelupe.run_rows w using (file_id) join codelupe.runs r on r.run_id = w.run_id and r.stream = h.stream
 left join codelupe.adapters a on a.version = r.run_id
 where h.stream = %(stream)s and r.state = 'published' and a.withdrawn_at is null and w.outcome = 'trained' order by 1;
 
 -- name: audit_fingerprints
--- Fingerprints of files that are neither trained, claimed nor held out.
+-- Find fingerprints of files that are neither trained, claimed nor held out.
 select f.file_id from codelupe.fingerprints f
 left join codelupe.ledger l using (stream, file_id)
 where f.stream = %(stream)s and coalesce(l.disposition, '') not in ('claimed', 'trained', 'held_out') order by 1;
 
 -- name: audit_held_out
--- How many held-out texts are kept.
+-- Count the stored held-out texts.
 select count(*) from codelupe.held_out where stream = %(stream)s;

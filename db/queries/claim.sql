@@ -1,12 +1,13 @@
 -- Rows that a run claims, and the held-out files.
 
 -- name: run_insert
--- A new run; fails where the stream has a live one.
+-- Insert a new run. Fails if the stream has a live run.
 insert into codelupe.runs (stream, parent_version, seed, epoch)
 values (%(stream)s, %(parent_version)s, %(seed)s, %(epoch)s) returning run_id, created_at;
 
 -- name: ledger_claim
--- Take rows that nobody has or that were returned. Counts fewer rows than given where another run has one.
+-- Claim rows that are not in the ledger or were returned. The row count is lower than the number of given rows if
+-- another run has one of them.
 insert into codelupe.ledger as l (stream, file_id, run_id, disposition, reason, settled_at) values %s
 on conflict (stream, file_id) do update
     set run_id = excluded.run_id, disposition = excluded.disposition, reason = excluded.reason,
@@ -14,11 +15,11 @@ on conflict (stream, file_id) do update
     where l.disposition = 'returned';
 
 -- name: run_rows_insert
--- Which run has which row.
+-- Record the rows of a run.
 insert into codelupe.run_rows (run_id, file_id, role, content_sha256, outcome) values %s;
 
 -- name: held_out_insert
--- Keep the text of held-out files. The decision stays for ever; the text is that of the latest claim.
+-- Store the texts of held-out files. A file stays held out for ever. Its text is replaced at each claim.
 insert into codelupe.held_out
     (stream, file_id, run_id, repository, path, language, content, content_sha256, metadata) values %s
 on conflict (stream, file_id) do update
@@ -27,17 +28,17 @@ on conflict (stream, file_id) do update
         metadata = excluded.metadata;
 
 -- name: held_out_order
--- Settled held-out files of earlier runs, in an order that a seed decides.
+-- List the settled held-out files of earlier runs, in an order that depends on the seed.
 select h.file_id from codelupe.held_out h join codelupe.ledger l using (stream, file_id)
 where h.stream = %(stream)s and l.disposition = 'held_out'
 order by md5(%(seed)s::text || ':' || h.file_id::text), h.file_id;
 
 -- name: held_out_places
--- Where a stream's held-out files are.
+-- List repository and path of the held-out files of a stream.
 select file_id, repository, path from codelupe.held_out where stream = %(stream)s;
 
 -- name: held_out_texts
--- Held-out files in the order that is asked for.
+-- Select held-out files in the order of the given ids.
 select h.file_id, h.repository, h.path, h.language, h.content, h.content_sha256, h.metadata
 from unnest(%(files)s::bigint[]) with ordinality as asked (file_id, place)
 join codelupe.held_out h on h.stream = %(stream)s and h.file_id = asked.file_id

@@ -1,8 +1,9 @@
--- A connection's server process.
+-- The server process of a connection.
 
 -- name: backend_is_busy
--- Whether another connection's server process is at a statement, or was a moment ago. One that has been idle for as long
--- as its client waits, or that has been writing to it or reading from it for longer than a statement may take, is not.
+-- Check whether the server process of another connection is executing a statement. The process does not count as busy
+-- if it has been idle for %(idle)s seconds, or if its statement is older than %(overdue)s seconds and it waits for its
+-- client to read or write.
 select coalesce(bool_or(
     case when state like 'idle%%' then state_change > clock_timestamp() - make_interval(secs => %(idle)s)
          else not (wait_event_type is not distinct from 'Client'
@@ -11,9 +12,9 @@ select coalesce(bool_or(
 from pg_stat_activity where pid = %(pid)s and backend_start = %(started)s;
 
 -- name: backend_self
--- This connection's server process.
+-- Select the server process of this connection.
 select pid, backend_start from pg_stat_activity where pid = pg_backend_pid();
 
 -- name: backend_end
--- End another connection's server process, if it is still the same.
+-- Terminate the server process of another connection. The start time guards against a reused process id.
 select count(pg_terminate_backend(pid)) from pg_stat_activity where pid = %(pid)s and backend_start = %(started)s;

@@ -1,19 +1,21 @@
--- The trainer's own source table, for `codelupe drop`.
+-- The table `code_files`, which `codelupe drop` fills.
 
 -- name: files_copy
--- New files for the trainer's own source table.
+-- Copy new files into the table.
 copy code_files (repository, path, language, content, quality_score, license, commit_sha, phase, metadata) from stdin;
 
 -- name: files_notify
--- Tell who waits for new files, at the commit; who does not listen finds them at the next poll.
+-- Notify listeners of new files when the transaction commits. A service that does not listen finds the files at its
+-- next poll.
 select pg_notify(%(channel)s, '');
 
 -- name: files_lock
--- Who adds files waits for whoever does so now.
+-- Take the lock that allows one writer at a time. It is released when the transaction ends.
 select pg_advisory_xact_lock(hashtext('codelupe.files'));
 
 -- name: files_known
--- Which of a batch are there, by number from 1: files by their text, changes by their commit (arrays side by side).
+-- Find the files of a batch that the table already has. A change is identified by its commit, any other file by its
+-- text. The arrays run in parallel. Returns positions in the batch, from 1.
 select a.number
 from unnest(%(repositories)s::text[], %(paths)s::text[], %(changes)s::boolean[], %(commits)s::text[],
             %(digests)s::bytea[]) with ordinality as a (repository, path, is_change, commit_sha, digest, number)
@@ -27,5 +29,5 @@ where s.is_change = a.is_change
   and case when a.commit_sha is null then sha256(s.content) = a.digest else s.commit_sha = a.commit_sha end;
 
 -- name: files_paths
--- Paths of a repository.
+-- List the paths of a repository.
 select distinct path from code_files where repository = %(repository)s and path is not null;

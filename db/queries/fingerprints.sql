@@ -1,7 +1,7 @@
 -- Fingerprints of texts, for near duplicates.
 
 -- name: fingerprints_alike
--- Remembered files that share a band with the given ones; both arrays run side by side.
+-- Find stored files that share a band with the given files. The two arrays run in parallel.
 with asked as (
     select file_id, array_agg(band) as bands
     from unnest(%(files)s::bigint[], %(bands)s::integer[]) as pair (file_id, band) group by file_id
@@ -13,22 +13,23 @@ from asked a cross join lateral (
 where f.stream = %(stream)s and f.file_id <> a.file_id;
 
 -- name: by_index
--- What a transaction has just written is not in the planner's statistics: it would read it all for each row that asks.
+-- Turn sequential scans off or on for this transaction. The planner has no statistics for rows that the transaction has
+-- just written. Without this, it would scan the whole table for each row.
 select set_config('enable_seqscan', %(scan)s, true);
 
 -- name: fingerprints_insert
--- Remember files that a claim keeps.
+-- Store the fingerprints of files that a claim keeps.
 insert into codelupe.fingerprints (stream, file_id, exact, signature, bands) values %s
 on conflict (stream, file_id) do update
     set exact = excluded.exact, signature = excluded.signature, bands = excluded.bands;
 
 -- name: fingerprints_incomplete
--- Earlier runs that may have files without a fingerprint.
+-- List earlier runs that may have files without a fingerprint.
 select run_id from codelupe.runs where stream = %(stream)s and not remembered and run_id <> %(run_id)s;
 
 -- name: fingerprints_missing
--- Files without a fingerprint, with text and metadata as bytes: the kept ones, else the source's. Trained and held-out ones of the
--- given runs, and held-out ones that were returned.
+-- Select files without a fingerprint, with text and metadata as bytes. These are the trained and held-out files of the
+-- given runs, and returned files that are held out. The stored held-out text is preferred to the text in the source.
 with files as (
     select l.file_id from codelupe.ledger l
     where l.stream = %(stream)s and l.run_id = any(%(runs)s::bigint[]) and l.disposition in ('trained', 'held_out')
@@ -45,5 +46,5 @@ left join {table} s on {id} = l.file_id
 where f.file_id is null and (h.content is not null or {content} is not null);
 
 -- name: fingerprints_complete
--- Every run has them now, the one whose claim this is included.
+-- Mark every run of the stream as complete, the run of this claim included.
 update codelupe.runs set remembered = true where stream = %(stream)s and not remembered;

@@ -1,7 +1,7 @@
--- The lease of a stream: one writer at a time.
+-- The lease of a stream, which allows one writer at a time.
 
 -- name: lease_acquire
--- Take the lease when it is free, expired or already this holder's; no row when another has it.
+-- Take the lease if it is free, expired or already belongs to this holder. Returns no row if another holder has it.
 insert into codelupe.leases as held (stream, holder, epoch, expires_at)
 values (%(stream)s, %(holder)s, 1, clock_timestamp() + make_interval(secs => %(ttl)s))
 on conflict (stream) do update
@@ -11,33 +11,34 @@ on conflict (stream) do update
 returning epoch;
 
 -- name: lease_renew
--- Prolong a lease that is still held; no row when it is lost.
+-- Extend a lease that is still held. Returns no row if the lease is lost.
 update codelupe.leases set expires_at = clock_timestamp() + make_interval(secs => %(ttl)s)
 where stream = %(stream)s and holder = %(holder)s and epoch = %(epoch)s and expires_at > clock_timestamp()
 returning epoch;
 
 -- name: lease_release
--- Give a lease back; a lost one stays its new holder's.
+-- Release a lease. Does nothing if another holder has it.
 update codelupe.leases set holder = null, expires_at = null
 where stream = %(stream)s and holder = %(holder)s and epoch = %(epoch)s;
 
 -- name: lease_brief
--- Whoever holds the lease's row is brief: stopped in the middle, the server ends it, and another may take over.
+-- Limit idle time to 15 s in transactions that lock the lease's row. If the process stops in the middle, the server
+-- ends the transaction, and another holder can take the lease.
 select set_config('idle_in_transaction_session_timeout', '15s', true);
 
 -- name: lease_lock
--- The lease as it is now, kept from changing hands until the transaction ends.
+-- Read the lease and lock it, so that it cannot change before the transaction ends.
 select holder, epoch, expires_at > clock_timestamp() from codelupe.leases where stream = %(stream)s for share;
 
 -- name: lease_exclusive
--- Keep every fenced write of the stream waiting until the transaction ends.
+-- Lock the lease exclusively. Every fenced write of the stream waits until the transaction ends.
 select 1 from codelupe.leases where stream = %(stream)s for update;
 
 -- name: lease_read
--- The lease as this transaction sees it, without a lock.
+-- Read the lease as this transaction sees it, without a lock.
 select holder, epoch, expires_at > clock_timestamp() from codelupe.leases where stream = %(stream)s;
 
 -- name: lease_holder
--- Who holds the stream, and for how many more seconds.
+-- Select the holder of the stream and the seconds until the lease expires.
 select holder, extract(epoch from expires_at - clock_timestamp())::double precision
 from codelupe.leases where stream = %(stream)s and holder is not null and expires_at > clock_timestamp();

@@ -1,15 +1,15 @@
 -- Which migrations have been applied.
 
 -- name: migrations_lock
--- One migrating process at a time; the lock ends with the transaction.
+-- Allow one migrating process at a time. The lock is released when the transaction ends.
 select pg_advisory_xact_lock(hashtext('codelupe.migrations'));
 
 -- name: migrations_timeout
--- To rewrite a large table takes as long as it takes.
+-- Remove the statement timeout, because rewriting a large table can take long.
 set local statement_timeout = 0;
 
 -- name: migrations_table
--- Where applied migrations are remembered.
+-- Create the table of applied migrations.
 create schema if not exists codelupe;
 create table if not exists codelupe.migrations (
     name       text primary key,
@@ -18,13 +18,13 @@ create table if not exists codelupe.migrations (
 );
 
 -- name: migrations_known
--- Whether any migration was ever applied.
+-- Check whether the table of applied migrations exists.
 select to_regclass('codelupe.migrations') is not null;
 
 -- name: migrations_applied
--- Applied migrations with the digest of their files.
+-- List the applied migrations with the digests of their files.
 select name, sha256 from codelupe.migrations order by name;
 
 -- name: migrations_add
--- Remember an applied migration.
+-- Record an applied migration.
 insert into codelupe.migrations (name, sha256) values (%(name)s, %(sha256)s);

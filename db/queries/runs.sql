@@ -1,26 +1,26 @@
--- The life of a run.
+-- The states of a run.
 
 -- name: run_get
--- One run.
+-- Select a run by its id.
 select run_id, stream, state, parent_version, seed, launches, reason, report, created_at, started_at, ended_at
 from codelupe.runs where run_id = %(run_id)s;
 
 -- name: run_live
--- The stream's run that has not ended.
+-- Select the run of the stream that has not ended.
 select run_id, stream, state, parent_version, seed, launches, reason, report, created_at, started_at, ended_at
 from codelupe.runs where stream = %(stream)s and ended_at is null;
 
 -- name: run_history
--- A stream's runs, newest first.
+-- List the runs of a stream, newest first.
 select run_id, stream, state, parent_version, seed, launches, reason, report, created_at, started_at, ended_at
 from codelupe.runs where stream = %(stream)s order by run_id desc limit %(limit)s;
 
 -- name: run_rows_settled
--- What became of each row that a run claimed.
+-- List the outcome of each row of a run.
 select file_id, outcome, tokens from codelupe.run_rows where run_id = %(run_id)s;
 
 -- name: run_lock
--- A run's state, kept from changing until the transaction ends.
+-- Read a run's state and lock it until the transaction ends.
 select state, parent_version from codelupe.runs where run_id = %(run_id)s and stream = %(stream)s for update;
 
 -- name: run_move
@@ -37,6 +37,6 @@ update codelupe.runs set launches = launches + 1
 where run_id = %(run_id)s and stream = %(stream)s and ended_at is null returning launches;
 
 -- name: run_heartbeat
--- The run is being looked after.
+-- Record that a service is supervising the run.
 update codelupe.runs set heartbeat_at = clock_timestamp()
 where run_id = %(run_id)s and stream = %(stream)s and ended_at is null returning run_id;

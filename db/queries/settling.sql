@@ -1,29 +1,29 @@
 -- What a verdict writes.
 
 -- name: run_rows_of
--- A run's rows: role, and the outcome where there is one.
+-- List the rows of a run with their role. The outcome is null for a row that is not settled.
 select file_id, role, outcome from codelupe.run_rows where run_id = %(run_id)s;
 
 -- name: run_rows_settle
--- Fill in the outcome of rows.
+-- Set the outcome of rows.
 update codelupe.run_rows r set outcome = v.outcome, tokens = v.tokens
 from (values %s) as v (run_id, file_id, outcome, tokens)
 where r.run_id = v.run_id and r.file_id = v.file_id and r.outcome is null;
 
 -- name: ledger_settle
--- Settle a run's claimed rows.
+-- Settle claimed rows of a run.
 update codelupe.ledger l
 set disposition = v.disposition, reason = v.reason, settled_at = now(), not_before = null
 from (values %s) as v (stream, file_id, run_id, disposition, reason)
 where l.stream = v.stream and l.file_id = v.file_id and l.run_id = v.run_id and l.disposition = 'claimed';
 
 -- name: ledger_attempts
--- How often each of a run's claimed rows was in a refused candidate.
+-- Select how many refused candidates each claimed row of a run was in.
 select file_id, attempts from codelupe.ledger
 where stream = %(stream)s and run_id = %(run_id)s and disposition = 'claimed';
 
 -- name: ledger_retry
--- Return rows of a refused candidate: one attempt more, and each time twice as long until the next.
+-- Return rows of a refused candidate. Each attempt doubles the delay before the row can be claimed again.
 update codelupe.ledger l
 set disposition = 'returned', reason = null, settled_at = now(), attempts = l.attempts + 1,
     not_before = now() + make_interval(secs => v.backoff_seconds * power(2, l.attempts))
@@ -31,19 +31,19 @@ from (values %s) as v (stream, file_id, run_id, backoff_seconds)
 where l.stream = v.stream and l.file_id = v.file_id and l.run_id = v.run_id and l.disposition = 'claimed';
 
 -- name: ledger_no_gain
--- Settle rows whose last attempt was refused.
+-- Reject rows whose last attempt was refused.
 update codelupe.ledger l
 set disposition = 'rejected', reason = 'no_gain', settled_at = now(), attempts = l.attempts + 1, not_before = null
 from (values %s) as v (stream, file_id, run_id)
 where l.stream = v.stream and l.file_id = v.file_id and l.run_id = v.run_id and l.disposition = 'claimed';
 
 -- name: ledger_give_back
--- Return all that a run has, without counting an attempt.
+-- Return all claimed rows of a run without counting an attempt.
 update codelupe.ledger
 set disposition = 'returned', reason = null, settled_at = now(),
     not_before = case when %(delay)s > 0 then now() + make_interval(secs => %(delay)s) end
 where stream = %(stream)s and run_id = %(run_id)s and disposition = 'claimed';
 
 -- name: run_rows_give_back
--- The outcome of rows that were given back.
+-- Set the outcome of the returned rows.
 update codelupe.run_rows set outcome = 'returned' where run_id = %(run_id)s and outcome is null;

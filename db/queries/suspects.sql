@@ -1,7 +1,8 @@
--- Rows that may make a run fail, and how they are narrowed down.
+-- Rows that may have made a run fail, and the search for the one that did.
 
 -- name: suspects_of_run
--- Of some rows those that a run has claimed or was measured on, and whether each was a suspect already.
+-- Of the given rows, select those that the run has claimed and those that are held out. Also returns whether each was a
+-- suspect before.
 select l.file_id, p.file_id is not null
 from codelupe.ledger l left join codelupe.suspects p using (stream, file_id)
 where l.stream = %(stream)s and l.file_id = any(%(file_ids)s::bigint[])
@@ -9,24 +10,24 @@ where l.stream = %(stream)s and l.file_id = any(%(file_ids)s::bigint[])
 order by 1;
 
 -- name: suspects_mark
--- The group of rows that one of may have made a run fail.
+-- Mark a group of rows as suspects: one of them may have made the run fail.
 insert into codelupe.suspects (stream, file_id, run_id)
 select %(stream)s, file_id, %(run_id)s from unnest(%(file_ids)s::bigint[]) as file_id
 on conflict (stream, file_id) do update set run_id = excluded.run_id;
 
 -- name: suspects_clear
--- Rows of a run that ended well.
+-- Clear the suspects among the rows of a successful run.
 delete from codelupe.suspects p using codelupe.run_rows w
 where p.stream = %(stream)s and w.run_id = %(run_id)s and w.file_id = p.file_id;
 
 -- name: suspects_release
--- The groups of some rows: the others in them were suspects because of these.
+-- Delete the groups that any of the given rows belongs to.
 delete from codelupe.suspects
 where stream = %(stream)s and run_id in (
     select p.run_id from codelupe.suspects p where p.stream = %(stream)s and p.file_id = any(%(file_ids)s::bigint[]));
 
 -- name: suspects_waiting
--- Suspects that a claim could take, the newest group first.
+-- List the suspects that a claim could take, newest group first.
 select p.file_id, p.run_id
 from codelupe.suspects p
 join codelupe.ledger l using (stream, file_id)
@@ -36,11 +37,11 @@ where p.stream = %(stream)s and l.disposition = 'returned' and (l.not_before is 
 order by p.run_id desc, p.file_id;
 
 -- name: ledger_quarantine
--- Settle the row that made a run fail.
+-- Quarantine the row that made a run fail.
 update codelupe.ledger set disposition = 'quarantined', reason = %(reason)s, settled_at = now(), not_before = null
 where stream = %(stream)s and file_id = %(file_id)s;
 
 -- name: run_row_quarantine
--- Its outcome in that run.
+-- Set the outcome of the quarantined row in its run.
 update codelupe.run_rows set outcome = 'rejected'
 where run_id = %(run_id)s and file_id = %(file_id)s and outcome is null;

@@ -206,7 +206,7 @@ class Daemon:
         except PreconditionError as error:  # a benchmark file has disappeared since the start
             raise Pause("service", str(error)) from error
         if claimed.run_id is None:  # the rows are gone, or no longer eligible
-            chunks.distrust(self.pool, self.lease)
+            chunks.discard_counts(self.pool, self.lease)
             return State.WAITING
         self._run_id, self._crashes = claimed.run_id, 0
         log_claim(claimed, current.version if current else None)

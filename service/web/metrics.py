@@ -107,7 +107,7 @@ METRICS: tuple[Definition, ...] = (
         name="oldest_sweep_age_seconds",
         kind="gauge",
         help="Time since the last sweep of the source range that was swept longest ago.",
-        read=lambda s: _one(s.pending.looked_age_seconds if s.pending else None),
+        read=lambda s: _one(s.pending.oldest_sweep_age_seconds if s.pending else None),
     ),
     Definition(
         name="unknown_ranges",

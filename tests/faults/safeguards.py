@@ -164,13 +164,13 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "counts of other limits are forgotten": Mutant(
         file="db/chunks.py",
-        old='        looking.run("chunks_forget")\n',
+        old='        ranges.run("chunks_forget")\n',
         new="",
         caught_by=_test("tests/postgres/test_chunks.py", "other_limits"),
     ),
     "rows that were counted and are gone start no loop": Mutant(
         file="service/cycle/daemon.py",
-        old="            chunks.distrust(self.pool, self.lease)\n",
+        old="            chunks.discard_counts(self.pool, self.lease)\n",
         new="",
         caught_by=_test("tests/postgres/test_claim_run.py", "rows_that_are_gone"),
     ),

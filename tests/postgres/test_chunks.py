@@ -197,7 +197,7 @@ def test_rows_that_are_gone_are_counted_until_the_next_look(pool: Pool, lease: L
         pass
     assert poll(pool, lease).rows == 30
     query("delete from code_files")
-    chunks.distrust(pool, lease)
+    chunks.discard_counts(pool, lease)
     assert look_around(pool, lease).rows == 0
 
 
@@ -213,7 +213,7 @@ def test_other_limits_start_anew(pool: Pool, lease: Lease) -> None:
 def test_who_has_lost_the_lease_counts_no_more(pool: Pool, lease: Lease, query: Query) -> None:
     query("update codelupe.leases set expires_at = now() - interval '1 s'")
     assert acquire(pool, STREAM, "another", 60) is not None
-    for write in (poll, sweep, chunks.distrust):
+    for write in (poll, sweep, chunks.discard_counts):
         with pytest.raises(LeaseLost):
             write(pool, lease)
     assert query("select count(*) from codelupe.chunks") == [(0,)]

@@ -27,7 +27,7 @@ RANGES = {
 STATEMENTS: dict[str, dict[str, int]] = {
     "source_nth_newest": {"rows": 2 * WINDOW_ROWS},
     "source_nth": {"rows": CHUNK_ROWS},
-    "source_look": {},
+    "source_count_range": {},
     "source_claimable": {"limit": PAGE_ROWS},
 }
 

@@ -376,19 +376,21 @@ PLANTED = {
         "insert into codelupe.runs (stream, state, seed, epoch, ended_at) values ('qwen', 'published', 1, 1, now())",
         "insert into codelupe.run_rows select max(r.run_id), 1, 'train', '', 'trained', 10 from codelupe.runs r",
     ),
-    "trained in the ledger and not in a published run: files 5": (
+    "trained in the ledger, but not in a published run: files 5": (
         "insert into codelupe.ledger (stream, file_id, run_id, disposition, settled_at) "
         "select 'qwen', 5, min(run_id), 'trained', now() from codelupe.runs",
     ),
-    "the ledger disagrees: files 1": ("update codelupe.ledger set disposition = 'returned' where file_id = 1",),
-    "do not sum to the tokens of their report: runs": (
+    "in a published run, but not in the ledger: files 1": (
+        "update codelupe.ledger set disposition = 'returned' where file_id = 1",
+    ),
+    "do not add up to the tokens of their report: runs": (
         """update codelupe.runs set report = '{"train": {"tokens_published": 21}}'
         where state = 'published'""",
     ),
     "have no adapter: runs": (
         "insert into codelupe.runs (stream, state, seed, epoch, ended_at) values ('qwen', 'published', 1, 1, now())",
     ),
-    "no text to measure on: files 3": ("delete from codelupe.held_out",),
+    "no text to evaluate on: files 3": ("delete from codelupe.held_out",),
     "held-out files were trained on: files 1": (
         "insert into codelupe.held_out (stream, file_id, run_id, language, content, content_sha256) "
         "select 'qwen', 1, min(run_id), 'c', 'c', '' from codelupe.runs",
