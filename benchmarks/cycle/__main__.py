@@ -1,8 +1,10 @@
-"""`make bench-cycle`: what a run costs before its first step; writes benchmarks/results/cycle-<machine>.md.
+"""`make bench-cycle` measures the time from a run's launch to its first step.
 
-The trainer's process is started on a run directory of the tiny model and ended after its first step, again and again;
-what counts is the median of each part, read from events.jsonl. With a second checkout the two take turns, so that a
-slow minute of the machine hits both: make bench-cycle ARGS="7 ../other-checkout".
+The benchmark starts the trainer on a run directory of the tiny model and kills it after the first step. It repeats
+this and reports the median of each part, read from events.jsonl. Given other checkouts, it starts them in turn, so
+that a slow minute of the machine affects all of them: make bench-cycle ARGS="7 ../other-checkout".
+
+It writes benchmarks/results/cycle-<machine>.md.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ ROWS, HELD_OUT = 114, 6
 INTRODUCTION = """\
 # From the trainer's launch to its first step, on {processor}
 
-`make bench-cycle ARGS={rounds}`: so many starts of each commit, in turn; medians. The tiny model with
-recipes/embedded.yaml, {rows} files to train on and {held_out} held out. All files are in the disk's cache, the copy
-of the base in 4 bits is there where the commit keeps one.
+`make bench-cycle ARGS={rounds}` measures {rounds} starts of each commit, in turn. The figures are medians.
+The model is the tiny model of recipes/embedded.yaml, with {rows} files to train on and {held_out} held-out files.
+All files are in the page cache. Commits that keep a 4-bit copy of the base find it in place.
 
 """
 PARTS = {
@@ -49,11 +51,11 @@ PARTS = {
     "first step": ("evaluation", "step"),
     "all": ("launch", "step"),
 }
-"""Part → the marks where it begins and ends."""
+"""Maps each part to the marks at its beginning and its end."""
 
 
 def make_run(root: Path) -> None:
-    """A run as the service would claim it: modules of the standard library that the tiny base has not seen."""
+    """Write the run directory that a claim would write. The tiny base has not seen its rows."""
     recipe = load_recipe(ROOT / "recipes" / "embedded.yaml")
     model, revision = resolve(recipe.base)
     recipe = pinned(recipe, model=model, revision=revision)
@@ -74,7 +76,7 @@ def _row(number: int, path: str, text: str) -> Row:
 
 
 def marks_of_start(checkout: Path, run: Path, cache: Path) -> dict[str, float]:
-    """Start the trainer of a checkout and end it after its first step: seconds from the launch to each mark."""
+    """Start a checkout's trainer and kill it after its first step. Return the seconds from the launch to each mark."""
     directory = RunDirectory(run)
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "XDG_CACHE_HOME": str(cache)}
     environment.pop("PYTHONPATH", None)
@@ -107,8 +109,10 @@ def _name(event: dict[str, Any]) -> str:
 
 
 def measure(checkouts: Sequence[Path], rounds: int) -> list[list[dict[str, float]]]:
-    """Marks of every start, by checkout. The first of each is left out: it warms the disk's cache, and makes the copy
-    of the base."""
+    """Return the marks of every start, one list per checkout.
+
+    The first start of each checkout does not count. It fills the page cache and creates the copy of the base.
+    """
     found: list[list[dict[str, float]]] = [[] for _ in checkouts]
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "made"
@@ -125,7 +129,7 @@ def measure(checkouts: Sequence[Path], rounds: int) -> list[list[dict[str, float
 
 
 def table(names: Sequence[str], found: Sequence[Sequence[dict[str, float]]]) -> str:
-    """Medians in seconds: a line for each part, a column for each checkout."""
+    """Return a table of medians in seconds, with a row per part and a column per checkout."""
     lines = [f"| seconds | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for part, (begin, end) in PARTS.items():
         medians = [statistics.median(marks[end] - marks[begin] for marks in starts) for starts in found]
@@ -134,7 +138,7 @@ def table(names: Sequence[str], found: Sequence[Sequence[dict[str, float]]]) -> 
 
 
 def revision(checkout: Path) -> str:
-    """The checkout's commit, and whether files differ from it."""
+    """Return the checkout's commit, marked as dirty if files differ from it."""
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or checkout.name
 
@@ -146,7 +150,7 @@ def processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench-cycle ARGS=…", description=__doc__.split("\n\n")[0])
-    parser.add_argument("rounds", nargs="?", type=int, default=7, help="starts of each checkout")
+    parser.add_argument("rounds", nargs="?", type=int, default=7, help="number of starts of each checkout")
     parser.add_argument("checkouts", nargs="*", type=Path, help="other checkouts to compare with")
     given = parser.parse_args()
     for other in given.checkouts:

@@ -1,8 +1,11 @@
-"""`make bench-gpu`, or `python benchmarks/gpu` in the repository's root on a bare machine: the default recipe's step on
-this card, on NF4 of Qwen2.5 14B's shape with random weights. No Postgres, no network, nothing installed of the project.
+"""`make bench-gpu` measures the default recipe's step on this machine's GPU.
 
-Each measurement is a process of its own, one after the other (two such models do not fit a card), so one that fails or
-runs out of memory is a line with its reason in the results. Ours and the peers take turns, round after round.
+On a machine where the project is not installed, run `python benchmarks/gpu` in the repository's root. The model has
+the shape of Qwen2.5 14B, with random weights in NF4. The benchmark needs no Postgres and no network.
+
+Each measurement runs in its own process. The processes run one after the other, because two such models do not fit on
+a card. If a measurement fails or runs out of memory, the results list it with the reason. In each round, our step and
+every peer's step are measured in turn.
 """
 
 from __future__ import annotations
@@ -28,46 +31,46 @@ sys.path[:0] = [str(HERE), str(ROOT)]
 NEEDED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 PARTS = ("correctness", "step", "full-length", "peers", "ablation")
 MARK = "\x1e"
-"""Begins the one line that a process answers with; libraries print others."""
+"""Marks the line that holds a process's answer. Libraries print other lines."""
 Facts = dict[str, Any]
 
 
 def main() -> int:
-    """Exit code 1 where a gradient is wrong or our own step could not be measured; 0 with the reason without a card."""
+    """Return 1 if a gradient is wrong or our own step could not be measured. Without a card, print why and return 0."""
     given = arguments()
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise SystemExit(f"bench-gpu needs {', '.join(missing)}: pip install {' '.join(missing)}")
-    if importlib.util.find_spec("httpx2") is None:  # huggingface_hub before 2.0 stands on httpx, with the same errors
+    if importlib.util.find_spec("httpx2") is None:  # huggingface_hub before 2.0 uses httpx, which has the same errors
         sys.modules["httpx2"] = importlib.import_module("httpx")
     if given.job is not None:
         return answer(json.loads(given.job))
     import torch
 
     if given.device == "cuda" and not torch.cuda.is_available():
-        print("skipped: torch sees no CUDA device here (`--device cpu --tiny` tries the script itself)")
+        print("skipped: torch sees no CUDA device here (`--device cpu --tiny --out FILE` tests the script itself)")
         return 0
     return bench(given)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/gpu", description=__doc__)
-    parser.add_argument("--layers", type=int, default=48, help="of the model (Qwen2.5 14B has 48)")
-    parser.add_argument("--ablation-layers", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=3, help="optimizer steps of one turn, after one that warms up")
+    parser.add_argument("--layers", type=int, default=48, help="layers of the model (Qwen2.5 14B has 48)")
+    parser.add_argument("--ablation-layers", type=int, default=8, help="layers of the model in the ablation")
+    parser.add_argument("--steps", type=int, default=3, help="optimizer steps per turn, after one warm-up step")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--vram-gib", type=float, default=31.3, help="what torch may allocate, and what is planned for")
-    parser.add_argument("--parts", default=",".join(PARTS), help="which of %(default)s")
-    parser.add_argument("--minutes", type=float, default=30, help="that one measurement may take")
-    parser.add_argument("--out", type=Path, help="Markdown; the same as JSON lines beside it")
+    parser.add_argument("--vram-gib", type=float, default=31.3, help="memory limit for torch and for the plan")
+    parser.add_argument("--parts", default=",".join(PARTS), help="parts to measure (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=30, help="time limit of one measurement")
+    parser.add_argument("--out", type=Path, help="Markdown file to write; a .jsonl file is written next to it")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="a toy model, for a test of the script")
+    parser.add_argument("--tiny", action="store_true", help="use a toy model, to test the script")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.parts = given.parts.split(",")
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"--parts: {', '.join(sorted(unknown))} is not one of {', '.join(PARTS)}")
     if given.device == "cpu" and not (given.tiny and given.out):
-        parser.error("--device cpu is for trying the script: it needs --tiny and --out FILE")
+        parser.error("--device cpu only tests the script; it needs --tiny and --out FILE")
     return given
 
 
@@ -75,7 +78,7 @@ def arguments() -> argparse.Namespace:
 
 
 def answer(job: Facts) -> int:
-    """Measure what a job says, and answer with one line; an error is an answer too."""
+    """Run a job's measurement and print its answer as one line. An error is an answer too."""
     try:
         facts = measured(job)
     except Exception as error:  # noqa: BLE001 - the reason goes into the results
@@ -90,7 +93,7 @@ def answer(job: Facts) -> int:
 
 def measured(job: Facts) -> Facts:
     if job.get("peer") == "unsloth":
-        importlib.import_module("unsloth")  # it wants to be first
+        importlib.import_module("unsloth")  # unsloth must be imported first
     import ours
     import peers
     from world import World
@@ -102,7 +105,7 @@ def measured(job: Facts) -> Facts:
 
 
 def run(name: str, minutes: float, **job: Any) -> Facts:
-    """What a process answers; `failed` says why there is no answer."""
+    """Run a job in a process and return its answer. Without an answer, `failed` holds the reason."""
     log = ROOT / "build" / "bench" / "gpu" / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"· {name}", flush=True)
@@ -115,7 +118,7 @@ def run(name: str, minutes: float, **job: Any) -> Facts:
                 command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, timeout=60 * minutes
             )
     except subprocess.TimeoutExpired:
-        facts: Facts = {"failed": f"not done after {minutes:g} minutes"}
+        facts: Facts = {"failed": f"not finished after {minutes:g} minutes"}
     else:
         answers = [line[1:] for line in done.stdout.split("\n") if line.startswith(MARK)]
         facts = json.loads(answers[-1]) if answers else {"failed": f"ended with code {done.returncode}; see {log}"}
@@ -124,11 +127,11 @@ def run(name: str, minutes: float, **job: Any) -> Facts:
     return facts
 
 
-# --- all of them ----------------------------------------------------------------------------------------------
+# --- all measurements -----------------------------------------------------------------------------------------
 
 
 def bench(given: argparse.Namespace) -> int:
-    """Every part, then the report."""
+    """Measure every part, then write the report."""
     from report import write_report
     from world import World
 
@@ -147,14 +150,14 @@ def bench(given: argparse.Namespace) -> int:
 
 
 def broken(facts: Facts) -> bool:
-    """A wrong gradient, or a part of our own without an answer."""
+    """Whether a gradient is wrong, or one of our own parts has no answer."""
     return facts.get("passed") is False or (
         "failed" in facts and facts["part"] in ("correctness", "ours", "full-length")
     )
 
 
 def parts(given: argparse.Namespace, world: Any) -> Iterator[tuple[str, Facts]]:
-    """Name and facts of everything that was asked for."""
+    """Yield the name and the facts of each requested part."""
     options = {"minutes": given.minutes, "world": asdict(world)}
     if "correctness" in given.parts:
         yield "correctness", run("correctness", kind="correctness", **options)
@@ -166,7 +169,7 @@ def parts(given: argparse.Namespace, world: Any) -> Iterator[tuple[str, Facts]]:
 
 
 def turns(given: argparse.Namespace, options: Facts) -> Iterator[tuple[str, Facts]]:
-    """Our step and the peers', everybody in turn, round after round; then one entry for each."""
+    """Measure our step and each peer's step in turn, round after round. Then yield one entry for each."""
     from peers import PEERS, installed
     from world import World, default_recipe
 
@@ -187,7 +190,7 @@ def turns(given: argparse.Namespace, options: Facts) -> Iterator[tuple[str, Fact
 
 
 def largest_that_fits(peer: str, batch: int, options: Facts) -> tuple[Facts, int]:
-    """Half as many samples at a time wherever memory runs out; what was heard, and with how many."""
+    """Halve the batch while memory runs out. Return the answer and the batch size."""
     while True:
         facts = run(f"{peer}, {batch} at a time", kind="peer", peer=peer, batch=batch, **options)
         if facts.get("failed") != "out of memory" or batch == 1:
@@ -196,7 +199,7 @@ def largest_that_fits(peer: str, batch: int, options: Facts) -> tuple[Facts, int
 
 
 def summed_up(rounds: list[Facts]) -> Facts:
-    """The last round's facts, with medians of what is measured; the failed one's where there is one."""
+    """Return the last round's facts with medians of the measured values, or the first failed round's facts."""
     if failed := [facts for facts in rounds if "failed" in facts]:
         return failed[0]
     timed = ("tokens_per_second", "share_of_rate")

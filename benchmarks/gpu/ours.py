@@ -1,4 +1,7 @@
-"""The card's matrix rate, our step, its ablation and its correctness. Each function is one process's whole work."""
+"""Measure the card's matrix rate, our step and its ablation, and check our gradients.
+
+Each measuring function is the whole work of one process.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ Facts = dict[str, Any]
 
 
 def measure_rate(world: World) -> Facts:
-    """Products of the model's shapes in bfloat16 on random numbers: all FLOPs over all seconds, medians of ten."""
+    """Multiply random bfloat16 matrices of the model's shapes. The rate is all FLOPs over the sum of median seconds."""
     device, config = world.torch_device, config_of(world, 1)
     tokens = 256 if world.tiny else 16_384
     pairs = [(config.hidden_size, config.intermediate_size), (config.intermediate_size, config.hidden_size),
@@ -96,7 +99,10 @@ def _driver() -> str | None:
 
 
 def measure_step(world: World, *, full: bool) -> Facts:
-    """The default recipe's optimizer step as the trainer takes it; `full`: every sample as long as it may be."""
+    """Measure the default recipe's optimizer step as the trainer takes it.
+
+    With `full`, every sample has the maximum length.
+    """
     limit_memory(world)
     device, config = world.torch_device, config_of(world, world.layers)
     shape, recipe, plan = planned(world, config, default_recipe(world))
@@ -128,14 +134,17 @@ def measure_step(world: World, *, full: bool) -> Facts:
 
 
 def _of_length(recipe: Recipe, tokens: int) -> Recipe:
-    """For the arithmetic alone: attention's work goes by the length that a token's sample has on average."""
+    """Return the recipe with another maximum length, for the arithmetic only.
+
+    The work of attention depends on the mean sample length, taken over tokens.
+    """
     return replace(recipe, data=replace(recipe.data, max_length=tokens))
 
 
 def _steps(
     model: LossModel, optimizer: Any, samples: list[TokenSample], recipe: Recipe, device: torch.device, window: int
 ) -> Iterator[tuple[int, float, float]]:
-    """Tokens, seconds and mean loss of each optimizer step, as trainer/fit/loop.py takes it."""
+    """Yield the tokens, seconds and mean loss of each optimizer step, taken as in trainer/fit/loop.py."""
     model.train()
     dtype = compute_dtype(recipe.base, device)
     for start in range(0, len(samples), window):
@@ -168,13 +177,13 @@ class Variant:
     offload: bool = False
     fused: bool = True
     kernel: str | None = None
-    """None: what the trainer chooses."""
+    """None means the kernel that the trainer chooses."""
     loss: Callable[..., Any] | None = None
     compiled: bool = False
 
 
 def _torchs_loss(hidden: torch.Tensor, head: Any, targets: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
-    """torch's own fused loss, at supervised positions as ours."""
+    """Compute torch's own fused loss at the supervised positions, as our loss does."""
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=512, chunking_method=None, acc_policy="balanced")
     return F.linear_cross_entropy(
         hidden.to(head.weight.dtype), head.weight, targets, reduction="sum", options=options
@@ -182,7 +191,7 @@ def _torchs_loss(hidden: torch.Tensor, head: Any, targets: torch.Tensor, **_: An
 
 
 def variants() -> dict[str, Variant]:
-    """By name; the first is what the others are compared with."""
+    """Return the variants by name. The others are compared with the first."""
     found = {
         "selective": Variant(),
         "none": Variant(checkpointing="none"),
@@ -200,18 +209,18 @@ def variants() -> dict[str, Variant]:
 
 
 def _missing(variant: Variant, device: torch.device) -> str | None:
-    """Why a variant cannot run here."""
+    """Return why a variant cannot run here, or None if it can."""
     if variant.kernel in ("torch_varlen", "flash_attn") and device.type != "cuda":
         return "needs a CUDA device"
     if variant.kernel == "flash_attn" and importlib.util.find_spec("flash_attn") is None:
         return "flash-attn is not installed"
     if variant.loss is not None and not hasattr(F, "linear_cross_entropy"):
-        return f"torch {torch.__version__} has none"
+        return f"torch {torch.__version__} does not have it"
     return None
 
 
 def measure_variants(world: World, *, rounds: int) -> Facts:
-    """Median tokens/s of each over rounds in which everybody has a turn, on a model of fewer layers."""
+    """Measure each variant on a model with fewer layers, in turn, and return the median tokens per second."""
     limit_memory(world)
     rates: dict[str, list[float]] = {name: [] for name in variants()}
     failed: dict[str, str] = {}
@@ -224,7 +233,7 @@ def measure_variants(world: World, *, rounds: int) -> Facts:
             try:
                 rates[name].append(_variant_speed(world, variant))
                 peaks[name] = memory_facts(world.torch_device)
-            except Exception as error:  # noqa: BLE001 - one that fails is reported, and the others go on
+            except Exception as error:  # noqa: BLE001 - a failed variant is reported, and the others continue
                 failed[name] = "out of memory" if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
             forget(world.torch_device)
     rows = {
@@ -260,7 +269,7 @@ def _with_loss(loss: Callable[..., Any] | None) -> AbstractContextManager[Any]:
 
 
 def _compile_elementwise(model: Any) -> None:
-    """One compiled function a class, for any length."""
+    """Compile one function per class, for inputs of any length."""
     kinds = {type(m) for m in model.modules() if type(m).__name__.endswith(("RMSNorm", "SiLUActivation", "SiLU"))}
     compiled = {kind: torch.compile(kind.forward, dynamic=True) for kind in kinds}
     for module in model.modules():
@@ -275,11 +284,14 @@ CASES = {
     "float32, full, on the host": ("float32", "full", True, 1e-5),
     "bfloat16, selective": ("bfloat16", "selective", False, 3e-2),
 }
-"""Compute dtype, checkpointing, offload, and the relative error that a gradient may have."""
+"""Compute dtype, checkpointing, offload, and the largest relative error that a gradient may have."""
 
 
 def check_gradients(world: World) -> Facts:
-    """Our gradients against PEFT's layers, single samples and full logits in float32: ‖ours − theirs‖ / ‖theirs‖."""
+    """Compare our gradients with those of PEFT's layers in float32, with single samples and full logits.
+
+    The relative error is ‖ours − theirs‖ / ‖theirs‖.
+    """
     device = world.torch_device
     narrow = {"hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 1408,
               "vocab_size": 32_768}  # fmt: skip
@@ -328,7 +340,7 @@ def _our_gradients(
     dtype = compute_dtype(recipe.base, device)
     model = LossModel(adapted, kernel=choose_kernel(recipe.base, device, dtype)).train()
     supervised = sum(sample.supervised for sample in samples)
-    with patch("trainer.model.loss.CHUNK_LOGITS", 100 * config.vocab_size):  # several chunks a pack
+    with patch("trainer.model.loss.CHUNK_LOGITS", 100 * config.vocab_size):  # several chunks per pack
         for pack in pack_samples(range(len(samples)), samples, budget=pack_budget(recipe), rank=0, world=1):
             with computing_in(dtype, device):
                 loss, _ = model(collate([samples[i] for i in pack]).to(device))
@@ -337,7 +349,7 @@ def _our_gradients(
 
 
 def _scattered(adapted: Any) -> Any:
-    """The adapter anywhere but at its start, where B is zero and A has no gradient."""
+    """Set the adapter to random weights. A new adapter has B = 0, which leaves A without a gradient."""
     generator = torch.Generator().manual_seed(3)
     for parameter in adapted.parameters():
         if parameter.requires_grad:

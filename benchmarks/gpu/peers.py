@@ -1,7 +1,7 @@
-"""Other trainers' step on the same 4-bit base, samples, LoRA and optimizer. Each function is one process's whole work.
+"""Measure other trainers' steps on the same 4-bit base, samples, LoRA and optimizer.
 
-Differences that stay: they pad where we pack, TRL keeps the adapter of a 4-bit base in bfloat16, and Unsloth reads the
-base from a folder and adapts it itself.
+`measure_peer` is the whole work of one process. These differences remain: the peers pad batches, and we pack them. TRL
+keeps the adapter of a 4-bit base in bfloat16. Unsloth reads the base from a folder and adds the adapter itself.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from trainer.model.lora import lora_config
 from trainer.recipe import TINY_BASE, Base, Recipe
 
 PEERS = {"trl": "trl", "trl-chunked": "trl", "transformers": "transformers", "unsloth": "unsloth"}
-"""By name: the package that it needs."""
+"""Maps each peer to the package that it needs."""
 
 
 def installed(peer: str) -> bool:
-    """Whether its package is there, without importing it."""
+    """Whether the peer's package is installed. The package is not imported."""
     return importlib.util.find_spec(PEERS[peer]) is not None
 
 
 class Clock(TrainerCallback):
-    """Seconds and tokens of each optimizer step."""
+    """Records the tokens and seconds of each optimizer step."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -59,7 +59,7 @@ class Clock(TrainerCallback):
 
 
 def measure_peer(world: World, *, peer: str, batch: int) -> dict[str, Any]:
-    """A peer's optimizer step with `batch` samples at a time, as many times as the recipe's step needs."""
+    """Measure a peer's optimizer step, in micro-batches of `batch` samples. A step has as many samples as ours."""
     limit_memory(world)
     recipe, device = default_recipe(world), world.torch_device
     config = config_of(world, world.layers)
@@ -83,14 +83,14 @@ def measure_peer(world: World, *, peer: str, batch: int) -> dict[str, Any]:
 
 
 def save_base(world: World, folder: Path) -> None:
-    """The same base in a folder, as transformers keeps a 4-bit model: for who cannot be handed one."""
+    """Save the same base in transformers' 4-bit format. Some peers only load a base from files."""
     recipe = default_recipe(world)
     make_base(config_of(world, world.layers), recipe.base, world.torch_device).save_pretrained(folder)
     load_tokenizer(Base(model=TINY_BASE)).save_pretrained(folder)
 
 
 def _options(world: World, recipe: Recipe, *, batch: int, accumulation: int, folder: str) -> dict[str, Any]:
-    """What all of them are told, in transformers' words."""
+    """Return the training arguments that all peers share."""
     training, on_card = recipe.training, world.device == "cuda"
     return {
         "output_dir": folder,

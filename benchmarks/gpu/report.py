@@ -1,4 +1,4 @@
-"""The results as Markdown for people, and as JSON lines beside it."""
+"""Write the results as Markdown, and as JSON lines next to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Facts = dict[str, Any]
 
 
 def write_report(target: Path, found: list[Facts], world: World, *, rounds: int) -> None:
-    """FILE.md and FILE.jsonl."""
+    """Write FILE.md and FILE.jsonl."""
     target.parent.mkdir(parents=True, exist_ok=True)
     by_part = {facts["part"]: facts for facts in found}
     target.write_text("\n".join(_lines(by_part, world, rounds)) + "\n", encoding="utf-8")
@@ -31,11 +31,12 @@ def _lines(found: dict[str, Facts], world: World, rounds: int) -> Iterator[str]:
         yield f"Matrix rate: {card['failed']}."
     else:
         about = f"driver {card['driver']}, capability {card['capability']}" if card["driver"] else "a CPU"
-        yield f"torch {card['torch']}, {about}. Products of the model's shapes in bfloat16, random numbers: "
+        yield f"torch {card['torch']}, {about}. Products of the model's shapes in bfloat16, with random numbers, reach"
         yield f"{card['tflops']:.3g} TFLOP/s (" + "; ".join(f"{s}: {r:.3g}" for s, r in card["shapes"].items()) + ")."
-    model = "A toy model" if world.tiny else "Qwen2.5 14B by shape"
-    yield f"{model}, {world.layers} layers, random weights in NF4; torch may allocate {world.vram_gib} GiB."
-    yield f"{rounds} rounds of {world.steps} steps, one process after the other; medians."
+    model = "a toy model" if world.tiny else "a model in the shape of Qwen2.5 14B"
+    yield f"The base is {model}, with {world.layers} layers and random weights in NF4. Torch may allocate"
+    yield f"{world.vram_gib} GiB. There are {rounds} rounds of {world.steps} steps. Processes run one at a time."
+    yield "The figures are medians."
     for part, section in SECTIONS.items():
         if part in found:
             facts = found[part]
@@ -52,16 +53,18 @@ def _lines(found: dict[str, Facts], world: World, rounds: int) -> Iterator[str]:
 
 def _step(facts: Facts, _: dict[str, Facts]) -> Iterator[str]:
     full = facts["part"] == "full-length"
-    yield "## Our step, every sample at full length" if full else "## Our step, samples as files have them"
+    yield (
+        "## Our step, every sample at full length" if full else "## Our step, samples with the lengths of source files"
+    )
     yield ""
-    yield f"{facts['way']}; attention by {facts['kernel']}; {facts['tokens_per_step']:,.0f} tokens a step."
+    yield f"{facts['way']}; attention kernel {facts['kernel']}; {facts['tokens_per_step']:,.0f} tokens per step."
     yield ""
     yield "| | measured | planned |"
     yield "|---|---|---|"
     yield f"| tokens/s | {facts['tokens_per_second']:,.0f} | {facts['planned_tokens_per_second']:,.0f} |"
     if facts["share_of_rate"] is not None:
         share = (
-            f"{facts['share_of_rate']:.1%} ({facts['gflop_per_token']:.3g} GFLOP a token, what is made again counted)"
+            f"{facts['share_of_rate']:.1%} ({facts['gflop_per_token']:.3g} GFLOP per token, including recomputation)"
         )
         yield f"| share of the matrix rate | {share} | |"
     if "allocated_gib" in facts:
@@ -70,21 +73,21 @@ def _step(facts: Facts, _: dict[str, Facts]) -> Iterator[str]:
         yield f"| allocated at the peak, GiB | {facts['allocated_gib']:.2f} | {planned} |"
         whole = facts["reserved_gib"] + facts["outside_gib"]
         yield f"| reserved at the peak, GiB | {facts['reserved_gib']:.2f} | |"
-        yield f"| with CUDA's own and paged memory, GiB | {whole:.2f} | {facts['planned_peak_gib']:.2f} |"
+        yield f"| including CUDA's own and paged memory, GiB | {whole:.2f} | {facts['planned_peak_gib']:.2f} |"
     else:
         yield f"| allocated at the peak, GiB | – | {facts['planned_allocated_gib']:.3f} |"
     yield ""
-    yield f"The plan counts {CUDA_BYTES / GIB:.1f} GiB for CUDA itself, and a micro-batch that is full."
+    yield f"The plan includes {CUDA_BYTES / GIB:.1f} GiB for CUDA itself and assumes a full micro-batch."
 
 
 def _correctness(facts: Facts, _: dict[str, Facts]) -> Iterator[str]:
     yield "## Gradients against PEFT's layers and full logits in float32"
     yield ""
-    yield "| case | relative error | may be | worst matrix (twice that) | |"
+    yield "| case | relative error | limit | worst matrix (limit: twice that) | |"
     yield "|---|---|---|---|---|"
     for case, row in facts["rows"].items():
         matrix = row["worst_of"].removeprefix("base_model.model.model.").removesuffix(".default.weight")
-        verdict = "holds" if row["passed"] else "**FAILS**"
+        verdict = "passes" if row["passed"] else "**FAILS**"
         yield f"| {case} | {row['whole']:.2e} | {row['most']:.0e} | {row['worst']:.2e} ({matrix}) | {verdict} |"
 
 
@@ -103,9 +106,9 @@ def _ablation(facts: Facts, _: dict[str, Facts]) -> Iterator[str]:
 
 
 def _peers(peers: dict[str, Facts], ours: Facts) -> Iterator[str]:
-    yield "## Peers: the same base, samples, LoRA and optimizer; gradient checkpointing; padded"
+    yield "## Peers, with the same base, samples, LoRA and optimizer, with gradient checkpointing and padding"
     yield ""
-    yield "| | tokens/s | ours is … times as fast | samples at a time | allocated, GiB |"
+    yield "| | tokens/s | our speed ÷ theirs | samples per micro-batch | allocated, GiB |"
     yield "|---|---|---|---|---|"
     for name, facts in peers.items():
         if "failed" in facts:
@@ -118,14 +121,14 @@ def _peers(peers: dict[str, Facts], ours: Facts) -> Iterator[str]:
 
 
 def _goals(found: dict[str, Facts], peers: dict[str, Facts], world: World) -> Iterator[tuple[str, str, bool]]:
-    """Goal, what was measured, and whether that reaches it; only what was measured."""
+    """Yield each goal that was measured, with the measured value and whether it reaches the goal."""
     ours, full = found.get("ours", {}), found.get("full-length", {})
     if "allocated_gib" in full:
         whole = full["reserved_gib"] + full["outside_gib"]
-        goal = f"full length inside {world.vram_gib} GiB, CUDA's own and paged memory counted"
+        goal = f"full length within {world.vram_gib} GiB, including CUDA's own and paged memory"
         yield goal, f"{whole:.2f} GiB", whole <= world.vram_gib
         off = full["planned_allocated_gib"] / full["allocated_gib"] - 1
-        yield "the plan within 5 % of the peak that was allocated", f"{off:+.1%}", abs(off) <= 0.05
+        yield "the plan within 5 % of the measured peak", f"{off:+.1%}", abs(off) <= 0.05
     if ours.get("share_of_rate") is not None:
         yield "at least 60 % of the matrix rate", f"{ours['share_of_rate']:.1%}", ours["share_of_rate"] >= 0.6
     rates = {name: facts["tokens_per_second"] for name, facts in peers.items() if "tokens_per_second" in facts}
@@ -136,4 +139,4 @@ def _goals(found: dict[str, Facts], peers: dict[str, Facts], world: World) -> It
 
 
 SECTIONS = {"correctness": _correctness, "full-length": _step, "ours": _step, "ablation": _ablation}
-"""By part, in the order of the page; the parts that are left are peers."""
+"""Maps each part to its section, in the order of the page. All other parts are peers."""

@@ -1,4 +1,4 @@
-"""What every measurement shares: the shape, a 4-bit base with random weights, samples, the recipe and its plan."""
+"""What all measurements share: the shape, a 4-bit base with random weights, samples, the recipe and its plan."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from trainer.recipe_file import load_recipe, with_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
 MEAN_TOKENS = 800
-"""Of a sample before it is cut at the recipe's length; lengths are log-normal, as those of source files are."""
+"""Mean length of a sample before it is cut. Lengths are log-normal, like those of source files."""
 SPREAD = 0.9
-"""Standard deviation of their logarithm."""
+"""Standard deviation of the logarithm of the length."""
 PROMPT_FRACTION = 0.35
-"""Tokens of a sample without loss: the middle of the recipe's context_fraction."""
+"""Share of a sample's tokens without loss: the middle of the recipe's context_fraction."""
 ABLATION_BATCH = 2
 TINY = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 256,
         "vocab_size": 4096}  # fmt: skip
@@ -40,7 +40,7 @@ TINY = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The benchmark's options, as every process gets them."""
+    """The benchmark's options, which every process receives."""
 
     device: str
     tiny: bool
@@ -57,14 +57,14 @@ class World:
 
 
 def config_of(world: World, layers: int, **changes: Any) -> Any:
-    """Qwen2.5 14B's with another number of layers; narrow in the self-test."""
+    """Return Qwen2.5 14B's configuration with another number of layers. It is narrow in the self-test."""
     known = known_architecture("14B").config.to_dict()
     return Qwen2Config(**{**known, **(TINY if world.tiny else {}), "num_hidden_layers": layers, "layer_types": None,
                           "use_cache": False, **changes})  # fmt: skip
 
 
 def default_recipe(world: World) -> Recipe:
-    """recipes/qwen-5090.yaml; short and slim in the self-test."""
+    """Return recipes/qwen-5090.yaml. In the self-test, lengths, rank and batches are small."""
     recipe = with_overrides(load_recipe(ROOT / "recipes" / "qwen-5090.yaml"), {"base.compute_dtype": "bfloat16"})
     small = {"data.max_length": 128, "lora.rank": 8, "lora.alpha": 16, "training.batch_size": 2,
              "training.gradient_accumulation_steps": 2}  # fmt: skip
@@ -72,7 +72,7 @@ def default_recipe(world: World) -> Recipe:
 
 
 def planned(world: World, config: Any, recipe: Recipe) -> tuple[Model, Recipe, Plan]:
-    """The fastest plan for the card as it was measured, and the recipe with its choice."""
+    """Return the model, the recipe with the plan's choice, and the fastest plan for the card at its measured rate."""
     with torch.device("meta"):
         model = read_model(AutoModelForCausalLM.from_config(config), recipe.lora)
     card = CARDS[card_named(device_name(world.torch_device))]
@@ -83,8 +83,10 @@ def planned(world: World, config: Any, recipe: Recipe) -> tuple[Model, Recipe, P
 
 
 def make_base(config: Any, base: Base, device: torch.device) -> Any:
-    """What trainer.model.load.load_base makes of files, of random numbers: one matrix after the other is drawn,
-    quantized on the device and let go, so the 16-bit model never exists."""
+    """Return the model that trainer.model.load.load_base would load, with random weights.
+
+    One matrix after the other is drawn, quantized on the device and freed, so the 16-bit model never exists.
+    """
     dtype = compute_dtype(base, device)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -102,7 +104,7 @@ def make_base(config: Any, base: Base, device: torch.device) -> Any:
         setattr(owner, name.rpartition(".")[2], _drawn(name, parameter, owner, config, dtype, device))
     model.requires_grad_(False)
     model.config.quantization_config = quantization
-    model.is_loaded_in_4bit = model.is_quantized = True  # from here on as transformers leaves a model that it loads
+    model.is_loaded_in_4bit = model.is_quantized = True  # the attributes that transformers sets on a loaded model
     model.quantization_method = quantization.quant_method
     model.hf_quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
     keep_weights_packed(model)
@@ -111,9 +113,10 @@ def make_base(config: Any, base: Base, device: torch.device) -> Any:
 
 
 def _drawn(name: str, parameter: Any, owner: Any, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    """One parameter. What is added to the residual stream is scaled by its depth, so that activations stay finite.
+    """Return one random parameter.
 
-    Drawn in float32 and rounded to bfloat16, so that a model of either dtype has the same weights.
+    Matrices that write to the residual stream are scaled by the depth, so that activations stay finite. The values are
+    drawn in float32 and rounded to bfloat16, so that a model of either dtype has the same weights.
     """
     if parameter.ndim == 1:
         value = torch.full(parameter.shape, float("norm" in name), dtype=dtype, device=device)
@@ -130,7 +133,10 @@ def _drawn(name: str, parameter: Any, owner: Any, config: Any, dtype: torch.dtyp
 
 
 def make_samples(count: int, recipe: Recipe, vocabulary: int, *, full: bool) -> list[TokenSample]:
-    """Random ids in lengths as files have them; `full`: every sample as long as the recipe allows, with loss on all."""
+    """Return samples of random ids, with the lengths of source files.
+
+    With `full`, every sample has the maximum length, and all its tokens have a loss.
+    """
     generator = torch.Generator().manual_seed(7)
     longest = recipe.data.max_length
     location = math.log(MEAN_TOKENS * longest / 4096) - SPREAD**2 / 2
@@ -151,13 +157,16 @@ def device_name(device: torch.device) -> str:
 
 
 def limit_memory(world: World) -> None:
-    """Torch's allocator gives out no more than the card that is planned for has."""
+    """Limit torch's allocator to the memory of the card that the plan is for."""
     if world.device == "cuda":
         torch.cuda.set_per_process_memory_fraction(min(1.0, world.vram_gib * GIB / torch.cuda.mem_get_info()[1]))
 
 
 def memory_facts(device: torch.device) -> dict[str, float]:
-    """Peaks since the process started, in GiB; nothing on a CPU. `outside`: CUDA's own and paged memory, now."""
+    """Return the memory peaks in GiB since the last `forget`, or nothing on a CPU.
+
+    `outside_gib` is the current size of CUDA's own and paged memory.
+    """
     if device.type != "cuda":
         return {}
     free, total = torch.cuda.mem_get_info()
@@ -169,7 +178,7 @@ def memory_facts(device: torch.device) -> dict[str, float]:
 
 
 def forget(device: torch.device) -> None:
-    """Give back what nobody holds any more, and begin to look for the peak again."""
+    """Free unused memory and reset the peak."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -177,13 +186,13 @@ def forget(device: torch.device) -> None:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until everything that was asked of the device is done."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
-    """Of one call, by the device's own clock where it has one."""
+    """Return the seconds of one call, measured by the device's own clock if it has one."""
     if device.type != "cuda":
         began = perf_counter()
         work()
@@ -198,6 +207,6 @@ def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
 
 @contextmanager
 def computing_in(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-    """The autocast that accelerate puts around the model."""
+    """Apply the autocast that accelerate puts around the model."""
     with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         yield

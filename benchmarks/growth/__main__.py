@@ -1,8 +1,10 @@
-"""`make bench-growth`: polls, sweeps and claims on a source of many rows; writes benchmarks/results/growth.md.
+"""`make bench-growth` measures polls, sweeps and claims on a source table with many rows.
 
-The table is made once, in a folder that is kept, 10 GB for 20 million rows: make bench-growth ARGS="--rows 2000000
---folder /mnt/large". Each claim is made by a service's own loop in a process of its own, and its rows are given back
-afterwards, so that the benchmark can be run again.
+It builds the table once and keeps its folder, which takes 10 GB for 20 million rows. To choose the size and the folder:
+make bench-growth ARGS="--rows 2000000 --folder /mnt/large". Each claim runs in the service's own loop, in a separate
+process. Afterwards the claimed rows are given back, so that the benchmark can run again.
+
+It writes benchmarks/results/growth.md.
 """
 
 from __future__ import annotations
@@ -37,31 +39,32 @@ ELIGIBLE = Eligibility(quality_threshold=70, min_chars=50, max_chars=8000)
 SOURCE = Source()
 POLLS = 200
 LEAST_ROWS, LEAST_FILES = 500_000, 1000
-"""So that the recipe's MIN_NEW_FILES wait each time."""
+"""The smallest sizes with which MIN_NEW_FILES rows of the recipe wait at each claim."""
 BYTES_PER_ROW = 500
-"""Source, ledger and their indexes, with room for the write-ahead log."""
+"""Disk space per row: source, ledger, their indexes, and room for the write-ahead log."""
 
 PAGE = """\
 # Cost as the table grows
 
-`make bench-growth ARGS="--rows {rows} --files {files}"`, {day}: {processor}, load {load:.1f} at the end (other
-work ran beside it), embedded Postgres with fsync and 128 MB of shared buffers.
+`make bench-growth ARGS="--rows {rows} --files {files}"` ran on {day} on {processor}. The load was {load:.1f} at the
+end, because other work ran at the same time. The embedded Postgres used fsync and 128 MB of shared buffers.
 
-{rows:,} rows of 64 characters, most of them settled, and {files:,} files of code after them; {pending:,} rows
-pending and {ineligible:,} ineligible in {ranges:,} ranges of ids after the last sweep. Milliseconds, commit included:
+The table holds {rows:,} rows of 64 characters, most of them settled, followed by {files:,} files of code. After the
+last sweep, {pending:,} rows were pending and {ineligible:,} were ineligible, in {ranges:,} ranges of ids. Times are in
+milliseconds and include the commit:
 
-| what | times | median | 95 % | most |
+| operation | count | median | 95th percentile | maximum |
 |---|---|---|---|---|
 {timed}
 
-The first poll meets a stream that knows nothing yet. A sweep is so many looks at one range each. A vacuum and a
-checkpoint come before all of it.
+Before the first poll, the stream has no counts yet. Each look of a sweep covers one range. A vacuum and a checkpoint
+ran before the first poll.
 
-Claims by a service's own loop, in a process of its own, its hygiene on (near duplicates, secrets, licences). Memory is
-resident memory: after the imports and the first poll, the most until the claim's commit (VmHWM), and while the trainer
-trains. The scattered rows lie in every range, one in 400, and are refused for their length.
+The claims ran in the service's own loop, in a separate process, with hygiene (near duplicates, secrets, licences).
+Memory is resident memory. It was measured after the imports and the start, at its peak until the claim's commit
+(VmHWM), and after the claim. The scattered rows are one in 400, in every range. They are refused for their length.
 
-| rows that wait | claimed | refused | polls and sweeps before, s | claim, s | before, MiB | most, MiB | after, MiB |
+| waiting rows | claimed | refused | polls and sweeps before, s | claim, s | before, MiB | peak, MiB | after, MiB |
 |---|---|---|---|---|---|---|---|
 {claims}
 """
@@ -69,9 +72,9 @@ trains. The scattered rows lie in every range, one in 400, and are refused for t
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks/growth", description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=20_000_000, help="rows that are settled, or not good enough")
-    parser.add_argument("--files", type=int, default=100_000, help="files to be claimed")
-    parser.add_argument("--folder", type=Path, default=ROOT / "var" / "bench-growth", help="where the database is made")
+    parser.add_argument("--rows", type=int, default=20_000_000, help="rows that are settled, or whose score is too low")
+    parser.add_argument("--files", type=int, default=100_000, help="files to claim")
+    parser.add_argument("--folder", type=Path, default=ROOT / "var" / "bench-growth", help="folder for the database")
     options = parser.parse_args()
     if options.rows < LEAST_ROWS or options.files < LEAST_FILES:
         parser.error(
@@ -80,7 +83,10 @@ def main() -> None:
     folder: Path = options.folder.resolve() / f"{options.rows}-{options.files}"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "home").exists() and shutil.disk_usage(folder).free < BYTES_PER_ROW * options.rows:
-        sys.exit(f"{folder}: {BYTES_PER_ROW * options.rows / 1e9:.0f} GB are needed; choose --folder or fewer --rows")
+        sys.exit(
+            f"{folder} needs {BYTES_PER_ROW * options.rows / 1e9:.0f} GB of free space. "
+            "Choose another --folder or fewer --rows"
+        )
     url = world.build(folder / "postgres", options.rows, options.files)
     home = Home(folder / "home")
     home.prepare()
@@ -96,7 +102,10 @@ def main() -> None:
 
 
 def measure(url: str, home: Home) -> dict[str, Any]:
-    """Milliseconds of each poll and each look at a range, from a stream that knows nothing to one that rests."""
+    """Return the milliseconds of each poll and each look at a range.
+
+    The first figures are of a stream without counts, the last ones of a stream that is up to date.
+    """
     pool = Pool(url)
     lease = world.take_lease(pool, home)
     world.forget(pool)
@@ -119,7 +128,7 @@ def poll(pool: Pool, lease: Lease) -> chunks.Pending:
 
 
 def polls_of_new_rows(pool: Pool, lease: Lease) -> list[float]:
-    """Polls that each find rows that were not there before."""
+    """Time polls that each find new rows."""
     values: list[float] = []
     for _ in range(POLLS // 4):
         insert_files(pool, world.poor_files(500))
@@ -128,7 +137,7 @@ def polls_of_new_rows(pool: Pool, lease: Lease) -> list[float]:
 
 
 def sweep_all(pool: Pool, lease: Lease, interval_seconds: float) -> list[float]:
-    """Look at every range that is due, one after the other."""
+    """Look at every due range, one after the other, and return the milliseconds of each look."""
     values: list[float] = []
     while True:
         started = time.perf_counter()
@@ -150,7 +159,7 @@ def milliseconds(work: Callable[[], Any], times: int) -> list[float]:
 
 
 def claim(url: str, home: Home, which: str) -> dict[str, Any]:
-    """What a service's process says of its claim (service_claim.py)."""
+    """Run one claim in a process (service_claim.py), and return the facts that it reports."""
     environment = {**os.environ, "DATABASE_URL": url, "CODELUPE_HOME": str(home.root), "CODELUPE_STREAM": world.STREAM}
     script = Path(__file__).with_name("service_claim.py")
     done = subprocess.run(

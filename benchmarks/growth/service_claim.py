@@ -1,6 +1,8 @@
-"""One claim by the service's own loop, in a process of its own; says as JSON how long it took and in how much memory.
+"""Make one claim in the service's own loop, and print its time and memory as JSON.
 
-python benchmarks/growth/service_claim.py "the newest"|scattered     (DATABASE_URL, CODELUPE_HOME, CODELUPE_STREAM)
+The benchmark starts this script in a separate process, with DATABASE_URL, CODELUPE_HOME and CODELUPE_STREAM set:
+
+python benchmarks/growth/service_claim.py "the newest"|scattered
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import world
 
-import service.up  # all that a service has in memory
+import service.up  # loads everything that a service has in memory
 from db import runs
 from db.pool import Pool
 from service.cycle.daemon import Daemon
@@ -31,7 +33,7 @@ from trainer.recipe import pinned
 
 
 def resident_mib(which: str) -> float:
-    """VmRSS or VmHWM of this process."""
+    """Return this process's VmRSS or VmHWM."""
     found = re.search(rf"^{which}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
     assert found is not None
     return int(found[1]) / 1024
@@ -71,8 +73,8 @@ def main() -> None:
         "after_mib": after_mib,
     }
     if after is State.TRAINING:
-        daemon._settling.give_back(daemon._run_id, "returned", "the benchmark has seen what it wanted")
-    shutil.rmtree(home.run(run.run_id).root, ignore_errors=True)  # tidied, where nothing was left for training
+        daemon._settling.give_back(daemon._run_id, "returned", "the benchmark is done with this run")
+    shutil.rmtree(home.run(run.run_id).root, ignore_errors=True)  # already gone if the claim refused all rows
     daemon._leadership.release()
     print(json.dumps(facts))
 

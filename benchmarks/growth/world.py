@@ -1,4 +1,4 @@
-"""A source table of many rows, most of them settled, in an embedded Postgres of the benchmark's own."""
+"""Builds a source table with many rows, most of them settled, in the benchmark's own embedded Postgres."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.settings.home import Home
 STREAM = "growth"
 BATCH_ROWS = 1_000_000
 POOR_EVERY, SCATTERED_EVERY = 97, 400
-"""One row in so many has too low a score, or has its score only now, after all its neighbours were settled."""
+"""One row in 97 has too low a score. One in 400 gets its score late, after all its neighbours are settled."""
 
 ROWS = """
 insert into code_files (repository, path, language, content, quality_score)
@@ -34,7 +34,7 @@ from generate_series(%(first)s, %(last)s) n where n %% %(poor)s <> 0 and n %% %(
 
 
 def build(folder: Path, rows: int, files: int) -> str:
-    """Make the table unless the folder has it; returns the server's URL. `files` rows at its end are real code."""
+    """Build the table unless the folder has it, and return the server's URL. The last `files` rows are code."""
     url = embedded.start(folder)
     pool = Pool(url)
     migrate.apply(pool)
@@ -42,7 +42,7 @@ def build(folder: Path, rows: int, files: int) -> str:
         connection = psycopg2.connect(url)
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute("set session_replication_role = replica")  # 40 million checks of foreign keys left out
+            cursor.execute("set session_replication_role = replica")  # skips 40 million foreign key checks
             _settled_rows(cursor, rows)
         insert_files(pool, code_files(files))
         connection.close()
@@ -53,7 +53,7 @@ def build(folder: Path, rows: int, files: int) -> str:
 
 
 def settle_down(url: str) -> None:
-    """What writing left to be done later, done: it would be done by whoever reads first."""
+    """Vacuum and checkpoint. Otherwise the first reader would have to do this work."""
     connection = psycopg2.connect(url)
     connection.autocommit = True
     with connection.cursor() as cursor:
@@ -63,12 +63,12 @@ def settle_down(url: str) -> None:
 
 
 def bind(pool: Pool) -> None:
-    """The stream, bound: the table is complete."""
+    """Bind the stream. A bound stream marks the table as complete."""
     streams.bind(pool, STREAM, streams.Binding(source="code_files", base_model="m", base_revision="r", lora={}))
 
 
 def take_lease(pool: Pool, home: Home) -> lease.Lease:
-    """The right to write to the stream, for as long as the benchmark lasts; an earlier one may have been killed."""
+    """Take the stream's lease for the whole benchmark, even if a killed benchmark still holds it."""
     with pool.transaction() as cursor:
         cursor.execute("delete from codelupe.leases")
     held = lease.acquire(pool, STREAM, home.instance(), 24 * 3600)
@@ -77,12 +77,12 @@ def take_lease(pool: Pool, home: Home) -> lease.Lease:
 
 
 def stop(folder: Path) -> None:
-    """Stop the server; the table stays."""
+    """Stop the server. The table stays on disk."""
     embedded.stop(folder)
 
 
 def forget(pool: Pool) -> None:
-    """As if nothing had been looked at or claimed but what was settled from the start."""
+    """Reset the stream: only the rows that were settled from the start stay settled."""
     with pool.transaction() as cursor:
         cursor.execute("delete from codelupe.chunks")
         cursor.execute("delete from codelupe.ledger where run_id > (select min(run_id) from codelupe.runs)")
@@ -92,7 +92,7 @@ def forget(pool: Pool) -> None:
 
 
 def score_scattered_rows(pool: Pool) -> None:
-    """The scores come for which rows all over the table have waited; what an earlier run gave back rests."""
+    """Give the scattered rows their scores. Rows that an earlier claim gave back are not claimed for a day."""
     with pool.transaction() as cursor:
         cursor.execute("set local statement_timeout = 0")
         cursor.execute(
@@ -103,18 +103,18 @@ def score_scattered_rows(pool: Pool) -> None:
 
 
 def let_all_be_due(pool: Pool) -> None:
-    """As if the time between two looks had passed."""
+    """Make all ranges due, as if the interval between two looks had passed."""
     with pool.transaction() as cursor:
         cursor.execute("update codelupe.chunks set due_at = now() where due_at > now()")
 
 
 def count_ranges(pool: Pool) -> int:
-    """Ranges of ids that the stream has."""
+    """Return the number of ranges of ids of the stream."""
     return _number(pool, "select count(*) from codelupe.chunks")
 
 
 def count_rows(pool: Pool, run_id: int, *, refused: bool) -> int:
-    """Rows that a run has, or that it refused."""
+    """Return the number of rows in a run, or of rows that it refused."""
     return _number(
         pool, f"select count(*) from codelupe.run_rows where run_id = {run_id} and (outcome is not null) = {refused}"
     )
@@ -146,13 +146,13 @@ def _settled_rows(cursor: extensions.cursor, rows: int) -> None:
 
 
 def poor_files(count: int) -> Iterator[NewFile]:
-    """Files that are not good enough, so that what waits stays the same."""
+    """Yield files whose score is too low, so that the number of waiting rows stays the same."""
     for number in range(count):
         yield NewFile(repository="poor", path=f"{number}.py", language="python", content="x" * 200, quality_score=1.0)
 
 
 def code_files(count: int) -> Iterator[NewFile]:
-    """Modules of random functions, each with a text of its own, of 1.5 to 3 thousand characters."""
+    """Yield modules of random functions. Each has a different text of 1,500 to 3,000 characters."""
     for number in range(count):
         yield NewFile(
             repository=f"new/{number % 2000}", path=f"src/module_{number}.py", language="python",
@@ -165,7 +165,7 @@ NOUNS = ("row", "page", "node", "edge", "token", "frame", "queue", "table", "ind
 
 
 def code(seed: int) -> str:
-    """A Python module by a seed: two of them share few runs of tokens."""
+    """Return a Python module for a seed. Two modules have few token sequences in common."""
     chance = random.Random(seed)
 
     def name() -> str:

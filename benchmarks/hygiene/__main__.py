@@ -1,8 +1,10 @@
-"""Recall and false positives of each rule of hygiene, and what it costs a row; writes benchmarks/results/hygiene.md.
+"""Measure recall, false positives and cost per row of each hygiene rule: python benchmarks/hygiene [HumanEval.jsonl.gz]
 
-500 each of exact copies, edited copies, secrets, benchmark solutions and licences are planted among Python's standard
-library; what is refused of the library itself is a false positive, or one that its header admits to (`generated`).
-Duplicates go through a real claim on an embedded Postgres of its own: python benchmarks/hygiene [HumanEval.jsonl.gz]
+The benchmark plants 500 cases of each kind among the files of Python's standard library: exact copies, edited copies,
+secrets, benchmark solutions and licences. A refused file of the library itself is a false positive, unless its own
+header says that it is generated. Duplicates go through a real claim on an embedded Postgres.
+
+It writes benchmarks/results/hygiene.md.
 """
 
 from __future__ import annotations
@@ -42,11 +44,11 @@ ELIGIBLE = Eligibility(quality_threshold=70, min_chars=50, max_chars=20_000)
 STREAM = "hygiene"
 
 Line = tuple[str, str, str, str]
-"""Rule, found of planted, false of how many, cost."""
+"""Rule, planted cases found, library files refused, cost."""
 
 
 def milliseconds(work: Callable[[str], object], texts: Sequence[str]) -> float:
-    """Median cost of a text, in milliseconds."""
+    """Return the median cost per text in milliseconds."""
     costs = []
     for text in texts:
         started = time.perf_counter()
@@ -84,7 +86,7 @@ def licences() -> Line:
 
 
 def parse_failures(texts: Sequence[str]) -> Line:
-    """Half of what is planted is Python that is said to be another language, half its lines in another order."""
+    """Plant Python files labelled as another language, and as many Python files with their lines shuffled."""
     largest, chance = Data().largest_unparsed_share, random.Random(5)
     others = sorted({*GRAMMARS} - {"python"})
 
@@ -119,7 +121,7 @@ def contamination(texts: Sequence[str], path: Path) -> list[Line]:
 
 
 def duplicates(texts: Sequence[str]) -> list[Line]:
-    """A claim over the library with 500 exact and 500 edited copies behind it."""
+    """Claim the library, followed by 500 exact and 500 edited copies of its files."""
     chance = random.Random(9)
     originals = list(texts)
     exact = [text.replace("\n", "\r\n") for text in chance.sample(originals, PLANTED)]
@@ -137,7 +139,7 @@ def duplicates(texts: Sequence[str]) -> list[Line]:
     finally:
         embedded.stop(folder)
     refused = {kind: sum(n for (found, reason), n in reasons.items() if found == kind and reason) for kind, _ in rows}
-    cost = f"{seconds * 1000:.2f} ms a row, {growth:.0f} MB"
+    cost = f"{seconds * 1000:.2f} ms (mean), {growth:.0f} MB"
     return [
         ("duplicate", f"{refused['exact']} of {PLANTED}", f"{refused['original']} of {len(originals)}", cost),
         ("near_duplicate", f"{refused['near']} of {PLANTED}", f"{refused['original']} of {len(originals)}", cost),
@@ -145,7 +147,10 @@ def duplicates(texts: Sequence[str]) -> list[Line]:
 
 
 def claimed(pool: Pool) -> tuple[Counter[tuple[str, str | None]], float, float]:
-    """(repository, reason) of each row, seconds a row for fingerprints and bands, MB by which the process grew."""
+    """Count the (repository, reason) pairs of a claim's rows.
+
+    Also return the seconds per row for fingerprints and bands, and the growth of the process in MB.
+    """
     streams.bind(pool, STREAM, streams.Binding(source="code_files", base_model="m", base_revision="r", lora={}))
     lease = leases.acquire(pool, STREAM, "benchmark", 600)
     assert lease is not None
@@ -171,7 +176,7 @@ def claimed(pool: Pool) -> tuple[Counter[tuple[str, str | None]], float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks/hygiene", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("benchmark", nargs="?", type=Path, help="HumanEval's file, for the row on contamination")
+    parser.add_argument("benchmark", nargs="?", type=Path, help="HumanEval file, needed for the contamination rows")
     given = parser.parse_args()
     texts = standard_library()
     fingerprints(texts[:10])
@@ -185,14 +190,14 @@ def main() -> None:
     if given.benchmark is not None:
         lines += contamination(texts, given.benchmark)
     page = "\n".join([
-        "# Hygiene: what is found of what was planted",
+        "# Hygiene: how many planted cases each rule finds",
         "",
-        f"`python benchmarks/hygiene HumanEval.jsonl.gz`, {PLANTED} planted of each; {len(texts)} files of Python "
-        f"{sys.version.split()[0]}'s standard library, cut at 8,000 characters (for parse_failure whole); "
-        f"{os.cpu_count()} cores, load "
-        f"{os.getloadavg()[0]:.1f} (shared machine). Of files that repeat each other one is kept.",
+        f"`python benchmarks/hygiene HumanEval.jsonl.gz` planted {PLANTED} cases of each kind among {len(texts)} files "
+        f"of Python {sys.version.split()[0]}'s standard library. The files are cut at 8,000 characters, except for "
+        f"parse_failure. The machine has {os.cpu_count()} cores and was shared with other work (load "
+        f"{os.getloadavg()[0]:.1f}). One file of each group of copies is kept.",
         "",
-        "| rule | found of planted | refused of the library | cost (median) |",
+        "| rule | planted cases found | library files refused | median cost per file |",
         "|---|---|---|---|",
         *(f"| {' | '.join(line)} |" for line in lines),
         "",

@@ -1,4 +1,4 @@
-"""What is planted among real code to be found: edited copies, secrets, benchmark solutions. All of it by a seed."""
+"""Makes the cases to plant among real code: edited copies and secrets. All of them follow from a seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BASE64 = LETTERS + DIGITS + "+/"
 
 
 def standard_library(limit: int | None = None, *, most_chars: int = 8000, least_lines: int = 20) -> list[str]:
-    """Files of the running interpreter's standard library, cut to whole lines of at most `most_chars`."""
+    """Return files of the running interpreter's standard library, cut after a whole line at `most_chars` characters."""
     root = Path(sysconfig.get_path("stdlib"))
     texts = []
     for path in sorted(root.rglob("*.py")):
@@ -36,7 +36,7 @@ def standard_library(limit: int | None = None, *, most_chars: int = 8000, least_
 
 
 def edited_copy(text: str, chance: random.Random) -> str:
-    """A copy as copies are: a comment or two, other line ends, a renamed name, a line more or less."""
+    """Return a realistic copy: some lines are added or deleted, and the line ends may differ."""
     lines = text.split("\n")
     for _ in range(max(1, len(lines) // 60)):
         place = chance.randrange(len(lines))
@@ -58,7 +58,7 @@ def _chars(chance: random.Random, alphabet: str, count: int) -> str:
 
 
 def _token(chance: random.Random, alphabet: str, count: int) -> str:
-    """Characters of which at least one is a digit and one is a letter, as in nearly every real token."""
+    """Return random characters with at least one digit and one letter, as in nearly every real token."""
     while True:
         found = _chars(chance, alphabet, count)
         if any(map(str.isdigit, found)) and any(map(str.isalpha, found)):
@@ -93,7 +93,7 @@ def _password(chance: random.Random) -> str:
 
 
 Plant = Callable[[random.Random], tuple[str, str]]
-"""A line of code with a secret, and the secret's own text."""
+"""Makes a line of code with a secret, and the secret's own text."""
 
 
 def _in(template: str, make: Callable[[random.Random], str]) -> Plant:
@@ -130,7 +130,7 @@ SECRETS: dict[str, Plant] = {
 
 
 def planted_secrets(texts: list[str], count: int, seed: int = 5) -> list[tuple[str, str, str]]:
-    """(kind, text with the secret in one of its lines, the secret), the kinds in turn."""
+    """Return tuples of a kind, a text with a secret in one line, and the secret. The kinds take turns."""
     chance = random.Random(seed)
     kinds = list(SECRETS)
     found = []
@@ -144,6 +144,6 @@ def planted_secrets(texts: list[str], count: int, seed: int = 5) -> list[tuple[s
 
 
 def leaks(text: str, secret: str) -> bool:
-    """Whether eight characters in a row of any line of a secret are still there; `ghp_` alone is no secret."""
+    """Whether the text still has eight consecutive characters of the secret. A prefix like `ghp_` is no leak."""
     lines = [line for line in secret.split("\n") if "-----" not in line]
     return any(line[place : place + 8] in text for line in lines for place in range(len(line) - 7))

@@ -1,7 +1,9 @@
-"""How fast `codelupe drop` fills a local Postgres, and in how much memory; writes benchmarks/results/intake.md.
+"""Measure how fast `codelupe drop` fills a local Postgres, and its memory: python benchmarks/intake [files] [rounds]
 
-The files are Python's standard library over and over, cut to at most 8,000 characters, each with a line of its own. The
-forms take turns, so that a slow minute of the machine hits all: python benchmarks/intake [files] [rounds]
+The files are copies of Python's standard library, cut at 8,000 characters, each with a unique first line. The forms
+take turns, so that a slow minute of the machine affects all of them.
+
+It writes benchmarks/results/intake.md.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ MANY = 8
 
 
 def make_sources(folder: Path, count: int) -> dict[str, str]:
-    """The same files as a folder, as JSON lines and as Parquet; by the name of the form."""
+    """Write the same files as a folder, as JSON lines and as Parquet. Return the path of each form."""
     library = standard_library()
     texts = [f"# file {n}\n{library[n % len(library)]}" for n in range(count)]
     files = folder / "files"
@@ -53,8 +55,8 @@ def make_sources(folder: Path, count: int) -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks/intake", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("count", nargs="?", type=int, default=6000, help="files")
-    parser.add_argument("rounds", nargs="?", type=int, default=5)
+    parser.add_argument("count", nargs="?", type=int, default=6000, help="number of files")
+    parser.add_argument("rounds", nargs="?", type=int, default=5, help="timed drops of each form")
     given = parser.parse_args()
     count, rounds = given.count, given.rounds
     folder = Path(tempfile.mkdtemp(prefix="codelupe-intake-"))
@@ -80,20 +82,22 @@ def main() -> None:
 
 
 def memory_of(url: str, source: str) -> list[float]:
-    """Most memory of a process that drops a source once, and of one that drops it MANY times: the rows are others each
-    time, since the repository is. In MB."""
+    """Return the peak memory in MB of a process that drops a source once, and of one that drops it MANY times.
+
+    Each drop names another repository, so it inserts new rows.
+    """
     commands = [[sys.executable, __file__, url, source, str(times)] for times in (1, MANY)]
     return [int(subprocess.run(each, stdout=subprocess.PIPE, check=True).stdout) / 1024 for each in commands]
 
 
 def drop_once(url: str, source: str, times: int) -> None:
-    """The child of `memory_of`."""
+    """Drop a source `times` times and print the peak memory. `memory_of` runs this in a child process."""
     pool = Pool(url)
     with pool.transaction() as cursor:
         cursor.execute("truncate code_files")
     for number in range(times):
         drop_paths(pool, [source], Given(repository=f"number {number}"))
-    status = Path("/proc/self/status").read_text()  # getrusage would count the parent's, from before the exec
+    status = Path("/proc/self/status").read_text()  # getrusage would include the parent's peak from before the exec
     print(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # type: ignore[index]
 
 
@@ -105,10 +109,12 @@ def report(rates: dict[str, list[float]], memory: dict[str, list[float]], count:
     )
     page = (
         "# `codelupe drop` into a local Postgres\n\n"
-        f"`python benchmarks/intake {count} {rounds}`: {count:,} files of {size / count:,.0f} bytes on average,\n"
-        f"heuristic score included, embedded Postgres with fsync; {os.cpu_count()} cores, shared with other work, load "
-        f"{os.getloadavg()[0]:.1f} at the end; the forms take turns.\n\n"
-        f"| form | files a second (median) | range | most memory, {count:,} files | {count * MANY:,} files |\n"
+        f"`python benchmarks/intake {count} {rounds}` drops {count:,} files of {size / count:,.0f} bytes on average.\n"
+        "The time includes the heuristic score. The embedded Postgres uses fsync. The forms take turns.\n"
+        f"The machine has {os.cpu_count()} cores and was shared with other work "
+        f"(load {os.getloadavg()[0]:.1f} at the end).\n\n"
+        f"| form | files per second (median) | range | peak memory, {count:,} files | "
+        f"peak memory, {count * MANY:,} files |\n"
         f"|---|---|---|---|---|\n{rows}\n"
     )
     (ROOT / "benchmarks" / "results" / "intake.md").write_text(page, encoding="utf-8")

@@ -1,7 +1,10 @@
-"""`make bench-samples`: what real repositories become; writes benchmarks/results/samples.md.
+"""`make bench-samples` shows which samples real repositories yield.
 
-Source distributions go the whole way of a producer's files: dropped into a Postgres of their own, claimed with the
-default hygiene, and built by every builder alone. Beside the counts, how fast that is against what trains on it.
+Source distributions take the path of a producer's files. Each is dropped into its own Postgres and claimed with the
+default hygiene. Then each builder alone builds samples from the rows. The benchmark also compares the speed of the
+builders with the speed of training.
+
+It writes benchmarks/results/samples.md.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ from trainer.samples.build import BUILDERS
 WORK = ROOT / "build" / "bench" / "samples"
 STREAM = "samples"
 FASTEST_TOKENS_PER_SECOND = 1245
-"""Of the default recipe on its card, as `codelupe plan` says (60 % of the dense rate)."""
+"""Speed of the default recipe on its card according to `codelupe plan` (60 % of the dense rate)."""
 ROUNDS = 3
 PYPI = "https://pypi.org/pypi/{name}/json"
 NPM = "https://registry.npmjs.org/{name}/-/{name}-{version}.tgz"
@@ -73,11 +76,11 @@ REPOSITORIES = [
     Repository(name="webpack", language="JavaScript", version="5.99.9",
                sha256="2382f23c1e85641b38cc9d374ca3a50d8c396a51925dfca5f0e747a35f356675", registry=NPM),
 ]  # fmt: skip
-"""orjson brings the crates that it is built from along."""
+"""The distribution of orjson includes the crates that it is built from."""
 
 
 def fetched(repository: Repository) -> Path:
-    """The unpacked distribution; downloaded once, and compared with its hash."""
+    """Return the unpacked distribution. It is downloaded once and checked against its hash."""
     folder = WORK / f"{repository.name}-{repository.version}"
     if not folder.exists():
         data = downloaded(repository)
@@ -92,7 +95,7 @@ def fetched(repository: Repository) -> Path:
 
 
 def downloaded(repository: Repository) -> bytes:
-    """The packed distribution, from the registry."""
+    """Download the packed distribution from the registry."""
     url = repository.registry.format(name=repository.name, version=repository.version)
     try:
         with urlopen(url, timeout=60) as answer:
@@ -105,26 +108,28 @@ def downloaded(repository: Repository) -> bytes:
             source: bytes = answer.read()
             return source
     except (OSError, KeyError, ValueError) as error:
-        raise SystemExit(f"{repository.name} {repository.version} cannot be had from {url} ({error!r})") from error
+        raise SystemExit(
+            f"{repository.name} {repository.version} cannot be downloaded from {url} ({error!r})"
+        ) from error
 
 
-# --- the way in -----------------------------------------------------------------------------------------------
+# --- intake ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Intake:
-    """What became of a repository's files."""
+    """The result of dropping and claiming a repository's files."""
 
     repository: Repository
     skipped: Counter[str]
     ineligible: Counter[str]
     refused: Counter[str]
     rows: list[Row]
-    """What a run gets: to train on and held out."""
+    """The run's rows, for training and held out."""
 
 
 def taken_in(repositories: list[Repository]) -> list[Intake]:
-    """Drop and claim each repository, in a database of its own."""
+    """Drop and claim each repository in its own database."""
     return [_taken_in(repository, fetched(repository)) for repository in repositories]
 
 
@@ -137,7 +142,7 @@ def _taken_in(repository: Repository, folder: Path) -> Intake:
             migrate.apply(pool)
             source = shutil.copytree(
                 folder, Path(temporary) / repository.name
-            )  # out of this checkout, which ignores it
+            )  # outside this checkout, whose .gitignore covers it
             dropped = drop_paths(pool, [str(source)], Given(repository=repository.name))
             environment = {"CODELUPE_HOME": str(home.root), "MAX_CONTENT_CHARS": "100000"}
             settings = load_settings(PROJECT_RECIPES / "qwen-5090.yaml", environment=environment, env_file=None)
@@ -178,13 +183,13 @@ def _refused(pool: Pool) -> Counter[str]:
 
 
 def built(rows: list[Row], encoder: SampleEncoder, recipe: Recipe, builder: str) -> TokenRows:
-    """Every row by one builder."""
+    """Build samples from all rows with one builder."""
     data: Data = replace(recipe.data, builders={builder: 1.0})
     return tokenize_rows(rows, encoder, data, seed=42)
 
 
 def tokens_per_second(rows: list[Row], encoder: SampleEncoder, recipe: Recipe) -> dict[str, float]:
-    """Of building and encoding all rows, by builder: the median of rounds in which each has its turn."""
+    """Return the speed at which each builder builds and encodes all rows. Builders take turns; medians."""
     rates: dict[str, list[float]] = {name: [] for name in BUILDERS}
     for _ in range(ROUNDS):
         for name, found in rates.items():
@@ -200,20 +205,23 @@ def tokens_per_second(rows: list[Row], encoder: SampleEncoder, recipe: Recipe) -
 
 
 def page(intakes: list[Intake], encoder: SampleEncoder, recipe: Recipe) -> Iterator[str]:
-    yield "# What real repositories become"
+    yield "# Samples from real repositories"
     yield ""
-    yield f"`make bench-samples` on {processor()}: source distributions, dropped and claimed with the default recipe's"
-    yield "hygiene (texts of up to 100,000 characters), then built by every builder alone with samples of 4,096 tokens"
-    yield "of the tiny base's tokenizer."
+    yield f"`make bench-samples` ran on {processor()}. It drops source distributions and claims them with the default"
+    yield "recipe's hygiene, with texts of up to 100,000 characters. Then each builder alone builds samples of up to"
+    yield "4,096 tokens with the tiny base's tokenizer."
     yield ""
-    yield "| repository | skipped by `drop` | not eligible | refused at the claim | rows |"
+    yield "| repository | skipped by `drop` | ineligible | refused at the claim | rows |"
     yield "|---|---|---|---|---|"
     for intake in intakes:
         name = f"{intake.repository.name} {intake.repository.version} ({intake.repository.language})"
         counts = " | ".join(counted(found) for found in (intake.skipped, intake.ineligible, intake.refused))
         yield f"| {name} | {counts} | {len(intake.rows)} |"
     yield ""
-    yield "| builder | repository | rows with samples | samples, by kind | tokens | learned | rows without, by reason |"
+    yield (
+        "| builder | repository | rows with samples | samples by kind | tokens | tokens with loss "
+        "| rows without samples |"
+    )
     yield "|---|---|---|---|---|---|---|"
     for builder in BUILDERS:
         for intake in intakes:
@@ -227,11 +235,11 @@ def page(intakes: list[Intake], encoder: SampleEncoder, recipe: Recipe) -> Itera
             )
     yield ""
     rows = [row for intake in intakes for row in intake.rows]
-    planned = f"{FASTEST_TOKENS_PER_SECOND:,} tokens a second"
-    yield f"Building and tokenizing all {len(rows)} rows in one process, against the {planned}"
-    yield "that `codelupe plan` gives the default recipe on its card:"
+    planned = f"{FASTEST_TOKENS_PER_SECOND:,} tokens per second"
+    yield f"One process built and tokenized all {len(rows)} rows. According to `codelupe plan`, the default recipe"
+    yield f"trains {planned} on its card:"
     yield ""
-    yield "| builder | tokens/s | times the trainer's |"
+    yield "| builder | tokens/s | ÷ training speed |"
     yield "|---|---|---|"
     for builder, rate in tokens_per_second(rows, encoder, recipe).items():
         yield f"| {builder} | {rate:,.0f} | {rate / FASTEST_TOKENS_PER_SECOND:,.0f} |"

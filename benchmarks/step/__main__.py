@@ -1,9 +1,13 @@
-"""`make bench`: the optimizer step against its peers on this machine; writes benchmarks/results/<machine>.md.
+"""`make bench` compares our optimizer step with that of other trainers on this machine.
 
-Every contestant is a process of its own that loads the model and then waits. The referee lets one after the other take
-a few steps, round after round, so that a slow minute of the machine hits all of them; what counts is the median round
-of each and its ratio to ours. Peers live in environments of their own, made here; one that cannot be installed or does
-not run is a line with its reason. The arguments: rounds, steps a round, dtypes, and, to look at some alone, names.
+Each contestant is a process that loads the model and then waits. In each round, the referee lets the contestants take a
+few steps in turn, so that a slow minute of the machine affects all of them. The result is each contestant's median
+round and its ratio to ours. The benchmark creates a virtual environment for each group of peers. The results list
+peers that cannot be installed or do not run, with the reason.
+
+The arguments are the rounds, the steps per round, the dtypes, and the names of contestants, to measure only some.
+
+It writes benchmarks/results/<machine>.md.
 """
 
 from __future__ import annotations
@@ -25,11 +29,12 @@ from threading import Timer
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 INTRODUCTION = """\
-`make bench ARGS="{rounds} {steps}"`: {rounds} rounds of {steps} optimizer steps, everybody in turn; medians. A Qwen2 of
-5 M parameters (hidden 256, 4 layers, 8,192 words), LoRA rank 64 with dropout 0.05, Python of at most 1,024 tokens a
-sample, 4 × 4 samples a step, AdamW, no activation checkpointing. Everybody trains the same samples in the same order,
-and one program measures all after the same number of steps (in TRL's packed form a step holds more tokens;
-LLaMA-Factory pads to multiples of 8). Core-seconds leave out what else the machine did meanwhile."""
+`make bench ARGS="{rounds} {steps}"` runs {rounds} rounds of {steps} optimizer steps each, with all contestants
+in turn. The figures are medians. The model is a Qwen2 of 5 M parameters (hidden size 256, 4 layers, 8,192 words) with
+LoRA of rank 64 and dropout 0.05. The samples are Python of at most 1,024 tokens, 4 × 4 samples per step. The optimizer
+is AdamW, without activation checkpointing. All contestants train the same samples in the same order. One program
+measures the losses of all of them after the same number of steps. With TRL's packing, a step holds more tokens.
+LLaMA-Factory pads to multiples of 8. Core-seconds exclude other work on the machine."""
 ENVIRONMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "peers": ((), ("trl==1.16.0", "peft==0.21.2", "transformers==5.23.0", "datasets==5.2.0")),
     "llamafactory": (
@@ -43,23 +48,26 @@ ENVIRONMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
          "protobuf", "requests", "sentencepiece"),
     ),
 }  # fmt: skip
-"""Packages installed without what they ask for (torchvision, xformers and others that bring a CUDA torch), and the rest
-in versions that the first ones allow."""
+"""For each environment: packages installed without their dependencies, then the dependencies that are needed.
+
+Dependencies such as torchvision and xformers are left out, because they would install a CUDA torch.
+"""
 DTYPES = ("float32", "bfloat16")
 FLOP_PER_TOKEN = 28e6
-"""Of the step: two products with a frozen matrix, three with an adapter's, attention, the head where there is loss."""
+"""The step's FLOP per token: two products per frozen matrix, three per adapter matrix, attention, and the head where
+there is a loss."""
 TRL_KINDS = ("plain", "packed", "chunked")
 INSTALL_SECONDS = 1800
 READY_SECONDS = 600
 
 
 class DoesNotRunError(Exception):
-    """A contestant cannot be installed, or ended; says why."""
+    """A contestant cannot be installed, or it has ended. The message says why."""
 
 
 @dataclass
 class Contestant:
-    """One process, and what it took for each round."""
+    """One process, with its times and tokens of each round."""
 
     name: str
     process: subprocess.Popen[str]
@@ -69,10 +77,10 @@ class Contestant:
     tokens: list[int] = field(default_factory=list)
 
     def receive(self) -> dict[str, object]:
-        """Its next line to the referee; libraries print others between.
+        """Return the next line that is meant for the referee. Lines that libraries print are skipped.
 
         Raises:
-            DoesNotRunError: it ended.
+            DoesNotRunError: The process has ended.
         """
         assert self.process.stdout is not None
         for line in self.process.stdout:
@@ -88,15 +96,15 @@ class Contestant:
         try:
             self.process.stdin.write(order + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:  # it ended; what it said last is answer next
+        except BrokenPipeError:  # the process has ended; the next `receive` reports its last words
             return
 
     def speed(self) -> float:
-        """Tokens a second: the median over rounds."""
+        """Return the tokens per second: the median over rounds."""
         return statistics.median(t / s for t, s in zip(self.tokens, self.seconds, strict=True))
 
     def tokens_per_core_second(self) -> float:
-        """Tokens a second of a core's time: what others do on the machine meanwhile does not count."""
+        """Return the tokens per core-second: the median over rounds. It excludes other work on the machine."""
         return statistics.median(t / s for t, s in zip(self.tokens, self.cpu_seconds, strict=True))
 
 
@@ -109,15 +117,15 @@ def log_file(name: str) -> Path:
 
 
 def python_of(environment: str) -> str:
-    """The interpreter of one of ENVIRONMENTS, made where it is not there.
+    """Return the interpreter of one of ENVIRONMENTS. The environment is created if it does not exist.
 
     Raises:
-        DoesNotRunError: it cannot be installed.
+        DoesNotRunError: A package cannot be installed.
     """
     folder = work_folder() / environment
     python = folder / "bin" / "python"
     if not (folder / ".ready").exists():
-        print(f"· the environment {environment} (once)", flush=True)
+        print(f"· creating the environment {environment}", flush=True)
         venv.create(folder, with_pip=True, clear=True)
         alone, others = ENVIRONMENTS[environment]
         torch_ = str(ROOT / "requirements" / "torch.txt")
@@ -140,7 +148,10 @@ def _install(python: Path, wanted: list[str]) -> None:
 
 
 def contestants(dtype: str) -> dict[str, tuple[str | None, list[str]]]:
-    """Name → environment (None: this one) and arguments. Ours first, then the ablation, then the peers."""
+    """Map each name to its environment (None for this one) and arguments.
+
+    Ours comes first, then the ablation, then the peers.
+    """
     common = [str(work_folder()), dtype]
     ours = {
         "codelupe": "all",
@@ -159,10 +170,10 @@ def contestants(dtype: str) -> dict[str, tuple[str | None, list[str]]]:
 
 
 def started(name: str, environment: str | None, arguments: list[str]) -> Contestant:
-    """A contestant, loaded and waiting.
+    """Start a contestant and wait until it has loaded the model.
 
     Raises:
-        DoesNotRunError: it cannot be installed, ended, or was not ready in time.
+        DoesNotRunError: It cannot be installed, has ended, or was not ready in time.
     """
     variables = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     python = sys.executable if environment is None else python_of(environment)
@@ -186,9 +197,10 @@ def started(name: str, environment: str | None, arguments: list[str]) -> Contest
 
 
 def race(dtype: str, rounds: int, steps: int, names: list[str]) -> tuple[list[Contestant], dict[str, str], float]:
-    """One warm-up round, then `rounds` of `steps` optimizer steps each, everybody in turn.
+    """Run one warm-up round, then `rounds` rounds of `steps` optimizer steps, with the contestants in turn.
 
-    Also who does not run, and the machine's matrix rate between the rounds, in GFLOP/s.
+    Return the contestants, the reasons of those that do not run, and the machine's median matrix rate in GFLOP/s. The
+    matrix rate is measured between the rounds.
     """
     field_: list[Contestant] = []
     out: dict[str, str] = {}
@@ -227,7 +239,7 @@ def race(dtype: str, rounds: int, steps: int, names: list[str]) -> tuple[list[Co
 
 
 def _leave(name: str, why: DoesNotRunError, out: dict[str, str]) -> None:
-    """Without us there is nothing to compare with; anybody else is a line in the results."""
+    """Record why a peer does not run. If ours does not run, exit, because there is nothing to compare with."""
     if name.startswith("codelupe"):
         raise SystemExit(f"{name}: {why}; see {log_file(name)}")
     print(f"· {name} does not run here: {why}", flush=True)
@@ -235,14 +247,14 @@ def _leave(name: str, why: DoesNotRunError, out: dict[str, str]) -> None:
 
 
 def held_out_losses(names: list[str], dtype: str) -> dict[str, float]:
-    """Each result's held-out loss, all measured by one program; `base` is the model before."""
+    """Return the held-out loss of each result, all measured by one program. `base` is the untrained model."""
     command = [sys.executable, str(HERE / "measure.py"), str(work_folder()), dtype, *names]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return {name: float(loss) for name, loss in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
 def matmul_gflops(dtype: str) -> float:
-    """What the machine multiplies matrices of the model's shapes at, in GFLOP/s."""
+    """Return the machine's speed for matrix products of the model's shapes, in GFLOP/s."""
     done = subprocess.run(
         [sys.executable, str(HERE / "measure.py"), "--matmul", dtype], capture_output=True, text=True, check=True
     )
@@ -259,7 +271,8 @@ def processor() -> str:
 def table(field_: list[Contestant], losses: dict[str, float], out: dict[str, str]) -> str:
     ours = field_[0]
     lines = [
-        "| contestant | tokens/s | ours is … times as fast | tokens a core-second | … times | tokens | held-out loss |",
+        "| contestant | tokens/s | our speed ÷ theirs | tokens per core-second | ours ÷ theirs | tokens "
+        "| held-out loss |",
         "|---|---|---|---|---|---|---|",
     ]
     for one in field_:
@@ -273,15 +286,23 @@ def table(field_: list[Contestant], losses: dict[str, float], out: dict[str, str
 
 
 def arguments() -> argparse.Namespace:
-    """The command line. An unknown word, dtype or contestant is an error, exit 2."""
+    """Parse the command line. An unknown word, dtype or contestant is an error with exit code 2."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__.split("\n\n")[0])
-    parser.add_argument("rounds", nargs="?", type=_count, default=5, help="rounds; each takes every contestant in turn")
-    parser.add_argument("steps", nargs="?", type=_count, default=4, help="optimizer steps in a round")
-    parser.add_argument("dtypes", nargs="?", type=_names(DTYPES), default=list(DTYPES), help=",".join(DTYPES))
+    parser.add_argument(
+        "rounds", nargs="?", type=_count, default=5, help="rounds; each measures all contestants in turn"
+    )
+    parser.add_argument("steps", nargs="?", type=_count, default=4, help="optimizer steps per round")
+    parser.add_argument(
+        "dtypes",
+        nargs="?",
+        type=_names(DTYPES),
+        default=list(DTYPES),
+        help=f"dtypes, separated by commas: {','.join(DTYPES)}",
+    )
     everybody = tuple(contestants("float32"))
     parser.add_argument(
         "names", nargs="?", type=_names(everybody), default=[],
-        help=f"these contestants only, with commas between them, and no results file: {','.join(everybody)}",
+        help=f"measure only these contestants, separated by commas, and write no file: {','.join(everybody)}",
     )  # fmt: skip
     return parser.parse_args()
 
@@ -313,11 +334,15 @@ def main() -> None:
         field_, out, rate = race(dtype, rounds, steps, names)
         losses = held_out_losses([one.name for one in field_], dtype)
         used = field_[0].speed() * FLOP_PER_TOKEN / 1e9
-        facts = f"Before training: {losses['base']:.4f}. Matrix products of the model's shapes, between the rounds: "
-        facts += f"{rate:.0f} GFLOP/s; our step's work is {used:.0f} of them, {used / rate:.0%}."
+        facts = (
+            f"The held-out loss before training is {losses['base']:.4f}. Between the rounds, matrix products of the "
+        )
+        facts += (
+            f"model's shapes reach {rate:.0f} GFLOP/s. Our step reaches {used:.0f} GFLOP/s, {used / rate:.0%} of that."
+        )
         parts.append(f"## {dtype}\n\n{table(field_, losses, out)}\n\n{facts}\n")
         print(parts[-1], flush=True)
-    if names:  # a look at some of them: no result of its own
+    if names:  # a partial measurement is not a result
         return
     name = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")[:60]
     target = ROOT / "benchmarks" / "results" / f"{name}.md"

@@ -1,4 +1,4 @@
-"""This project's step. The third argument is for the ablation: all, or the one thing that is changed."""
+"""Runs this project's step. The third argument is `all`, or the one change of an ablation."""
 
 import sys
 import time
@@ -25,7 +25,7 @@ assert KIND in KINDS, f"{KIND!r} is not one of {', '.join(KINDS)}"
 
 
 class FullLogits(LossModel):
-    """transformers' own logits at every position, and torch's cross entropy over them."""
+    """Computes transformers' own logits at every position, and torch's cross entropy over them."""
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, None]:
         logits = self.model.get_base_model()(

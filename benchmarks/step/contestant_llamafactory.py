@@ -1,4 +1,4 @@
-"""LLaMA-Factory's own training of LoRA, given the samples as ids (its tokenized_path). It pads to multiples of 8."""
+"""Runs LLaMA-Factory's LoRA training on samples of ids (its tokenized_path). It pads to multiples of 8."""
 
 import importlib.machinery
 import importlib.metadata
@@ -11,14 +11,14 @@ from datasets import Dataset, DatasetDict
 from trainer_callback import Referee
 from world import ACCUMULATION, BATCH, LORA, MAX_LENGTH, RATE, dtype_name, samples, say, set_threads, work_folder
 
-if importlib.util.find_spec("torchaudio") is None:  # imported for audio alone; PyPI has it for CUDA only
+if importlib.util.find_spec("torchaudio") is None:  # only audio needs it, and PyPI has it for CUDA only
     sys.modules["torchaudio"] = types.ModuleType("torchaudio")
     sys.modules["torchaudio"].__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
 from llamafactory.train.tuner import run_exp
 
 
 class LoadingReferee(Referee):
-    """Says when the model is there: loading and training are one call here."""
+    """Reports when the model is loaded. Here one call loads and trains."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         say(ready=f"LLaMA-Factory {importlib.metadata.version('llamafactory')}")

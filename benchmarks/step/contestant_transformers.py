@@ -1,4 +1,4 @@
-"""transformers' own Trainer with PEFT."""
+"""Runs transformers' own Trainer with PEFT."""
 
 import transformers
 from datasets import Dataset

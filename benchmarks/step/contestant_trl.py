@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer: plain, packed or with its chunked loss (third argument)."""
+"""Runs TRL's SFTTrainer. The third argument is plain, packed or chunked (its chunked loss)."""
 
 import sys
 

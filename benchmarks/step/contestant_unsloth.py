@@ -1,4 +1,4 @@
-"""Unsloth through its public interface: FastLanguageModel, then TRL's SFTTrainer as it leaves it."""
+"""Runs Unsloth through its public interface: FastLanguageModel, then TRL's SFTTrainer as Unsloth patches it."""
 
 import importlib.metadata
 

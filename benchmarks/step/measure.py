@@ -1,4 +1,4 @@
-"""Held-out losses of adapters in float32, or (--matmul) the machine's rate for the model's matrix products."""
+"""Prints the held-out losses of adapters in float32. With --matmul, prints the rate of the model's products."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def matmul_gflops(dtype: torch.dtype) -> float:
-    """Median over ten of the gate projection's shape for a pack of 4,096 tokens."""
+    """Return the rate of the gate projection for a pack of 4,096 tokens: the median of ten measurements."""
     torch.set_num_threads(os.cpu_count() or 1)
     left, right = torch.randn(4096, 256, dtype=dtype), torch.randn(704, 256, dtype=dtype).T
     seconds = []

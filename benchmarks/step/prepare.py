@@ -1,4 +1,4 @@
-"""The benchmark's model and samples, from what every machine has: Python's standard library."""
+"""Makes the benchmark's model, and its samples from Python's standard library."""
 
 from __future__ import annotations
 

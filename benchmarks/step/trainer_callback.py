@@ -1,4 +1,4 @@
-"""Lets the referee start and stop transformers' Trainer, and what is built on it, between optimizer steps."""
+"""Lets the referee start and stop transformers' Trainer, and trainers built on it, between optimizer steps."""
 
 from __future__ import annotations
 

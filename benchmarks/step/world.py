@@ -1,8 +1,8 @@
-"""What every contestant gets: the same model, samples, order, LoRA and optimizer. No project code in here.
+"""What all contestants share: the model, samples, order, LoRA and optimizer. This file uses no project code.
 
 work/model/          a Qwen2 of 5 M parameters with random weights
-work/train.jsonl     {"input_ids", "labels"}: in the order in which they are trained
-work/held_out.jsonl  the same, never trained on
+work/train.jsonl     {"input_ids", "labels"} in training order
+work/held_out.jsonl  the same format; never trained on
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def work_folder() -> Path:
 
 
 def dtype_name() -> str:
-    """float32 or bfloat16: what everybody computes in."""
+    """Return the compute dtype of all contestants: float32 or bfloat16."""
     return sys.argv[2]
 
 
@@ -40,14 +40,14 @@ def samples(name: str) -> list[dict[str, list[int]]]:
 
 
 def set_threads() -> None:
-    """As they are for everybody."""
+    """Use all cores, as all contestants do."""
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
 
 
 def load_model() -> Any:
-    """The base, frozen by whoever adapts it."""
+    """Load the base. The library that adds the adapter freezes it."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -56,7 +56,7 @@ def load_model() -> Any:
 
 
 def orders() -> Iterator[int]:
-    """The referee's orders: how many steps to take; ends when told to finish."""
+    """Yield the number of steps of each order of the referee, until the order to finish."""
     for line in sys.stdin:
         word, *number = line.split()
         if word == "finish":
@@ -65,5 +65,5 @@ def orders() -> Iterator[int]:
 
 
 def say(**facts: Any) -> None:
-    """One line to the referee, past whatever libraries print."""
+    """Send one line to the referee. Its first character tells it apart from lines that libraries print."""
     print("\x1e" + json.dumps(facts), flush=True)

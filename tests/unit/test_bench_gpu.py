@@ -68,7 +68,7 @@ write_report(Path(sys.argv[1]), found, World(**{world}), rounds=1)
     subprocess.run([sys.executable, "-c", write, str(tmp_path / "card.md")], check=True, cwd=ROOT)
     page = (tmp_path / "card.md").read_text()
     assert "| 24.00 GiB | yes |" in page
-    assert "| the plan within 5 % of the peak that was allocated | +7.5% | **no** |" in page
+    assert "| the plan within 5 % of the measured peak | +7.5% | **no** |" in page
     assert "| 61.0% | yes |" in page and "(trl is the fastest) | 2.00 times | yes |" in page
 
 
