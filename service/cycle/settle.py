@@ -1,4 +1,4 @@
-"""How a run ends: its adapter is published, its candidate is refused, or its rows are given back."""
+"""How a run ends: its adapter is published, its candidate is refused, or its rows are returned."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Settling:
             cause=suspects.reason if suspects else None,
             suspects=suspects.file_ids if suspects else (),
         )
-        log("Rows given back", level=logging.WARNING, run=run_id, state=state, reason=reason,
+        log("Rows returned", level=logging.WARNING, run=run_id, state=state, reason=reason,
             suspects=len(suspects.file_ids) if suspects else None)  # fmt: skip
         if single is not None and suspects is not None:
             log("Row quarantined", level=logging.WARNING, run=run_id, file=single, reason=suspects.reason)

@@ -141,7 +141,7 @@ class Worker:
     def _attempt(self, kind: str, action: Callable[[Backend], None]) -> bool:
         try:
             action(self._backend)
-        except Exception as error:  # noqa: BLE001 - a tracker may fail in any way, and the run goes on
+        except Exception as error:  # noqa: BLE001 - a tracker may fail in any way, and the run continues
             self._report_once(kind, f"{kind} failed: {type(error).__name__}: {error}")
             return False
         return True

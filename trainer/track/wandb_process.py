@@ -36,12 +36,12 @@ def serve(commands: TextIO, answers: TextIO) -> None:
                 case _:
                     raise ValueError(f"unknown action {action!r}")
             answer: dict[str, str] = {}
-        except Exception as error:  # noqa: BLE001 - whatever wandb raises is told to the other side
+        except Exception as error:  # noqa: BLE001 - any error of wandb is reported to the parent
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
         if action == "finish":
             return
-    # The trainer died: nobody would end this process if wandb hung now.
+    # The trainer has died. Nothing else would end this process if wandb hung now.
     signal.alarm(ORPHAN_SECONDS)
     if run is not None:
         run.finish(exit_code=1)
