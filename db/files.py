@@ -1,4 +1,4 @@
-"""New files for `code_files`, our own source table: each once, however often it is given."""
+"""Inserts files into `code_files`, the default source table. A file that is already there is skipped."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from db.table import Source
 
 INSERT_ROWS = 1000
 INSERT_CHARS = 8_000_000
-"""A batch ends here too: large files must not lie in memory by the thousand."""
+"""A batch is written when its text exceeds this size, so that thousands of large files are never in memory at once."""
 CHANNEL = "codelupe_files"
-"""Where the database tells of new files."""
+"""The channel on which the database notifies listeners of new files."""
 
 _ESCAPES = (("\\", r"\\"), ("\n", r"\n"), ("\r", r"\r"), ("\t", r"\t"))
 
@@ -37,13 +37,13 @@ class NewFile:
     license: str | None = None
     commit_sha: str | None = None
     phase: str | None = None
-    """A stage of a curriculum."""
+    """The stage of a curriculum."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Written:
-    """What a batch of files came to."""
+class BatchResult:
+    """The result of one batch of files."""
 
     inserted: int
     already_there: int
@@ -51,60 +51,63 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class _Record:
-    """A file as it is written, and what tells it from others."""
+    """A file as it is written, and the values that identify it."""
 
     line: str
-    """What COPY reads."""
+    """The line that COPY reads."""
     repository: str
     path: str | None
-    """None: it has no place, so that nothing says whether it is there."""
+    """None if the file has no path. Such a file is always inserted, because it cannot be identified."""
     is_change: bool
     commit: str | None
-    """What a change is known by, where it says so; all else is known by its text."""
+    """The commit of a change. If it is None, the record is identified by its text."""
     digest: bytes
-    """sha256 of the text."""
+    """The sha256 of the text."""
 
 
 def insert_files(
-    pool: Pool, files: Iterable[NewFile], on_batch: Callable[[Written], None] = lambda written: None
+    pool: Pool, files: Iterable[NewFile], on_batch: Callable[[BatchResult], None] = lambda result: None
 ) -> int:
-    """Add files to `code_files`, a batch a transaction, and tell who listens; returns how many were added.
+    """Insert files into `code_files`, with one transaction for each batch, and notify listeners.
 
-    Passed over is what is there already, with any number of programs adding at once: a file by repository, path and
-    text; a change (its metadata has a `diff`) by repository, path and commit. While a batch is written the next one is
-    made, so at most two lie in memory, and nothing else is kept.
+    A file that is already there is skipped, even if several programs insert at once. A file is identified by its
+    repository, path and text. A change (its metadata has a `diff`) is identified by its repository, path and commit.
+    While a batch is written, the next one is prepared. So at most two batches are in memory.
+
+    Returns:
+        the number of inserted files
 
     Raises:
-        ValueError: a text holds a NUL character or half a surrogate pair, which Postgres cannot store; names
-        the file.
+        ValueError: a text contains a NUL character or half a surrogate pair, which Postgres cannot store. The message
+            names the file.
     """
     inserted = 0
 
-    def done(writing: Future[Written] | None) -> None:
+    def finish(writing: Future[BatchResult] | None) -> None:
         nonlocal inserted
         if writing:
-            written = writing.result()
-            inserted += written.inserted
-            on_batch(written)
+            result = writing.result()
+            inserted += result.inserted
+            on_batch(result)
 
     with ThreadPoolExecutor(1) as writer:
-        writing: Future[Written] | None = None
+        writing: Future[BatchResult] | None = None
         for batch in _batches(_record(file) for file in files):
-            done(writing)
+            finish(writing)
             writing = writer.submit(_write, pool, batch)
-        done(writing)
+        finish(writing)
     return inserted
 
 
 def known_paths(pool: Pool, repository: str) -> set[str]:
-    """Paths of a repository in `code_files`."""
+    """Return the paths of a repository in `code_files`."""
     with pool.transaction(read_only=True) as cursor:
         cursor.execute(QUERIES["files_paths"], {"repository": repository})
         return {path for (path,) in cursor.fetchall()}
 
 
-def _write(pool: Pool, batch: list[_Record]) -> Written:
-    """Add what is not there; who else adds waits from the look until the commit."""
+def _write(pool: Pool, batch: list[_Record]) -> BatchResult:
+    """Insert the records that are not there yet. The lock makes other writers wait until the commit."""
     with pool.transaction() as cursor:
         cursor.execute(QUERIES["files_lock"])
         known = _known(cursor, batch)
@@ -112,11 +115,11 @@ def _write(pool: Pool, batch: list[_Record]) -> Written:
         if lines:
             cursor.copy_expert(QUERIES["files_copy"], io.StringIO("".join(lines)))
             cursor.execute(QUERIES["files_notify"], {"channel": CHANNEL})
-    return Written(inserted=len(lines), already_there=len(batch) - len(lines))
+    return BatchResult(inserted=len(lines), already_there=len(batch) - len(lines))
 
 
 def _known(cursor: extensions.cursor, batch: list[_Record]) -> set[int]:
-    """Numbers, from 1, of the records that the table or the batch itself has already."""
+    """Return the positions, from 1, of records that are in the table or occur earlier in the batch."""
     seen: set[tuple[str, str, bool, str | bytes]] = set()
     known: set[int] = set()
     for number, record in enumerate(batch, 1):
@@ -132,10 +135,10 @@ def _known(cursor: extensions.cursor, batch: list[_Record]) -> set[int]:
         "commits": [record.commit for record in batch],
         "digests": [record.digest for record in batch],
     }
-    cursor.execute(QUERIES["by_index"], {"scan": "off"})
+    cursor.execute(QUERIES["set_seqscan"], {"scan": "off"})
     cursor.execute(Source().statement("files_known"), parameters)
     known.update(number for (number,) in cursor.fetchall())
-    cursor.execute(QUERIES["by_index"], {"scan": "on"})
+    cursor.execute(QUERIES["set_seqscan"], {"scan": "on"})
     return known
 
 
@@ -153,17 +156,17 @@ def _batches(records: Iterable[_Record]) -> Iterator[list[_Record]]:
 
 
 def _record(file: NewFile) -> _Record:
-    """A file as COPY reads it: fields with tabs between them."""
+    """Convert a file to the text format of COPY, which separates fields with tabs."""
     texts = (file.repository, file.path, file.language, file.content)
     for text in texts:
         if text is not None and ("\x00" in text or not _encodes(text)):
             raise ValueError(
-                f"{file.repository}: {file.path!r} holds a NUL character or half a surrogate pair, "
-                "which Postgres cannot store"
+                f"{file.repository}: {file.path!r} contains a NUL character or half a surrogate pair, "
+                "which Postgres cannot store. Remove the character"
             )
     is_change = "diff" in file.metadata
     score = None if file.quality_score is None else repr(float(file.quality_score))
-    metadata = json.dumps(dict(file.metadata), ensure_ascii=False)  # as_json says why
+    metadata = json.dumps(dict(file.metadata), ensure_ascii=False)  # for the reason, see as_json
     fields = (*texts, score, file.license, file.commit_sha, file.phase, metadata)
     return _Record(
         line="\t".join(r"\N" if text is None else _escaped(text) for text in fields) + "\n",
@@ -176,7 +179,7 @@ def _record(file: NewFile) -> _Record:
 
 
 def _escaped(text: str) -> str:
-    """Text within a field; `str.translate` takes twenty times as long."""
+    """Escape the text of a field. `str.translate` would take twenty times as long."""
     for plain, escape in _ESCAPES:
         text = text.replace(plain, escape)
     return text

@@ -1,7 +1,7 @@
-"""Fingerprints of what is trained, claimed or held out: look up what is alike, remember what is kept.
+"""Stores the fingerprints of claimed, trained and held-out files, and looks up similar files.
 
-All of it happens in a claim's own transaction, so an undone claim leaves nothing behind. The database forgets a
-fingerprint by itself when its row is rejected or returned (migrations/0002).
+Everything happens in the transaction of a claim, so a claim that is rolled back leaves nothing behind. A trigger
+deletes the fingerprint of a file that is rejected, quarantined or returned (migrations/0004).
 """
 
 from __future__ import annotations
@@ -19,47 +19,48 @@ from db.statements import QUERIES
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """What is kept of a text to know it again."""
+    """Identifies a text and finds similar ones."""
 
     exact: bytes
-    """Digest of the normalised text."""
+    """The digest of the normalised text."""
     signature: bytes
     """The MinHash signature."""
     bands: tuple[int, ...]
-    """Hashes of the signature's parts, 32 bits with sign; texts that are alike share at least one."""
+    """Hashes of the parts of the signature, as signed 32-bit integers. Similar texts share at least one with high
+    probability."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alike:
-    """A remembered file that shares a band with one that was asked about."""
+class Candidate:
+    """A stored file that shares a band with a queried file, so the two may be similar."""
 
     file_id: int
-    """The one that was asked about."""
+    """The id of the queried file."""
     exact: bytes
     signature: bytes
 
 
 class Fingerprints:
-    """The fingerprints of a claim's stream."""
+    """The fingerprints of the stream of a claim."""
 
     def __init__(self, claim: Claim) -> None:
         self._claim = claim
 
-    def alike(self, asked: Mapping[int, Fingerprint]) -> Iterator[Alike]:
-        """Remembered files, other than itself, that share a band with a file asked about; streamed."""
-        pairs = [(file_id, band) for file_id, fingerprint in asked.items() for band in fingerprint.bands]
+    def candidates(self, queried: Mapping[int, Fingerprint]) -> Iterator[Candidate]:
+        """Yield the stored files that share a band with a queried file. A file is never a candidate for itself."""
+        pairs = [(file_id, band) for file_id, fingerprint in queried.items() for band in fingerprint.bands]
         parameters = {
             "stream": self._claim.lease.stream,
             "files": [file_id for file_id, _ in pairs],
             "bands": [band for _, band in pairs],
         }
-        self._claim.cursor.execute(QUERIES["by_index"], {"scan": "off"})
-        for file_id, exact, signature in self._claim.stream("alike", QUERIES["fingerprints_alike"], parameters):
-            yield Alike(file_id=file_id, exact=bytes(exact), signature=bytes(signature))
-        self._claim.cursor.execute(QUERIES["by_index"], {"scan": "on"})
+        self._claim.cursor.execute(QUERIES["set_seqscan"], {"scan": "off"})
+        for file_id, exact, signature in self._claim.stream("candidates", QUERIES["fingerprints_alike"], parameters):
+            yield Candidate(file_id=file_id, exact=bytes(exact), signature=bytes(signature))
+        self._claim.cursor.execute(QUERIES["set_seqscan"], {"scan": "on"})
 
     def remember(self, kept: Mapping[int, Fingerprint]) -> None:
-        """Write fingerprints."""
+        """Store fingerprints."""
         records = [
             (self._claim.lease.stream, file_id, found.exact, found.signature, list(found.bands))
             for file_id, found in kept.items()
@@ -68,13 +69,15 @@ class Fingerprints:
             execute_values(self._claim.cursor, QUERIES["fingerprints_insert"], records, page_size=BATCH_ROWS)
 
     def complete(self) -> None:
-        """Remember that `missing` need not look at the runs again that there are, this claim's own included."""
+        """Mark all runs of the stream as complete, the run of this claim included, so that `missing` skips them."""
         self._claim.cursor.execute(QUERIES["fingerprints_complete"], {"stream": self._claim.lease.stream})
 
     def missing(self) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
-        """Trained and held-out files of which none is kept, with text and metadata: of runs before there were any, or
-        while duplicates were not looked for. Those that the source no longer has, or that cannot be read, are left
-        out."""
+        """Yield trained and held-out files without a fingerprint, with their text and metadata.
+
+        These files come from runs of versions without fingerprints, or of times when the duplicate check was off. Files
+        that were deleted from the source, or that cannot be decoded, are skipped.
+        """
         ours = {"stream": self._claim.lease.stream, "run_id": self._claim.run_id}
         self._claim.cursor.execute(QUERIES["fingerprints_incomplete"], ours)
         runs = [run_id for (run_id,) in self._claim.cursor.fetchall()]

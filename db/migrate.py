@@ -1,4 +1,4 @@
-"""Applies migrations/ in the order of their names: forward only, one process at a time, all or none."""
+"""Applies the files of migrations/ in the order of their names: forward only, one process at a time, all or none."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ FOLDER = Path(__file__).parent.parent / "migrations"
 
 
 def apply(pool: Pool) -> list[str]:
-    """Bring the database up to date; returns the names that were applied now.
+    """Apply the outstanding migrations.
+
+    Returns:
+        the names of the migrations that were applied
 
     Raises:
-        Misconfigured: an applied migration's file has changed, or the database knows one that this program
-        does not.
-        DatabaseError: a migration failed; it is named.
+        Misconfigured: the file of an applied migration has changed, the database has a migration that this program does
+            not know, or a new migration has a lower number than an applied one.
+        DatabaseError: a migration failed. The message names it.
     """
     with pool.transaction() as cursor:
         cursor.execute(QUERIES["migrations_lock"])
@@ -35,13 +38,13 @@ def apply(pool: Pool) -> list[str]:
                 cursor.execute(script)
             except psycopg2.Error as error:
                 found = classify(error, cursor.connection)
-                raise type(found)(f"the migration {name} failed, and the database is as it was: {found}") from error
+                raise type(found)(f"the migration {name} failed, and the database was not changed: {found}") from error
             cursor.execute(QUERIES["migrations_add"], {"name": name, "sha256": _digest(script)})
     return names
 
 
 def pending(pool: Pool) -> list[str]:
-    """Names that `apply` would apply. Raises as it does, and changes nothing."""
+    """List the migrations that `apply` would apply, without changes. Raises Misconfigured like `apply`."""
     with pool.transaction(read_only=True) as cursor:
         cursor.execute(QUERIES["migrations_known"])
         known = cursor.fetchone()
@@ -49,7 +52,7 @@ def pending(pool: Pool) -> list[str]:
 
 
 def _scripts() -> dict[str, str]:
-    """Digest of every migration by its name."""
+    """Return the digest of every migration by its name."""
     return {path.name: _digest(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.sql"))}
 
 
@@ -64,14 +67,16 @@ def _outstanding(cursor: extensions.cursor) -> list[str]:
     if unknown := sorted(applied.keys() - scripts.keys()):
         raise Misconfigured(
             f"the database has migrations that this program does not know ({', '.join(unknown)}): "
-            "it was used by a newer version; update the program"
+            "a newer version has used it. Update the program"
         )
     if changed := sorted(name for name, digest in applied.items() if scripts[name] != digest):
         raise Misconfigured(
-            f"applied migrations were changed afterwards ({', '.join(changed)}): restore these files, "
+            f"applied migrations were changed afterwards ({', '.join(changed)}). Restore these files, "
             "and put the change into a new migration"
         )
     outstanding = sorted(scripts.keys() - applied.keys())
     if outstanding and applied and outstanding[0] < max(applied):
-        raise Misconfigured(f"{outstanding[0]} comes before {max(applied)}, which is applied: number it after that")
+        raise Misconfigured(
+            f"{outstanding[0]} sorts before {max(applied)}, which is already applied. Give it a higher number"
+        )
     return outstanding

@@ -1,4 +1,4 @@
-"""The process of an embedded Postgres: find it by its folder, and end it."""
+"""Finds the process of an embedded Postgres by its folder, and stops it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from db.errors import EmbeddedDatabaseError
 
 SUPERUSER = "postgres"
 PORT = 5432
-"""Names the socket file; nothing listens on TCP."""
+"""Part of the name of the socket file. Nothing listens on TCP."""
 STOP_SECONDS = 60.0
 
 
@@ -36,32 +36,36 @@ class Server:
 
 
 def running_server(data_folder: Path) -> Server | None:
-    """The server that postmaster.pid names, if that process is a Postgres of this very folder."""
+    """Return the server that postmaster.pid names, if that process is a Postgres of this folder."""
     try:
         lines = (data_folder / "pgdata" / "postmaster.pid").read_text().splitlines()
         pid, socket_folder = int(lines[0]), lines[4]
     except (FileNotFoundError, NotADirectoryError, IndexError, ValueError):
         return None
     except PermissionError as error:
-        raise EmbeddedDatabaseError(f"{data_folder} belongs to another user: {error}") from error
+        raise EmbeddedDatabaseError(f"{data_folder} belongs to another user ({error}). Run as that user") from error
     if not socket_folder or not is_postmaster(pid, data_folder / "pgdata"):
         return None
     return Server(pid=pid, socket_folder=Path(socket_folder))
 
 
 def is_postmaster(pid: int, pgdata: Path) -> bool:
-    """Whether a process serves `pgdata`. After a crash or a reboot its id may belong to another program."""
+    """Whether a process is the Postgres of `pgdata`. After a crash or reboot, its id may belong to another program."""
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE and str(pgdata) in process.cmdline()
     except psutil.NoSuchProcess:
         return False
-    except psutil.AccessDenied:  # another user's process, while ours would be our own
+    except psutil.AccessDenied:  # a process of another user, so it is not our server
         return False
 
 
 def terminate(server: Server) -> None:
-    """Fast shutdown, and after a minute an immediate one."""
+    """Request a fast shutdown. If the server is still running after STOP_SECONDS, request an immediate shutdown.
+
+    Raises:
+        EmbeddedDatabaseError: the server belongs to another user, or does not stop.
+    """
     for number, seconds in ((signal.SIGINT, STOP_SECONDS), (signal.SIGQUIT, 10.0)):
         try:
             os.kill(server.pid, number)
@@ -69,11 +73,11 @@ def terminate(server: Server) -> None:
             return
         except PermissionError as error:
             raise EmbeddedDatabaseError(
-                f"the embedded Postgres (process {server.pid}) belongs to another user; stop it as that user"
+                f"the embedded Postgres (process {server.pid}) belongs to another user. Stop it as that user"
             ) from error
         if _ended(server.pid, seconds):
             return
-    raise EmbeddedDatabaseError(f"the embedded Postgres (process {server.pid}) does not end")
+    raise EmbeddedDatabaseError(f"the embedded Postgres (process {server.pid}) does not stop")
 
 
 def _ended(pid: int, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""The user that an embedded Postgres runs as. Postgres refuses to run as root, so root gives it a system user."""
+"""Selects the user that runs an embedded Postgres. Postgres refuses to run as root, so root uses a system user."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _log = logging.getLogger(__name__)
 
 
 def server_identity() -> dict[str, Any]:
-    """Who runs Postgres, as arguments of subprocess.run: empty unless that is root."""
+    """The user that runs Postgres, as arguments of subprocess.run. Empty if this process is not root."""
     if os.geteuid() != 0:
         return {}
     try:
         entry = _system_user()
     except (OSError, subprocess.CalledProcessError) as error:
         raise EmbeddedDatabaseError(
-            f"Postgres does not run as root, and the system user {SYSTEM_USER} could not be made ({error}); "
-            "run as an ordinary user, or set DATABASE_URL"
+            f"Postgres does not run as root, and the system user {SYSTEM_USER} could not be created ({error}). "
+            "Run as an ordinary user, or set DATABASE_URL"
         ) from error
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
@@ -49,12 +49,12 @@ def give_to(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def let_others_enter(path: Path) -> None:
-    """Let other users through the folders above `path`, and no more: they may enter by name, not list."""
+    """Let other users traverse the folders above `path`. They still cannot list these folders."""
     for folder in path.parents:
         mode = folder.stat().st_mode
         if not mode & stat.S_IXOTH:
             _log.warning(
-                "made %s traversable for other users so that the Postgres user %s can reach its data",
+                "Made %s traversable for other users, so that the Postgres user %s can reach its data",
                 folder,
                 SYSTEM_USER,
             )
@@ -62,7 +62,7 @@ def let_others_enter(path: Path) -> None:
 
 
 def let_others_read(tree: Path) -> None:
-    """Let other users read and run Postgres's own files (an install under a strict umask hides them)."""
+    """Let other users read and execute the files of Postgres. A strict umask during installation prevents that."""
     for path in (tree, *tree.rglob("*")):
         if path.is_symlink():
             continue

@@ -12,7 +12,7 @@ from asked a cross join lateral (
 ) f
 where f.stream = %(stream)s and f.file_id <> a.file_id;
 
--- name: by_index
+-- name: set_seqscan
 -- Turn sequential scans off or on for this transaction. The planner has no statistics for rows that the transaction has
 -- just written. Without this, it would scan the whole table for each row.
 select set_config('enable_seqscan', %(scan)s, true);

@@ -21,7 +21,7 @@ returning epoch;
 update codelupe.leases set holder = null, expires_at = null
 where stream = %(stream)s and holder = %(holder)s and epoch = %(epoch)s;
 
--- name: lease_brief
+-- name: lease_idle_limit
 -- Limit idle time to 15 s in transactions that lock the lease's row. If the process stops in the middle, the server
 -- ends the transaction, and another holder can take the lease.
 select set_config('idle_in_transaction_session_timeout', '15s', true);

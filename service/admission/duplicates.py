@@ -115,7 +115,7 @@ class Duplicates:
             )
         )
         reasons: dict[int, str | None] = dict.fromkeys(made)
-        for other in self._known.alike(made):
+        for other in self._known.candidates(made):
             if reasons[other.file_id] != DUPLICATE:
                 found = self._reason(made[other.file_id], other.exact, other.signature)
                 reasons[other.file_id] = found or reasons[other.file_id]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from db.files import NewFile, Written, insert_files
+from db.files import BatchResult, NewFile, insert_files
 from db.pool import Pool
 from service.intake.git import git, git_fields, is_checkout
 from service.intake.history import read_history
@@ -60,10 +60,10 @@ def drop_paths(
             if seen % PROGRESS_EVERY == 0:
                 on_progress(summary)
 
-    def on_batch(written: Written) -> None:
-        summary.inserted += written.inserted
-        if written.already_there:
-            summary.skipped["already there"] += written.already_there
+    def on_batch(result: BatchResult) -> None:
+        summary.inserted += result.inserted
+        if result.already_there:
+            summary.skipped["already there"] += result.already_there
         on_progress(summary)
 
     insert_files(pool, files(), on_batch)

@@ -77,7 +77,7 @@ def test_a_database_of_a_newer_version(codelupe: Codelupe, tmp_path: Path):
     subprocess.run([*psql, "insert into codelupe.migrations values ('9999_later.sql', '0')"], check=True)
     for command in (("status",), ("up", "--recipe", str(tmp_path / "a.yaml"))):
         done = codelupe.run(*command, DATABASE_URL=url)
-        check_refused(done, 3, "does not know (9999_later.sql)", "newer version; update the program")
+        check_refused(done, 3, "does not know (9999_later.sql)", "newer version has used it. Update the program")
     subprocess.run([*psql, "delete from codelupe.migrations where name = '9999_later.sql'"], check=True)
 
 

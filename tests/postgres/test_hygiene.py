@@ -381,7 +381,7 @@ def test_a_flood_of_low_ids_does_not_keep_others_out_of_a_run(world: Careful):
 def test_looking_for_what_is_alike_never_reads_all_that_is_remembered(world: Careful):
     """Without the index each claim would take the square of its rows: nothing has been counted in it yet."""
     with world.pool.transaction() as cursor:
-        cursor.execute(QUERIES["by_index"], {"scan": "off"})
+        cursor.execute(QUERIES["set_seqscan"], {"scan": "off"})
         parameters = {"stream": "s", "files": [1, 1, 2], "bands": [1, 2, 3]}
         cursor.execute("explain " + QUERIES["fingerprints_alike"], parameters)
         plan = "\n".join(line for (line,) in cursor.fetchall())

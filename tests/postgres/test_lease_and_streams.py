@@ -141,20 +141,20 @@ def test_migrations_refuse_what_they_do_not_know(
     (tmp_path / "9001_next.sql").write_text("create table codelupe.next (note text default '100%');")
     (tmp_path / "9002_broken.sql").write_text("create table codelupe.broken (;")
     with pytest.raises(
-        Misconfigured, match=r"migration 9002_broken.sql failed, and the database is as it was: .*syntax error"
+        Misconfigured, match=r"migration 9002_broken.sql failed, and the database was not changed: .*syntax error"
     ):
         migrate.apply(pool)
     assert migrate.pending(pool) == ["9001_next.sql", "9002_broken.sql"]  # all or none
     (tmp_path / "9002_broken.sql").unlink()
     assert migrate.apply(pool) == ["9001_next.sql"]
     (tmp_path / "0001_late.sql").write_text("select 1")
-    with pytest.raises(Misconfigured, match="number it after that"):
+    with pytest.raises(Misconfigured, match="Give it a higher number"):
         migrate.apply(pool)
 
 
 def test_a_database_without_migrations_says_so(postgres_url: str) -> None:
     pool = Pool(postgres_url)
-    with pytest.raises(Misconfigured, match="run the migrations"):
+    with pytest.raises(Misconfigured, match="Run the migrations"):
         holder(pool, STREAM)
     pool.close()
 

@@ -236,14 +236,14 @@ def test_wrong_password_and_wrong_database(folder: Path) -> None:
     connection.close()
     time.sleep(0.2)
     wrong = Pool(psycopg2.extensions.make_dsn(url, user="reader", password="wr0ng-secret"))
-    with pytest.raises(Misconfigured, match="check POSTGRES_USER and POSTGRES_PASSWORD") as caught:
+    with pytest.raises(Misconfigured, match="Check POSTGRES_USER and POSTGRES_PASSWORD") as caught:
         one(wrong)
     assert "wr0ng-secret" not in str(caught.value)
     right = Pool(psycopg2.extensions.make_dsn(url, user="reader", password="right"))
     assert one(right)
-    with pytest.raises(Misconfigured, match="grant the missing right"), right.transaction() as cursor:
+    with pytest.raises(Misconfigured, match="Grant the missing right"), right.transaction() as cursor:
         cursor.execute("select * from pg_authid")
-    with pytest.raises(Misconfigured, match='database "nowhere" does not exist; create it'):
+    with pytest.raises(Misconfigured, match=r'database "nowhere" does not exist\. Create it'):
         one(Pool(in_database(url, "nowhere")))
     with pytest.raises(Misconfigured, match='role "nobody_here" does not exist'):
         # with trust the missing role is named; with passwords Postgres hides it

@@ -158,7 +158,7 @@ class Remembered(Duplicates):
         super().__init__(None, hygiene)  # type: ignore[arg-type]
         self.told: list[int] = []
         rows = [(n, text, {}) for n, text in enumerate(old)]
-        monkeypatch.setattr(self._known, "alike", lambda made: [])
+        monkeypatch.setattr(self._known, "candidates", lambda made: [])
         monkeypatch.setattr(self._known, "missing", lambda: iter(rows))
         monkeypatch.setattr(self._known, "complete", lambda: None)
         monkeypatch.setattr(self._known, "remember", lambda found: self.told.append(len(found)))
