@@ -45,7 +45,7 @@ class LimitedConnection(WatchedConnection):
             if (row := cursor.fetchone()) and row[0] == self.info.backend_pid:
                 self.backend = row
         self.commit()
-        self.greeted = True
+        self.is_set_up = True
 
     def answers(self) -> bool:
         """Whether an idle connection still works. After ROUND_TRIP_AFTER_SECONDS, this needs a round trip."""

@@ -1,8 +1,8 @@
-"""psycopg2's pool made to wait, check and heal; `transaction()` is where its errors become db.errors.
+"""A connection pool that waits for a free connection, tests connections before use and recovers from broken ones.
 
-psycopg2's own pool raises when it is exhausted, hands out dead connections, and loses a slot for ever when
-the server dies inside a transaction (rolling back on return raises before the slot is given back). What waits for a
-server that has gone silent is ended by a sentinel: db/sentinel.py.
+It wraps psycopg2's pool, which raises when it is exhausted, hands out dead connections, and loses a slot for ever when
+the server dies inside a transaction (the rollback on return raises before the slot is released). `transaction()` also
+turns psycopg2's errors into those of db.errors. db/sentinel.py ends waits for a server that does not answer.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from db.urls import parsed_url
 CONNECT_TIMEOUT_SECONDS = 10
 TCP_TIMEOUT_MILLISECONDS = 30_000
 BROKEN = 2
-"""psycopg2's `closed` of a connection that was lost, not closed."""
+"""The value of psycopg2's `closed` for a connection that was lost, rather than closed by us."""
 Isolation = Literal["read committed", "repeatable read"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolStats:
-    """How busy the pool is."""
+    """The usage of the pool."""
 
     in_use: int
     idle: int
-    """Open connections that nobody uses at the moment."""
+    """Open connections that are not in use."""
     limit: int
     waiting: int
-    """Threads that wait for a connection."""
+    """The number of threads that wait for a connection."""
 
 
 class Pool:
-    """At most `max_connections` connections to one database, opened when they are needed.
+    """A pool of up to `max_connections` connections to one database. Connections are opened when they are needed.
 
-    A caller waits up to `wait_seconds` for one. As many as `min_connections` stay open between uses.
+    A caller waits up to `wait_seconds` for a connection. Up to `min_connections` stay open between uses.
     """
 
     def __init__(
@@ -70,19 +70,19 @@ class Pool:
         self._waiting = 0
         self._closed = False
         self._sentinel = Sentinel(url, application_name=f"{application_name} sentinel")
-        # minconn 0 opens nothing now; it is then also the number that putconn keeps, hence the assignment.
+        # A minconn of 0 opens no connection now. putconn keeps `minconn` connections open, so it is set below.
         self._connections = ThreadedConnectionPool(
             0,
             max_connections,
             dsn=url,
             connection_factory=partial(LimitedConnection, self._sentinel),
-            client_encoding="UTF8",  # psycopg2 takes the database's, which SQL_ASCII spoils
+            client_encoding="UTF8",  # the default is the database's encoding, which may be SQL_ASCII
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             keepalives=1,
             keepalives_idle=30,
             keepalives_interval=10,
             keepalives_count=3,
-            tcp_user_timeout=TCP_TIMEOUT_MILLISECONDS,  # what was sent and never arrived: keepalives do not look then
+            tcp_user_timeout=TCP_TIMEOUT_MILLISECONDS,  # keepalives do not cover unacknowledged data
             application_name=application_name,
         )
         self._connections.minconn = min_connections
@@ -91,12 +91,12 @@ class Pool:
     def transaction(
         self, *, isolation: Isolation = "read committed", read_only: bool = False
     ) -> Iterator[extensions.cursor]:
-        """One transaction: committed when the block ends, rolled back when it raises.
+        """Run one transaction. It is committed when the block ends, and rolled back if the block raises.
 
         Raises:
-            Unavailable: try again later. After a lost connection it is unknown whether a commit arrived.
-            Misconfigured: somebody has to change something first.
-            DatabaseError: anything else that the server did not accept.
+            Unavailable: try again later. If the connection was lost during the commit, the commit may have succeeded.
+            Misconfigured: the settings or the database must be corrected first.
+            DatabaseError: the server reported any other error.
         """
         with self._slot():
             connection = self._checkout()
@@ -117,11 +117,13 @@ class Pool:
 
     @contextmanager
     def listening(self, channel: str) -> Iterator[Callable[[float], bool]]:
-        """A connection that hears what is notified on a channel while the block runs: call it with the seconds to wait,
-        and it says whether there was anything. The connection is closed afterwards.
+        """Listen on a channel while the block runs. The connection is closed afterwards.
+
+        Yields:
+            a function that waits up to the given seconds, and returns whether there was a notification
 
         Raises:
-            Unavailable: it was lost.
+            Unavailable: the connection was lost.
         """
         with self._slot():
             connection = self._checkout()
@@ -136,7 +138,7 @@ class Pool:
                 self._discard(connection)
 
     def stats(self) -> PoolStats:
-        """Counts of this moment."""
+        """Return the current usage."""
         with self._free:
             return PoolStats(
                 in_use=self._in_use,
@@ -146,7 +148,7 @@ class Pool:
             )
 
     def close(self) -> None:
-        """Close every connection; later transactions raise Unavailable."""
+        """Close every connection. Later transactions raise Unavailable."""
         with self._free:
             if self._closed:
                 return
@@ -167,8 +169,8 @@ class Pool:
                 raise Unavailable("the connection pool is closed")
             if not entered:
                 raise Unavailable(
-                    f"all {self._limit} database connections were in use for {self._wait_seconds:g} s; "
-                    "raise DB_POOL_MAX_CONN if this happens often"
+                    f"all {self._limit} database connections were in use for {self._wait_seconds:g} s. "
+                    "Raise DB_POOL_MAX_CONN if this happens often"
                 )
             self._in_use += 1
         try:
@@ -179,7 +181,7 @@ class Pool:
                 self._free.notify()
 
     def _checkout(self) -> LimitedConnection:
-        """A connection that answers: an idle one, or a new one."""
+        """Return an idle connection that still works, or a new one."""
         while True:
             try:
                 connection = self._connections.getconn()
@@ -194,29 +196,29 @@ class Pool:
             self._discard(connection)
 
     def _discard(self, connection: LimitedConnection) -> None:
-        """Roll back, close, and give the slot back, whatever state the connection is in."""
-        with suppress(psycopg2.Error):  # a dead connection's transaction is over already
+        """Roll back and close a connection in any state, and return it to psycopg2's pool."""
+        with suppress(psycopg2.Error):  # the transaction of a dead connection is already over
             if self._sentinel.given_up == connection.given_up_before:
-                connection.rollback()  # closing would do, but only some milliseconds later
-            else:  # another one was silent meanwhile: this one would be waited for as long
-                self._sentinel.leave_behind(connection)
+                connection.rollback()  # closing alone would also end the transaction, but some milliseconds later
+            else:  # another connection got no answer, so a rollback here may have to wait as long
+                self._sentinel.terminate_later(connection)
         if connection.closed == BROKEN:
-            self._sentinel.leave_behind(connection)
+            self._sentinel.terminate_later(connection)
         self._put_back(connection, close=True)
 
     def _put_back(self, connection: LimitedConnection, *, close: bool) -> None:
         try:
             self._connections.putconn(connection, close=close)
-        except psycopg2.pool.PoolError:  # the pool was closed meanwhile
+        except psycopg2.pool.PoolError:  # the pool has been closed
             connection.close()
 
 
 def _notified(connection: extensions.connection, seconds: float) -> bool:
-    """Wait for notifications, and forget them once heard."""
+    """Wait for notifications, and return whether there were any. Clears them."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     poll.poll(seconds * 1000)
-    connection.poll()  # raises where the server has gone
-    heard = bool(connection.notifies)
+    connection.poll()  # raises if the connection was lost
+    notified = bool(connection.notifies)
     connection.notifies.clear()
-    return heard
+    return notified

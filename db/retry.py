@@ -1,4 +1,4 @@
-"""Wait out an unavailable database; every other error is the caller's."""
+"""Retries an operation while the database is unavailable. All other errors are passed on."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def retried(
     on_wait: Callable[[Unavailable, float], None] | None = None,
     stop: threading.Event | None = None,
 ) -> T:
-    """Call `operation` until it does not raise Unavailable; the waits grow, with jitter, to 30 s.
+    """Call `operation` until it does not raise Unavailable. The waits are random, and grow up to 30 s.
 
     Args:
-        give_up_seconds: raise the last Unavailable after about this long; None never gives up.
-        on_wait: told the error and the seconds before each wait.
-        stop: when set, the wait ends early and the Unavailable is raised.
+        give_up_seconds: raise the last Unavailable after about this time. None retries for ever.
+        on_wait: called before each wait with the error and the seconds to wait.
+        stop: when this event is set, the wait ends early and the last Unavailable is raised.
     """
     stopped = threading.Event() if stop is None else stop
 
@@ -50,7 +50,7 @@ def retried(
     )
 
     def once_unless_stopped(state: list[Unavailable]) -> T:
-        if state and stopped.is_set():  # set during the wait: do not touch the database again
+        if state and stopped.is_set():  # set during the wait: do not use the database again
             raise state[-1]
         try:
             return operation()

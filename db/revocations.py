@@ -1,4 +1,4 @@
-"""Which adapters saw a file, and files that must never be trained on again."""
+"""Finds the adapters that were trained on a file, and revokes files so that they are never trained on again."""
 
 from __future__ import annotations
 
@@ -17,62 +17,62 @@ from db.table import Source, resolved
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is asked about; one of the three."""
+    """The rows to find. Exactly one of the fields is set."""
 
     file_id: int | None = None
     path: str | None = None
-    """As the source has it, or with the repository and a slash before it."""
+    """The path in the source, or `repository/path`."""
     sha256: str | None = None
-    """Of the text's UTF-8 bytes, in hex."""
+    """The sha256 of the text in UTF-8, in hex."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
-    """A run that had one of the rows."""
+    """The use of a row in a run."""
 
     run_id: int
     state: str
     file_id: int
     role: str
     outcome: str | None
-    """What became of the row there; None while the run lives, or where it was given back."""
+    """The outcome of the row in the run. None while the run is live."""
     tokens: int | None
     sha256: str
-    """Of the text as it was claimed."""
+    """The sha256 of the text when it was claimed."""
     claimed_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """A published adapter that was trained on one of the rows, or hangs on one that was."""
+class AffectedAdapter:
+    """A published adapter that was trained on one of the rows, or descends from one that was."""
 
     version: int
     parent_version: int | None
     directly: bool
-    """Whether its own run was; else an ancestor's."""
+    """Whether its own run was trained on one of the rows. Otherwise an ancestor's run was."""
     is_current: bool
     is_withdrawn: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """Where some rows went."""
+    """The runs and adapters that used some rows."""
 
     file_ids: list[int]
     uses: list[Use]
-    adapters: list[Seen]
-    """By version."""
+    adapters: list[AffectedAdapter]
+    """Sorted by version."""
     clean_ancestor: int | None
-    """The newest ancestor of the current adapter that is none of `adapters`; None where only the base is."""
+    """The newest version among the current adapter and its ancestors that is not in `adapters`, if there is one."""
     revoked: str | None
-    """Why they may not be trained on, where that was said."""
+    """The reason of the revocation. None if the rows are not revoked."""
 
 
 def lineage(pool: Pool, source: Source, stream: str, subject: Subject) -> Lineage:
-    """Find rows and follow them.
+    """Find rows, and the runs and adapters that used them.
 
     Raises:
-        DatabaseError: there is no such row.
+        DatabaseError: no row matches the subject. A hash without rows is not an error.
     """
     with pool.transaction(isolation="repeatable read", read_only=True) as cursor:
         return _lineage(cursor, resolved(cursor, source), stream, subject)
@@ -81,30 +81,35 @@ def lineage(pool: Pool, source: Source, stream: str, subject: Subject) -> Lineag
 def revoke(
     pool: Pool, source: Source, stream: str, subject: Subject, *, reason: str, begin_anew: bool = False
 ) -> Lineage:
-    """Mark rows, and for a hash every copy to come, as never to be trained on again; returns where they went.
+    """Revoke rows, so that they are never trained on again. A revoked hash also covers rows that arrive later.
 
-    Their held-out texts are forgotten, and a live run that has one of them will not be published. It is an operator's
-    decision and needs no lease; a publication under way waits, and then finds it.
+    The held-out texts of the rows are deleted. A live run that trains on one of them will not be published. This is an
+    operator's decision, so it needs no lease. A publication that runs at the same time waits, and then sees the
+    revocation.
 
     Args:
-        begin_anew: withdraw every adapter that saw them, make the newest clean ancestor current (or none), and return
-            what the withdrawn ones were trained on, these rows apart, to be trained on again.
+        begin_anew: also withdraw every adapter that was trained on the rows, and make the newest clean ancestor current
+            (or none). All other rows that the withdrawn adapters were trained on are returned, so that they are
+            trained on again.
+
+    Returns:
+        the runs and adapters that used the rows
 
     Raises:
-        DatabaseError: there is no such row, or no such stream. A hash that nobody knows yet is no error.
+        DatabaseError: no row matches the subject, or the stream does not exist. A hash without rows is not an error.
     """
     with pool.transaction() as cursor:
         cursor.execute(QUERIES["stream_get"], {"stream": stream})
         if cursor.fetchone() is None:
             raise DatabaseError(
-                f"there is no stream {stream}: no service has begun it yet. Start it once with `codelupe up`, or name "
-                "another with --recipe or CODELUPE_STREAM"
+                f"there is no stream {stream}, because no service has started it yet. Start it once with "
+                "`codelupe up`, or name another stream with --recipe or CODELUPE_STREAM"
             )
         cursor.execute(QUERIES["lease_exclusive"], {"stream": stream})
         found = _lineage(cursor, resolved(cursor, source), stream, subject)
-        named: list[tuple[int | None, str | None]] = [(file_id, None) for file_id in found.file_ids]
-        named += [(None, subject.sha256)] if subject.sha256 is not None else []
-        for file_id, sha256 in named:
+        entries: list[tuple[int | None, str | None]] = [(file_id, None) for file_id in found.file_ids]
+        entries += [(None, subject.sha256)] if subject.sha256 is not None else []
+        for file_id, sha256 in entries:
             cursor.execute(
                 QUERIES["revocation_insert"],
                 {"stream": stream, "file_id": file_id, "sha256": sha256, "reason": reason},
@@ -122,13 +127,13 @@ def revoke(
 
 
 def revoked_among(cursor: extensions.cursor, stream: str, run_id: int) -> list[int]:
-    """Rows of a run that must not be trained on."""
+    """Return the revoked rows of a live run."""
     cursor.execute(QUERIES["revoked_of_run"], {"stream": stream, "run_id": run_id})
     return [file_id for (file_id,) in cursor.fetchall()]
 
 
 def revoked(cursor: extensions.cursor, stream: str) -> tuple[frozenset[int], frozenset[str]]:
-    """All that must not be claimed: rows by id, texts by hash."""
+    """Return what must not be claimed: the ids of revoked rows and the hashes of revoked texts."""
     cursor.execute(QUERIES["revocations"], {"stream": stream})
     found = cursor.fetchall()
     return (
@@ -144,7 +149,9 @@ def _lineage(cursor: extensions.cursor, source: Source, stream: str, subject: Su
     uses = [_use(row) for row in cursor.fetchall()]
     cursor.execute(QUERIES["lineage_adapters"], parameters)
     adapters = [
-        Seen(version=version, parent_version=parent, directly=directly, is_current=current, is_withdrawn=withdrawn)
+        AffectedAdapter(
+            version=version, parent_version=parent, directly=directly, is_current=current, is_withdrawn=withdrawn
+        )
         for version, parent, directly, current, withdrawn in cursor.fetchall()
     ]
     cursor.execute(QUERIES["lineage_clean_ancestor"], {**parameters, "versions": [a.version for a in adapters]})
@@ -163,19 +170,19 @@ def _lineage(cursor: extensions.cursor, source: Source, stream: str, subject: Su
 def _file_ids(cursor: extensions.cursor, source: Source, stream: str, subject: Subject) -> list[int]:
     match subject:
         case Subject(file_id=int(file_id)):
-            name, said = "rows_by_id", f"the id {file_id}"
+            name, description = "rows_by_id", f"the id {file_id}"
         case Subject(path=str(path)):
-            name, said = "rows_by_path", f"the path {path}"
+            name, description = "rows_by_path", f"the path {path}"
         case Subject(sha256=str()):
-            name, said = "rows_by_hash", ""
+            name, description = "rows_by_hash", ""
         case _:
-            raise ValueError("nothing is asked about")
+            raise ValueError("the subject has neither a file id, a path nor a hash")
     cursor.execute(source.statement(name), {"stream": stream, **vars(subject)})
     file_ids = sorted(file_id for (file_id,) in cursor.fetchall())
-    if not file_ids and said:
+    if not file_ids and description:
         raise DatabaseError(
-            f"neither {source.table} nor a run of the stream {stream} has {said}; a row that was deleted from the "
-            "source is found by its id, or by --sha256"
+            f"neither {source.table} nor a run of the stream {stream} has {description}. If the row was deleted from "
+            "the source, search by its id or with --sha256"
         )
     return file_ids
 

@@ -1,4 +1,4 @@
-"""What a claim reads: rows of the source, held-out files, and their bytes decoded."""
+"""The rows that a claim reads, and the decoding of their bytes."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ MAX_METADATA_BYTES = 4_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRow:
-    """An eligible row that no run has."""
+    """An eligible row of the source that no run has."""
 
     file_id: int
     repository: str | None
     path: str | None
     language: str
-    """Lower case; `text` where the table has none."""
+    """In lower case. `text` if the table has no value."""
     content: str
     sha256: str
-    """Of the content's UTF-8 bytes, as they were read."""
+    """The sha256 of the content as it was read from the source."""
     quality_score: float
     held_out: bool
-    """The stream decided earlier that this file is never trained on."""
+    """Whether the file was held out by an earlier run, so that it is never trained on."""
     attempts: int
-    """How many refused candidates had it."""
+    """How many refused candidates were trained on the row."""
     license: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What the producer knows besides; empty where the source has no such column, or no object in it."""
+    """Further data from the producer. Empty if the source has no such column, or if its value is not a JSON object."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutRow:
-    """A held-out file of an earlier run, as it was claimed then."""
+    """A held-out file of an earlier run, with its text as it was claimed."""
 
     file_id: int
     repository: str | None
@@ -49,7 +49,7 @@ class HeldOutRow:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutPlace:
-    """Where a held-out file is."""
+    """The repository and path of a held-out file."""
 
     file_id: int
     repository: str | None
@@ -57,11 +57,11 @@ class HeldOutPlace:
 
 
 class BadMetadata(Exception):
-    """Metadata that cannot go along with its row: too much, too deep, or not fit to be written again."""
+    """The metadata of a row cannot be used: it is too large, nested too deeply, or cannot be stored as jsonb."""
 
 
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-"""The escape of a NUL character, which json can hold and the jsonb of `held_out` cannot."""
+"""Matches the escape of a NUL character. A json column can contain it, but the jsonb column of `held_out` cannot."""
 
 
 def text_of(value: Any) -> str | None:
@@ -69,7 +69,12 @@ def text_of(value: Any) -> str | None:
 
 
 def metadata_object(value: Any) -> Mapping[str, Any]:
-    """A JSON object from its bytes; empty for null and for JSON that is no object."""
+    """Parse a JSON object. Returns an empty mapping for null and for JSON that is not an object.
+
+    Raises:
+        BadMetadata: the metadata cannot be used.
+        UnicodeDecodeError: the bytes are not UTF-8.
+    """
     if value is None:
         return {}
     if len(value) > MAX_METADATA_BYTES:
@@ -77,7 +82,7 @@ def metadata_object(value: Any) -> Mapping[str, Any]:
     text = bytes(value).decode()
     try:
         found = json.loads(text)
-        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()  # 1e999 is infinite to Python
+        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()  # Python reads 1e999 as infinity
     except (ValueError, RecursionError) as error:
         raise BadMetadata from error
     if _NUL.search(text):

@@ -1,4 +1,4 @@
-"""Runs, from the claim to the verdict. Every write checks the lease; every verdict settles every row."""
+"""Reads runs, and changes their state. Every write checks the lease."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ TRANSITIONS: Mapping[str, frozenset[str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One claim-to-verdict cycle."""
+    """A run: one cycle from the claim to the verdict."""
 
     run_id: int
     stream: str
     state: State
     parent_version: int | None
-    """The adapter that training continues from; None on a first run."""
+    """The adapter that training continues from. None if there was no current adapter."""
     seed: int
     launches: int
     """How often the trainer was started."""
     reason: str | None
-    """Why it was refused, failed or returned."""
+    """Why the run was refused, failed or returned."""
     report: dict[str, Any] | None
     created_at: datetime
     started_at: datetime | None
@@ -49,52 +49,52 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """A stream's sums."""
+    """The totals of a stream."""
 
     runs: dict[str, int]
-    """By state."""
+    """Runs by state."""
     rows: dict[str, int]
     """Ledger rows by disposition."""
     rejected: dict[str, int]
     """Rejected rows by reason."""
     trained_rows: int
     trained_tokens: int
-    """Of published runs, replayed rows included."""
+    """The tokens of published runs, replayed rows included."""
     last_trained_id: int | None
-    """The highest id of a trained row; not a watermark."""
+    """The highest id of a trained row. Rows with lower ids may still wait."""
     last_success_at: datetime | None
     last_run_seconds: float | None
     """From the first launch to the verdict."""
 
 
-# --- looking
+# --- reading
 # --------------------------------------------------------------------------------------------------
 
 
 def get(pool: Pool, run_id: int) -> Run | None:
-    """One run; None where there is none of that number."""
+    """Return a run, or None if it does not exist."""
     return next(iter(_runs(pool, "run_get", {"run_id": run_id})), None)
 
 
 def live(pool: Pool, stream: str) -> Run | None:
-    """The stream's run that has not ended."""
+    """Return the run of the stream that has not ended, or None."""
     return next(iter(_runs(pool, "run_live", {"stream": stream})), None)
 
 
 def history(pool: Pool, stream: str, limit: int = 20) -> list[Run]:
-    """A stream's runs, newest first."""
+    """List the runs of a stream, newest first."""
     return _runs(pool, "run_history", {"stream": stream, "limit": limit})
 
 
 def settled(pool: Pool, run_id: int) -> dict[int, tuple[str | None, int | None]]:
-    """Outcome and tokens of each row that a run claimed."""
+    """Return the outcome and the tokens of each row of a run."""
     with pool.transaction(read_only=True) as cursor:
         cursor.execute(QUERIES["run_rows_settled"], {"run_id": run_id})
         return {file_id: (outcome, tokens) for file_id, outcome, tokens in cursor.fetchall()}
 
 
 def totals(pool: Pool, stream: str) -> Totals:
-    """A stream's sums, from one snapshot."""
+    """Compute the totals of a stream from one snapshot."""
     parameters = {"stream": stream}
     with pool.transaction(isolation="repeatable read", read_only=True) as cursor:
         cursor.execute(QUERIES["totals_runs"], parameters)
@@ -121,15 +121,15 @@ def totals(pool: Pool, stream: str) -> Totals:
     )
 
 
-# --- on the way
+# --- state changes
 # -----------------------------------------------------------------------------------------------
 
 
 def advance(pool: Pool, lease: Lease, run_id: int, to: Literal["training", "judging"]) -> None:
-    """Put a live run into its next state.
+    """Move a live run to its next state.
 
     Raises:
-        BadTransition: it cannot get there from where it is.
+        BadTransition: the run cannot change to this state.
     """
     with pool.transaction() as cursor:
         fence(cursor, lease)
@@ -137,12 +137,12 @@ def advance(pool: Pool, lease: Lease, run_id: int, to: Literal["training", "judg
 
 
 def count_launch(pool: Pool, lease: Lease, run_id: int) -> int:
-    """Count one start of the trainer; returns how many there were with it."""
+    """Count one start of the trainer, and return the number of starts so far."""
     return int(_touch(pool, lease, run_id, "run_launch"))
 
 
 def heartbeat(pool: Pool, lease: Lease, run_id: int) -> None:
-    """Note that the run is being looked after."""
+    """Record that a service is supervising the run."""
     _touch(pool, lease, run_id, "run_heartbeat")
 
 
@@ -155,7 +155,7 @@ def move(
     reason: str | None = None,
     report: Mapping[str, Any] | None = None,
 ) -> int | None:
-    """The one place where a run's state changes. Returns the run's parent version."""
+    """Change the state of a run, and return its parent version. No other code changes the state."""
     cursor.execute(QUERIES["run_lock"], {"run_id": run_id, "stream": lease.stream})
     row = cursor.fetchone()
     if row is None:

@@ -1,15 +1,16 @@
-"""Ends the wait for an answer that will not come.
+"""Ends statements that wait for a server that will not answer.
 
-libpq waits for the answer to a statement for ever, and TCP's own timers are content with a peer that accepts bytes and
-says nothing: a frozen server, a proxy that has lost its other side. So while a statement waits for long, a second
-connection asks. Where that gets no answer, or the server says that it has nothing to do for the first one, the
-first one's socket is shut down: libpq returns an error, as for any lost connection. A server that comes back is told
-to end what it kept for it, locks among it. A long statement of a server that answers is left alone.
+libpq waits for the answer to a statement for ever. The timers of TCP do not help if the peer accepts bytes but sends
+nothing, such as a frozen server, or a proxy that has lost its connection to the server. So when a statement has waited
+for PROBE_AFTER_SECONDS, a second connection probes the server. The socket of the first one is shut down if the probe
+gets no answer, or if the server reports that it is not working on the statement. libpq then returns an error, as for
+any lost connection. When the server can be reached again, it is told to terminate the process of the lost connection,
+which may hold locks. A long statement is not interrupted while the server answers.
 
-        statement ├──────── ASK_AFTER_SECONDS ────────┤ no answer in ANSWER_SECONDS ┤ again ├── shut down
-        server    (frozen, or out of reach)
+        statement ├──────── PROBE_AFTER_SECONDS ────────┤ no answer in ANSWER_SECONDS ┤ again ├── shut down
+        server    (frozen or unreachable)
 
-Not covered: a name that is looked up for ever when connecting (the question itself goes to an address).
+Not covered: a DNS lookup that hangs while connecting. The probe itself connects to an IP address.
 """
 
 from __future__ import annotations
@@ -29,50 +30,53 @@ from psycopg2 import extensions
 
 from db.statements import QUERIES
 
-ASK_AFTER_SECONDS = 15.0
-LOOK_SECONDS = 1.0
+PROBE_AFTER_SECONDS = 15.0
+CHECK_SECONDS = 1.0
+"""The time between two checks of the connections."""
 ANSWER_SECONDS = 5.0
-"""The longest silence of a server that answers."""
-WHOLE_SECONDS = 20.0
-"""The longest that asking takes, however slowly the answer drips."""
+"""How long a probe waits without receiving anything before the server counts as silent."""
+PROBE_SECONDS = 20.0
+"""The time limit for a whole probe, even if the server sends its answer slowly."""
 OVERDUE_SECONDS = 330.0
-"""More than a statement may take by the pool's own limit: one that reads or writes to us for longer talks to nobody."""
-LEFT_BEHIND_SECONDS = 600.0
-"""After which the server ends a forgotten transaction by itself."""
+"""Longer than the statement timeout of the pool. A server process has lost its client if it waits for it in a statement
+that is older than this."""
+TERMINATE_SECONDS = 600.0
+"""How long the sentinel tries to terminate an orphaned process of the server. After this time the server ends an idle
+transaction by itself."""
 
 
 class WatchedConnection(extensions.connection):
-    """A connection whose waits another thread can see and end."""
+    """A connection on which another thread can detect and end a wait."""
 
     def __init__(self, dsn: str, *arguments: Any, **options: Any) -> None:
-        self._closing = threading.Lock()  # closing frees what the other thread looks at
+        self._closing = threading.Lock()  # closing frees memory that the other thread reads
         self.given_up: str | None = None
-        """Why the connection was shut down; None where it was not."""
+        """Why the connection was shut down. None if it was not."""
         super().__init__(dsn, *arguments, **options)
         try:
             self._socket_number = os.fstat(self.fileno()).st_ino
             self.address = _address(self)
-            """Where the server is, as options for a second connection."""
+            """The address of the server, as options for a second connection."""
         except OSError as error:
             raise psycopg2.OperationalError(f"the connection broke at once: {error}") from error
-        self.greeted = False
-        """Whether the first statements were answered, and `backend` is known: they are no work for a server."""
+        self.is_set_up = False
+        """Whether the statements that set up the connection were answered. `backend` is unknown before that."""
         self.backend: tuple[int, datetime] | None = None
-        """The server's process, by its id and its start; None until greeted, and where a pooler stands between."""
+        """The id and start time of the server process. None before the set-up, or with a connection pooler."""
 
     def close(self) -> None:
         with self._closing:
-            if self._active():  # by another thread, which would be waited for
-                self._shut_down("it was closed meanwhile")
+            if self._active():  # another thread executes a statement, and closing would wait for it
+                self._shut_down("it was closed while a statement was running")
             super().close()
 
     def waits(self) -> bool:
-        """Whether a statement is on its way at the moment."""
+        """Whether a statement is being executed."""
         with self._closing:
             return self._active()
 
     def give_up(self, reason: str) -> None:
-        """Shut the socket down, so that whoever waits on it gets an error. libpq closes it then."""
+        """Shut the socket down, so that the waiting thread gets an error. libpq then closes the connection."""
         with self._closing:
             if not self.closed:
                 self._shut_down(reason)
@@ -85,19 +89,19 @@ class WatchedConnection(extensions.connection):
         self.given_up = reason
         try:
             same = os.dup(self.fileno())
-        except (OSError, psycopg2.InterfaceError):  # closed already, which was the aim
+        except (OSError, psycopg2.InterfaceError):  # already closed
             return
         try:
-            if os.fstat(same).st_ino != self._socket_number:  # closed this moment, and the number is another file's
+            if os.fstat(same).st_ino != self._socket_number:  # it was closed just now, and another file has its number
                 return
-            with socket.socket(fileno=os.dup(same)) as shared, suppress(OSError):  # the other side was faster
+            with socket.socket(fileno=os.dup(same)) as shared, suppress(OSError):  # the peer was faster
                 shared.shutdown(socket.SHUT_RDWR)
         finally:
             os.close(same)
 
 
 def _address(connection: extensions.connection) -> dict[str, Any]:
-    """Host and port, with the address that was found for it: no name is looked up again."""
+    """Return host, port and IP address of the server, so that a second connection needs no DNS lookup."""
     address: dict[str, Any] = {"host": connection.info.host, "port": connection.info.port}
     with socket.socket(fileno=os.dup(connection.fileno())) as same:
         if same.family in (socket.AF_INET, socket.AF_INET6):
@@ -106,7 +110,7 @@ def _address(connection: extensions.connection) -> dict[str, Any]:
 
 
 class Sentinel:
-    """Watches the open connections of one pool, in a thread that lives as long as there are any."""
+    """Watches the open connections of one pool, in a thread that runs while there are any."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self._url, self._options = url, options
@@ -115,9 +119,9 @@ class Sentinel:
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
         self.given_up = 0
-        """How many connections so far."""
-        self._left_behind: dict[tuple[int, datetime], tuple[dict[str, Any], float]] = {}
-        """Processes of the server that still have to hear that nobody waits for them, and until when they are told."""
+        """How many connections have been shut down so far."""
+        self._orphans: dict[tuple[int, datetime], tuple[dict[str, Any], float]] = {}
+        """Processes of the server to terminate, with the server's address and the time when the sentinel gives up."""
 
     def watch(self, connection: WatchedConnection) -> None:
         """Watch a connection until it is closed."""
@@ -125,13 +129,15 @@ class Sentinel:
             self._connections.add(connection)
             self._start()
 
-    def leave_behind(self, connection: WatchedConnection) -> None:
-        """A connection broke. The server may not have noticed: it is told once it can be reached, for else it keeps
-        the transaction with its locks."""
+    def terminate_later(self, connection: WatchedConnection) -> None:
+        """Terminate the server's process of a broken connection as soon as the server can be reached.
+
+        The server may not have noticed that the connection broke. It would then keep the transaction and its locks.
+        """
         if connection.backend is not None:
             with self._lock:
-                until = time.monotonic() + LEFT_BEHIND_SECONDS
-                self._left_behind[connection.backend] = (connection.address, until)
+                until = time.monotonic() + TERMINATE_SECONDS
+                self._orphans[connection.backend] = (connection.address, until)
                 self._start()
 
     def _start(self) -> None:
@@ -140,7 +146,7 @@ class Sentinel:
             self._thread.start()
 
     def end(self) -> None:
-        """Stop watching; returns when the thread has ended."""
+        """Stop watching. Returns when the thread has ended."""
         self._ended.set()
         with self._lock:
             thread = self._thread
@@ -150,24 +156,24 @@ class Sentinel:
     def _run(self) -> None:
         since: weakref.WeakKeyDictionary[WatchedConnection, float] = weakref.WeakKeyDictionary()
         try:
-            while not self._ended.wait(LOOK_SECONDS) and self._is_needed():
+            while not self._ended.wait(CHECK_SECONDS) and self._is_needed():
                 for connection in self._open():
                     if not connection.waits():
                         since.pop(connection, None)
-                    elif time.monotonic() - since.setdefault(connection, time.monotonic()) >= ASK_AFTER_SECONDS:
+                    elif time.monotonic() - since.setdefault(connection, time.monotonic()) >= PROBE_AFTER_SECONDS:
                         del since[connection]
-                        self._ask(connection)
-                    del connection  # the thread must not be what keeps it open
-                self._end_left_behind()
+                        self._probe(connection)
+                    del connection  # a reference in this thread would keep it open
+                self._terminate_orphans()
         finally:
             with self._lock:
                 if self._thread is threading.current_thread():
                     self._thread = None
 
     def _is_needed(self) -> bool:
-        """Whether there is anything to watch; the next connection starts another thread otherwise."""
+        """Whether there is anything to watch. If not, the thread ends, and the next connection starts another one."""
         with self._lock:
-            if self._left_behind or any(not connection.closed for connection in self._connections):
+            if self._orphans or any(not connection.closed for connection in self._connections):
                 return True
             self._thread = None
             return False
@@ -176,73 +182,74 @@ class Sentinel:
         with self._lock:
             return [connection for connection in self._connections if not connection.closed]
 
-    def _ask(self, connection: WatchedConnection) -> None:
-        """Twice if need be: the answer may have come while this process was stopped, and not be read yet."""
+    def _probe(self, connection: WatchedConnection) -> None:
+        """Shut the connection down if two probes fail. One is not enough: if this process was stopped for a while, the
+        answer may have arrived, but may not have been read yet."""
         for _ in range(2):
-            reason = self._trouble(connection)
-            if reason is None or self._ended.wait(LOOK_SECONDS) or not connection.waits():
+            reason = self._failure(connection)
+            if reason is None or self._ended.wait(CHECK_SECONDS) or not connection.waits():
                 return
         assert reason is not None
         self.given_up += 1
         connection.give_up(reason)
 
-    def _end_left_behind(self) -> None:
+    def _terminate_orphans(self) -> None:
         with self._lock:
-            left_behind = list(self._left_behind.items())
-        for (pid, started), (address, until) in left_behind:
+            orphans = list(self._orphans.items())
+        for (pid, started), (address, until) in orphans:
             try:
-                with _Question(self._url, self._ended, {**self._options, **address}) as question:
-                    question.ask(QUERIES["backend_end"], {"pid": pid, "started": started})
+                with _Probe(self._url, self._ended, {**self._options, **address}) as probe:
+                    probe.value(QUERIES["backend_end"], {"pid": pid, "started": started})
             except (_NoAnswer, psycopg2.OperationalError):
                 if time.monotonic() < until:
-                    return  # not yet
+                    return  # not reachable yet
             with self._lock:
-                del self._left_behind[pid, started]
+                del self._orphans[pid, started]
 
-    def _trouble(self, connection: WatchedConnection) -> str | None:
-        """Why the answer will not come; None where it may."""
-        waiting = f"a statement has waited for more than {ASK_AFTER_SECONDS:g} s"
+    def _failure(self, connection: WatchedConnection) -> str | None:
+        """Return why the statement will get no answer, or None if it may get one."""
+        waiting = f"a statement has waited for more than {PROBE_AFTER_SECONDS:g} s"
         try:
-            with _Question(self._url, self._ended, {**self._options, **connection.address}) as question:
+            with _Probe(self._url, self._ended, {**self._options, **connection.address}) as probe:
                 if connection.backend is None:
-                    question.ask("select true")
-                    return None if connection.greeted else f"{waiting}, while the server answers a second connection"
+                    probe.value("select true")
+                    return None if connection.is_set_up else f"{waiting}, but the server answers a second connection"
                 pid, started = connection.backend
-                limits = {"idle": ASK_AFTER_SECONDS, "overdue": OVERDUE_SECONDS}
-                if question.ask(QUERIES["backend_is_busy"], {"pid": pid, "started": started, **limits}):
+                limits = {"idle": PROBE_AFTER_SECONDS, "overdue": OVERDUE_SECONDS}
+                if probe.value(QUERIES["backend_is_busy"], {"pid": pid, "started": started, **limits}):
                     return None
-                return f"{waiting}, and the server is not at it any more: question or answer were lost"
+                return f"{waiting}, but the server is not executing it: the statement or its answer was lost"
         except _NoAnswer:
             return f"{waiting}, and the server does not answer a second connection"
         except psycopg2.Error as error:
-            if ":  " in str(error):  # the server's own words (`FATAL:  too many clients`), in whatever language
+            if ":  " in str(error):  # a message from the server (`FATAL:  too many clients`), in any language
                 return None
-            return f"{waiting}, and a second connection fails"
+            return f"{waiting}, and a second connection to the server fails"
 
 
 class _NoAnswer(Exception):
-    """Nothing was heard for too long."""
+    """The server did not answer in time."""
 
 
-class _Question:
-    """A connection for one question, bounded as a whole. psycopg2's asynchronous mode: nothing here waits in libpq."""
+class _Probe:
+    """A connection for one statement, with a time limit. It is asynchronous, so nothing waits in libpq."""
 
     def __init__(self, url: str, ended: threading.Event, options: dict[str, Any]) -> None:
-        self._ended, self._deadline = ended, time.monotonic() + WHOLE_SECONDS
+        self._ended, self._deadline = ended, time.monotonic() + PROBE_SECONDS
         self._connection = psycopg2.connect(url, async_=1, **options)
 
-    def __enter__(self) -> _Question:
+    def __enter__(self) -> _Probe:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def ask(self, statement: str, parameters: dict[str, Any] | None = None) -> Any:
-        """The one value that a statement gives.
+    def value(self, statement: str, parameters: dict[str, Any] | None = None) -> Any:
+        """Execute a statement, and return its only value.
 
         Raises:
-            _NoAnswer
-            psycopg2.Error
+            _NoAnswer: the server did not answer in time.
+            psycopg2.Error: the connection or the statement failed.
         """
         self._wait()
         with self._connection.cursor() as cursor:

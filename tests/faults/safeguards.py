@@ -783,8 +783,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "psycopg2's own slot comes back too": Mutant(
         file="db/pool.py",
-        old="            self._sentinel.leave_behind(connection)\n        self._put_back(connection, close=True)\n",
-        new="            self._sentinel.leave_behind(connection)\n",
+        old="            self._sentinel.terminate_later(connection)\n        self._put_back(connection, close=True)\n",
+        new="            self._sentinel.terminate_later(connection)\n",
         caught_by=_test("tests/postgres/test_pool.py", "leaks_no_slot"),
     ),
     "a connection is looked at before it is handed out": Mutant(
@@ -819,7 +819,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a server that is silent for long is asked": Mutant(
         file="db/sentinel.py",
-        old="                        self._ask(connection)\n",
+        old="                        self._probe(connection)\n",
         new="",
         caught_by=_test("tests/faults/test_silent_server.py", "no_connection_left"),
     ),
@@ -837,13 +837,13 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "what a broken connection left in the server is ended": Mutant(
         file="db/sentinel.py",
-        old="                self._end_left_behind()\n        finally",
+        old="                self._terminate_orphans()\n        finally",
         new="        finally",
         caught_by=_test("tests/faults/test_silent_server.py", "holds_for_nobody"),
     ),
     "a long statement of a server that answers is left alone": Mutant(
         file="db/sentinel.py",
-        old='                if question.ask(QUERIES["backend_is_busy"], {"pid": pid, "started": started, **limits}):',
+        old='                if probe.value(QUERIES["backend_is_busy"], {"pid": pid, "started": started, **limits}):',
         new="                if False:",
         caught_by=_test("tests/faults/test_silent_server.py", "a_long_statement"),
     ),

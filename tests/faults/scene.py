@@ -186,7 +186,7 @@ def serve(options: Options) -> None:
     if options.hurried:
         daemon.DATABASE_PAUSE_SECONDS, daemon.LONGEST_DATABASE_PAUSE_SECONDS = 0.1, 1.0
         pools.CONNECT_TIMEOUT_SECONDS = 3
-        sentinel.ASK_AFTER_SECONDS, sentinel.LOOK_SECONDS, sentinel.ANSWER_SECONDS = 1.0, 0.1, 0.7
+        sentinel.PROBE_AFTER_SECONDS, sentinel.CHECK_SECONDS, sentinel.ANSWER_SECONDS = 1.0, 0.1, 0.7
     daemon.LISTEN_SECONDS = launch.WATCH_SECONDS = 0.02
     launch.TRAINER = options.trainer
     if options.lease_seconds is not None:

@@ -21,8 +21,8 @@ from db.pool import Pool
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentinel, "ASK_AFTER_SECONDS", 0.6)
-    monkeypatch.setattr(sentinel, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(sentinel, "PROBE_AFTER_SECONDS", 0.6)
+    monkeypatch.setattr(sentinel, "CHECK_SECONDS", 0.1)
     monkeypatch.setattr(sentinel, "ANSWER_SECONDS", 0.5)
 
 
@@ -144,7 +144,7 @@ def test_many_short_statements_are_left_alone(proxy: Proxy, postgres_url: str) -
 def test_a_black_hole(proxy: Proxy, postgres_url: str, new_ones: bool) -> None:
     """Also where a new connection would get through: the server says that it has nothing to do for the first."""
     pool = Pool(proxy.url(postgres_url))
-    said = "does not answer" if new_ones else "question or answer were lost"
+    said = "does not answer" if new_ones else "the statement or its answer was lost"
     with pytest.raises(Unavailable, match=said), pool.transaction() as cursor:
         cursor.execute("select 1")
         pid = cursor.connection.info.backend_pid
@@ -203,7 +203,7 @@ def test_the_answer_to_a_commit_is_lost(proxy: Proxy, postgres_url: str) -> None
         cursor.execute("create schema if not exists codelupe")
         cursor.execute("create table if not exists codelupe.notes (n int)")
     proxy.lose_answer("hole")
-    with pytest.raises(Unavailable, match="were lost"), pool.transaction() as cursor:
+    with pytest.raises(Unavailable, match="its answer was lost"), pool.transaction() as cursor:
         cursor.execute("insert into codelupe.notes values (1)")
     with pool.transaction() as cursor:
         cursor.execute("delete from codelupe.notes")
@@ -245,7 +245,7 @@ def test_a_server_that_has_no_connection_left_answers_too(postgres_url: str, mon
 
     with pool.transaction() as cursor:
         cursor.execute("select 1")
-        monkeypatch.setattr(sentinel, "_Question", refused)
+        monkeypatch.setattr(sentinel, "_Probe", refused)
         cursor.execute("select pg_sleep(2)")
     assert asked
     pool.close()
