@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -30,6 +31,8 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]
 NEEDED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 PARTS = ("correctness", "step", "full-length", "peers", "ablation")
+PEERS = ("trl", "trl-chunked", "transformers", "unsloth")
+"""Each needs the package that is named before the hyphen."""
 MARK = "\x1e"
 """Marks the line that holds a process's answer. Libraries print other lines."""
 Facts = dict[str, Any]
@@ -40,8 +43,7 @@ def main() -> int:
     given = arguments()
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise SystemExit(f"bench-gpu needs {', '.join(missing)}: pip install {' '.join(missing)}")
-    if importlib.util.find_spec("httpx2") is None:  # huggingface_hub before 2.0 uses httpx, which has the same errors
-        sys.modules["httpx2"] = importlib.import_module("httpx")
+    accept_older_libraries()
     if given.job is not None:
         return answer(json.loads(given.job))
     import torch
@@ -52,6 +54,19 @@ def main() -> int:
     return bench(given)
 
 
+def accept_older_libraries() -> None:
+    """Let the trainer's code run with the libraries of a machine where the project is not installed."""
+    if importlib.util.find_spec("httpx2") is None:  # huggingface_hub before 2.0 uses httpx, which has the same errors
+        sys.modules["httpx2"] = importlib.import_module("httpx")
+    varlen = importlib.import_module("torch.nn.attention.varlen")
+    if "enable_gqa" not in inspect.signature(attend := varlen.varlen_attn).parameters:
+
+        def varlen_attn(*tensors: Any, enable_gqa: bool, **options: Any) -> Any:
+            return attend(*tensors, **options)  # torch 2.11 takes grouped heads as they are
+
+        varlen.varlen_attn = varlen_attn  # type: ignore[attr-defined]
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/gpu", description=__doc__)
     parser.add_argument("--layers", type=int, default=48, help="layers of the model (Qwen2.5 14B has 48)")
@@ -60,6 +75,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--vram-gib", type=float, default=31.3, help="memory limit for torch and for the plan")
     parser.add_argument("--parts", default=",".join(PARTS), help="parts to measure (default: %(default)s)")
+    parser.add_argument("--peers", help="peers to measure, separated by commas (default: all that are installed)")
     parser.add_argument("--minutes", type=float, default=30, help="time limit of one measurement")
     parser.add_argument("--out", type=Path, help="Markdown file to write; a .jsonl file is written next to it")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
@@ -67,8 +83,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--job", help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.parts = given.parts.split(",")
+    given.peers = given.peers.split(",") if given.peers else list(PEERS)
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"--parts: {', '.join(sorted(unknown))} is not one of {', '.join(PARTS)}")
+    if unknown := set(given.peers) - set(PEERS):
+        parser.error(f"--peers: {', '.join(sorted(unknown))} is not one of {', '.join(PEERS)}")
     if given.device == "cpu" and not (given.tiny and given.out):
         parser.error("--device cpu only tests the script; it needs --tiny and --out FILE")
     return given
@@ -122,8 +141,7 @@ def run(name: str, minutes: float, **job: Any) -> Facts:
     else:
         answers = [line[1:] for line in done.stdout.split("\n") if line.startswith(MARK)]
         facts = json.loads(answers[-1]) if answers else {"failed": f"ended with code {done.returncode}; see {log}"}
-    if "failed" in facts:
-        print(f"  {facts['failed']}", flush=True)
+    print(f"  {facts.get('failed') or json.dumps(facts)}", flush=True)  # a run that is cut off keeps what it measured
     return facts
 
 
@@ -170,11 +188,11 @@ def parts(given: argparse.Namespace, world: Any) -> Iterator[tuple[str, Facts]]:
 
 def turns(given: argparse.Namespace, options: Facts) -> Iterator[tuple[str, Facts]]:
     """Measure our step and each peer's step in turn, round after round. Then yield one entry for each."""
-    from peers import PEERS, installed
     from world import World, default_recipe
 
-    batches = {peer: default_recipe(World(**options["world"])).training.batch_size for peer in PEERS if installed(peer)}
-    heard: dict[str, list[Facts]] = {"ours": [], **{peer: [] for peer in PEERS}}
+    batch = default_recipe(World(**options["world"])).training.batch_size
+    batches = {peer: batch for peer in given.peers if importlib.util.find_spec(peer.partition("-")[0])}
+    heard: dict[str, list[Facts]] = {"ours": [], **{peer: [] for peer in given.peers}}
     for number in range(1, given.rounds + 1):
         if "step" in given.parts:
             heard["ours"].append(run(f"our step, round {number}", kind="step", full=False, **options))

@@ -6,7 +6,7 @@ keeps the adapter of a 4-bit base in bfloat16. Unsloth reads the base from a fol
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import statistics
 import tempfile
 from pathlib import Path
@@ -32,14 +32,6 @@ from trainer.data.encoder import TokenSample
 from trainer.model.load import load_tokenizer
 from trainer.model.lora import lora_config
 from trainer.recipe import TINY_BASE, Base, Recipe
-
-PEERS = {"trl": "trl", "trl-chunked": "trl", "transformers": "transformers", "unsloth": "unsloth"}
-"""Maps each peer to the package that it needs."""
-
-
-def installed(peer: str) -> bool:
-    """Whether the peer's package is installed. The package is not imported."""
-    return importlib.util.find_spec(PEERS[peer]) is not None
 
 
 class Clock(TrainerCallback):
@@ -77,7 +69,7 @@ def measure_peer(world: World, *, peer: str, batch: int) -> dict[str, Any]:
         "batch": batch,
         "tokens_per_second": statistics.median(speeds),
         "tokens_per_step": statistics.mean(tokens for tokens, _ in clock.steps[1:]),
-        "version": importlib.import_module(PEERS[peer]).__version__,
+        "version": importlib.metadata.version(peer.partition("-")[0]),
         **memory_facts(device),
     }
 

@@ -35,7 +35,7 @@ def _lines(found: dict[str, Facts], world: World, rounds: int) -> Iterator[str]:
         yield f"{card['tflops']:.3g} TFLOP/s (" + "; ".join(f"{s}: {r:.3g}" for s, r in card["shapes"].items()) + ")."
     model = "a toy model" if world.tiny else "a model in the shape of Qwen2.5 14B"
     yield f"The base is {model}, with {world.layers} layers and random weights in NF4. Torch may allocate"
-    yield f"{world.vram_gib} GiB. There are {rounds} rounds of {world.steps} steps. Processes run one at a time."
+    yield f"{world.vram_gib} GiB. Rounds: {rounds}. Steps per round: {world.steps}. Processes run one at a time."
     yield "The figures are medians."
     for part, section in SECTIONS.items():
         if part in found:

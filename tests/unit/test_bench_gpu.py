@@ -34,6 +34,12 @@ def test_without_a_card_it_says_why_it_skips():
     assert done.stdout.startswith("skipped: torch sees no CUDA device")
 
 
+def test_an_unknown_peer_is_an_error():
+    done = bench("--peers", "trl,axolotl")
+    assert done.returncode == 2
+    assert "--peers: axolotl is not one of trl, trl-chunked, transformers, unsloth" in done.stderr
+
+
 @pytest.mark.slow
 def test_step_correctness_and_peers_are_measured(tmp_path):
     code, found, page = tried(tmp_path, "correctness,step,full-length,peers")
