@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pwd
+import shutil
 import stat
 import subprocess
 from collections.abc import Mapping
@@ -36,8 +37,9 @@ def _system_user() -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
+        tool = shutil.which("useradd") or "/usr/sbin/useradd"  # the PATH of a cron job lacks /usr/sbin
         subprocess.run(
-            ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER],
+            [tool, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER],
             check=True, capture_output=True, text=True,
         )  # fmt: skip
         return pwd.getpwnam(SYSTEM_USER)

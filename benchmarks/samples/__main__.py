@@ -89,7 +89,8 @@ def fetched(repository: Repository) -> Path:
             raise SystemExit(f"{repository.name} {repository.version}: sha256 {digest} is not {repository.sha256}")
         temporary = folder.with_name(f".{folder.name}")
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            tar.extractall(temporary, filter="data")
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 has none
+            tar.extractall(temporary)
         temporary.rename(folder)
     return folder
 

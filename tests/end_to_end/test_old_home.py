@@ -59,7 +59,8 @@ def service(request: pytest.FixtureRequest) -> Iterator[Codelupe]:
     """Today's service on a home that a release left; `left`: the adapter that was current there."""
     root = Path(tempfile.mkdtemp(prefix="codelupe-tests-"))
     with tarfile.open(request.param) as archive:
-        archive.extractall(root, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 has none
+        archive.extractall(root)
     taken = Codelupe(root / "home", SAMPLE_PREDICTIONS="1", MAX_DATASET_SIZE="40", MIN_NEW_FILES="8")
     taken.left = pointer(taken).readlink().name  # type: ignore[attr-defined]
     try:

@@ -57,7 +57,7 @@ MUTANTS: dict[str, Mutant] = {
         file="db/queries/lease.sql",
         old="select set_config('idle_in_transaction_session_timeout', '15s', true);",
         new="select 1;",
-        caught_by=_test("tests/postgres/test_lease_and_streams.py", "stops_in_the_middle"),
+        caught_by=_test("tests/postgres/test_lease_and_streams.py", "stops_during_a_write"),
     ),
     "a claim checks the lease again before its commit": Mutant(
         file="db/claim.py",
@@ -75,7 +75,7 @@ MUTANTS: dict[str, Mutant] = {
         file="service/settings/home.py",
         old="            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         new="            pass\n",
-        caught_by=_test("tests/unit/test_service_parts.py", "one_service_a_folder"),
+        caught_by=_test("tests/unit/test_service_parts.py", "one_service_per_folder"),
     ),
     "a trainer holds its run's lock": Mutant(
         file="trainer/run_dir.py",
@@ -99,7 +99,7 @@ MUTANTS: dict[str, Mutant] = {
         file="service/cycle/launch.py",
         old="    except BaseException:\n        process.kill()\n        raise\n    return code",
         new="    except BaseException:\n        raise\n    return code",
-        caught_by=_test("tests/unit/test_launch.py", "nobody_watches"),
+        caught_by=_test("tests/unit/test_launch.py", "unwatched"),
     ),
     "one process at a time migrates": Mutant(
         file="db/migrate.py",
@@ -160,7 +160,7 @@ MUTANTS: dict[str, Mutant] = {
         file="service/cycle/supervise.py",
         old="            self.upkeep.sweep(lease)\n            self.board.clear",
         new="            self.board.clear",
-        caught_by=_test("tests/postgres/test_claim_run.py", "while_a_run_is_on"),
+        caught_by=_test("tests/postgres/test_claim_run.py", "during_a_run"),
     ),
     "counts of other limits are forgotten": Mutant(
         file="db/chunks.py",
@@ -172,7 +172,7 @@ MUTANTS: dict[str, Mutant] = {
         file="service/cycle/daemon.py",
         old="            chunks.discard_counts(self.pool, self.lease)\n",
         new="",
-        caught_by=_test("tests/postgres/test_claim_run.py", "rows_that_are_gone"),
+        caught_by=_test("tests/postgres/test_claim_run.py", "deleted_rows"),
     ),
     "a settled row is not claimed over": Mutant(
         file="db/queries/claim.sql",
@@ -220,7 +220,7 @@ MUTANTS: dict[str, Mutant] = {
         file="db/rows.py",
         old="    if _NUL.search(text):\n        raise BadMetadata\n",
         new="",
-        caught_by=_test("tests/postgres/test_claim.py", "cannot_be_written_again"),
+        caught_by=_test("tests/postgres/test_claim.py", "cannot_be_encoded"),
     ),
     "an outcome for every row, and one only": Mutant(
         file="db/settling.py",
@@ -232,7 +232,7 @@ MUTANTS: dict[str, Mutant] = {
         file="db/settling.py",
         old="        if cursor.rowcount != len(batch):",
         new="        if False:",
-        caught_by=_test("tests/postgres/test_verdicts.py", "not_the_runs"),
+        caught_by=_test("tests/postgres/test_verdicts.py", "left_the_run"),
     ),
     "a candidate that came too late gives its rows back": Mutant(
         file="service/cycle/settle.py",
@@ -244,7 +244,7 @@ MUTANTS: dict[str, Mutant] = {
         file="service/cycle/daemon.py",
         old="        except (OSError, ValueError, TypeError, RunDirectoryError) as error:\n            return",
         new="        except ZeroDivisionError as error:\n            return",
-        caught_by=_test("tests/postgres/test_claim_run.py", "cannot_be_read_is_given"),
+        caught_by=_test("tests/postgres/test_claim_run.py", "cannot_be_read_is_returned"),
     ),
     "a row that comes back is no copy of itself": Mutant(
         file="db/queries/fingerprints.sql",
@@ -256,7 +256,7 @@ MUTANTS: dict[str, Mutant] = {
         file="migrations/0004_chunks.sql",
         old="        where c.disposition in ('rejected', 'quarantined', 'returned')));",
         new="        where false));",
-        caught_by=_test("tests/postgres/test_hygiene.py", "waits_again"),
+        caught_by=_test("tests/postgres/test_hygiene.py", "returned_row"),
     ),
     "a run goes from state to state as the table says": Mutant(
         file="db/runs.py",
@@ -280,7 +280,7 @@ MUTANTS: dict[str, Mutant] = {
         file="service/publish/evidence.py",
         old="        verify_adapter(home, adapter)\n",
         new="",
-        caught_by=_test("tests/postgres/test_evidence.py", "does_not_match"),
+        caught_by=_test("tests/postgres/test_evidence.py", "mismatches"),
     ),
     # --- none trained twice, or at all where it must not -------------------------------------------------------------
     "only returned rows are claimed again": Mutant(
@@ -311,7 +311,7 @@ MUTANTS: dict[str, Mutant] = {
         file="service/admission/split.py",
         old="        if row.held_out or position <",
         new="        if position <",
-        caught_by=_test("tests/unit/test_split.py", "held_out_once"),
+        caught_by=_test("tests/unit/test_split.py", "stays_held_out"),
     ),
     "a later version of a held-out file is held out too": Mutant(
         file="service/cycle/claim.py",
@@ -335,7 +335,7 @@ MUTANTS: dict[str, Mutant] = {
         file="service/admission/duplicates.py",
         old="        if one.exact == exact:\n            return DUPLICATE\n",
         new="",
-        caught_by=_test("tests/postgres/test_hygiene.py", "first_of_what"),
+        caught_by=_test("tests/postgres/test_hygiene.py", "first_of_similar"),
     ),
     "what nearly is a held-out file is not trained": Mutant(
         file="service/admission/duplicates.py",
@@ -347,7 +347,7 @@ MUTANTS: dict[str, Mutant] = {
         file="service/admission/duplicates.py",
         old="        self._known.remember(kept)\n        return list",
         new="        return list",
-        caught_by=_test("tests/postgres/test_hygiene.py", "known_in_later_runs"),
+        caught_by=_test("tests/postgres/test_hygiene.py", "remembered_in_later_runs"),
     ),
     "benchmarks are left out": Mutant(
         file="service/admission/admission.py",
@@ -383,13 +383,13 @@ MUTANTS: dict[str, Mutant] = {
         file="db/revocations.py",
         old="        if begin_anew and any(adapter.is_current for adapter in found.adapters):",
         new="        if False:",
-        caught_by=_test("tests/postgres/test_revocations.py", "goes_back"),
+        caught_by=_test("tests/postgres/test_revocations.py", "beginning_anew"),
     ),
     "a withdrawn adapter is not made current again": Mutant(
         file="db/queries/adapters.sql",
         old="where stream = %(stream)s and version = %(version)s and withdrawn_at is null returning version;",
         new="where stream = %(stream)s and version = %(version)s returning version;",
-        caught_by=_test("tests/postgres/test_revocations.py", "goes_back"),
+        caught_by=_test("tests/postgres/test_revocations.py", "beginning_anew"),
     ),
     "a revoked text is not measured on": Mutant(
         file="db/revocations.py",
@@ -480,13 +480,13 @@ MUTANTS: dict[str, Mutant] = {
         file="trainer/fit/suspects.py",
         old="        found = [sample for sample in samples if fails(sample)]\n",
         new="",
-        caught_by=_test("tests/unit/test_suspects.py", "does_it_alone"),
+        caught_by=_test("tests/unit/test_suspects.py", "single_bad_row"),
     ),
     "no row is blamed for weights that are broken": Mutant(
         file="trainer/fit/suspects.py",
         old="            return None\n        found",
         new="            pass\n        found",
-        caught_by=_test("tests/unit/test_suspects.py", "no_row_is_to_blame"),
+        caught_by=_test("tests/unit/test_suspects.py", "no_row_is_suspected"),
     ),
     "a trainer that fails leaves its suspects": Mutant(
         file="trainer/train.py",
@@ -590,13 +590,13 @@ MUTANTS: dict[str, Mutant] = {
         file="service/gate/judge.py",
         old="    if missing:",
         new="    if False:",
-        caught_by=_test("tests/unit/test_judge.py", "no_number"),
+        caught_by=_test("tests/unit/test_judge.py", "not_a_number"),
     ),
     "a report of another run is refused": Mutant(
         file="service/gate/judge.py",
         old='    if report.get("run_id") != run_id:',
         new="    if False:",
-        caught_by=_test("tests/unit/test_judge.py", "everything"),
+        caught_by=_test("tests/unit/test_judge.py", "every_reason"),
     ),
     "a folder appears whole": Mutant(
         file="trainer/run_dir.py",
@@ -620,13 +620,13 @@ MUTANTS: dict[str, Mutant] = {
         file="trainer/fit/checkpoint.py",
         old="    verify_manifest(path)\n    try:\n        state",
         new="    try:\n        state",
-        caught_by=_test("tests/unit/test_checkpoint.py", "passed_over"),
+        caught_by=_test("tests/unit/test_checkpoint.py", "is_skipped"),
     ),
     "a damaged checkpoint is passed over for the one before": Mutant(
         file="trainer/fit/checkpoint.py",
         old="            on_damaged(path, str(error))\n",
         new="            on_damaged(path, str(error))\n            return None\n",
-        caught_by=_test("tests/unit/test_checkpoint.py", "passed_over"),
+        caught_by=_test("tests/unit/test_checkpoint.py", "is_skipped"),
     ),
     "a checkpoint whose best step is damaged is of no use": Mutant(
         file="trainer/fit/checkpoint.py",
@@ -717,19 +717,19 @@ MUTANTS: dict[str, Mutant] = {
         file="service/cycle/upkeep.py",
         old="        if free < needed:",
         new="        if False:",
-        caught_by=_test("tests/postgres/test_claim_run.py", "disk_is_short"),
+        caught_by=_test("tests/postgres/test_claim_run.py", "without_disk_space"),
     ),
     "what the service cannot do makes it rest, not end": Mutant(
         file="service/cycle/daemon.py",
         old="            except (DatabaseError, RunDirectoryError, OSError) as error:",
         new="            except ZeroDivisionError as error:",
-        caught_by=_test("tests/postgres/test_claim_run.py", "refuses_a_standing_by"),
+        caught_by=_test("tests/postgres/test_claim_run.py", "standby_service_pauses"),
     ),
     "why it rests is on the board": Mutant(
         file="service/cycle/daemon.py",
         old="        self._pauses += 1\n        self.board.trouble(cause, reason)\n",
         new="        self._pauses += 1\n",
-        caught_by=_test("tests/postgres/test_claim_run.py", "refuses_a_standing_by"),
+        caught_by=_test("tests/postgres/test_claim_run.py", "standby_service_pauses"),
     ),
     "a pointer that cannot be moved is on the board": Mutant(
         file="service/cycle/upkeep.py",
@@ -815,7 +815,7 @@ MUTANTS: dict[str, Mutant] = {
         file="db/connection.py",
         old="IDLE_IN_TRANSACTION_SECONDS = 600",
         new="IDLE_IN_TRANSACTION_SECONDS = 0",
-        caught_by=_test("tests/postgres/test_lease_and_streams.py", "stops_in_the_middle"),
+        caught_by=_test("tests/postgres/test_lease_and_streams.py", "stops_during_a_write"),
     ),
     "a server that is silent for long is asked": Mutant(
         file="db/sentinel.py",
@@ -876,7 +876,7 @@ MUTANTS: dict[str, Mutant] = {
         file="service/admission/duplicates.py",
         old=" or chars >= CATCH_UP_CHARS:\n",
         new=":\n",
-        caught_by=_test("tests/unit/test_fingerprints.py", "long_texts"),
+        caught_by=_test("tests/unit/test_fingerprints.py", "long_old_rows"),
     ),
     # --- commands -----------------------------------------------------------------------------------------------------
     "nobody tidies while a service may claim": Mutant(

@@ -24,7 +24,7 @@ NUMBERS = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data folder of a stopped server, to be copied: a tenth of the time that initdb takes."""
+    """The data folder of a stopped server. Copying it takes a tenth of initdb's time."""
     folder = tmp_path_factory.mktemp("initialised")
     embedded.start(folder)
     embedded.stop(folder)
@@ -35,7 +35,7 @@ def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(initialised: Path) -> Iterator[Path]:
-    """A data folder of this test's own, with a space in its name, whose server is stopped afterwards."""
+    """A data folder for one test, with a space in its name. Its server is stopped afterwards."""
     parent = Path(tempfile.mkdtemp(prefix="codelupe-tests-"))
     data_folder = parent / "a b"
     data_folder.mkdir()
@@ -57,7 +57,7 @@ def template(postgres_url: str) -> str:
 
 @pytest.fixture
 def database_url(postgres_url: str, template: str) -> Iterator[str]:
-    """A database of this test's own, migrated."""
+    """A migrated database for one test."""
     name = f"test_{next(NUMBERS)}"
     execute_outside(
         postgres_url,
@@ -76,7 +76,7 @@ def pool(database_url: str) -> Iterator[Pool]:
 
 @pytest.fixture
 def lease(pool: Pool) -> Lease:
-    """A bound stream, and the right to write to it."""
+    """A bound stream and its lease."""
     bind(pool, STREAM, Binding(source="code_files", base_model="m", base_revision="r", lora={"rank": 8}))
     lease = acquire(pool, STREAM, "tests", 600)
     assert lease is not None
@@ -85,7 +85,7 @@ def lease(pool: Pool) -> Lease:
 
 @pytest.fixture
 def query(pool: Pool) -> Callable[..., list[Any]]:
-    """Rows of a statement, in a transaction of its own."""
+    """Returns the rows of a statement, in its own transaction."""
 
     def run(statement: str, *parameters: Any) -> list[Any]:
         with pool.transaction() as cursor:

@@ -1,4 +1,4 @@
-"""Code that no other file says: what hygiene lets through, by a seed."""
+"""Makes unique code that hygiene accepts, from a seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NOUNS = ("row", "page", "node", "edge", "token", "frame", "queue", "table", "ind
 
 
 def code(seed: int, functions: int = 8) -> str:
-    """A Python module of its own: two modules of different seeds share few 5-grams of tokens."""
+    """Return a Python module. Modules with different seeds share few 5-grams of tokens."""
     chance = random.Random(seed)
 
     def name() -> str:
@@ -28,7 +28,7 @@ def code(seed: int, functions: int = 8) -> str:
 
 
 def edited(text: str, seed: int, lines: int = 1) -> str:
-    """The text with a few lines of its own put in, blank lines doubled and its ends of lines changed."""
+    """Return the text with a few new lines, doubled blank lines and other line ends."""
     chance = random.Random(seed)
     found = text.split("\n")
     for _ in range(lines):

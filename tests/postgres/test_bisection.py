@@ -1,4 +1,4 @@
-"""A row that makes every run fail is found by bisection, and nothing else is settled for it."""
+"""Bisection finds a row that makes every run fail, and settles no other row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from db.source import Source
 
 
 class Stream:
-    """Runs over the books, and what happens to them."""
+    """Plays runs against the ledger."""
 
     def __init__(self, pool, lease, query):
         self.pool, self.lease, self.query = pool, lease, query
@@ -70,7 +70,7 @@ def test_a_claim_takes_half_of_the_suspects_and_all_the_others(stream, pool):
     assert stream.claim()[1] == files[3:4]
 
 
-def test_suspects_that_cannot_be_claimed_hold_nobody_up(stream, pool, query):
+def test_suspects_that_cannot_be_claimed_do_not_block_other_rows(stream, pool, query):
     fill(pool, 8)
     run_id, files = stream.claim()
     stream.fail(run_id, files[:4])
@@ -80,7 +80,7 @@ def test_suspects_that_cannot_be_claimed_hold_nobody_up(stream, pool, query):
     assert taken == files[3:]
 
 
-def test_a_run_that_was_returned_says_nothing(stream, pool):
+def test_a_returned_run_names_no_suspects(stream, pool):
     fill(pool, 4)
     run_id, files = stream.claim()
     stream.fail(run_id, files)
@@ -91,7 +91,7 @@ def test_a_run_that_was_returned_says_nothing(stream, pool):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_bisection_finds_the_rows_and_loses_no_other(stream, pool, seed):
-    """A window of eight fails where one of the culprits is in it; nobody knows which."""
+    """A window of eight rows fails if it contains a culprit. The trainer does not know which row it is."""
     chance = random.Random(seed)
     fill(pool, 30)
     culprits = set(chance.sample(range(1, 31), chance.choice((1, 1, 2))))

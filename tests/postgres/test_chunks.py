@@ -1,4 +1,4 @@
-"""What waits, by ranges of ids: nothing is lost whatever its id, its commit or its score, and no look reads it all."""
+"""Waiting rows are counted by ranges of ids. No row is lost, and no poll reads all rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEAST, GREATEST = -(2**63), 2**63 - 1
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranges of a few rows, so that small tables have many, and no machine is too slow for them."""
+    """Use ranges of a few rows, so that small tables have many ranges on any machine."""
     for name, value in {"WINDOW_ROWS": 5, "CHUNK_ROWS": 10, "WINDOW_SECONDS": 1e9, "CHUNK_SECONDS": 1e9}.items():
         monkeypatch.setattr(chunks, name, value)
 
@@ -41,7 +41,7 @@ def sweep(pool: Pool, lease: Lease, **options: Any) -> chunks.Pending | None:
 
 
 def due_now(query: Query) -> None:
-    """Let the time come that lies between two looks."""
+    """Let the pause between two reads pass."""
     query("update codelupe.chunks set due_at = now() where due_at > now()")
 
 
@@ -56,9 +56,7 @@ def put(query: Query, ids: list[int], score: float | None = 90.0) -> None:
 # --- ranges -------------------------------------------------------------------------------------------------
 
 
-def test_a_large_table_is_looked_at_from_its_end_and_then_range_by_range(
-    pool: Pool, lease: Lease, query: Query
-) -> None:
+def test_a_large_table_is_read_from_its_end_and_then_range_by_range(pool: Pool, lease: Lease, query: Query) -> None:
     fill(pool, 58)
     first = poll(pool, lease)
     assert (first.rows, first.unknown_ranges) == (5, 1)
@@ -70,7 +68,7 @@ def test_a_large_table_is_looked_at_from_its_end_and_then_range_by_range(
     assert poll(pool, lease).rows == 62
     assert query("select count(*) from codelupe.chunks") == [(7,)]  # the newest range may grow to twice its size
     fill(pool, 1)
-    assert poll(pool, lease).rows == 58  # the five that left it are added to a range that is looked at next
+    assert poll(pool, lease).rows == 58  # the five that left it join a range that is read next
     found = sweep(pool, lease, urgent=True)
     assert found is not None and found.rows == 63 == chunks.count(pool, SOURCE, ELIGIBLE, STREAM)
     assert query("select first_id, last_id, pending from codelupe.chunks order by 1 desc limit 2") == [
@@ -101,7 +99,7 @@ def test_a_range_that_fills_up_is_cut(pool: Pool, lease: Lease, query: Query) ->
     assert max(pending for (pending,) in query("select pending from codelupe.chunks")) <= 10
 
 
-def test_a_slow_look_makes_the_next_ones_shorter(
+def test_a_slow_read_makes_the_next_ones_shorter(
     pool: Pool, lease: Lease, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(pool, 40)
@@ -175,7 +173,7 @@ def test_ranges_rest_no_longer_than_their_rows(pool: Pool, lease: Lease, query: 
     assert query("select max(due_at) <= now() + interval '60 s' from codelupe.chunks where pending = 0") == [(True,)]
 
 
-def test_the_newest_ranges_are_looked_at_more_often(pool: Pool, lease: Lease, query: Query) -> None:
+def test_the_newest_ranges_are_read_more_often(pool: Pool, lease: Lease, query: Query) -> None:
     fill(pool, 200)
     look_around(pool, lease)  # all of them were among the newest ranges then
     due_now(query)
@@ -186,7 +184,7 @@ def test_the_newest_ranges_are_looked_at_more_often(pool: Pool, lease: Lease, qu
     assert often == [(chunks.RECENT_CHUNKS,)]
 
 
-def test_rows_that_are_gone_are_counted_until_the_next_look(pool: Pool, lease: Lease, query: Query) -> None:
+def test_deleted_rows_are_counted_until_the_next_read(pool: Pool, lease: Lease, query: Query) -> None:
     fill(pool, 60)
     before = look_around(pool, lease)
     query("delete from code_files where id <= 30")
@@ -201,7 +199,7 @@ def test_rows_that_are_gone_are_counted_until_the_next_look(pool: Pool, lease: L
     assert look_around(pool, lease).rows == 0
 
 
-def test_other_limits_start_anew(pool: Pool, lease: Lease) -> None:
+def test_other_limits_reset_the_counts(pool: Pool, lease: Lease) -> None:
     fill(pool, 30, quality_score=80.0)
     assert look_around(pool, lease).rows == 30
     stricter = replace(ELIGIBLE, quality_threshold=85)
@@ -210,7 +208,7 @@ def test_other_limits_start_anew(pool: Pool, lease: Lease) -> None:
     assert look_around(pool, lease).rows == 30
 
 
-def test_who_has_lost_the_lease_counts_no_more(pool: Pool, lease: Lease, query: Query) -> None:
+def test_a_service_without_the_lease_counts_nothing(pool: Pool, lease: Lease, query: Query) -> None:
     query("update codelupe.leases set expires_at = now() - interval '1 s'")
     assert acquire(pool, STREAM, "another", 60) is not None
     for write in (poll, sweep, chunks.discard_counts):
@@ -229,7 +227,7 @@ def test_a_view_that_repeats_an_id_is_named_by_the_claim(pool: Pool, lease: Leas
         claim_all(pool, lease, source=source)
 
 
-def test_times_that_python_does_not_know(pool: Pool, lease: Lease, query: Query) -> None:
+def test_times_outside_pythons_range(pool: Pool, lease: Lease, query: Query) -> None:
     for moment in ("infinity", "-infinity", "20000-01-01", "0044-03-15 BC"):
         query("insert into code_files (content, quality_score, created_at) values (repeat('x', 60), 90, %s)", moment)
     found = look_around(pool, lease)
@@ -243,7 +241,7 @@ def test_a_claim_reads_only_where_rows_are_known_to_wait(pool: Pool, lease: Leas
     fill(pool, 100, quality_score=None)
     query("update code_files set quality_score = 90 where id in (15, 16, 63)")
     look_around(pool, lease)
-    query("update code_files set quality_score = 90 where id = 40")  # since the last look
+    query("update code_files set quality_score = 90 where id = 40")  # since the last read
     with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
         assert [row.file_id for row in claimed.rows()] == [15, 16, 63]
         assert claimed._ranges == [11, 61, 96]
@@ -253,7 +251,7 @@ def test_a_claim_reads_only_where_rows_are_known_to_wait(pool: Pool, lease: Leas
     assert claim_all(pool, lease)[1] == [15, 16, 40, 63]
 
 
-def test_a_claim_takes_what_is_known_before_what_is_not(pool: Pool, lease: Lease) -> None:
+def test_a_claim_takes_counted_rows_first(pool: Pool, lease: Lease) -> None:
     fill(pool, 50)
     poll(pool, lease)
     assert claim_all(pool, lease, limit=6)[1] == [46, 47, 48, 49, 50, 1]
@@ -273,8 +271,10 @@ def test_a_claim_that_is_undone_leaves_the_counts(pool: Pool, lease: Lease) -> N
 
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_happens_every_row_is_claimed_once(pool: Pool, lease: Lease, query: Query, seed: int) -> None:
-    """Random work of producers, service and runs; then all ranges in turn have what the audit counts, and claims end
-    with nothing left."""
+    """Producers, service and runs act at random.
+
+    Afterwards all ranges agree with the audit's counts, and claims leave no row.
+    """
     chance = random.Random(seed)
     settled: list[int] = []
     query("alter table code_files alter column id restart with 1000")

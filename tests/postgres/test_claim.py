@@ -1,4 +1,4 @@
-"""Claims: every row once, nothing lost, nothing left behind."""
+"""Claims take every row once, lose none and leave none."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_renewal_during_a_claim_neither_waits_nor_breaks_it(pool: Pool, lease:
         for row in rows:
             claimed.keep(row, "train")
     assert runs.live(pool, STREAM) is not None
-    assert training_requested(pool, STREAM)  # asked for after the claim began: for the next one
+    assert training_requested(pool, STREAM)  # requested after the claim began, so it is for the next one
 
 
 def test_a_takeover_during_a_claim_undoes_it(pool: Pool, lease: Lease, query: Any) -> None:
@@ -199,7 +199,7 @@ def test_returned_rows_wait_for_their_time(pool: Pool, lease: Lease, query: Any)
 
 
 def test_out_of_order_commits_lose_nothing(database_url: str, pool: Pool, lease: Lease) -> None:
-    """Eight writers take ids first and commit late, while claims go on; the first one commits last."""
+    """Eight writers take their ids early and commit late, during claims. The first one commits last."""
     writers, files_each = 8, 60
     done = threading.Event()
     slowest = psycopg2.connect(database_url)
@@ -296,7 +296,7 @@ def test_long_held_out_texts_are_not_in_memory_together(
 # --- what may be trained on ---------------------------------------------------------------------------------
 
 
-def test_reasons(pool: Pool, lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reject_reasons(pool: Pool, lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
     cases: dict[str, dict[str, Any]] = {
         "no_score": {"quality_score": None},
         "low_score": {"quality_score": 69.9},
@@ -319,8 +319,8 @@ def test_reasons(pool: Pool, lease: Lease, monkeypatch: pytest.MonkeyPatch) -> N
     assert claim_all(pool, lease)[1] == [5, 6, 7, 8]
 
 
-def test_a_huge_row_costs_nothing(pool: Pool, lease: Lease, query: Any) -> None:
-    """200 MB of text are 2.3 MB on disk; looking at its length must not unpack it."""
+def test_a_huge_row_is_rejected_without_being_unpacked(pool: Pool, lease: Lease, query: Any) -> None:
+    """200 MB of text take 2.3 MB on disk. Checking the length must not unpack them."""
     fill(pool, 1)
     query("insert into code_files (content, quality_score) values (repeat('abcdefghij', 20000000), 90)")
     started = time.monotonic()
@@ -463,7 +463,7 @@ def test_insert_files(pool: Pool, query: Any) -> None:
 # --- what comes along with a row ---------------------------------------------------------------------------
 
 
-def test_metadata_and_license_come_along(pool: Pool, lease: Lease) -> None:
+def test_metadata_and_license_are_claimed_too(pool: Pool, lease: Lease) -> None:
     insert_files(pool, [new_file(1, metadata={"author": "a", "é": [1]}, license="MIT"), new_file(2)])
     with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
         found = [(row.license, row.metadata) for row in claimed.rows()]
@@ -471,7 +471,7 @@ def test_metadata_and_license_come_along(pool: Pool, lease: Lease) -> None:
     assert found == [("MIT", {"author": "a", "é": [1]}), (None, {})]
 
 
-def test_a_source_without_such_columns_has_empty_ones(pool: Pool, lease: Lease, query: Any) -> None:
+def test_a_source_without_these_columns_gives_empty_ones(pool: Pool, lease: Lease, query: Any) -> None:
     fill(pool, 1)
     query("create view plain as select id, content, language, quality_score from code_files")
     with claim(pool, lease, Source.parse("plain", ""), ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
@@ -485,7 +485,7 @@ def test_metadata_must_be_json(pool: Pool, query: Any) -> None:
         check_source(pool, Source.parse("odd", ""))
 
 
-def test_metadata_that_cannot_be_written_again_is_a_reason(pool: Pool, lease: Lease, query: Any) -> None:
+def test_metadata_that_cannot_be_encoded_rejects_the_row(pool: Pool, lease: Lease, query: Any) -> None:
     good, bad = ['{"a": "\\\\u0000"}', "[1]", "null"], ['{"a": 1e999}', '{"a": "\\u0000"}', '{"a": "\\ud800"}']
     for text in good + bad:
         query("insert into code_files (content, quality_score, license) values (repeat('x', 60), 80, %s)", text)
@@ -503,7 +503,7 @@ def test_metadata_that_cannot_be_written_again_is_a_reason(pool: Pool, lease: Le
     ]
 
 
-def test_a_row_that_is_put_off_does_not_count(pool: Pool, lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_postponed_row_does_not_count(pool: Pool, lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("db.claim.PAGE_ROWS", 3)
     fill(pool, 20)
     with claim(pool, lease, SOURCE, ELIGIBLE, limit=2, parent_version=None, seed=1) as claimed:

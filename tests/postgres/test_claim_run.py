@@ -1,4 +1,4 @@
-"""Claiming into a run directory: complete or not there, refused rows settled, nothing lost by a crash in between."""
+"""Claims into a run directory: it is complete or absent, refused rows are settled, and a crash loses nothing."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ CODE = "".join(f"value_{n} = {n}\n" for n in range(20))
 
 
 class World:
-    """A service's parts on a database of their own, without its loop."""
+    """The service's parts on their own database, without the loop."""
 
     def __init__(self, pool: Pool, root: Path) -> None:
         self.pool = pool
@@ -146,7 +146,7 @@ def test_a_claim_without_held_out_rows_is_undone(world: World):
 
 
 def test_a_request_that_cannot_be_met_does_not_end_its_own_pause(world: World, monkeypatch: pytest.MonkeyPatch):
-    """One file leaves nothing to hold out; the request stays, and a later one is heard at once."""
+    """One file leaves nothing to hold out. The request stays, and a later one is noticed at once."""
     world.insert(1)
     streams.request_training(world.pool, STREAM)
     daemon = world.daemon()
@@ -178,8 +178,8 @@ def test_the_lease_is_renewed_while_a_claim_lasts(world: World, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("taken", ["runs/000001", "models/adapters/v000001"])
-def test_folders_that_have_a_new_runs_number_are_set_aside(world: World, taken: str):
-    """Of another database, or of runs after the backup that this one was restored from."""
+def test_folders_with_the_number_of_a_new_run_are_set_aside(world: World, taken: str):
+    """They belong to another database, or to runs after the backup from which this one was restored."""
     world.insert(20)
     other = world.home.root / taken
     other.mkdir()
@@ -192,7 +192,7 @@ def test_folders_that_have_a_new_runs_number_are_set_aside(world: World, taken: 
 
 
 def published(world: World, version: int = 1) -> None:
-    """A run's adapter as current, with a folder that holds one file."""
+    """Publish a run's adapter as current, in a folder with one file."""
     assert world.claim().run_id == version
     with new_folder(world.home.adapter(version)) as folder:
         (folder / "adapter_model.safetensors").write_bytes(b"weights of version %d" % version)
@@ -224,7 +224,7 @@ def test_no_claim_on_a_damaged_adapter(world: World, harm: str):
             (folder / "adapter_model.safetensors").write_bytes(b"weights of version 0")
         case "remove":
             shutil.rmtree(folder)
-        case _:  # whole, and of another history
+        case _:  # complete, but from another history
             (folder / "adapter_model.safetensors").write_bytes(b"others")
             write_manifest(folder, version=1)
     for state in (daemon._starting, daemon._claiming):
@@ -245,11 +245,11 @@ GOOD_REPORT = {
     "evaluation": {"anchor": {"loss": 4.0}, "current": {"loss": 4.0}, "candidate": {"loss": 3.0}},
     "train": {"tokens_published": 10},
 }
-"""Of run 1, which the judge promotes."""
+"""A report of run 1, which the judge promotes."""
 
 
-def test_a_directory_that_was_tidied_after_the_dump_is_given_back(world: World):
-    """A restored database has run 1 live, and the copied directory is what its verdict left behind."""
+def test_a_run_whose_directory_was_tidied_after_the_dump_is_returned(world: World):
+    """In the restored database run 1 is live, but the copied directory is already tidied after its verdict."""
     world.insert(20)
     world.claim()
     daemon = world.daemon()
@@ -265,8 +265,8 @@ def test_a_directory_that_was_tidied_after_the_dump_is_given_back(world: World):
     assert world.audit().pending == 20
 
 
-def test_the_directory_of_another_run_of_this_number_is_given_back(world: World):
-    """A restored database has run 1 live, and the folder has the run 1 of another history, ready to be judged."""
+def test_a_run_with_the_directory_of_another_run_is_returned(world: World):
+    """In the restored database run 1 is live, but the folder holds a finished run 1 of another history."""
     world.insert(20)
     world.claim()
     daemon = world.daemon()
@@ -286,8 +286,8 @@ def test_the_directory_of_another_run_of_this_number_is_given_back(world: World)
 
 
 @pytest.mark.parametrize("why", ["current now", "revoked since"])
-def test_a_candidate_that_came_too_late_is_given_back(world: World, why: str):
-    """The judge was for it, and the database is not."""
+def test_a_candidate_that_came_too_late_is_returned(world: World, why: str):
+    """The judge promotes it, but the database refuses it."""
     world.insert(20)
     published(world)
     world.insert(20, prefix="later")
@@ -317,7 +317,7 @@ def test_a_candidate_that_came_too_late_is_given_back(world: World, why: str):
 
 
 @pytest.mark.parametrize("name", ["report", "rows_outcome"])
-def test_a_run_whose_result_cannot_be_read_is_given_back(world: World, name: str):
+def test_a_run_whose_result_cannot_be_read_is_returned(world: World, name: str):
     world.insert(20)
     world.claim()
     daemon = world.daemon()
@@ -344,8 +344,8 @@ def test_a_failure_while_writing_undoes_the_claim(world: World):
     assert list(world.home.runs.iterdir()) == []
 
 
-def test_a_run_without_its_directory_is_given_back(world: World, monkeypatch: pytest.MonkeyPatch):
-    """A crash after the commit and before the rename."""
+def test_a_run_without_its_directory_is_returned(world: World, monkeypatch: pytest.MonkeyPatch):
+    """The process crashes after the commit and before the rename."""
     world.insert(20)
 
     def crash(self: Path, target: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_run_without_its_directory_is_given_back(world: World, monkeypatch: py
     assert again.trained + again.held_out == 20
 
 
-def test_what_was_held_out_stays_so_when_rows_come_back(world: World):
+def test_returned_rows_that_were_held_out_stay_held_out(world: World):
     world.insert(40)
     first = world.claim()
     held_out = {row.file_id for row in read_rows(world.home.run(first.run_id).held_out)}
@@ -386,7 +386,7 @@ def test_another_version_of_a_held_out_file_is_held_out_too(world: World):
     assert len(list(read_rows(directory.rows))) == 40 - len(earlier)
 
 
-def test_the_directory_holds_what_was_claimed_whatever_comes_later(world: World):
+def test_later_rows_do_not_change_a_claimed_directory(world: World):
     world.insert(20)
     claimed = world.claim()
     with world.pool.transaction() as cursor:
@@ -404,8 +404,8 @@ def test_text_of_every_kind_survives(world: World):
         assert json.loads(line)
 
 
-def test_the_demonstration_goes_on_when_a_batch_is_claimed_but_for_a_few_rows(world: World):
-    """A batch above MAX_DATASET_SIZE leaves rows that do not start a run by themselves."""
+def test_the_demonstration_continues_if_a_few_rows_remain_unclaimed(world: World):
+    """A batch above MAX_DATASET_SIZE leaves too few rows to start another run."""
     settings = replace(world.settings, max_dataset_size=38)
     world.settings = settings
     stop, batches = threading.Event(), []
@@ -429,7 +429,7 @@ def test_the_demonstration_goes_on_when_a_batch_is_claimed_but_for_a_few_rows(wo
         thread.join()
 
 
-def test_trouble_that_was_noted_while_training_ends_with_the_next_answer(world: World):
+def test_a_database_error_during_training_is_cleared_by_the_next_answer(world: World):
     daemon = world.daemon()
     daemon.board.trouble("database", "noted by the trainer's watch, after which no renewal was due")
 
@@ -442,7 +442,7 @@ def test_trouble_that_was_noted_while_training_ends_with_the_next_answer(world: 
     assert daemon.board.read().troubles == {}
 
 
-def test_memory_goes_back_after_a_claim_and_after_a_verdict(world: World, monkeypatch: pytest.MonkeyPatch):
+def test_memory_is_freed_after_a_claim_and_after_a_verdict(world: World, monkeypatch: pytest.MonkeyPatch):
     world.insert(12)
     daemon, left = world.daemon(), []
     monkeypatch.setattr("service.cycle.daemon.return_freed_memory", lambda: left.append(str(daemon.state)))
@@ -456,7 +456,7 @@ def test_memory_goes_back_after_a_claim_and_after_a_verdict(world: World, monkey
     assert left == ["claiming", "training", "judging"]
 
 
-def test_a_database_that_refuses_a_standing_by_service_pauses_it(world: World, monkeypatch: pytest.MonkeyPatch):
+def test_a_standby_service_pauses_if_the_database_refuses_it(world: World, monkeypatch: pytest.MonkeyPatch):
     daemon = world.daemon()
     daemon.state = State.STANDBY
 
@@ -551,7 +551,7 @@ def test_a_run_whose_trainer_crashes_each_time_is_given_up(world: World):
 
 
 def test_the_row_that_makes_steps_fail_is_quarantined(world: World):
-    """The trainer says who it is; there is nothing to rest for."""
+    """The trainer names the row, so the service need not rest."""
     world.insert(20)
     daemon = world.daemon()
     daemon._starting()
@@ -564,7 +564,7 @@ def test_the_row_that_makes_steps_fail_is_quarantined(world: World):
     assert (found.pending, found.settled, found.problems) == (19, {"quarantined:non_finite": 1}, [])
 
 
-def test_no_claim_where_the_disk_is_short(world: World, monkeypatch: pytest.MonkeyPatch):
+def test_no_claim_without_disk_space(world: World, monkeypatch: pytest.MonkeyPatch):
     world.insert(20)
     daemon = world.daemon()
     assert daemon._starting() is State.WAITING
@@ -576,14 +576,14 @@ def test_no_claim_where_the_disk_is_short(world: World, monkeypatch: pytest.Monk
 
 
 def test_a_pointer_that_a_crash_left_behind_is_moved_at_the_next_start(world: World):
-    """After the commit, and before the swap."""
+    """The crash comes after the commit and before the swap."""
     world.insert(20)
     published(world)
     world.daemon()._starting()
     assert world.home.pointer(STREAM).resolve() == world.home.adapter(1).resolve()
 
 
-def test_a_pointer_that_cannot_be_moved_is_said(world: World):
+def test_a_pointer_that_cannot_be_moved_is_reported(world: World):
     world.insert(20)
     published(world)
     world.home.pointer(STREAM).mkdir()
@@ -596,7 +596,7 @@ def test_a_pointer_that_cannot_be_moved_is_said(world: World):
     assert world.home.pointer(STREAM).resolve() == world.home.adapter(1).resolve()
 
 
-def test_once_ends_where_the_service_would_rest(world: World):
+def test_once_ends_when_the_service_would_rest(world: World):
     daemon = world.daemon()
     assert daemon._pause("trainer", "run 1 failed") is State.PAUSED
     daemon.once = True
@@ -604,7 +604,7 @@ def test_once_ends_where_the_service_would_rest(world: World):
 
 
 def test_a_damaged_candidate_is_not_called_published(world: World):
-    """The judge reads the report; that the adapter is not there shows itself only at the copy."""
+    """The judge only reads the report. The copy finds that the adapter is missing."""
     world.insert(20)
     daemon = world.daemon()
     daemon._starting()
@@ -640,7 +640,7 @@ def test_new_files_wake_the_poll_early(world: World):
 
 @pytest.fixture
 def _small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a small table has many ranges of ids, most of which are not among the newest."""
+    """Give a small table many ranges of ids, most of which are not among the newest."""
     monkeypatch.setattr(chunks, "WINDOW_ROWS", 5)
     monkeypatch.setattr(chunks, "CHUNK_ROWS", 10)
     monkeypatch.setattr(chunks, "RECENT_CHUNKS", 1)
@@ -648,7 +648,7 @@ def _small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_small_ranges")
 def test_rows_that_wait_anywhere_together_start_a_run(world: World):
-    """Ten among the newest and five each elsewhere, whose scores came late: none of them would be enough."""
+    """Ten rows are among the newest, and five each elsewhere got their scores late. No group alone would be enough."""
     world.settings = replace(world.settings, check_interval_seconds=2.0, sweep_interval_seconds=0.5, min_new_files=20)
     world.insert(100)
     with world.pool.transaction() as cursor:
@@ -667,8 +667,8 @@ def test_rows_that_wait_anywhere_together_start_a_run(world: World):
 
 
 @pytest.mark.usefixtures("_small_ranges")
-def test_all_that_is_new_is_known_before_a_run_starts(world: World):
-    """What came at once is not claimed in two runs because a poll looks at the newest rows alone."""
+def test_all_new_rows_are_counted_before_a_run_starts(world: World):
+    """A poll reads only the newest rows. Rows that arrive together are still claimed in one run."""
     world.settings = replace(world.settings, min_new_files=5)
     daemon = world.daemon()
     assert daemon._starting() is State.WAITING
@@ -681,8 +681,8 @@ def test_all_that_is_new_is_known_before_a_run_starts(world: World):
 
 @pytest.mark.usefixtures("_small_ranges")
 @pytest.mark.parametrize("confirmed", [True, False])
-def test_rows_that_are_gone_start_no_run_and_no_loop(world: World, monkeypatch: pytest.MonkeyPatch, confirmed: bool):
-    """Counted rows are counted again before a run; where that was only now, the claim finds that they are gone."""
+def test_deleted_rows_start_neither_a_run_nor_a_loop(world: World, monkeypatch: pytest.MonkeyPatch, confirmed: bool):
+    """Ranges are counted again before a run. If that has just happened, the claim finds that the rows are gone."""
     monkeypatch.setattr("service.cycle.daemon.CONFIRM_SECONDS", 0.0 if confirmed else 60.0)
     world.settings = replace(world.settings, check_interval_seconds=0.1)
     daemon = world.daemon()
@@ -699,7 +699,7 @@ def test_rows_that_are_gone_start_no_run_and_no_loop(world: World, monkeypatch: 
 
 
 @pytest.mark.usefixtures("_small_ranges")
-def test_ranges_are_looked_at_while_a_run_is_on(world: World, monkeypatch: pytest.MonkeyPatch):
+def test_ranges_are_read_during_a_run(world: World, monkeypatch: pytest.MonkeyPatch):
     world.settings = replace(world.settings, check_interval_seconds=0.1)
     world.insert(40)
     daemon = world.daemon()
@@ -714,7 +714,7 @@ def test_ranges_are_looked_at_while_a_run_is_on(world: World, monkeypatch: pytes
     assert (found.rows, found.unknown_ranges) == (0, 0)
 
 
-def test_a_stop_is_heard_while_waiting(world: World):
+def test_a_stop_is_obeyed_while_waiting(world: World):
     world.settings = replace(world.settings, check_interval_seconds=60.0)
     daemon = world.daemon()
     assert daemon._starting() is State.WAITING
@@ -724,7 +724,7 @@ def test_a_stop_is_heard_while_waiting(world: World):
     assert time.monotonic() - started < 10
 
 
-def test_a_database_that_goes_while_it_is_listened_to_is_noticed(world: World):
+def test_losing_the_database_while_listening_is_noticed(world: World):
     from db.errors import Unavailable
 
     world.settings = replace(world.settings, check_interval_seconds=60.0)

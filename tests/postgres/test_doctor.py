@@ -1,4 +1,4 @@
-"""`codelupe doctor` on real databases and folders: what is well, and what each failure says."""
+"""`codelupe doctor` on real databases and folders: its passes and the message of each failure."""
 
 from __future__ import annotations
 
@@ -100,9 +100,7 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (disk_finding(home).state, disk_finding(home).mend) == ("failed", "codelupe stop; codelupe gc")
 
 
-def test_a_trainer_that_does_not_come_to_its_end(
-    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trainer_that_does_not_finish(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "TRAINER_SECONDS", 0.01)
     last = list(examine(settings_for(tmp_path, DATABASE_URL=database_url)))[-1]
     assert (last.check, last.state) == ("trainer", "failed") and "no answer" in last.said

@@ -1,4 +1,4 @@
-"""Dropping into a real table: what is there already stays once, large files go through, and whoever listens is told."""
+"""`drop` into a real table: files are inserted once, large files work, and listeners are notified."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def checkout(root: Path, commits: int) -> Path:
     return root
 
 
-def test_files_and_history_are_there_once(pool: Pool, tmp_path: Path, query: Any):
+def test_files_and_history_are_inserted_once(pool: Pool, tmp_path: Path, query: Any):
     root = checkout(tmp_path / "project", 3)
     for _ in range(2):
         drop_paths(pool, [str(root)], Given())
@@ -52,7 +52,7 @@ def test_many_drops_at_once_insert_each_file_once(
 
     def look_slowly(*arguments: Any) -> set[int]:
         found = look(*arguments)
-        time.sleep(0.02)  # in which another would look, were it not kept waiting
+        time.sleep(0.02)  # another drop would look now if it did not have to wait
         return found
 
     monkeypatch.setattr("db.files.INSERT_ROWS", 7)
@@ -73,7 +73,7 @@ def test_many_drops_at_once_insert_each_file_once(
     assert sum(totals) == 100 and query("select count(*), count(distinct path) from code_files") == [(100, 100)]
 
 
-def test_what_makes_a_file_another_one(pool: Pool, query: Any):
+def test_what_makes_two_files_different(pool: Pool, query: Any):
     def add(**changes: Any) -> int:
         facts: dict[str, Any] = {"repository": "r", "path": "a", "language": "c", "content": "x", "quality_score": 1.0}
         return insert_files(pool, [NewFile(**facts | changes)])
@@ -86,8 +86,8 @@ def test_what_makes_a_file_another_one(pool: Pool, query: Any):
     assert [add(**changes) for changes in changed] == [1] * len(changed)
     assert [add(**changes) for changes in changed] == [0] * len(changed)
     assert add(commit_sha="3", license="MIT", quality_score=2.0) == 0  # the same file at another commit
-    assert add(metadata={"diff": "d"}, commit_sha="2", content="z") == 0  # a change is known by its commit
-    assert [add(path=None), add(path=None)] == [1, 1]  # nothing says which file it is
+    assert add(metadata={"diff": "d"}, commit_sha="2", content="z") == 0  # a change is identified by its commit
+    assert [add(path=None), add(path=None)] == [1, 1]  # nothing identifies the file
     twice = [NewFile(repository="r", path=p, language="c", content="x", quality_score=1.0) for p in ("c", "c", "d")]
     assert insert_files(pool, twice) == 2
 
@@ -103,7 +103,7 @@ def test_text_of_every_kind_goes_through_copy(pool: Pool, query: Any):
 
 
 def test_large_files_do_not_wait_for_a_full_batch(pool: Pool, query: Any, monkeypatch: pytest.MonkeyPatch):
-    """At most one batch is made while another is written."""
+    """At most one batch is prepared while another is written."""
     monkeypatch.setattr("db.files.INSERT_CHARS", 1000)
     lag = []
 
@@ -125,12 +125,12 @@ def test_a_batch_that_cannot_be_written_is_an_error(pool: Pool, query: Any, monk
     assert query("select path from code_files order by id") == [("0",), ("1",)]
 
 
-def test_who_listens_is_told_at_the_commit(pool: Pool, database_url: str):
+def test_listeners_are_notified_at_the_commit(pool: Pool, database_url: str):
     connection = psycopg2.connect(database_url)
     connection.autocommit = True
     connection.cursor().execute("listen codelupe_files")
     insert_files(pool, [NewFile(repository="r", path="a", language="c", content="x", quality_score=1.0)])
-    for _ in range(100):  # it arrives when it arrives
+    for _ in range(100):  # the notification may take a while
         connection.poll()
         if connection.notifies:
             break
@@ -139,7 +139,7 @@ def test_who_listens_is_told_at_the_commit(pool: Pool, database_url: str):
     connection.close()
 
 
-def test_listening_hears_once_and_holds_nothing_afterwards(pool: Pool):
+def test_a_listener_is_notified_once_and_holds_nothing_afterwards(pool: Pool):
     with pool.listening("codelupe_files") as heard:
         started = time.monotonic()
         assert heard(0.2) is False and time.monotonic() - started >= 0.2

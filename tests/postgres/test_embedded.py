@@ -1,4 +1,4 @@
-"""The embedded Postgres: start, find, stop, and everything that can get in its way."""
+"""The embedded Postgres: start, find, stop, and everything that can go wrong."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def fresh() -> Iterator[Path]:
-    """Where a data folder may be made."""
+    """A place for a data folder."""
     parent = Path(tempfile.mkdtemp(prefix="codelupe-tests-"))
     yield parent / "a b"
     embedded.stop(parent / "a b")
@@ -138,7 +138,7 @@ def test_after_a_kill_of_postgres(folder: Path) -> None:
 
 
 def test_a_pid_that_belongs_to_another_program_now(folder: Path) -> None:
-    """After a reboot the number in postmaster.pid may be anybody's; here it is a process of the same user."""
+    """After a reboot, the pid in postmaster.pid may belong to any program. Here it is a process of the same user."""
     sleeper = subprocess.Popen(["sleep", "60"], **server_user.server_identity())
     try:
         (folder / "pgdata" / "postmaster.pid").write_text(
@@ -146,7 +146,7 @@ def test_a_pid_that_belongs_to_another_program_now(folder: Path) -> None:
         )
         assert embedded.running_url(folder) is None
         assert not embedded.stop(folder)
-        assert sleeper.poll() is None  # and nobody killed it
+        assert sleeper.poll() is None  # nothing killed it
         assert answer(embedded.start(folder)) == "codelupe"
         assert sleeper.poll() is None
     finally:
@@ -175,7 +175,7 @@ def test_an_interrupted_initdb_leaves_no_database(fresh: Path) -> None:
     assert answer(embedded.start(fresh)) == "codelupe"
 
 
-def test_the_servers_own_words_when_it_cannot_start(folder: Path) -> None:
+def test_a_failed_start_shows_the_servers_message(folder: Path) -> None:
     with (folder / "pgdata" / "postgresql.conf").open("a") as file:
         file.write("shared_buffers = nonsense\n")
     with pytest.raises(EmbeddedDatabaseError, match='invalid value for parameter "shared_buffers"'):
@@ -185,7 +185,7 @@ def test_the_servers_own_words_when_it_cannot_start(folder: Path) -> None:
         embedded.start(folder)
 
 
-def test_variables_of_libpq_do_not_matter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libpq_variables_are_ignored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PGPORT": "7777", "PGDATA": "/nowhere", "PGUSER": "me", "LC_ALL": "xx_YY"}.items():
         monkeypatch.setenv(name, value)
     assert answer(embedded.start(folder)) == "codelupe"
@@ -207,7 +207,7 @@ def test_as_an_ordinary_user(fresh: Path) -> None:
     fresh.parent.chmod(0o755)
     fresh.mkdir()
     os.chown(fresh, entry.pw_uid, entry.pw_gid)
-    forked = get_context("fork")  # the interpreter itself may lie where that user cannot read
+    forked = get_context("fork")  # that user may be unable to read the interpreter
     answers: Queue[str] = forked.Queue()
     process = forked.Process(target=_as_nobody, args=(fresh, answers))
     process.start()
@@ -216,12 +216,12 @@ def test_as_an_ordinary_user(fresh: Path) -> None:
     process.join()
     assert (fresh / "pgdata").stat().st_uid == entry.pw_uid
     assert stat.S_IMODE((fresh / "socket").stat().st_mode) == 0o700
-    assert answer(url) == "codelupe"  # root may connect, and stop it
+    assert answer(url) == "codelupe"  # root may connect and stop it
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user runs Postgres itself")
 def test_as_root_below_a_closed_folder(folder: Path) -> None:
-    """Others may pass through afterwards, and still not list."""
+    """Afterwards others may traverse the folder but not list it."""
     closed = folder / "closed"
     (closed / "data").mkdir(parents=True)
     (folder / "pgdata").rename(closed / "data" / "pgdata")

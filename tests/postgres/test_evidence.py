@@ -1,4 +1,4 @@
-"""`codelupe audit` on the disk: adapters, their lineage and their runs are what the database says."""
+"""`codelupe audit` checks the disk: adapters, lineage and runs agree with the database."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trainer.run_dir import RunDirectory, RunDirectoryError, new_folder, sha256_
 
 @pytest.fixture
 def world(pool: Any, tmp_path: Path) -> World:
-    """A service that published once, and tidied up."""
+    """A service that has published once and tidied up."""
     world = World(pool, tmp_path / "home")
     world.insert(20)
     claimed = world.claim()
@@ -49,7 +49,7 @@ def world(pool: Any, tmp_path: Path) -> World:
 
 
 def resigned(folder: Path, name: str, change: Callable[[Any], None]) -> None:
-    """A JSON file changed, and the manifest made to fit: somebody who covers their tracks."""
+    """Change a JSON file and adapt the manifest, as somebody would to hide the change."""
     path = folder / name
     value = json.loads(path.read_text())
     change(value)
@@ -112,7 +112,7 @@ def unreadable(world: World) -> None:
         (unreadable, "rows_outcome.jsonl cannot be read"),
     ],
 )
-def test_what_does_not_match_is_said(world: World, damage: Callable[[World], None], said: str):
+def test_mismatches_are_reported(world: World, damage: Callable[[World], None], said: str):
     damage(world)
     [problem] = disk_problems(world.home, world.pool, STREAM)
     assert re.search(said, problem)
@@ -126,8 +126,8 @@ def test_what_does_not_match_is_said(world: World, damage: Callable[[World], Non
         (lambda lineage: lineage.pop("inputs"), "its lineage.json cannot be read"),
     ],
 )
-def test_a_lineage_that_tells_something_else_is_said(world: World, change: Callable[[Any], None], said: str):
-    """As if it had been published so: the database has the manifest's hash."""
+def test_a_different_lineage_is_reported(world: World, change: Callable[[Any], None], said: str):
+    """It looks as if it had been published like this, because the database has the manifest's hash."""
     folder = world.home.adapter(1)
     resigned(folder, "lineage.json", change)
     with world.pool.transaction() as cursor:
@@ -135,7 +135,7 @@ def test_a_lineage_that_tells_something_else_is_said(world: World, change: Calla
     assert any(said in problem for problem in disk_problems(world.home, world.pool, STREAM))
 
 
-def test_what_retention_removed_is_no_problem(world: World):
+def test_adapters_removed_by_retention_are_not_a_problem(world: World):
     with world.pool.transaction() as cursor:
         cursor.execute("update codelupe.adapters set is_current = false")
     lose_folder(world)
@@ -144,8 +144,10 @@ def test_what_retention_removed_is_no_problem(world: World):
     assert disk_problems(world.home, world.pool, STREAM) == []
 
 
-def test_a_folder_that_a_service_removes_meanwhile_is_no_problem(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it goes when adapters beyond KEEP_ADAPTERS are retired while somebody audits."""
+def test_a_folder_that_a_service_removes_during_an_audit_is_not_a_problem(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This happens if adapters beyond KEEP_ADAPTERS are removed during an audit."""
 
     def half_removed(*_: object) -> None:
         shutil.rmtree(world.home.adapter(1))
@@ -157,9 +159,7 @@ def test_a_folder_that_a_service_removes_meanwhile_is_no_problem(world: World, m
     assert disk_problems(world.home, world.pool, STREAM) == []
 
 
-def test_an_adapter_that_is_followed_by_another_meanwhile_need_not_be_there(
-    world: World, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_adapter_that_is_replaced_during_an_audit_may_be_missing(world: World, monkeypatch: pytest.MonkeyPatch):
     def followed(_: float) -> None:
         with world.pool.transaction() as cursor:
             cursor.execute("update codelupe.adapters set is_current = false")
@@ -169,8 +169,10 @@ def test_an_adapter_that_is_followed_by_another_meanwhile_need_not_be_there(
     assert disk_problems(world.home, world.pool, STREAM) == []
 
 
-def test_rows_that_a_service_packs_meanwhile_are_no_problem(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They were seen, and are gone under that name when they are opened."""
+def test_rows_that_a_service_compresses_during_an_audit_are_not_a_problem(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The audit sees the file, but it has another name when the audit opens it."""
     run = RunDirectory(world.home.run(1).root)
     with gzip.open(run.root / "rows.jsonl.gz") as packed:
         run.rows.write_bytes(packed.read())

@@ -1,4 +1,4 @@
-"""`codelupe gc`: what it removes, and whom it does not meet."""
+"""`codelupe gc`: what it removes, and that it never runs beside a service."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.settings.home import Home, only_service
 
 @pytest.fixture
 def home(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """A folder of a service that has never been there."""
+    """The home folder of a service that never ran."""
     home = Home(tmp_path / "home")
     monkeypatch.setenv("CODELUPE_HOME", str(home.root))
     monkeypatch.setenv("DATABASE_URL", database_url)

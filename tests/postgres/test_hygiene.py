@@ -1,4 +1,4 @@
-"""What a claim refuses: duplicates within it, across runs and of held-out files; every reason in the ledger."""
+"""A claim refuses duplicates within itself, of earlier runs and of held-out files, with every reason in the ledger."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def world(pool: Any, tmp_path: Any) -> Careful:
     return Careful(pool, tmp_path / "home")
 
 
-def test_the_first_of_what_is_alike_is_kept(world: Careful):
+def test_the_first_of_similar_rows_is_kept(world: Careful):
     texts = [code(n) for n in range(30)]
     world.add(*texts, prefix="first")
     world.add(*(text.replace("\n", "\r\n") for text in texts[:5]), prefix="exact")
@@ -73,7 +73,7 @@ def test_the_first_of_what_is_alike_is_kept(world: Careful):
 
 
 def test_changes_are_compared_with_changes(world: Careful):
-    """Each holds the whole file; the same change picked into another branch is a duplicate, another one is not."""
+    """Each row holds the whole file. The same change on another branch is a duplicate. A different change is not."""
     text = code(1)
     world.add(*(code(n) for n in range(200, 220)), text)
     for n in range(6):
@@ -88,10 +88,10 @@ def test_changes_are_compared_with_changes(world: Careful):
     assert claimed.trained + claimed.held_out == 27
     published_run = claimed.run_id
     world.give_back(published_run)
-    assert world.claim().refused == 0  # none repeats itself
+    assert world.claim().refused == 0  # none is repeated
 
 
-def test_what_changes_are_compared_by_is_caught_up_with_too(world: Careful):
+def test_missing_fingerprints_of_changes_are_added_too(world: Careful):
     world.hygiene(duplicates="none")
     text = code(1)
     change = {"message": "m", "before": text, "diff": "+" + code(2).replace("\n", "\n+")}
@@ -118,7 +118,7 @@ def test_a_benchmark_in_what_a_change_replaced_counts(world: Careful, tmp_path: 
     assert world.rejected() == {"benchmark": 1}
 
 
-def test_what_was_trained_is_known_in_later_runs(world: Careful):
+def test_trained_rows_are_remembered_in_later_runs(world: Careful):
     texts = [code(n) for n in range(30)]
     world.add(*texts)
     published(world)
@@ -135,7 +135,7 @@ def test_no_near_duplicate_of_a_held_out_file_is_ever_trained(world: Careful):
     held_out = world.roles(first.run_id)["held_out"]
     assert len(held_out) >= 8
     world.give_back(first.run_id)  # even while the held-out rows wait to be claimed again
-    with world.pool.transaction() as cursor:  # copies with lower ids: the claim meets them first
+    with world.pool.transaction() as cursor:  # the copies have lower ids, so the claim reads them first
         cursor.execute("update code_files set id = id + 100000")
         cursor.execute("update codelupe.ledger set file_id = file_id + 100000")
         cursor.execute("update codelupe.held_out set file_id = file_id + 100000")
@@ -157,8 +157,8 @@ def test_rows_that_come_back_are_no_duplicates_of_themselves(world: Careful):
         assert world.audit().problems == []
 
 
-def test_a_copy_of_a_row_that_waits_again_is_taken_in_its_stead(world: Careful):
-    """Only what is trained, claimed or held out counts: the original may never come back."""
+def test_a_copy_of_a_returned_row_is_taken_instead(world: Careful):
+    """Only trained, claimed and held-out rows count. The original may never be claimed again."""
     world.hygiene()
     world.add(*(code(n) for n in range(30)))
     first = world.claim()
@@ -171,7 +171,7 @@ def test_a_copy_of_a_row_that_waits_again_is_taken_in_its_stead(world: Careful):
     assert world.rejected() == {}
 
 
-def test_rejected_rows_leave_nothing_to_be_compared_with(world: Careful):
+def test_rejected_rows_are_not_compared_with(world: Careful):
     world.add(*(code(n) for n in range(30)))
     claimed = world.claim()
     roles = world.roles(claimed.run_id)
@@ -196,7 +196,7 @@ def test_an_undone_claim_remembers_nothing(world: Careful):
         assert cursor.fetchone() == (0,)
 
 
-def test_what_was_trained_before_there_were_fingerprints_is_caught_up_with(world: Careful):
+def test_rows_trained_before_fingerprints_existed_get_them(world: Careful):
     texts = [code(n) for n in range(30)]
     world.hygiene(duplicates="none")
     world.add(*texts)
@@ -210,7 +210,7 @@ def test_what_was_trained_before_there_were_fingerprints_is_caught_up_with(world
     assert world.rejected() == {"near_duplicate": 30} and claimed.trained + claimed.held_out == 20
 
 
-def test_only_runs_without_all_their_fingerprints_are_looked_through(world: Careful):
+def test_only_runs_with_missing_fingerprints_are_read(world: Careful):
     def remembered() -> list[bool]:
         with world.pool.transaction() as cursor:
             cursor.execute("select remembered from codelupe.runs order by run_id")
@@ -244,7 +244,7 @@ def test_only_runs_without_all_their_fingerprints_are_looked_through(world: Care
         assert cursor.fetchone() == (60,)
 
 
-def test_how_much_counts_is_the_recipes(world: Careful):
+def test_the_similarity_threshold_comes_from_the_recipe(world: Careful):
     texts = [code(n) for n in range(20)]
     world.hygiene(duplicates="exact")
     world.add(*texts, *texts[:3], *(edited(text, 1) for text in texts[3:6]))
@@ -253,7 +253,7 @@ def test_how_much_counts_is_the_recipes(world: Careful):
 
 
 def test_many_rows_are_judged_in_batches(world: Careful):
-    """More than one batch, and copies that are batches apart."""
+    """There are several batches, and copies lie batches apart."""
     texts = [code(n, functions=3) for n in range(450)]
     world.settings = replace(world.settings, max_dataset_size=1000)
     world.add(*texts)
@@ -263,7 +263,7 @@ def test_many_rows_are_judged_in_batches(world: Careful):
     assert claimed.trained + claimed.held_out + claimed.refused == 550
 
 
-def test_facts_of_a_row_reach_the_run_directory(world: Careful):
+def test_metadata_of_a_row_reaches_the_run_directory(world: Careful):
     world.add(*(code(n) for n in range(20)), metadata={"author": "a", "n": [1, {"é": None}]}, license="MIT")
     claimed = world.claim()
     assert claimed.run_id is not None
@@ -272,7 +272,7 @@ def test_facts_of_a_row_reach_the_run_directory(world: Careful):
             assert row.metadata == {"author": "a", "n": [1, {"é": None}]}
 
 
-def test_earlier_held_out_rows_bring_their_metadata(world: Careful):
+def test_earlier_held_out_rows_keep_their_metadata(world: Careful):
     world.add(*(code(n) for n in range(20)), metadata={"author": "a"})
     published(world)
     world.add(*(code(n) for n in range(100, 120)), prefix="b")
@@ -313,7 +313,7 @@ def test_secrets_reach_neither_the_run_directory_nor_the_held_out_table(world: C
 
 
 def test_no_copy_of_a_held_out_file_with_a_secret_is_trained(world: Careful):
-    """The text that is kept has placeholders; a copy of the file has not."""
+    """The stored text has placeholders. A copy of the file does not."""
     world.hygiene(duplicates="exact")
     contents = [code(n) + f'\nPASSWORD = "x9K!mQ72#pL{n}"\n' for n in range(30)]
     world.add(*contents)
@@ -335,7 +335,7 @@ def test_secrets_may_be_kept(world: Careful):
     assert world.claim().secrets == 0
 
 
-def test_a_benchmark_is_refused_and_one_that_went_pauses_the_service(world: Careful, tmp_path: Any):
+def test_a_benchmark_is_refused_and_a_missing_one_pauses_the_service(world: Careful, tmp_path: Any):
     path = tmp_path / "own.jsonl"
     solution = "\n".join(f"    step_{n} = first[{n}] + second[{n}]" for n in range(6))
     task = {"task_id": 1, "prompt": "def f():\n", "canonical_solution": solution, "test": ""}
@@ -378,8 +378,8 @@ def test_a_flood_of_low_ids_does_not_keep_others_out_of_a_run(world: Careful):
     assert claimed.trained + claimed.held_out == 30
 
 
-def test_looking_for_what_is_alike_never_reads_all_that_is_remembered(world: Careful):
-    """Without the index each claim would take the square of its rows: nothing has been counted in it yet."""
+def test_the_search_for_duplicates_never_reads_all_fingerprints(world: Careful):
+    """Without the index, a claim would take quadratic time. Its table has no statistics yet."""
     with world.pool.transaction() as cursor:
         cursor.execute(QUERIES["set_seqscan"], {"scan": "off"})
         parameters = {"stream": "s", "files": [1, 1, 2], "bands": [1, 2, 3]}

@@ -1,4 +1,4 @@
-"""Who may write, and what a stream is bound to."""
+"""The lease, and what a stream is bound to."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_one_holder_at_a_time(pool: Pool) -> None:
     assert holder(pool, STREAM) is None
     second = acquire(pool, STREAM, "b", 60)
     assert second is not None and second.epoch == 2
-    release(pool, first)  # long lost: b keeps it
+    release(pool, first)  # lost long ago: b keeps the lease
     found = holder(pool, STREAM)
     assert found is not None and found[0] == "b"
 
@@ -47,7 +47,7 @@ def test_the_same_holder_takes_it_again_with_a_new_epoch(pool: Pool) -> None:
     renew(pool, second, 60)
 
 
-def test_an_expired_lease_is_anybodys(pool: Pool, query: Query) -> None:
+def test_anyone_may_take_an_expired_lease(pool: Pool, query: Query) -> None:
     first = acquire(pool, STREAM, "a", 60)
     assert first is not None
     query("update codelupe.leases set expires_at = now() - interval '1 ms'")
@@ -64,7 +64,7 @@ def _fenced(pool: Pool, lease: Lease) -> None:
         fence(cursor, lease)
 
 
-def test_of_many_that_ask_at_once_one_gets_it(database_url: str) -> None:
+def test_one_of_many_concurrent_requests_gets_the_lease(database_url: str) -> None:
     pool = Pool(database_url, max_connections=8)
     got: list[Lease | None] = []
     threads = [threading.Thread(target=lambda n=n: got.append(acquire(pool, STREAM, f"h{n}", 60))) for n in range(8)]
@@ -159,8 +159,8 @@ def test_a_database_without_migrations_says_so(postgres_url: str) -> None:
     pool.close()
 
 
-def test_a_holder_that_stops_in_the_middle_of_a_write_does_not_keep_the_lease(pool: Pool, lease: Lease) -> None:
-    """Its transaction has the lease's row; the server ends it, long before an ordinary idle one."""
+def test_a_holder_that_stops_during_a_write_does_not_keep_the_lease(pool: Pool, lease: Lease) -> None:
+    """Its transaction locks the lease row. The server ends it much earlier than other idle transactions."""
 
     def patience(cursor: Any) -> str:
         cursor.execute("show idle_in_transaction_session_timeout")
@@ -168,7 +168,7 @@ def test_a_holder_that_stops_in_the_middle_of_a_write_does_not_keep_the_lease(po
 
     with pool.transaction() as cursor:
         assert patience(cursor) == "10min"
-        fence(cursor, lease, lock=False)  # a claim may think in between
+        fence(cursor, lease, lock=False)  # a claim may pause in between
         assert patience(cursor) == "10min"
         fence(cursor, lease)
         assert patience(cursor) == "15s"

@@ -1,4 +1,4 @@
-"""What Postgres does for a poll, a sweep and a claim: where source and ledger are large, it never reads all of them."""
+"""Query plans of a poll, a sweep and a claim. On large tables, Postgres never reads the whole source or ledger."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from db.pool import Pool
 from db.source import Source, check_source
 
 ROWS = 300_000
-"""Many times what a look reads."""
+"""Many times the number of rows that a poll reads."""
 PAGE_ROWS = 100_000
-"""What a claim of MAX_DATASET_SIZE asks for at a time."""
+"""The number of rows that a claim of MAX_DATASET_SIZE fetches at a time."""
 RANGES = {
     "all": (LEAST_ID, GREATEST_ID),
     "the first": (LEAST_ID, CHUNK_ROWS),
@@ -34,7 +34,7 @@ STATEMENTS: dict[str, dict[str, int]] = {
 
 @pytest.fixture(scope="module")
 def many(postgres_url: str, template: str) -> Iterator[Pool]:
-    """A table most of whose rows are settled, as autovacuum leaves it; then some thousand new rows."""
+    """Fill a table with mostly settled rows, vacuum it, then add some thousand new rows."""
     from world import execute_outside, in_database
 
     name = "plans"
@@ -68,7 +68,7 @@ def many(postgres_url: str, template: str) -> Iterator[Pool]:
 
 
 def plan_of(pool: Pool, name: str, source: Source, **values: Any) -> list[dict[str, Any]]:
-    """Every node of the plan, as the server-side cursors of a claim would have it too."""
+    """Return every node of the plan. Server-side cursors of a claim get the same plan."""
     with pool.transaction(read_only=True) as cursor:
         statement = sql.SQL("explain (format json) ") + source.statement(name)
         cursor.execute(statement, {"stream": STREAM, **vars(ELIGIBLE), **values})
@@ -87,7 +87,7 @@ def plan_of(pool: Pool, name: str, source: Source, **values: Any) -> list[dict[s
 def test_no_plan_scans_the_source_or_the_ledger(many: Pool, name: str, between: str) -> None:
     first_id, last_id = RANGES[between]
     if between == "all" and not name.startswith("source_nth"):
-        return  # what a stream begins with is cut first, and never looked at whole
+        return  # a new stream's first range is cut first and never read whole
     nodes = plan_of(
         many, name, Source(absent=frozenset()), first_id=first_id, last_id=last_id, **STATEMENTS[name]
     )  # fmt: skip
@@ -97,7 +97,7 @@ def test_no_plan_scans_the_source_or_the_ledger(many: Pool, name: str, between: 
         assert scan["Node Type"] != "Seq Scan", scan
         bounds = scan.get("Index Cond", "")
         inside = scan["Node Type"] == "Bitmap Heap Scan" or ">=" in bounds or "= s.id" in bounds
-        assert inside, scan  # an index that is read from its begin is a scan of the table too
+        assert inside, scan  # reading an index from its start is a full scan too
     if name == "source_claimable":  # the rows come as they are read: no text goes through a sort
         assert not [node for node in nodes if "Sort" in node["Node Type"]]
 
@@ -108,7 +108,7 @@ def test_fingerprints_are_not_looked_for_in_all_of_the_ledger(many: Pool) -> Non
 
 
 def test_a_verdict_does_not_read_all_fingerprints(many: Pool) -> None:
-    """Nor all ranges; not even in a session that planned the triggers when there was nothing."""
+    """It does not read all ranges either, even in a session that planned the triggers on empty tables."""
     returned = "update codelupe.ledger set disposition = 'returned', reason = null where file_id <= %s"
     rows_read = "select relname, seq_tup_read from pg_stat_xact_user_tables where relname in ('fingerprints', 'chunks')"
     with many.transaction() as cursor:

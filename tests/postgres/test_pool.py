@@ -1,4 +1,4 @@
-"""The pool waits, checks and heals; errors are told apart; passwords stay hidden."""
+"""The pool waits, checks and recovers. Errors are distinguished, and passwords stay hidden."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_constructing_does_not_connect() -> None:
         one(pool)
 
 
-def test_a_full_pool_waits_and_then_says_so(database_url: str) -> None:
+def test_a_full_pool_waits_and_then_fails(database_url: str) -> None:
     pool = Pool(database_url, max_connections=2, wait_seconds=0.3)
     with pool.transaction(), pool.transaction():
         assert (pool.stats().in_use, pool.stats().limit) == (2, 2)
@@ -71,7 +71,7 @@ def test_a_full_pool_waits_and_then_says_so(database_url: str) -> None:
     pool.close()
 
 
-def test_closing_wakes_those_who_wait(database_url: str) -> None:
+def test_closing_wakes_waiting_callers(database_url: str) -> None:
     pool = Pool(database_url, max_connections=1, wait_seconds=30)
     errors: list[Exception] = []
 
@@ -118,12 +118,12 @@ def test_a_backend_killed_while_idle_is_replaced_unseen(database_url: str, pool:
     assert pool.stats().in_use == 0
 
 
-def test_a_long_idle_connection_is_asked_first(database_url: str, pool: Pool, monkeypatch: Any) -> None:
+def test_a_long_idle_connection_is_checked_first(database_url: str, pool: Pool, monkeypatch: Any) -> None:
     first = one(pool)
     monkeypatch.setattr("db.connection.ROUND_TRIP_AFTER_SECONDS", 0.0)
     assert one(pool) == first
     terminate(database_url, first)
-    monkeypatch.setattr("select.poll", lambda: _Silent())  # a firewall dropped it: nothing to read
+    monkeypatch.setattr("select.poll", lambda: _Silent())  # a firewall dropped it, so there is nothing to read
     assert one(pool) != first
 
 
@@ -222,7 +222,7 @@ def test_statements_have_limits(pool: Pool) -> None:
 
 
 def test_wrong_password_and_wrong_database(folder: Path) -> None:
-    """A server that asks for passwords."""
+    """A server with password authentication."""
     url = embedded.start(folder)
     connection = psycopg2.connect(url)
     connection.autocommit = True

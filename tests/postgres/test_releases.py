@@ -1,4 +1,4 @@
-"""Every released schema, with data in it, migrates to what a fresh database has; and nothing in between is left."""
+"""Every released schema with data migrates to the schema of a fresh database, completely or not at all."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NUMBERS = itertools.count(1)
 
 @pytest.fixture
 def empty(postgres_url: str) -> Iterator[Callable[[], str]]:
-    """Makes databases with nothing in them."""
+    """Makes empty databases."""
     names = []
 
     def make() -> str:
@@ -52,7 +52,7 @@ def restore(dump: Path, url: str) -> None:
 
 
 def schema(url: str) -> list[str]:
-    """What pg_dump says of the schema: columns, types, defaults, constraints, indexes, triggers, functions."""
+    """Return pg_dump's schema: columns, types, defaults, constraints, indexes, triggers and functions."""
     command = [embedded.programs() / "pg_dump", "--schema-only", "--no-owner", url]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return [line for line in text.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
@@ -67,7 +67,7 @@ def apply(url: str) -> list[str]:
 
 
 def contents(url: str) -> dict[str, list[dict[str, Any]]]:
-    """Every row of every table of ours, as JSON."""
+    """Return every row of our tables as JSON."""
     with psycopg2.connect(url) as connection, connection.cursor() as cursor:
         cursor.execute("select format('%I.%I', schemaname, tablename) from pg_tables"
                        " where schemaname = 'codelupe' or tablename = 'code_files'")  # fmt: skip
@@ -87,7 +87,7 @@ def test_the_present_version_has_its_dump() -> None:
 
 
 @pytest.mark.parametrize("dump", DUMPS, ids=lambda dump: dump.stem)
-def test_a_release_becomes_what_a_fresh_database_is(dump: Path, empty: Callable[[], str]) -> None:
+def test_an_old_schema_migrates_to_the_fresh_one(dump: Path, empty: Callable[[], str]) -> None:
     old, fresh = empty(), empty()
     restore(dump, old)
     before = contents(old)
@@ -102,7 +102,7 @@ def test_a_release_becomes_what_a_fresh_database_is(dump: Path, empty: Callable[
 
 
 @pytest.mark.parametrize("dump", DUMPS, ids=lambda dump: dump.stem)
-def test_the_books_of_a_release_are_right_after_it(dump: Path, empty: Callable[[], str]) -> None:
+def test_the_audit_passes_after_migrating_a_release(dump: Path, empty: Callable[[], str]) -> None:
     url = empty()
     restore(dump, url)
     pool = Pool(url)
@@ -120,7 +120,7 @@ def test_the_books_of_a_release_are_right_after_it(dump: Path, empty: Callable[[
 
 @pytest.fixture
 def next_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Adds a migration to those that there are."""
+    """Adds a migration after the existing ones."""
     folder = tmp_path / "migrations"
     shutil.copytree(migrate.FOLDER, folder)
     monkeypatch.setattr(migrate, "FOLDER", folder)
@@ -139,7 +139,9 @@ def next_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
         "'begin return new; end'",
     ],
 )
-def test_a_difference_is_seen(script: str, empty: Callable[[], str], next_migration: Callable[[str], None]) -> None:
+def test_a_schema_difference_is_detected(
+    script: str, empty: Callable[[], str], next_migration: Callable[[str], None]
+) -> None:
     old, before, fresh = empty(), empty(), empty()
     restore(DUMPS[0], old)
     apply(before)
@@ -150,15 +152,15 @@ def test_a_difference_is_seen(script: str, empty: Callable[[], str], next_migrat
     assert schema(old) == schema(fresh)
 
 
-def test_a_migration_may_take_its_time(empty: Callable[[], str], next_migration: Callable[[str], None]) -> None:
-    """The pool's connections limit their statements; to rewrite a large table takes longer."""
+def test_a_migration_has_no_statement_timeout(empty: Callable[[], str], next_migration: Callable[[str], None]) -> None:
+    """The pool's connections have a statement timeout. Rewriting a large table takes longer."""
     url = empty()
     next_migration("create table codelupe.seen as select current_setting('statement_timeout') as allowed")
     apply(url)
     assert contents(url)["codelupe.seen"] == [{"allowed": "0"}]
 
 
-def test_a_kill_in_the_middle_of_migrating_leaves_nothing(
+def test_a_kill_during_a_migration_leaves_nothing(
     empty: Callable[[], str], next_migration: Callable[[str], None]
 ) -> None:
     url = empty()

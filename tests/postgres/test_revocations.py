@@ -1,4 +1,4 @@
-"""Which adapters saw a file, and that none sees a revoked one again."""
+"""Which adapters saw a file, and that no later adapter sees a revoked one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SOURCE = Source()
 
 @pytest.fixture
 def line(pool: Pool, lease: Lease) -> list[int]:
-    """Three adapters, each trained from the one before on three files; files 3, 6 and 9 are held out."""
+    """Three adapters, each trained on three more files. Files 3, 6 and 9 are held out."""
     versions: list[int] = []
     for held_out in (3, 6, 9):
         fill(pool, 3)
@@ -39,7 +39,7 @@ def problems(pool: Pool) -> list[str]:
     return audit(pool, SOURCE, ELIGIBLE, STREAM).problems
 
 
-def test_lineage_names_the_adapters_that_saw_a_file_and_those_that_hang_on_them(pool: Pool, line: list[int]):
+def test_lineage_names_the_adapters_that_saw_a_file_and_their_descendants(pool: Pool, line: list[int]):
     found = lineage(pool, SOURCE, STREAM, Subject(file_id=4))
     assert [(use.run_id, use.role, use.outcome, use.tokens) for use in found.uses] == [
         (line[1], "train", "trained", 10)
@@ -59,7 +59,7 @@ def test_a_held_out_file_was_seen_by_no_adapter(pool: Pool, line: list[int]):
     assert found.adapters == [] and found.clean_ancestor == line[2] and found.uses[0].role == "held_out"
 
 
-def test_a_row_that_nobody_knows_is_said_so(pool: Pool, line: list[int]):
+def test_an_unknown_row_is_reported(pool: Pool, line: list[int]):
     for subject in (Subject(file_id=77), Subject(path="no/such.py")):
         with pytest.raises(DatabaseError, match="neither code_files nor a run"):
             lineage(pool, SOURCE, STREAM, subject)
@@ -79,7 +79,7 @@ def test_revoking_alone_leaves_the_adapters(pool: Pool, line: list[int], query: 
     assert ledger(query)[4] == ("trained", None) and problems(pool) == []
 
 
-def test_beginning_anew_goes_back_and_trains_the_others_again(pool: Pool, lease: Lease, line: list[int], query: Any):
+def test_beginning_anew_rolls_back_and_returns_the_other_rows(pool: Pool, lease: Lease, line: list[int], query: Any):
     revoke(pool, SOURCE, STREAM, Subject(file_id=4), reason="by request", begin_anew=True)
     current = adapters.current(pool, STREAM)
     assert current is not None and current.version == line[0]
@@ -97,13 +97,13 @@ def test_beginning_anew_goes_back_and_trains_the_others_again(pool: Pool, lease:
 
 
 def test_what_only_withdrawn_adapters_saw_may_be_held_out(pool: Pool, lease: Lease, line: list[int]):
-    """File 5 waits again, and the next split holds it out: no adapter that stands was trained on it."""
+    """File 5 waits again, and the next split holds it out. No remaining adapter was trained on it."""
     revoke(pool, SOURCE, STREAM, Subject(file_id=4), reason="by request", begin_anew=True)
     published(pool, lease, parent=line[0], held_out=(5,))
     assert problems(pool) == []
 
 
-def test_without_a_clean_ancestor_the_base_is_what_is_left(pool: Pool, line: list[int], query: Any):
+def test_without_a_clean_ancestor_the_base_remains(pool: Pool, line: list[int], query: Any):
     found = revoke(pool, SOURCE, STREAM, Subject(file_id=1), reason="x", begin_anew=True)
     assert found.clean_ancestor is None and all(a.is_withdrawn for a in found.adapters)
     assert adapters.current(pool, STREAM) is None and problems(pool) == []
@@ -139,7 +139,7 @@ def test_a_run_of_a_withdrawn_parent_is_not_published(pool: Pool, lease: Lease, 
 
 
 def test_revoking_waits_for_a_publication_under_way(pool: Pool, lease: Lease, line: list[int]):
-    """Else one that looked for revoked rows just before would be published after."""
+    """Otherwise, a publication that checked for revoked rows just before would finish just after."""
     order: list[str] = []
 
     def revoke_one() -> None:
@@ -180,7 +180,7 @@ def test_a_run_whose_claim_refused_a_revoked_row_is_published(pool: Pool, tmp_pa
     assert ledger(query)[5] == ("rejected", "revoked")
 
 
-def test_a_stream_that_nobody_has_begun_has_nothing_to_revoke(pool: Pool, lease: Lease):
+def test_a_stream_without_runs_has_nothing_to_revoke(pool: Pool, lease: Lease):
     fill(pool, 1)
     for subject in (Subject(file_id=1), Subject(sha256="a" * 64)):
         with pytest.raises(DatabaseError, match="no stream misspelled"):

@@ -1,4 +1,4 @@
-"""Runs from the claim to the verdict, adapters, and the audit that proves the books."""
+"""Runs from claim to verdict, adapters, and the audit that proves the ledger."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Query = Callable[..., list[Any]]
 
 
 def judged(pool: Pool, lease: Lease, **options: Any) -> tuple[int, list[int]]:
-    """A run that is ready for its verdict."""
+    """Return a run that is ready for its verdict."""
     run_id, files = claim_all(pool, lease, **options)
     runs.advance(pool, lease, run_id, "training")
     runs.advance(pool, lease, run_id, "judging")
@@ -32,7 +32,7 @@ def judged(pool: Pool, lease: Lease, **options: Any) -> tuple[int, list[int]]:
 
 
 def published(pool: Pool, lease: Lease, *, parent: int | None = None, **options: Any) -> int:
-    """A run of which every row was trained on, ten tokens each."""
+    """Publish a run with every row trained on ten tokens."""
     held_out = options.get("held_out", ())
     run_id, files = judged(pool, lease, parent=parent, **options)
     outcomes = [Outcome(file_id=n, outcome="held_out" if n in held_out else "trained") for n in files]
@@ -174,7 +174,7 @@ def test_many_rows_settle_fast(pool: Pool, lease: Lease, query: Query) -> None:
     assert run_id
 
 
-def test_a_row_that_is_not_the_runs_any_more_is_not_settled(pool: Pool, lease: Lease, query: Query) -> None:
+def test_a_row_that_left_the_run_is_not_settled(pool: Pool, lease: Lease, query: Query) -> None:
     fill(pool, 2)
     run_id, files = judged(pool, lease)
     query("update codelupe.ledger set disposition = 'returned', settled_at = now() where file_id = 1")
@@ -184,7 +184,7 @@ def test_a_row_that_is_not_the_runs_any_more_is_not_settled(pool: Pool, lease: L
 
 
 def test_a_rollback_waits_for_a_publication_under_way(pool: Pool, lease: Lease) -> None:
-    """Else the publication could find its parent current, and then undo the rollback."""
+    """Otherwise the publication could find its parent current and then undo the rollback."""
     fill(pool, 1)
     first = published(pool, lease)
     fill(pool, 1)
@@ -242,7 +242,7 @@ def test_refused_rows_wait_longer_each_time_and_end_as_no_gain(pool: Pool, lease
     assert runs.totals(pool, STREAM).trained_rows == 0
 
 
-def test_giving_back_counts_no_attempt(pool: Pool, lease: Lease, query: Query) -> None:
+def test_returning_rows_counts_no_attempt(pool: Pool, lease: Lease, query: Query) -> None:
     fill(pool, 2)
     run_id, _ = claim_all(pool, lease, held_out=(1,))
     settling.give_back(pool, lease, run_id, state="failed", reason="diverged", delay_seconds=60)
@@ -315,7 +315,7 @@ def test_every_write_is_fenced(pool: Pool, lease: Lease, query: Query) -> None:
 
 
 def test_the_lease_cannot_change_hands_during_a_write(pool: Pool, lease: Lease, query: Query) -> None:
-    """A takeover that arrives between the check and the commit waits for the commit."""
+    """A takeover between the check and the commit waits for the commit."""
     query("update codelupe.leases set expires_at = clock_timestamp() + interval '0.3 s'")
     order: list[str] = []
 

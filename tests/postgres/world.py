@@ -1,4 +1,4 @@
-"""Short ways to fill a database and to drive a run."""
+"""Helpers that fill a database and drive a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ADAPTER = NewAdapter(folder="v1", manifest_sha256="0" * 64, evaluation={"loss": 
 
 
 def execute_outside(url: str, statement: sql.Composed) -> None:
-    """Run a statement that cannot be in a transaction."""
+    """Run a statement that cannot run in a transaction."""
     connection = psycopg2.connect(url)
     connection.autocommit = True
     with connection.cursor() as cursor:
@@ -32,13 +32,13 @@ def execute_outside(url: str, statement: sql.Composed) -> None:
 
 
 def in_database(url: str, name: str) -> str:
-    """The same server's URL for another database."""
+    """Return the URL of another database on the same server."""
     return psycopg2.extensions.make_dsn(url, dbname=name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the trainer would report."""
+    """The outcome of a row as the trainer reports it."""
 
     file_id: int
     outcome: str
@@ -62,7 +62,7 @@ def new_file(number: int, **changes: Any) -> NewFile:
 
 
 def fill(pool: Pool, count: int, **changes: Any) -> None:
-    """Add files; what is there already does not keep them out, whatever it is."""
+    """Add files, even if equal ones exist."""
     with pool.transaction() as cursor:
         cursor.execute("select count(*) from code_files")
         (before,) = cursor.fetchone() or (0,)
@@ -73,7 +73,7 @@ def look_around(
     pool: Pool, lease: Lease, *, source: Source | None = None, eligible: Eligibility = ELIGIBLE,
     interval_seconds: float = 3600.0,
 ) -> Pending:  # fmt: skip
-    """Poll, and look at every range that is due."""
+    """Poll, and read every range that is due."""
     found = chunks.poll(pool, lease, source or Source(), eligible)
     for _ in range(10_000):
         swept = chunks.sweep(pool, lease, source or Source(), eligible, interval_seconds=interval_seconds)
@@ -87,7 +87,7 @@ def claim_all(
     pool: Pool, lease: Lease, *, held_out: tuple[int, ...] = (), parent: int | None = None, limit: int = 1000,
     source: Source | None = None,
 ) -> tuple[int, list[int]]:  # fmt: skip
-    """Claim what there is; returns the run and the files it has."""
+    """Claim all waiting rows. Return the run and its files."""
     with claim(pool, lease, source or Source(), ELIGIBLE, limit=limit, parent_version=parent, seed=1) as claimed:
         files = []
         for row in claimed.rows():

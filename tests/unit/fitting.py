@@ -1,4 +1,4 @@
-"""A fit on short programs without a run directory: for tests that look inside."""
+"""Builds a fit on short programs without a run directory, for tests that look inside it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trainer.train import Loaded, load_model
 
 
 class NoTrackers:
-    """Trackers that keep what they are told."""
+    """Trackers that keep what they receive."""
 
     def __init__(self) -> None:
         self.logged: list[tuple[int, dict[str, float]]] = []
@@ -79,7 +79,7 @@ def make_fit(folder: Path, recipe: Recipe | None = None, *, loaded: Loaded | Non
 
 
 def loss_model(recipe: Recipe | None = None) -> LossModel:
-    """An adapted base with its loss; the adapter's second half is not zero, so that all of it has gradients."""
+    """Return an adapted base with its loss. Matrix B is not zero, so that every parameter has a gradient."""
     recipe, _ = fitted(recipe or short_recipe(lora__dropout=0.0), torch.device("cpu"))
     adapted = add_adapter(
         load_base(recipe.base, torch.device("cpu")),
@@ -97,7 +97,7 @@ def loss_model(recipe: Recipe | None = None) -> LossModel:
 
 
 def gradients(model: torch.nn.Module) -> torch.Tensor:
-    """All gradients in one vector; they are cleared."""
+    """Return all gradients in one vector and clear them."""
     trained = [p for p in model.parameters() if p.requires_grad]
     assert all(p.grad is not None for p in trained)
     vector = torch.cat([p.grad.flatten() for p in trained])
@@ -106,7 +106,7 @@ def gradients(model: torch.nn.Module) -> torch.Tensor:
 
 
 def reference(model: LossModel, samples: Sequence[TokenSample]) -> torch.Tensor:
-    """The summed loss by transformers' own way: each sample alone, all logits, ordinary attention."""
+    """Return the summed loss as transformers computes it: sample by sample, with all logits and its own attention."""
     causal = model.model.get_base_model()
     total = torch.zeros(())
     with unpacked_attention(causal):

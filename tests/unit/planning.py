@@ -1,4 +1,4 @@
-"""Models whose bytes are counted: the tiny base, and a wider one made on the spot."""
+"""Models whose bytes are counted: the tiny base and a wider one with random weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ELEMENT = {"float32": 4, "bfloat16": 2}
 
 
 def make_wide(folder: Path) -> Path:
-    """Wider than it is deep, as real ones are, with a head of its own; weights by chance."""
+    """Make a model that is wider than deep, as real ones are, with a separate head and random weights."""
     config = Qwen2Config(
         hidden_size=384, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2, intermediate_size=1024,
         vocab_size=8192, tie_word_embeddings=False,
@@ -45,13 +45,13 @@ def recipe_for(model: str | Path, **overrides: Any) -> Recipe:
 
 
 def planned(recipe: Recipe) -> tuple[Model, Sizes]:
-    """What a plan reads of it, for the dtype that the recipe names."""
+    """Return what a plan reads of the model, for the recipe's dtype."""
     sizes = Sizes(element=ELEMENT[recipe.base.compute_dtype], rank=recipe.lora.rank, dropout=recipe.lora.dropout > 0)
     return read_model(architecture(recipe.base)[0], recipe.lora), sizes
 
 
 def built(recipe: Recipe, choice: Choice) -> LossModel:
-    """The real thing, in training."""
+    """Return the real model in training mode."""
     adapted = add_adapter(
         load_base(recipe.base, torch.device("cpu")),
         recipe.lora,
@@ -67,7 +67,7 @@ def built(recipe: Recipe, choice: Choice) -> LossModel:
 
 
 def batch_of(tokens: int) -> Batch:
-    """One document, all of it supervised."""
+    """Return a batch of one document with every token supervised."""
     ids = torch.randint(0, 4000, (1, tokens))
     return Batch(
         ids=ids,
@@ -80,13 +80,13 @@ def batch_of(tokens: int) -> Batch:
 
 
 def storages(tensors: Iterable[Any]) -> dict[int, int]:
-    """Bytes by address, each storage once."""
+    """Return bytes by address. Each storage counts once."""
     found = [tensor.untyped_storage() for tensor in tensors if isinstance(tensor, torch.Tensor)]
     return {storage.data_ptr(): storage.nbytes() for storage in found}
 
 
 class Live(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made inside the block and still there, and the most there ever were."""
+    """Counts the live bytes of tensors that the block creates, and their peak."""
 
     def __init__(self, known: Iterable[int] = ()) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Makes run directories as the service does, from short programs or from the standard library."""
+"""Makes run directories as the service does, from short programs or the standard library."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def make_run(
 
 
 def program(index: int, lines: int = 14) -> str:
-    """A short program that looks like others and is like none of them."""
+    """Return a short program in the usual style whose text resembles no other."""
     body = "".join(f"    total += values[{i}] * {index + i}  # term {i} of {index}\n" for i in range(lines - 3))
     return f"def combine_{index}(values):\n    total = {index}\n{body}    return total\n"
 
@@ -100,7 +100,7 @@ def short_rows(count: int, *, start: int = 1) -> list[Row]:
 
 
 def short_recipe(**overrides: Any) -> Recipe:
-    """The embedded recipe with few and small steps, in float32 on every machine: equal means equal to many digits."""
+    """Return the embedded recipe with few small steps in float32, so that results can be compared closely."""
     small = {
         "base__compute_dtype": "float32",
         "data__max_length": 384,

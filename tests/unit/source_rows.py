@@ -1,4 +1,4 @@
-"""Rows of real-looking source in every language that has a grammar, and of the standard library."""
+"""Rows of realistic source code in every language with a grammar, and of the standard library."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def source_rows() -> list[Row]:
 
 
 def all_rows(library: int = 25) -> list[Row]:
-    """Those, and some files of the standard library."""
+    """Return these rows and some files of the standard library."""
     return [*source_rows(), *demo_rows(library)]

@@ -1,4 +1,4 @@
-"""Attention over packs: documents see themselves alone, and `auto` picks rightly."""
+"""Attention over packs: each document sees only itself, and `auto` picks the right kernel."""
 
 from __future__ import annotations
 

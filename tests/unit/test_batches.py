@@ -44,7 +44,7 @@ def test_ranks_share_a_window_and_stay_in_step(world, count):
     assert Counter(i for share in shares for pack in share for i in pack) == Counter(range(count))
 
 
-def test_best_fit_leaves_less_room_than_one_after_the_other():
+def test_best_fit_wastes_less_room_than_the_order_of_arrival():
     budget = 2 * LONGEST
     packs = pack_samples(range(23), SAMPLES, budget=budget, rank=0, world=1)
     in_order, used = 1, 0
@@ -79,7 +79,7 @@ def test_samples_lie_end_to_end_and_predict_their_own_next_tokens():
     assert batch.supervised == sum(s.supervised for s in SAMPLES[:3])
 
 
-def test_a_sample_supervised_from_its_first_token_is_predicted_by_nobody_elses_last():
+def test_the_last_token_of_a_sample_never_predicts_the_first_of_the_next():
     whole = replace(SAMPLES[1], labels=SAMPLES[1].ids)
     batch = collate([SAMPLES[0], whole])
     assert SAMPLES[0].tokens - 1 not in batch.predicting.tolist()
@@ -91,7 +91,7 @@ def test_an_empty_batch_has_no_loss():
 
 
 @pytest.mark.parametrize("budget", [1, 300, 700, 10_000])
-def test_splitting_is_collating_less_at_a_time(budget):
+def test_a_split_batch_equals_smaller_batches(budget):
     chosen = SAMPLES[:5]
     pieces = collate(chosen).split(budget)
     assert all(len(piece.lengths) == 1 or piece.tokens <= budget for piece in pieces)
@@ -106,7 +106,7 @@ def test_splitting_is_collating_less_at_a_time(budget):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_loader_gives_the_packs_in_order_and_leaves_the_generator_alone(workers):
+def test_the_loader_keeps_the_order_of_packs_and_the_random_state(workers):
     packs = pack_samples(range(9), SAMPLES, budget=2 * LONGEST, rank=0, world=1)
     before = torch.get_rng_state()
     loaded = list(load_batches(SAMPLES, packs, workers=workers, pin_memory=False))

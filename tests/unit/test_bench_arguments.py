@@ -1,4 +1,4 @@
-"""The benchmarks refuse words that they do not understand."""
+"""The benchmarks refuse unknown words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
         ("hygiene/__main__.py", "one.gz two.gz", "unrecognized arguments: two.gz"),
     ],
 )
-def test_a_word_that_is_not_understood_is_an_error(benchmark: str, words: str, complaint: str):
+def test_an_unknown_word_is_an_error(benchmark: str, words: str, complaint: str):
     command = [sys.executable, str(ROOT / "benchmarks" / benchmark), *words.split()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""`benchmarks/gpu` at toy size on a CPU: the same code as on a card, in processes of their own."""
+"""`benchmarks/gpu` at toy size on a CPU. It runs the same code as on a GPU, each measurement in its own process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def tried(out: Path, parts: str) -> tuple[int, dict[str, dict], str]:
-    """Exit code, facts by part, and the page."""
+    """Return the exit code, the facts by part, and the page."""
     done = bench(
         "--device", "cpu", "--tiny", "--steps", "1", "--rounds", "1", "--parts", parts, "--out", str(out / "card.md")
     )
@@ -55,7 +55,7 @@ def test_step_correctness_and_peers_are_measured(tmp_path):
 
 
 def test_the_page_says_which_goals_are_reached(tmp_path):
-    """With what a card answers and a CPU does not."""
+    """The facts include those that only a GPU reports."""
     card = {"name": "Card", "torch": "2", "driver": "1", "capability": "9.0", "shapes": {"a": 1.0}, "tflops": 1.0}
     memory = {"allocated_gib": 20.0, "reserved_gib": 22.0, "outside_gib": 2.0, "planned_peak_gib": 25.0}
     step = {"way": "w", "kernel": "k", "tokens_per_step": 1, "tokens_per_second": 2, "planned_tokens_per_second": 2,

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, verified, exact."""
+"""Checkpoints are complete or absent, verified and exact."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_best_and_the_last_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["adapter.safetensors", "state.json", "MANIFEST.json"])
-def test_a_damaged_newest_one_is_passed_over(tmp_path, file):
+def test_a_damaged_newest_checkpoint_is_skipped(tmp_path, file):
     save_checkpoint(tmp_path, checkpoint(2, {0: 5.0, 2: 1.0}))
     newest = save_checkpoint(tmp_path, checkpoint(4, {0: 5.0, 2: 1.0, 4: 2.0}))
     data = bytearray((newest / file).read_bytes())
@@ -105,14 +105,14 @@ def test_the_best_weights_are_verified_before_they_become_the_result(tmp_path):
         load_adapter(tmp_path, 2)
 
 
-def test_without_its_best_step_a_checkpoint_is_of_no_use(tmp_path):
+def test_a_checkpoint_without_its_best_step_is_not_used(tmp_path):
     best = save_checkpoint(tmp_path, checkpoint(2, {0: 5.0, 2: 1.0}))
     save_checkpoint(tmp_path, checkpoint(4, {0: 5.0, 2: 1.0, 4: 2.0}))
     (best / "adapter.safetensors").unlink()
     assert newest_checkpoint(tmp_path, lambda *_: None) is None
 
 
-def test_a_half_written_one_does_not_count(tmp_path):
+def test_a_half_written_checkpoint_is_ignored(tmp_path):
     (tmp_path / ".step-000009.123.tmp").mkdir()
     assert newest_checkpoint(tmp_path, none_damaged) is None
     assert newest_checkpoint(tmp_path / "missing", none_damaged) is None

@@ -1,4 +1,4 @@
-"""Whatever is made again, the gradients are the same; what is offloaded is not kept."""
+"""Recomputed activations give the same gradients, and offloaded ones free their memory."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def test_every_policy_gives_the_gradients_of_none(policy, offload, quantization)
         found[name] = (*losses, after)
     for expected, ours in zip(*found.values(), strict=True):
         if isinstance(expected, torch.Tensor):
-            assert torch.equal(expected, ours)  # dropout of what comes later is not changed either
+            assert torch.equal(expected, ours)  # later dropout draws are unchanged too
         else:
             assert ours[0] == expected[0]
             torch.testing.assert_close(ours[1], expected[1], rtol=1e-5, atol=1e-7)
 
 
-def test_what_each_policy_makes_again():
+def test_what_each_policy_recomputes():
     model = loss_model().model
     layers = decoder_layers(model)
     assert len(layers) == 4
@@ -56,7 +56,7 @@ def test_what_each_policy_makes_again():
     assert checkpoint_layers(loss_model().model, "full") == 4
 
 
-def test_without_gradients_nothing_is_made_again(monkeypatch):
+def test_nothing_is_recomputed_without_gradients(monkeypatch):
     model = model_with("full", "always")
     monkeypatch.setattr(checkpointing, "checkpoint", None)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_without_gradients_nothing_is_made_again(monkeypatch):
         model(collate(token_samples(2)))
 
 
-def test_host_buffers_come_back_and_grow(monkeypatch):
+def test_host_buffers_are_reused_and_grow(monkeypatch):
     monkeypatch.setattr(checkpointing, "HOST_BLOCK_BYTES", 64)
     keeper = HostKeeper()
     weight = torch.randn(4, 4, requires_grad=True)
@@ -85,12 +85,12 @@ def test_host_buffers_come_back_and_grow(monkeypatch):
         gc.collect()
         free = len(keeper._free)
     assert max(len(buffer) for buffer in keeper._free) >= 5 * 4 * 4
-    chain(5)  # its backward pass never comes
+    chain(5)  # its backward pass never runs
     gc.collect()
     assert len(keeper._free) == free
 
 
-def test_a_tensor_comes_back_as_it_was():
+def test_an_offloaded_tensor_comes_back_unchanged():
     keeper = HostKeeper()
     for tensor in (torch.randn(3, 5).T, torch.randn(2, 3, 4, dtype=torch.float64), torch.randn(7).bfloat16()):
         back = keeper._unpack(keeper._pack(tensor))

@@ -1,4 +1,4 @@
-"""Commits: before and message give after, or the difference gives the message."""
+"""Commit samples: the old text and the message give the new text, or the diff gives the message."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_both_forms_and_what_they_show():
     assert answer.text == MESSAGE
 
 
-def test_a_difference_that_is_there_is_shown_as_it_is():
+def test_a_given_diff_is_shown_unchanged():
     diff = "@@ -1 +1 @@\n-a\n+```b\n"
     chat = pair_of(row_with(diff=diff))
     assert chat.kind == "review" and f"````diff\n{diff}````" in chat.messages[1].text
@@ -59,7 +59,7 @@ def test_a_difference_that_is_there_is_shown_as_it_is():
         (row_with(before=program(1, 200), content=program(2, 200)), "too_long"),
     ],
 )
-def test_a_row_that_gives_no_pair_says_why(row, reason):
+def test_a_row_without_a_pair_has_a_reason(row, reason):
     assert tokenize_rows([row], encoder(), DATA, seed=1).rejected == {1: reason}
 
 

@@ -1,4 +1,4 @@
-"""Evaluations must not be learned by heart: their solutions and statements are found, and nothing else in real code."""
+"""Rows that contain a benchmark's solution or statement are found, and real code passes."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ GIVEN_AWAY = pytest.mark.parametrize(
 
 
 @GIVEN_AWAY
-def test_a_task_that_comes_twice_is_given_away_too(tmp_path: Path, text: str):
-    """A file named twice, or a benchmark and its successor: they share every word."""
+def test_a_task_that_occurs_twice_is_still_detected(tmp_path: Path, text: str):
+    """A file may be named twice, or a benchmark beside its successor. Then two tasks share every word."""
     again = [task | {"task_id": f"again/{n}"} for n, task in enumerate((TASK, OTHER))]
     more = [task | change for task, change in ((TASK, {"test": "def check(f): ..."}), (OTHER, {"test_list": []}))]
     tasks = [[TASK, OTHER], again, more]
@@ -65,13 +65,13 @@ def test_a_task_that_comes_twice_is_given_away_too(tmp_path: Path, text: str):
         assert found.reason(AROUND + text + AROUND) == "benchmark"
 
 
-def test_a_solution_counts_where_no_run_of_words_does(tmp_path: Path):
+def test_a_solution_is_detected_without_a_run_of_words(tmp_path: Path):
     task = {"task_id": 1, "text": "f", "code": "x=[" + "+".join("abcdefghijklm") + "]", "test_list": []}
     (tmp_path / "own.jsonl").write_text(json.dumps(task))
     assert Benchmarks([str(tmp_path / "own.jsonl")], 50).reason(f"{AROUND}{task['code']}") == "benchmark"
 
 
-def test_forms_of_a_benchmarks_file(tmp_path: Path):
+def test_formats_of_a_benchmark_file(tmp_path: Path):
     lines = [OTHER | {"text": "a\u2028b"}, {("prompt" if key == "text" else key): v for key, v in OTHER.items()}]
     (tmp_path / "own.jsonl").write_text("\ufeff" + "\r\n".join(json.dumps(x, ensure_ascii=False) for x in lines))
     assert [task.texts[0] for task in read_tasks(tmp_path / "own.jsonl")] == ["a\u2028b", OTHER["text"]]
@@ -81,7 +81,7 @@ def test_forms_of_a_benchmarks_file(tmp_path: Path):
 
 
 @GIVEN_AWAY
-def test_what_gives_a_task_away(benchmarks: Benchmarks, text: str):
+def test_texts_that_contain_a_task(benchmarks: Benchmarks, text: str):
     assert benchmarks.reason(AROUND + text + AROUND) == "benchmark"
 
 
@@ -95,17 +95,17 @@ def test_what_gives_a_task_away(benchmarks: Benchmarks, text: str):
         str(TASK["canonical_solution"]).replace("best", "other").replace("gap", "way"),
     ],
 )
-def test_what_does_not(benchmarks: Benchmarks, text: str):
+def test_texts_that_do_not_contain_a_task(benchmarks: Benchmarks, text: str):
     assert benchmarks.reason(text) is None
 
 
-def test_what_two_tasks_share_gives_none_away(tmp_path: Path):
+def test_text_that_two_tasks_share_identifies_neither(tmp_path: Path):
     second = TASK | {"task_id": "Own/2", "canonical_solution": "    return min(numbers)\n"}
     (tmp_path / "own.jsonl").write_text(json.dumps(TASK) + "\n" + json.dumps(second))
     assert Benchmarks([str(tmp_path / "own.jsonl")], 10).reason(str(TASK["prompt"])) is None
 
 
-def test_a_solution_counts_whole(tmp_path: Path):
+def test_only_a_whole_solution_counts(tmp_path: Path):
     signs = TASK | {"canonical_solution": "    t = [(0, -1), (0, +1), (-1, 0), (+1, 0)]\n    return t\n"}
     (tmp_path / "own.jsonl").write_text(json.dumps(signs))
     found = Benchmarks([str(tmp_path / "own.jsonl")], 10)
@@ -120,7 +120,7 @@ def test_no_benchmark_no_reason():
 @pytest.mark.parametrize(
     "line", ['{"task_id": 1}', "[]", "{", '{"task_id": 1, "text": 5, "code": "", "test_list": []}']
 )
-def test_another_form_is_named_with_its_line(tmp_path: Path, line: str):
+def test_an_unknown_format_is_reported_with_its_line(tmp_path: Path, line: str):
     path = tmp_path / "odd.jsonl"
     path.write_text(json.dumps(OTHER) + "\n" + line + "\n")
     with pytest.raises(PreconditionError, match=r"odd\.jsonl, line 2 has neither HumanEval's format"):
@@ -135,7 +135,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str):
 
 
 @pytest.mark.skipif(not HUMAN_EVAL.exists(), reason="HumanEval is not beside this checkout")
-def test_humaneval_is_found_and_the_standard_library_is_not_taken_for_it():
+def test_humaneval_is_found_and_the_standard_library_passes():
     found, tasks, texts = Benchmarks([str(HUMAN_EVAL)], 10), list(read_tasks(HUMAN_EVAL)), standard_library(300)
     assert all(found.reason(texts[n] + task.texts[0]) for n, task in enumerate(tasks))
     solutions = sum(found.reason(texts[n] + task.solution) is not None for n, task in enumerate(tasks))

@@ -1,4 +1,4 @@
-"""`python -m trainer doctor`, with a Hub and a W&B of the test's own; and what is said of cards that are not here."""
+"""`python -m trainer doctor` with a local Hub and W&B, and its messages about cards that this machine lacks."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from trainer.recipe_file import dump_recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
 KNOWN, GUEST = (base64.b64encode(login).decode() for login in (b"api:good-key", b"api:guest"))
-"""A key of somebody, and one that is let in and is nobody's."""
+"""A key with an account, and a valid key without one."""
 
 
 class Answers(BaseHTTPRequestHandler):
-    """The two questions of the doctor, with one key and one token that are known."""
+    """Answers the doctor's two requests. It knows one key and one token."""
 
     def log_message(self, format: str, *arguments: Any) -> None:
         pass
@@ -57,7 +57,7 @@ def server() -> Iterator[str]:
 
 
 def ask(folder: Path, **environment: str) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Exit code and findings of the doctor's process."""
+    """Return the exit code and the findings of the doctor's process."""
     recipe = folder / "recipe.yaml"
     recipe.write_text(dump_recipe(embedded()))
     usual = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "WANDB_"))}
@@ -74,7 +74,7 @@ needs_no_card = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a
 
 
 @needs_no_card
-def test_what_is_absent_by_choice_is_no_failure(tmp_path: Path) -> None:
+def test_a_disabled_feature_is_not_a_failure(tmp_path: Path) -> None:
     code, found = ask(tmp_path)
     assert code == 0
     assert {name: finding["state"] for name, finding in found.items()} == {
@@ -83,7 +83,7 @@ def test_what_is_absent_by_choice_is_no_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_accounts_are_asked_for(tmp_path: Path, server: str, known: bool) -> None:
+def test_accounts_are_checked(tmp_path: Path, server: str, known: bool) -> None:
     code, found = ask(
         tmp_path,
         HF_ENDPOINT=server, WANDB_BASE_URL=server,
@@ -97,11 +97,11 @@ def test_accounts_are_asked_for(tmp_path: Path, server: str, known: bool) -> Non
     assert known or code == 1
 
 
-def test_a_key_of_nobody(server: str) -> None:
+def test_an_unknown_key(server: str) -> None:
     assert doctor.viewer(server, "guest") is None
 
 
-def test_who_does_not_answer(tmp_path: Path) -> None:
+def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
     nowhere = "http://127.0.0.1:9"
     code, found = ask(
         tmp_path, HF_ENDPOINT=nowhere, WANDB_BASE_URL=nowhere, HF_TOKEN="hf_good", WANDB_API_KEY="good-key"
@@ -110,7 +110,7 @@ def test_who_does_not_answer(tmp_path: Path) -> None:
     assert ask(tmp_path, WANDB_MODE="offline", WANDB_API_KEY="good-key")[1]["wandb"]["state"] == "note"
 
 
-def test_a_base_that_is_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     found = doctor.base_finding(load_recipe(RECIPES / "qwen-5090.yaml"))
     assert (found.state, found.mend) == ("failed", "hf download Qwen/Qwen2.5-Coder-14B-Instruct")

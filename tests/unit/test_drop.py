@@ -1,4 +1,4 @@
-"""What `codelupe drop` reads, and what it passes over."""
+"""What `codelupe drop` reads and what it skips."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def read(*paths: Path | str, **options: Any) -> tuple[dict[str, NewFile], Counte
     return files, Counter(item for item in found if isinstance(item, str))
 
 
-def test_a_folder_gives_its_sources_and_says_what_it_leaves(tmp_path: Path):
+def test_a_folder_gives_its_sources_and_lists_what_is_skipped(tmp_path: Path):
     root = tmp_path / "project"
     (root / "pkg").mkdir(parents=True)
     (root / "pkg" / "a.py").write_text("print('ä')\n")
@@ -84,7 +84,7 @@ def test_a_checkout_without_a_commit_honours_gitignore_too(tmp_path: Path):
     assert set(files) == {"kept.py"} and files["kept.py"].commit_sha is None
 
 
-def test_json_lines_bring_their_own_facts(tmp_path: Path):
+def test_json_lines_carry_their_own_metadata(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
     lines = [
         json.dumps({"content": "fn a() {}", "language": "Rust", "path": "a.rs", "quality_score": 91}),
@@ -102,7 +102,7 @@ def test_json_lines_bring_their_own_facts(tmp_path: Path):
     assert skipped == {"not text": 2, "row has no `content`": 1, "line is not a JSON object": 2}
 
 
-def test_json_lines_that_a_database_could_not_hold_are_passed_over(tmp_path: Path):
+def test_json_lines_that_a_database_could_not_hold_are_skipped(tmp_path: Path):
     path = tmp_path / "odd.jsonl"
     lines = [
         '{"content": "x", "repository": 5}',
@@ -151,7 +151,7 @@ def test_pairs_and_training_content(tmp_path: Path):
     assert skipped == {"row has no `content`": 1, "metadata cannot be stored": 1}
 
 
-def test_parquet_is_read_a_group_at_a_time(tmp_path: Path):
+def test_parquet_is_read_by_row_group(tmp_path: Path):
     path = tmp_path / "rows.parquet"
     table = pyarrow.table({
         "content": [f"x = {n}" for n in range(1000)] + [None],
@@ -167,14 +167,14 @@ def test_parquet_is_read_a_group_at_a_time(tmp_path: Path):
     assert files["7.py"].metadata == {"author": "a", "at": "2026-01-01T00:00:00"}
 
 
-def test_what_is_no_parquet_is_passed_over(tmp_path: Path):
+def test_a_file_that_is_not_parquet_is_skipped(tmp_path: Path):
     (tmp_path / "odd.parquet").write_bytes(b"PAR1 and nothing else")
     _, skipped = read(tmp_path / "odd.parquet")
     assert [reason.partition(" (")[0] for reason in skipped] == ["cannot be read as Parquet"]
 
 
 class Hub:
-    """The Hub's two calls, over a folder."""
+    """The Hub's two calls, served from a folder."""
 
     def __init__(self, files: dict[str, Path]) -> None:
         self.files = files
@@ -186,7 +186,7 @@ class Hub:
         return str(self.files[file])
 
 
-def test_a_dataset_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_hub_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     parquet.write_table(pyarrow.table({"content": ["x = 1", "y = 2"]}), tmp_path / "0.parquet")
     hub = Hub({"data/train-0.parquet": tmp_path / "0.parquet"})
     for name in ("list_repo_files", "hf_hub_download"):
@@ -196,7 +196,7 @@ def test_a_dataset_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert {file.repository for file in files.values()} == {"owner/name"}
 
 
-def test_a_hub_that_does_not_answer_is_one_message(monkeypatch: pytest.MonkeyPatch):
+def test_an_unreachable_hub_gives_one_message(monkeypatch: pytest.MonkeyPatch):
     def refuse(*arguments: Any, **options: Any) -> None:
         raise httpx.ConnectError("connection refused")
 
@@ -213,7 +213,7 @@ def commit(root: Path, message: str, author: str = "n") -> None:
         subprocess.run([*git, *command], check=True)
 
 
-def test_a_history_gives_each_change_with_what_was_before(tmp_path: Path):
+def test_a_history_gives_each_change_with_the_text_before(tmp_path: Path):
     root = tmp_path / "checkout"
     root.mkdir()
     subprocess.run(["git", "init", "-q", str(root)], check=True)
@@ -244,7 +244,7 @@ def test_a_history_gives_each_change_with_what_was_before(tmp_path: Path):
 
 
 def test_a_history_with_odd_names_and_messages(tmp_path: Path):
-    """Quotes and line ends in names, separators in messages, keys, links, files without a last newline."""
+    """Names with quotes and line ends, messages with separators, keys, links, and files without a final newline."""
     root = tmp_path / "checkout"
     root.mkdir()
     subprocess.run(["git", "init", "-q", str(root)], check=True)
@@ -317,8 +317,8 @@ def test_checkouts_within_a_folder_keep_their_own_gitignore(tmp_path: Path):
     assert set(files) == {"beside.py", "one.py", "kept_built.py"} and skipped["symlink"] == 1
 
 
-def test_a_checkout_that_git_does_not_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Without git's word nobody would know what .gitignore leaves out."""
+def test_a_checkout_that_git_cannot_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without git, `drop` could not honour .gitignore."""
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     with pytest.raises(PreconditionError, match=r"git cannot read the checkout .*safe\.directory"):
@@ -335,7 +335,7 @@ def test_a_hooks_environment_does_not_decide_which_checkout_is_read(tmp_path: Pa
     assert set(files) == {"two.py"} and files["two.py"].commit_sha is None
 
 
-def test_what_cannot_be_opened_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_files_that_cannot_be_opened_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("pipe.jsonl", "pipe.parquet", "pipe.py"):
         os.mkfifo(tmp_path / name)
         assert list(read_sources([str(tmp_path / name)], Given())) == ["not a file"]
@@ -366,7 +366,7 @@ def test_text_about_a_nul_character_is_text(tmp_path: Path):
     assert set(files) == {"a.java", "b.java"} and skipped == {"metadata cannot be stored": 1}
 
 
-def test_parquet_with_bytes_and_times_that_no_text_has(tmp_path: Path):
+def test_parquet_with_bytes_and_times(tmp_path: Path):
     offsets, data = pyarrow.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0"), pyarrow.py_buffer(b"ok\xff\xfe")
     content = pyarrow.Array.from_buffers(pyarrow.string(), 2, [None, offsets, data])
     times = pyarrow.array([{"at": 2**62}, {"at": 0}], pyarrow.struct([("at", pyarrow.timestamp("us"))]))
@@ -410,7 +410,7 @@ def test_a_program_without_an_extension_is_read(tmp_path: Path):
     assert set(files) == {"tool"} and skipped == {"not a known language": 2}
 
 
-def test_a_score_where_the_source_has_none(tmp_path: Path):
+def test_files_without_a_score_get_one(tmp_path: Path):
     good = "".join(f"value_{n} = compute({n}, other_{n})\n" for n in range(20))
     for name, content in (("good.py", good), ("odd.py", "x = 1\n" * 50), ("data.py", "{[(,)]}\n<><><>\n" * 40)):
         (tmp_path / name).write_text(content)

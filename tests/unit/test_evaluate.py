@@ -1,4 +1,4 @@
-"""The held-out loss, and what is measured."""
+"""The held-out loss and which rows it is measured on."""
 
 from __future__ import annotations
 

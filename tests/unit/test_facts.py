@@ -1,4 +1,4 @@
-"""A block of facts before the prompt: shown, never learned, left out where the recipe says so."""
+"""The metadata block before the prompt is shown, has no loss, and is left out where the recipe says so."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_block_is_a_comment_of_the_language(language, comment):
 @pytest.mark.parametrize(
     "metadata", [{}, {"unknown": "x"}, {"time": None}, {"time": {"a": 1}}, {"time": True}, {"time": " \n "}]
 )
-def test_what_is_not_known_is_not_said(metadata):
+def test_unknown_facts_are_left_out(metadata):
     assert fact_block(row_with(metadata), ON) == ""
 
 
@@ -45,7 +45,7 @@ def test_a_fact_is_one_line_of_bounded_length():
     assert block.count("\n") == 2 and len(block) < MAX_CHARACTERS + 40
 
 
-def test_it_stands_before_the_prompt_and_is_not_learned():
+def test_the_block_precedes_the_prompt_and_has_no_loss():
     rows = tokenize_rows([row_with(KNOWN)], encoder(), ON, seed=1)
     plain = tokenize_rows([row_with(KNOWN)], encoder(), Data(max_length=512), seed=1)
     with_facts, without = (tokenizer().decode(made.samples[0].ids.tolist()) for made in (rows, plain))
@@ -57,7 +57,7 @@ def test_it_stands_before_the_prompt_and_is_not_learned():
     ]
 
 
-def test_before_a_document():
+def test_the_block_precedes_a_document():
     data = replace(ON, builders={"chunks": 1.0})
     (sample,) = tokenize_rows([row_with(KNOWN)], encoder(), data, seed=1).samples
     assert tokenizer().decode(sample.ids.tolist()) == f"{BLOCK}{program(1)}<|endoftext|>"
@@ -73,7 +73,7 @@ def test_a_control_token_among_the_facts_stays_text():
     ]
 
 
-def test_the_facts_of_a_long_file_stay_with_its_beginning():
+def test_only_the_first_sample_of_a_long_file_has_the_facts():
     row = replace(make_row(1, program(1, 120)), metadata=KNOWN)
     texts = [tokenizer().decode(s.ids.tolist()) for s in tokenize_rows([row], encoder(), ON, seed=1).samples]
     assert len(texts) > 2 and [BLOCK in text for text in texts] == [True] + [False] * (len(texts) - 1)
@@ -98,6 +98,6 @@ def test_the_last_part_of_the_training_leaves_them_out(builder):
     assert sorted(seen) == sorted(2 * list(range(8)))
 
 
-def test_there_must_be_something_to_leave_out():
+def test_leaving_out_metadata_without_metadata_is_an_error():
     with pytest.raises(RecipeError, match="nothing to leave out"):
         parse_recipe({"name": "a", "stream": "b", "data": {"metadata_off_last_fraction": 0.1}}, where="r.yaml")

@@ -1,4 +1,4 @@
-"""The control tokens of a family: found by the vocabulary, in the family's order, and missed with a message."""
+"""Control tokens are found by the vocabulary and used in the family's order. A missing one is an error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trainer.samples.sample import Text
 
 
 def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of single bytes with the family's control tokens."""
+    """Return a byte tokenizer with the family's control tokens."""
     alphabet = {token: number for number, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     backend = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -39,11 +39,11 @@ def test_a_family_is_known_by_its_vocabulary(family):
     assert SampleEncoder(tokenizer_of(family)).family is FAMILIES[family]
 
 
-def test_the_tiny_base_is_of_qwens_family():
+def test_the_tiny_base_belongs_to_the_qwen_family():
     assert SampleEncoder(tokenizer()).family is FAMILIES["qwen"]
 
 
-def test_any_other_tokenizer_has_its_own_end():
+def test_any_other_tokenizer_ends_texts_with_its_own_token():
     assert family_of({"a", "<stop>"}, end_token="<stop>").tokens == {"end": "<stop>"}
     data = Data(builders={"chunks": 1.0})
     (sample,) = tokenize_rows([make_row(1, "a\n")], SampleEncoder(tokenizer_of("none")), data, seed=1).samples
@@ -51,7 +51,7 @@ def test_any_other_tokenizer_has_its_own_end():
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if "fim_prefix" in FAMILIES[name].tokens])
-def test_a_gap_in_each_familys_form(family):
+def test_each_family_has_its_own_gap_format(family):
     made, tokens = tokenizer_of(family), FAMILIES[family].tokens
     (document,) = build_fim(make_row(1, program(1)), Data(), seed=1)
     prefix, suffix, middle = (piece.text for piece in document.pieces if isinstance(piece, Text))
@@ -69,7 +69,7 @@ def test_codestral_shows_the_suffix_first_and_marks_no_middle():
     assert made.decode(encoded.ids.tolist()) == f"[SUFFIX]{suffix}[PREFIX]{prefix}{middle}</s>"
 
 
-def test_a_builder_whose_tokens_are_missing_is_named():
+def test_a_builder_without_its_tokens_is_named():
     encoder = SampleEncoder(tokenizer_of("llama3"))
     with pytest.raises(UnusableInput) as error:
         encoder.check(needs(Data(builders={"chunks": 1.0, "fim": 1.0})))
@@ -78,7 +78,7 @@ def test_a_builder_whose_tokens_are_missing_is_named():
     encoder.check(needs(Data(builders={"chunks": 1.0})))
 
 
-def test_a_text_begins_as_the_tokenizer_begins_every_text():
+def test_a_text_begins_with_the_tokenizers_first_token():
     class Beginning:
         def __init__(self, inner):
             self.inner, self.bos_token_id = inner, inner.convert_tokens_to_ids("<|im_start|>")

@@ -1,4 +1,4 @@
-"""The usual filters of code: what each refuses, what it lets through, and that they hardly touch real code."""
+"""The code filters: what each refuses and accepts. Real code passes almost untouched."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_each_filter(text: str, reason: str | None):
     assert refusal(text, Hygiene(), min_lines=6) == reason
 
 
-def test_thresholds_are_the_recipes():
+def test_thresholds_come_from_the_recipe():
     hygiene = replace(Hygiene(), generated="allow", longest_line_chars=2000, mean_line_chars=2000)
     assert refusal("# @generated\n" + CODE + "x = '" + "pq " * 600 + "'\n", hygiene, min_lines=6) is None
 
 
 def test_real_code_passes():
-    """Python's standard library: what its files say of themselves is right, and nothing else is refused."""
+    """Only files of the standard library that say they are generated are refused."""
     root = Path(sysconfig.get_path("stdlib"))
     reasons: Counter[str | None] = Counter()
     for path in sorted(root.glob("*.py")) + sorted((root / "asyncio").glob("*.py")):

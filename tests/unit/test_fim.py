@@ -1,4 +1,4 @@
-"""Gaps: prefix, middle and suffix are the file, the middle is learned, and most gaps follow the syntax."""
+"""Prefix, middle and suffix make up the file, the middle has the loss, and most gaps follow the syntax."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def gap_of(row, *, seed: int = 1) -> Document:
 
 
 def texts(document: Document) -> tuple[str, str, str]:
-    """Prefix, suffix, middle."""
+    """Return prefix, suffix and middle."""
     prefix, suffix, middle = (piece.text for piece in document.pieces if isinstance(piece, Text))
     return prefix, suffix, middle
 
@@ -43,7 +43,7 @@ def test_prefix_middle_and_suffix_are_the_file(row):
         assert len(middle.encode()) <= BYTES_PER_TOKEN * DATA.max_length
 
 
-def test_a_documents_form_and_what_is_learned_of_it():
+def test_the_format_of_a_document_and_its_loss():
     document = gap_of(make_row(1, program(1)))
     assert [piece.role if isinstance(piece, Control) else piece.keeps for piece in document.pieces] == [
         "fim_prefix", "end", "fim_suffix", "start", "fim_middle", "all", "fim_end",
@@ -57,7 +57,7 @@ def test_a_documents_form_and_what_is_learned_of_it():
     assert encoded.shares == ((1, encoded.tokens),)
 
 
-def test_nine_gaps_of_ten_follow_the_syntax():
+def test_nine_of_ten_gaps_follow_the_syntax():
     rows = [replace(row, file_id=row.file_id + 10_000 * copy) for row in source_rows() for copy in range(60)]
     documents = [gap_of(row) for row in rows]
     kinds = Counter(document.kind for document in documents)
@@ -78,7 +78,7 @@ def test_nine_gaps_of_ten_follow_the_syntax():
             assert (True, True) in runs
 
 
-def test_a_nodes_chance_is_its_length():
+def test_a_node_is_chosen_in_proportion_to_its_length():
     row = make_row(1, "def f(a):\n    return a\n\n\nlonger_name = compute(first, second)\n")
     source = parse(row.language, row.content)
     spans = {(n.start_byte, n.end_byte) for n in source.nodes if n.end_byte - n.start_byte > 1}
@@ -104,7 +104,7 @@ def test_the_seed_decides():
 
 
 @given(st.text(min_size=0, max_size=40))
-def test_any_text_is_whole_again_or_rejected(content):
+def test_any_text_is_reassembled_or_rejected(content):
     try:
         prefix, suffix, middle = texts(gap_of(make_row(1, content)))
     except Rejected as rejected:
@@ -127,7 +127,7 @@ def test_a_long_files_context_is_cut_at_line_ends_and_the_middle_stays_whole():
         prefix, suffix = text.removeprefix("<|fim_prefix|>").partition("<|fim_middle|>")[0].split("<|fim_suffix|>")
         assert text.endswith(f"<|fim_middle|>{middle}<|endoftext|>")
         assert f"{prefix}{middle}{suffix}" in row.content
-        if len(encoder().plain.encode(middle).ids) < DATA.max_length - 100:  # else no whole line fits beside it
+        if len(encoder().plain.encode(middle).ids) < DATA.max_length - 100:  # otherwise no whole line fits beside it
             assert not prefix or prefix.startswith("value_")
             assert not suffix or suffix.endswith("\n")
 
@@ -145,7 +145,7 @@ def test_a_control_token_in_the_file_stays_text(planted):
 
 
 @pytest.mark.parametrize("language", ["python", "cpp"])
-def test_a_deep_tree_takes_no_long_time(language: str):
+def test_a_deep_tree_is_fast(language: str):
     row = replace(make_row(1, "f(" * 8000 + ")" * 8000 + "\n"), language=language)
     began = time.process_time()
     for seed in range(8):

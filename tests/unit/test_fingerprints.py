@@ -1,4 +1,4 @@
-"""Fingerprints: what is the same gets the same, what is alike shares a band, and all of it stays so for ever."""
+"""Equal texts have equal fingerprints, similar texts share a band, and the algorithm never changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXT = Path(sysconfig.get_path("stdlib"), "heapq.py").read_text(encoding="utf-8"
 
 
 def jaccard(one: str, other: str) -> float:
-    """The true similarity, by sets of tuples."""
+    """Return the exact similarity, computed with sets of tuples."""
     sets = []
     for text in (one, other):
         tokens = re.findall(r"\w+|[^\w\s]", text)
@@ -25,8 +25,8 @@ def jaccard(one: str, other: str) -> float:
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
-def test_what_the_database_remembers_stays_readable():
-    """A signature of another algorithm would know no file again: then the fingerprints have to be made anew."""
+def test_stored_signatures_stay_valid():
+    """Another algorithm would recognise no stored file. Then all fingerprints would have to be computed again."""
     (found,) = fingerprints(["def add(a, b):\n    return a + b\n"])
     assert hashlib.sha256(found.signature + repr(found.bands).encode()).hexdigest()[:16] == "c8a34cc214760c8d"
     assert found.exact.hex() == hashlib.sha256(b"def add(a, b): return a + b").hexdigest()[:32]
@@ -42,7 +42,7 @@ def test_what_the_database_remembers_stays_readable():
     ],
     ids=["line ends", "blanks", "case", "comment"],
 )
-def test_blanks_alone_make_no_other_text(change, exact):
+def test_whitespace_does_not_change_a_fingerprint(change, exact):
     one, other = fingerprints([TEXT, change(TEXT)])
     assert (one.exact == other.exact) is exact
 
@@ -55,7 +55,7 @@ def test_the_estimate_is_near_the_true_similarity():
         assert abs(similarity(a.signature, b.signature) - jaccard(TEXT, other)) < 0.15
 
 
-def test_texts_that_are_alike_share_a_band_and_others_do_not():
+def test_similar_texts_share_a_band_and_others_do_not():
     lines = TEXT.split("\n")
     other = "\n".join(line for number, line in enumerate(lines) if number % 25)
     assert jaccard(TEXT, other) > 0.7
@@ -64,7 +64,7 @@ def test_texts_that_are_alike_share_a_band_and_others_do_not():
     assert len(a.bands) == BANDS
 
 
-def test_one_text_alone_and_among_others_is_the_same():
+def test_a_fingerprint_does_not_depend_on_the_batch():
     assert fingerprints(["", "x", TEXT])[2] == fingerprints([TEXT])[0]
     assert fingerprints([]) == []
 
@@ -73,7 +73,7 @@ def test_a_text_without_tokens_has_a_fingerprint_too():
     assert len(fingerprints(["", " \n", "é"])) == 3
 
 
-def test_old_rows_with_long_texts_are_remembered_a_few_at_a_time_and_the_lease_is_kept(monkeypatch: pytest.MonkeyPatch):
+def test_long_old_rows_are_fingerprinted_in_small_batches_and_the_lease_is_renewed(monkeypatch: pytest.MonkeyPatch):
     told: list[int] = []
     """How many were remembered at once; 0: the lease was renewed."""
     monkeypatch.setattr(duplicates, "CATCH_UP_CHARS", 3 * len(TEXT))

@@ -1,4 +1,4 @@
-"""The fused layer is PEFT's layer: outputs, gradients, dropout, turned off, on 4-bit and on plain weights."""
+"""The fused layer equals PEFT's: outputs, gradients, dropout, disabled adapter, 4-bit and plain weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_fused_layers_give_pefts_loss_and_gradient(quantization):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_in_16_bits_it_is_no_further_from_the_truth_than_pefts():
+def test_in_16_bits_its_error_is_no_larger_than_pefts():
     truth = backward(loss_model(short_recipe(lora__dropout=0.0)), collate(SAMPLES))[1]
     errors = {}
     for fused in (False, True):
@@ -40,7 +40,7 @@ def test_in_16_bits_it_is_no_further_from_the_truth_than_pefts():
 
 
 def test_dropout_is_one_mask_forward_and_backward():
-    """With the mask's own draws, autograd over plain products gives the same gradients."""
+    """Autograd over plain products gives the same gradients with the same mask."""
     recipe = short_recipe(lora__dropout=0.3)
     model = loss_model(recipe)
     fuse_adapter(model.model)
@@ -70,12 +70,12 @@ def test_dropout_is_one_mask_forward_and_backward():
 
 
 @pytest.mark.parametrize(("rate", "kept"), [(0.05, 243 / 256), (0.5, 0.5), (0.001, 255 / 256)])
-def test_the_mask_keeps_its_share_of_every_byte(rate, kept):
+def test_the_mask_keeps_the_same_share_at_every_byte(rate, kept):
     rows = torch.empty(1000, 1001)
     drawn, share = _draw(rows, rate)
     mask = _keep(drawn, rows, rate)
     assert mask is not None and share == kept and mask.shape == (1000, 1001)
-    by_byte = mask.flatten()[: 1000 * 1000].view(-1, 8).float().mean(0)  # a draw is eight bytes: none is different
+    by_byte = mask.flatten()[: 1000 * 1000].view(-1, 8).float().mean(0)  # a draw gives eight bytes
     assert (by_byte - kept).abs().max() < 0.01
 
 

@@ -93,7 +93,7 @@ def test_readyz_names_what_is_missing(service: Service):
     assert service.call("/readyz")[0] == 200
 
 
-def test_metrics_answer_curl_with_the_keys_its_users_read(service: Service):
+def test_curl_gets_the_documented_metrics_keys(service: Service):
     status, kind, body = service.call("/metrics", Accept="*/*")
     assert (status, kind) == (200, "application/json")
     answer = json.loads(body)
@@ -104,7 +104,7 @@ def test_metrics_answer_curl_with_the_keys_its_users_read(service: Service):
     assert answer["config"] == {"model": "m", "batch_size": 4, "lora_r": 256}
 
 
-def test_metrics_answer_a_scrape_in_the_text_format(service: Service):
+def test_a_scrape_gets_metrics_in_the_text_format(service: Service):
     service.board.update(progress=Progress(run_id=1, step=3, learning_rate=1e-4), losses={"eval": 1.5})
     for path, accept in (("/metrics", "text/plain;version=0.0.4"), ("/metrics?format=prometheus", "*/*")):
         status, kind, body = service.call(path, Accept=accept)
@@ -159,7 +159,7 @@ def test_errors_are_json(service: Service):
     assert "no answer" in body
 
 
-def test_half_open_requests_do_not_silence_it(service: Service):
+def test_half_open_requests_do_not_block_the_server(service: Service):
     slow = []
     try:
         for _ in range(600):

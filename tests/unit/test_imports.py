@@ -1,4 +1,4 @@
-"""The trainer's imports: quick, and without a trace in what follows."""
+"""The trainer's imports are quick and have no side effects."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ assert "torch._inductor.compile_fx" in sys.modules, "the compiler stayed off"
 """
 
 
-def test_the_compiler_is_not_imported_and_still_there():
+def test_the_compiler_is_not_imported_but_usable():
     environment = {name: value for name, value in os.environ.items() if name != "TORCHDYNAMO_DISABLE"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("before", [None, "0"])
-def test_the_compilers_switch_is_put_back(monkeypatch, before):
+def test_the_compiler_switch_is_restored(monkeypatch, before):
     if before is None:
         monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
     else:
@@ -42,7 +42,7 @@ def test_the_compilers_switch_is_put_back(monkeypatch, before):
     assert os.environ.get("TORCHDYNAMO_DISABLE") == before
 
 
-def test_the_collector_goes_on_as_it_was():
+def test_the_garbage_collector_is_restored():
     with pytest.raises(ZeroDivisionError), collector_paused():
         assert not gc.isenabled()
         raise ZeroDivisionError

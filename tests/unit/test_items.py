@@ -1,4 +1,4 @@
-"""Items: functions, types and modules of a file, whole, with what belongs to them, and counted by kind."""
+"""Items are whole functions, types and modules of a file with their comments and attributes, counted by kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DATA = Data(builders={"items": 1.0}, max_length=512)
 
 
 def items_of(row: Row) -> list[tuple[str, str]]:
-    """Kind and text of each sample; the file itself comes first."""
+    """Return the kind and text of each sample. The file itself comes first."""
     found = []
     for document in build_items(row, DATA, seed=1):
         text, end = document.pieces
@@ -33,7 +33,7 @@ def items_of(row: Row) -> list[tuple[str, str]]:
     return found
 
 
-def test_every_language_says_what_its_items_are():
+def test_every_language_defines_its_items():
     assert ITEMS.keys() == GRAMMARS.keys()
 
 
@@ -95,7 +95,7 @@ def test_attributes_and_comments_stay_with_their_item_and_others_do_not():
     assert items_of(source_row("matrix.cpp"))[1][1].endswith("}  // namespace demo\n")
 
 
-def test_a_comment_at_the_end_of_a_line_of_code_is_no_items():
+def test_a_comment_after_code_belongs_to_no_item():
     content = (
         "LIMIT = 5  # not about the function\ndef first(values, limit=LIMIT):\n    return values[:limit]\n\n\nx = 1\n"
     )
@@ -112,7 +112,7 @@ def test_python_items_compile():
     assert found > 200
 
 
-def test_what_has_no_tree_is_a_file_alone():
+def test_a_file_without_a_tree_has_no_items():
     row = replace(make_row(1, "IDENTIFICATION DIVISION.\n"), language="cobol")
     assert [kind for kind, _ in items_of(row)] == ["file"]
     with pytest.raises(Rejected, match="empty"):
@@ -160,8 +160,8 @@ def test_the_kinds_of_a_run_are_counted(tmp_path):
         ("python", "class OneOfMany:\n", ""),
     ],
 )
-def test_a_nest_of_items_is_not_said_at_every_level(language: str, opened: str, closed: str):
-    """It would be the square of its length: gigabytes of a file of some hundred kilobytes."""
+def test_nested_items_are_not_repeated_at_every_level(language: str, opened: str, closed: str):
+    """Otherwise the output would be quadratic: gigabytes from a file of some hundred kilobytes."""
 
     def nest(depth: int) -> list[str]:
         indent = [" " * level if language == "python" else "" for level in range(depth)]
@@ -171,5 +171,5 @@ def test_a_nest_of_items_is_not_said_at_every_level(language: str, opened: str, 
 
     file, *deep = nest(300)
     assert sum(map(len, deep)) <= MAX_DEPTH * len(file)
-    if closed:  # the file itself is no item of it
+    if closed:  # the file itself is not an item
         assert len(deep) == MAX_DEPTH - 1 == len(nest(MAX_DEPTH)[1:])

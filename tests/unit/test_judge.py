@@ -1,4 +1,4 @@
-"""The gate: finite, not worse than current by more than the tolerance, measured in the same run."""
+"""The gate: the loss is finite, measured in the same run, and at most the tolerance worse than the current loss."""
 
 import math
 
@@ -26,18 +26,18 @@ def test_a_better_candidate_is_promoted():
 
 
 @pytest.mark.parametrize(("candidate", "promoted"), [(1.05, True), (1.0501, False)])
-def test_the_tolerance_is_the_line(candidate: float, promoted: bool):
+def test_the_tolerance_is_the_limit(candidate: float, promoted: bool):
     assert judge(report(candidate=candidate), Gate(tolerance=0.05), run_id=7).promote is promoted
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, None, "nan"])
-def test_a_loss_that_is_no_number_is_refused(loss):
+def test_a_loss_that_is_not_a_number_is_refused(loss):
     verdict = judge(report(candidate=loss), Gate(tolerance=1e9), run_id=7)
     assert not verdict.promote
     assert "candidate" in verdict.text()
 
 
-def test_everything_that_speaks_against_it_is_said():
+def test_every_reason_to_refuse_is_listed():
     verdict = judge(report(candidate=2.0, trained=0, samples=0, run_id=6), Gate(), run_id=7)
     assert len(verdict.reasons) == 4
 

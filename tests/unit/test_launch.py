@@ -1,4 +1,4 @@
-"""Trainers that do not end by themselves."""
+"""Trainers that do not exit by themselves."""
 
 import sys
 import threading
@@ -22,7 +22,7 @@ time.sleep(20)
 
 @pytest.fixture
 def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A trainer that does not hear of being stopped, once it is there."""
+    """Return a running trainer that ignores requests to stop."""
     monkeypatch.setattr(launch, "TRAINER", (sys.executable, "-c", STUBBORN))
     run = RunDirectory(tmp_path)
     made = TrainerProcess(run, {})
@@ -40,7 +40,7 @@ def test_a_trainer_that_does_not_stop_is_killed(process: TrainerProcess, monkeyp
     assert process.wait(0) == -9
 
 
-def test_a_trainer_that_nobody_watches_any_more_is_killed(process: TrainerProcess):
+def test_an_unwatched_trainer_is_killed(process: TrainerProcess):
     def taken() -> None:
         raise LeaseLost("another service has the stream")
 

@@ -1,4 +1,4 @@
-"""What `codelupe lineage` and `revoke` may be asked."""
+"""The arguments of `codelupe lineage` and `revoke`."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from service.cli.ledger import _subject, revoke
 from service.errors import UsageError
 
 BYTES = "a\udcffb"
-"""A byte that is no UTF-8, as Python hands it over."""
+"""A byte that is not UTF-8, as Python passes it on."""
 
 
 @pytest.mark.parametrize(
@@ -19,12 +19,12 @@ BYTES = "a\udcffb"
         ("src/a.py", Subject(path="src/a.py")),
     ],
 )
-def test_a_number_is_an_id_where_it_can_be_one(file: str, subject: Subject):
+def test_a_number_that_fits_is_an_id(file: str, subject: Subject):
     assert _subject(file, None) == subject
 
 
 @pytest.mark.parametrize(("file", "sha256"), [(None, None), ("1", "a" * 64), (None, "zz"), (BYTES, None)])
-def test_what_nobody_can_look_for_is_said_so(file: str | None, sha256: str | None):
+def test_an_impossible_subject_is_an_error(file: str | None, sha256: str | None):
     with pytest.raises(UsageError):
         _subject(file, sha256)
 

@@ -1,4 +1,4 @@
-"""The base in memory: really in 4 bits, and the same model after an evaluation as before."""
+"""The base in memory really has 4 bits, and an evaluation does not change it."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def test_matrices_take_half_a_byte_a_weight():
     assert model.get_input_embeddings().weight.dtype == compute_dtype(embedded().base, CPU)
 
 
-def test_a_layer_that_stayed_in_16_bits_is_noticed():
+def test_a_layer_that_stayed_in_16_bits_is_detected():
     model = load_base(embedded().base, CPU)
     model.model.layers[1].mlp.up_proj = torch.nn.Linear(192, 512)
     with pytest.raises(UnusableInput, match=r"layers\.1\.mlp\.up_proj is Linear and was not quantized"):
         check_quantized(model, compute_dtype(embedded().base, CPU))
 
 
-def test_a_fused_parameter_that_stayed_in_16_bits_is_noticed():
+def test_a_fused_parameter_that_stayed_in_16_bits_is_detected():
     model = load_base(embedded().base, CPU)
     model.model.layers[0].mlp.experts = torch.nn.Parameter(torch.zeros(2, 64, 64))
     with pytest.raises(UnusableInput, match=r"experts stayed in torch\.float32"):
         check_quantized(model, compute_dtype(embedded().base, CPU))
 
 
-def test_evaluating_in_between_leaves_the_gradients_as_they_were():
+def test_an_evaluation_does_not_change_the_gradients():
     model = loss_model()
     batch = collate(token_samples(3))
     model.train()
@@ -64,7 +64,7 @@ def test_16_bits_when_the_recipe_says_none():
 
 
 @pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_computes_in_bf16_where_the_processor_can(native, dtype, monkeypatch):
+def test_auto_computes_in_bf16_if_the_processor_can(native, dtype, monkeypatch):
     monkeypatch.setattr(load, "_cpu_has_bf16", lambda: native)
     assert compute_dtype(Base(), CPU) == dtype
     assert compute_dtype(Base(compute_dtype="float32"), CPU) == torch.float32

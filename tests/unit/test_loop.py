@@ -1,4 +1,4 @@
-"""The fit: schedule, accumulation, early stopping, and what ends it."""
+"""The fit: schedule, accumulation, early stopping and its ends."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_rate_rises_and_falls_and_is_never_zero():
     assert rates[-1] == pytest.approx(1 / 90)
 
 
-def test_shapes_of_the_fall():
+def test_the_decay_schedules():
     halfway = {
         shape: learning_rate(51, 100, Training(learning_rate=2.0, warmup_fraction=0.0, schedule=shape))
         for shape in ("linear", "cosine", "constant")
@@ -53,7 +53,7 @@ def test_shapes_of_the_fall():
 
 
 @pytest.mark.parametrize(("steps", "fraction", "warmup"), [(1000, 0.03, 30), (10, 0.03, 1), (10, 0, 0), (1, 0.5, 0)])
-def test_warm_up_takes_a_step_at_least(steps, fraction, warmup):
+def test_warm_up_takes_at_least_one_step(steps, fraction, warmup):
     assert warmup_steps(steps, fraction) == warmup
     assert learning_rate(steps, steps, Training(warmup_fraction=fraction)) > 0
 
@@ -72,7 +72,7 @@ def window_gradient(fit, model, budget: int):
     return len(batches), loss, gradients(model)
 
 
-def test_every_way_to_cut_a_window_gives_the_same_gradient(tmp_path):
+def test_every_split_of_a_window_gives_the_same_gradient(tmp_path):
     recipe = short_recipe(lora__dropout=0.0)
     loaded = load_model(checked(recipe))
     weights = loss_model(recipe).state_dict()

@@ -61,7 +61,7 @@ def test_targets_must_occur_in_the_architecture():
         load_model(checked(recipe))
 
 
-def test_a_parent_goes_on_where_it_ended(exported):
+def test_a_parent_continues_where_it_ended(exported):
     folder, model = exported
     parent = adapter_weights(model.model)
     recipe = short_recipe(lora__dropout=0.25)

@@ -1,4 +1,4 @@
-"""The loss of a pack is the loss of its samples, in chunks or whole, and neighbours do not change it."""
+"""The loss of a pack is the sum of its samples' losses, with or without chunks. Neighbours do not change it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_large_logits_keep_their_loss(offset):
 
 
 def test_full_logits_never_exist(monkeypatch):
-    """No chunk of logits sees more positions than it may, nor any without loss."""
+    """No chunk of logits has more positions than allowed, or a position without loss."""
     monkeypatch.setattr(loss, "CHUNK_LOGITS", 16 * 4096)
     seen: list[int] = []
     chunk = loss._chunk
@@ -65,7 +65,7 @@ def test_full_logits_never_exist(monkeypatch):
     assert max(seen) <= 16 and sum(seen) == batch.supervised
 
 
-def test_no_supervised_position_gives_a_gradient_of_zero():
+def test_a_batch_without_supervised_positions_has_a_zero_gradient():
     hidden = torch.randn(0, 8, requires_grad=True)
     head = torch.nn.Linear(8, 4, bias=False).requires_grad_(False)
     found, correct = supervised_loss(hidden, head, torch.zeros(0, dtype=torch.int64))
@@ -76,7 +76,7 @@ def test_no_supervised_position_gives_a_gradient_of_zero():
 
 
 def test_a_neighbour_changes_nothing():
-    """The sample's own loss is the pack's less the neighbour's, whatever the neighbour, and on either side."""
+    """The sample's loss is the pack's loss minus the neighbour's, for any neighbour on either side."""
     model = loss_model()
     short, *others = sorted(token_samples(12), key=lambda sample: sample.tokens)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Two processes under torchrun train what one does: the same windows, losses and weights."""
+"""Two processes under torchrun give the windows, losses and weights of one process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def under_torchrun(root: Path, processes: int) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_two_processes_train_what_one_does(tmp_path):
+def test_two_processes_give_the_result_of_one(tmp_path):
     one = short_run(tmp_path / "one", short_recipe(lora__dropout=0.0, training__gradient_accumulation_steps=2))
     two = short_run(tmp_path / "two", short_recipe(lora__dropout=0.0, training__gradient_accumulation_steps=1))
     assert run(one) == 0

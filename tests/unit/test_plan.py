@@ -1,4 +1,4 @@
-"""The choice among plans: the design's arithmetic for the 14B, what fits, what is said when nothing does."""
+"""The choice among plans: the arithmetic for the 14B, what fits, and the message when nothing fits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PARAMETERS = {
     "0.5B": 494_032_768, "1.5B": 1_543_714_304, "3B": 3_085_938_688,
     "7B": 7_615_616_512, "14B": 14_770_033_664, "32B": 32_763_876_352,
 }  # fmt: skip
-"""As the Hub counts them."""
+"""Parameter counts from the Hub."""
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +61,14 @@ def test_names_of_known_shapes():
         assert known_size(other) is None
 
 
-def test_without_the_hub_what_is_known_is_used_and_said(no_hub):
+def test_without_the_hub_known_shapes_are_used_and_reported(no_hub):
     skeleton, source = architecture(replace(DEFAULT.base, revision=None))
     assert skeleton.config.hidden_size == 5120 and "cannot be reached" in source
     with pytest.raises(UnusableInput, match="is unknown"):
         architecture(replace(DEFAULT.base, model="nobody/nothing"))
 
 
-def test_the_14b_is_the_designs_before_any_activation(big):
+def test_the_static_memory_of_the_14b_matches_the_design(big):
     """DESIGN, section 6: 6.35 + 2.90 + 4.10 + 4.10 + 2.05 = 19.5 GiB."""
     plan = possible_plans(big, DEFAULT, CARD)[0]
     gib = {line.name: line.bytes / GIB for line in plan.lines}
@@ -80,7 +80,7 @@ def test_the_14b_is_the_designs_before_any_activation(big):
     assert static == pytest.approx(19.5, abs=0.05)
 
 
-def test_the_14b_costs_the_designs_flops(big):
+def test_the_flops_of_the_14b_match_the_design(big):
     """DESIGN, section 6: 64 to 70 GFLOP a token, 93 to 100 with full recomputation."""
     costs = {
         policy: flops_per_token(big, DEFAULT, Choice(micro_batch_tokens=4096, checkpointing=policy, offload=False))
@@ -91,7 +91,7 @@ def test_the_14b_costs_the_designs_flops(big):
     assert costs["none"] < costs["selective"] < costs["full"]
 
 
-def test_the_policies_docstring_has_the_arithmetics_figure(big):
+def test_the_figure_in_the_policies_docstring_is_right(big):
     import trainer.model.checkpointing as policies
 
     kib = layer_bytes(big, sizes_of(DEFAULT, element=2)) / 1024
@@ -117,14 +117,14 @@ def test_a_larger_card_keeps_more(big):
     assert speeds == sorted(set(speeds))
 
 
-def test_what_the_recipe_names_is_kept(big):
+def test_values_named_in_the_recipe_are_kept(big):
     named = with_training(DEFAULT, checkpointing="full", offload_checkpoints="always")
     assert {(p.choice.checkpointing, p.choice.offload) for p in possible_plans(big, named, CARD)} == {("full", True)}
     sizes = {plan.choice.micro_batch_tokens for plan in possible_plans(big, named, CARD)}
-    assert sizes == {4096, 2 * 4096, 4 * 4096}  # of 16 samples a step three at a time is no whole number
+    assert sizes == {4096, 2 * 4096, 4 * 4096}  # three does not divide 16 samples per step
 
 
-def test_when_nothing_fits_each_change_that_is_named_does(big):
+def test_if_nothing_fits_each_suggested_change_fits(big):
     vram = 20 * GIB
     assert fastest_fitting(possible_plans(big, DEFAULT, CARD), vram) is None
     changes = changes_that_fit(big, DEFAULT, CARD, vram)
@@ -147,10 +147,10 @@ def test_the_table_adds_up_and_the_bar_is_full(big):
     free = drawn.strip().count("·") / 60
     assert free == pytest.approx(1 - plan.peak_bytes / (40 * GIB), abs=0.04)
     named = sum(float(part.split()[-1]) for part in legend.strip().split("   "))
-    assert named == pytest.approx(40, abs=0.3)  # every line is in one of the bar's pieces
+    assert named == pytest.approx(40, abs=0.3)  # every line belongs to one segment of the bar
 
 
-def test_devices_are_known_by_their_own_names():
+def test_devices_are_recognised_by_name():
     assert card_named("NVIDIA GeForce RTX 5090") == "rtx-5090"
     assert card_named("NVIDIA A100-SXM4-80GB") == "a100-80"
     assert card_named("NVIDIA H100 80GB HBM3") == "h100"
@@ -185,7 +185,7 @@ def test_on_a_cpu_auto_is_none():
 
 @pytest.mark.parametrize(("free_gib", "policy"), [(139, "none"), (0.8, "selective"), (0.6, "full"), (0.01, "full")])
 def test_on_a_gpu_auto_is_what_fits_the_free_memory(free_gib, policy, monkeypatch):
-    """The device is only asked how much is free and what it is called."""
+    """The device is asked only for its free memory and its name."""
     free = int(free_gib * GIB)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 140 * GIB))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
@@ -197,7 +197,7 @@ def test_on_a_gpu_auto_is_what_fits_the_free_memory(free_gib, policy, monkeypatc
     assert (plan.allocated_bytes <= free) == (free_gib > 0.01)
 
 
-def test_what_is_named_needs_no_plan(no_hub):
+def test_named_values_need_no_plan(no_hub):
     named = with_training(DEFAULT, checkpointing="full", offload_checkpoints="never")
     assert fitted(named, torch.device("cuda")) == (named, None)
 
@@ -220,7 +220,7 @@ def test_the_command_says_what_fits(no_hub, capsys):
     assert "Fastest plan that fits" in text and "weights (NF4)" in text and "tokens/s on rtx-5090" in text
 
 
-def test_the_command_says_no(no_hub, capsys):
+def test_the_command_reports_that_nothing_fits(no_hub, capsys):
     path = str(RECIPES / "qwen-5090.yaml")
     code, facts = plan_json(capsys, path, "--vram-gib", "16")
     assert code == 3 and not facts["fits"] and facts["changes_that_fit"]
@@ -230,7 +230,7 @@ def test_the_command_says_no(no_hub, capsys):
     assert "abacus" in capsys.readouterr().err
 
 
-def test_codelupe_plan_runs_the_trainers(tmp_path):
+def test_codelupe_plan_runs_the_trainers_plan(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(dump_recipe(embedded()))
 

@@ -1,4 +1,4 @@
-"""Every line of a plan against what the real objects hold, on a CPU."""
+"""Compares every line of a plan with the memory of the real objects, on a CPU."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_static_lines_are_exact(base, overrides):
 
 
 def held(model, optimizer, recipe) -> dict[str, int]:
-    """The bytes that the objects hold, by the plan's names."""
+    """Return the bytes that the objects hold, by the plan's names."""
     causal = model.model.get_base_model()
     linears = [m.base_layer if hasattr(m, "base_layer") else m for m in decoder_linears(causal)]
     states = [m.quant_state for m in linears if hasattr(m, "quant_state")]
@@ -74,7 +74,7 @@ def nested(state):
 
 
 def decoder_linears(causal):
-    """Linear layers as the adapter left them: adapted ones whole, none of an adapter's own."""
+    """Return the decoder's linear layers. An adapted layer counts as one, without the adapter's own layers."""
     for layer in checkpointing.decoder_layers(causal):
         for part in (layer.self_attn, layer.mlp):
             yield from (child for name, child in part.named_children() if name.endswith("_proj"))
@@ -92,18 +92,18 @@ def test_what_is_kept_for_the_backward_pass(base, policy, dtype, overrides, monk
     weights = storages([*model.parameters(), *model.buffers()])
 
     def see(tensor):
-        alive.append(tensor)  # an address is another tensor's once its own is gone
+        alive.append(tensor)  # another tensor may reuse the address later
         saved.update({k: v for k, v in storages([tensor]).items() if k not in weights})
         return tensor
 
     decoder = model.model.get_base_model()
-    decoder.set_attn_implementation("sdpa")  # one call for the pack, as on a card
+    decoder.set_attn_implementation("sdpa")  # one call for the pack, as on a GPU
     with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor), autocast(dtype):
         decoder.model(input_ids=batch_of(TOKENS).ids, use_cache=False)
     lines = {line.name: line.bytes for line in kept_lines(shape, choice, sizes)}
     if policy == "full":  # the layers' calls hold the positions, not autograd
         del lines["positions"]
-    predicted = sum(lines.values()) + norm_bytes(shape) * TOKENS  # the last norm stands with the loss
+    predicted = sum(lines.values()) + norm_bytes(shape) * TOKENS  # the plan counts the last norm with the loss
     assert predicted == pytest.approx(sum(saved.values()), rel=0.05)
 
 
@@ -113,10 +113,10 @@ def test_what_is_kept_for_the_backward_pass(base, policy, dtype, overrides, monk
 )
 @pytest.mark.parametrize("words", [1 << 17, 1 << 22], ids=["layer at the peak", "loss at the peak"])
 def test_the_peak_of_a_step(base, policy, offload, words, monkeypatch):
-    """Where the loss's chunk is small a layer is the peak, where it is large the loss."""
+    """With a small loss chunk the peak is in a layer. With a large one it is in the loss."""
     for module in (loss, memory):
         monkeypatch.setattr(module, "CHUNK_LOGITS", words)
-    monkeypatch.setattr(memory, "OFFLOAD_BUFFERS", 1)  # a CPU copies back when it is asked
+    monkeypatch.setattr(memory, "OFFLOAD_BUFFERS", 1)  # a CPU copies back on demand
     monkeypatch.setattr(loss, "CPU_POSITIONS", TOKENS)
     monkeypatch.setattr(fused_lora, "_draw", mask_of_a_card)
     recipe = recipe_for(base, base__compute_dtype="bfloat16")
@@ -126,7 +126,7 @@ def test_the_peak_of_a_step(base, policy, offload, words, monkeypatch):
     batch = batch_of(TOKENS)
     with Live() as first:
         step(model, batch)
-    before = {address for _, address in first.sizes.values()}  # gradients, and buffers of the host
+    before = {address for _, address in first.sizes.values()}  # gradients and host buffers
     with Live(before) as second:
         step(model, batch)
     shape, sizes = planned(recipe)
@@ -135,7 +135,7 @@ def test_the_peak_of_a_step(base, policy, offload, words, monkeypatch):
 
 
 def mask_of_a_card(rows, rate):
-    """What a card draws for dropout: a CPU's noise becomes one more tensor while it is used."""
+    """Draw a dropout mask as a GPU does. A CPU would hold its noise in one more tensor."""
     return torch.empty_like(rows, dtype=torch.bool).bernoulli_(1.0 - rate), 1.0 - rate
 
 

@@ -1,4 +1,4 @@
-"""What `codelupe samples` shows of files: what a run would hold of them."""
+"""`codelupe samples` shows files as a run would contain them."""
 
 import json
 from pathlib import Path

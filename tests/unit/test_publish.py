@@ -65,7 +65,7 @@ def test_a_damaged_candidate_is_not_copied(home: Home, run: RunDirectory):
 
 
 def test_a_copy_that_differs_from_its_original_is_not_published(home: Home, run: RunDirectory, monkeypatch):
-    """Its own manifest would say that it is whole."""
+    """The copy's own manifest would call it complete."""
 
     def flipped(source: Path, target: Path, beat: Beat) -> None:
         first, *others = source.read_bytes()
@@ -77,7 +77,7 @@ def test_a_copy_that_differs_from_its_original_is_not_published(home: Home, run:
     assert not home.adapter(3).exists()
 
 
-def test_a_copy_that_reads_back_otherwise_does_not_stay(home: Home, run: RunDirectory, monkeypatch):
+def test_a_copy_that_reads_back_differently_is_removed(home: Home, run: RunDirectory, monkeypatch):
     def damaged(folder: Path, beat: Beat) -> None:
         if folder == home.adapter(3):
             (folder / "adapter_model.safetensors").write_bytes(b"damaged")
@@ -95,7 +95,7 @@ def test_publishing_again_after_a_crash_replaces_the_folder(home: Home, run: Run
     assert first.manifest_sha256 == second.manifest_sha256
 
 
-def test_a_folder_where_the_pointer_has_to_be_is_not_touched(home: Home):
+def test_a_folder_in_place_of_the_pointer_is_not_touched(home: Home):
     home.adapter(1).mkdir()
     home.pointer("s").mkdir()
     with pytest.raises(FileExistsError, match="not a symlink"):
@@ -129,7 +129,7 @@ def test_a_swap_that_fails_leaves_the_pointer_as_it_was(home: Home, monkeypatch)
     assert pointer_target(home, "s") == "adapters/v000001"
 
 
-def test_the_pointer_never_names_a_folder_that_is_not_there(home: Home):
+def test_the_pointer_never_names_a_missing_folder(home: Home):
     home.adapter(1).mkdir()
     sync_pointer(home, "s", adapter(1, True))
     with pytest.raises(FileNotFoundError, match="v000002 does not exist"):
@@ -146,8 +146,8 @@ def test_retention_keeps_the_newest_and_current(home: Home):
     leftovers = [home.adapters / ".v000009.123.tmp", home.runs / ".000010.tmp"]
     for leftover in leftovers:
         leftover.mkdir()
-    (home.adapters / "v99999999999999999999").mkdir()  # nobody's: no version is so large
-    foreign = [home.runs / ".syncthing.a.tmp", home.adapters / ".link.tmp"]  # no folders: not ours
+    (home.adapters / "v99999999999999999999").mkdir()  # not ours: no version is that large
+    foreign = [home.runs / ".syncthing.a.tmp", home.adapters / ".link.tmp"]  # not folders, so not ours
     foreign[0].touch()
     foreign[1].symlink_to(home.runs)
     assert home.adapter_versions() == [1, 2, 3, 4, 5, 6]
@@ -158,7 +158,7 @@ def test_retention_keeps_the_newest_and_current(home: Home):
     assert all(path.exists() for path in foreign)
 
 
-def test_looking_for_leftovers_takes_no_more_memory_the_more_runs_there_were(home: Home):
+def test_the_memory_of_the_search_for_leftovers_does_not_grow_with_the_runs(home: Home):
     for number in range(2000):
         home.run(number).root.mkdir()
     assert home.leftovers() == []

@@ -1,4 +1,4 @@
-"""The 4-bit copy of the base: the same bits, never half of them, and never in the way."""
+"""The 4-bit copy of the base has the same bits, is never partial, and never stops a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 class Told(list):
-    """Events as a list."""
+    """Collects events in a list."""
 
     def __call__(self, event, /, **fields):
         self.append({"event": event, **fields})
@@ -50,7 +50,7 @@ def folder_of(chosen: Base):
 
 
 def same_bits(left, right) -> bool:
-    """Packed weights, their absmax and its own quantization, embeddings, norms and biases."""
+    """Compare packed weights, their absmax and its quantization, embeddings, norms and biases."""
     a, b = left.state_dict(), right.state_dict()
     assert sum(name.endswith("nested_absmax") for name in a) in (0, 28) and any(
         name.endswith("q_proj.bias") for name in a
@@ -91,7 +91,7 @@ def test_each_setting_has_a_copy_of_its_own(cache):
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 3
 
 
-def test_a_base_in_16_bits_has_none(cache):
+def test_a_16_bit_base_has_no_copy(cache):
     load_kept(base(quantization="none"), CPU, Told())
     assert not cache.exists()
 
@@ -122,7 +122,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("words", DAMAGES)
-def test_a_damaged_copy_is_told_of_and_made_again(words):
+def test_a_damaged_copy_is_reported_and_rebuilt(words):
     load_kept(base(), CPU, Told())
     DAMAGES[words](folder_of(base()))
     told = Told()
@@ -133,8 +133,8 @@ def test_a_damaged_copy_is_told_of_and_made_again(words):
     assert same_bits(model, load_kept(base(), CPU, again)) and again == []
 
 
-def test_a_copy_that_is_not_what_the_manifest_says_is_not_believed():
-    """The facts agree, and the weights are those of another setting."""
+def test_a_copy_that_contradicts_its_manifest_is_not_used():
+    """The facts agree, but the weights belong to another setting."""
     load_kept(base(), CPU, Told())
     load_kept(base(double_quantization=False), CPU, Told())
     wrong, right = folder_of(base(double_quantization=False)), folder_of(base())
@@ -147,7 +147,7 @@ def test_a_copy_that_is_not_what_the_manifest_says_is_not_believed():
     assert told.states == ["damaged", "made"] and "double_quantization" in told[0]["message"]
 
 
-def test_a_weight_that_is_missing_is_not_made_up(tmp_path):
+def test_a_missing_weight_is_not_invented(tmp_path):
     from safetensors.torch import load_file, save_file
 
     load_kept(base(), CPU, Told())
@@ -160,7 +160,7 @@ def test_a_weight_that_is_missing_is_not_made_up(tmp_path):
 # --- when it cannot be made -----------------------------------------------------------------------------------
 
 
-def test_a_full_disk_costs_the_copy_alone(cache, monkeypatch):
+def test_a_full_disk_prevents_only_the_copy(cache, monkeypatch):
     usage = shutil.disk_usage(cache.parents[2])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
     told = Told()
@@ -169,7 +169,7 @@ def test_a_full_disk_costs_the_copy_alone(cache, monkeypatch):
     assert [path.name for path in cache.iterdir()] == ["lock"]
 
 
-def test_a_disk_that_fills_up_meanwhile_leaves_nothing_behind(cache, monkeypatch):
+def test_a_disk_that_fills_up_leaves_no_partial_copy(cache, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -180,7 +180,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing_behind(cache, monkeypatch
     assert [path.name for path in cache.iterdir()] == ["lock"]
 
 
-def test_a_cache_that_cannot_be_written_costs_the_copy_alone(cache):
+def test_an_unwritable_cache_prevents_only_the_copy(cache):
     cache.parent.parent.mkdir(parents=True)
     cache.parent.write_text("a file where the folder should be")
     told = Told()
@@ -188,7 +188,7 @@ def test_a_cache_that_cannot_be_written_costs_the_copy_alone(cache):
     assert told.states == ["not_made"]
 
 
-def test_while_another_process_makes_it_this_one_goes_on(cache):
+def test_a_process_does_not_wait_while_another_makes_the_copy(cache):
     cache.mkdir(parents=True)
     told = Told()
     with held_lock(cache / "lock", wait_seconds=0):
@@ -196,14 +196,14 @@ def test_while_another_process_makes_it_this_one_goes_on(cache):
     assert told.states == ["not_made"] and "another process" in told[0]["message"]
 
 
-def test_other_ranks_leave_it_to_the_first(cache, monkeypatch):
+def test_only_the_first_rank_makes_the_copy(cache, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     told = Told()
     load_kept(base(), CPU, told)
     assert told == [] and not cache.exists()
 
 
-def test_processes_at_once_leave_one_good_copy(cache):
+def test_concurrent_processes_leave_one_good_copy(cache):
     script = (
         "import torch; from trainer.model.quantized import load_kept; from trainer.recipe import Base\n"
         f"load_kept({base()!r}, torch.device('cpu'), lambda event, **fields: print(fields['state']))"
@@ -219,7 +219,7 @@ def test_processes_at_once_leave_one_good_copy(cache):
 # --- what goes ------------------------------------------------------------------------------------------------
 
 
-def test_what_is_half_written_or_long_unused_goes_when_a_copy_is_made(cache):
+def test_half_written_and_unused_copies_are_removed_when_a_copy_is_made(cache):
     told = Told()
     kept, old = base(double_quantization=False), replace(base(), compute_dtype="bfloat16")
     for chosen in (kept, old):

@@ -1,4 +1,4 @@
-"""What is printed at a start is for the user; hints of libraries about parts that we never use are not."""
+"""The start prints no hints from libraries about parts that we never use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows are read while the model is loaded: at the same time, with errors of their own, and no thread left behind."""
+"""Rows are read while the model is loaded. Each side reports its own errors, and no thread remains."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def wait_until(true) -> None:
 
 
 def test_the_model_is_loaded_while_rows_are_read(tmp_path, monkeypatch):
-    """Each of the two waits for the other to have begun."""
+    """Each side waits until the other has begun."""
     directory = short_run(tmp_path / "run")
     loading, reading_rows = threading.Event(), threading.Event()
 
@@ -76,7 +76,7 @@ def test_a_row_that_cannot_be_read_ends_the_run_with_its_own_message(tmp_path, m
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_reading_too(tmp_path, monkeypatch):
-    """The rows would go on for ever."""
+    """The rows never end by themselves."""
     directory = short_run(tmp_path / "run")
     seen = []
 
@@ -101,7 +101,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_reading_too(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("held_up", ["rows", "held_out"])
-def test_a_request_to_stop_is_heard_while_rows_are_read(tmp_path, monkeypatch, held_up):
+def test_a_request_to_stop_is_obeyed_while_rows_are_read(tmp_path, monkeypatch, held_up):
     directory = short_run(tmp_path / "run")
 
     def rows(path):

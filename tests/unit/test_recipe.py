@@ -1,4 +1,4 @@
-"""Recipes: strict keys, every problem at once, and a frozen form that comes back the same."""
+"""Recipes have strict keys, report every problem at once, and survive a round trip to their frozen form."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_every_recipe_that_ships_is_read_and_frozen(path):
     assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), where="frozen") == recipe
 
 
-def test_the_default_recipe_is_the_designs():
+def test_the_default_recipe_matches_the_design():
     recipe = load_recipe(RECIPES / "qwen-5090.yaml")
     assert recipe.base.model == "Qwen/Qwen2.5-Coder-14B-Instruct" and recipe.base.quantization == "nf4"
     assert (recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout) == (256, 512, 0.05)
@@ -70,7 +70,7 @@ def test_values_that_contradict_each_other(section, word):
         parse_recipe(LEAST | section, where="r.yaml")
 
 
-def test_the_key_of_before_is_named_with_those_of_now():
+def test_an_old_key_is_reported_with_its_replacement():
     with pytest.raises(RecipeError, match=r"training\.activation_checkpointing: unknown key. .*checkpointing, offload"):
         parse_recipe(LEAST | {"training": {"activation_checkpointing": True}}, where="r.yaml")
 
@@ -90,7 +90,7 @@ def test_overrides_and_pins():
     assert recipe_dict(recipe)["lora"]["targets"][0] == "q_proj"
 
 
-def test_a_file_that_is_no_recipe(tmp_path):
+def test_a_file_that_is_not_a_recipe(tmp_path):
     for text, word in [("[", "expected"), ("- a", "expected a mapping"), ("", "expected a mapping")]:
         path = tmp_path / "r.yaml"
         path.write_text(text)
@@ -100,7 +100,7 @@ def test_a_file_that_is_no_recipe(tmp_path):
         load_recipe(tmp_path / "missing.yaml")
 
 
-def test_a_list_may_be_empty_where_that_says_something():
+def test_a_list_may_be_empty_where_that_has_a_meaning():
     recipe = parse_recipe(LEAST | {"hygiene": {"licenses": ["MIT", "ISC"]}}, where="r")
     assert recipe.hygiene.licenses == ("MIT", "ISC")
     assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), where="frozen") == recipe

@@ -1,4 +1,4 @@
-"""Renamed locals: the same program under other names."""
+"""Renaming locals does not change the program."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def rewritten(language: str, content: str) -> str:
 
 
 def same_program(before: types.CodeType, after: types.CodeType) -> None:
-    """Equal instructions on equal constants, globals and attributes; only the names of locals may differ."""
-    if before.co_cellvars or before.co_freevars:  # shared with a comprehension: in the order of their names
+    """Whether instructions, constants, globals and attributes are equal. Only names of locals may differ."""
+    if before.co_cellvars or before.co_freevars:  # cells shared with a comprehension are sorted by name
         assert sorted(i.opname for i in dis.get_instructions(before)) == sorted(
             i.opname for i in dis.get_instructions(after)
         )
@@ -53,7 +53,7 @@ def test_the_standard_library_compiles_to_the_same_instructions():
                 continue
             same_program(before, compile(other.content, row.path, "exec", optimize=0))
             changed += row.content != other.content
-    assert changed > 30  # how many there are depends on the interpreter
+    assert changed > 30  # the number depends on the interpreter
 
 
 @pytest.mark.parametrize("name", ["shapes.rs", "debounce.js", "store.ts", "Badge.tsx", "inventory.py"])
@@ -134,7 +134,7 @@ def test_what_must_keep_its_name(language, form, line):
         ("python", "def f(text):\n    text = text + 1\n    return text\n"),
     ],
 )
-def test_a_name_that_may_mean_something_from_outside_stays(language, content):
+def test_a_name_that_other_code_may_use_is_kept(language, content):
     assert rewritten(language, content) == content
 
 
@@ -171,14 +171,14 @@ def test_rows_are_rewritten_before_their_builder_sees_them():
         ("javascript", "function f() {{\n", "let v{} = {};\n", "}}\n"),
     ],
 )
-def test_a_function_of_many_names_takes_no_long_time(language: str, head: str, line: str, tail: str):
+def test_a_function_with_many_names_is_fast(language: str, head: str, line: str, tail: str):
     text = head.format() + "".join(line.format(n, n) for n in range(6000)) + tail.format()
     began = time.process_time()
     assert rewritten(language, text) != text
-    assert time.process_time() - began < 10  # looked for one by one, the names take a minute and more
+    assert time.process_time() - began < 10  # a search name by name would take more than a minute
 
 
-def test_functions_within_functions_take_no_long_time():
+def test_nested_functions_are_fast():
     text = "def f():\n    x = 1\n    y = " + "lambda: " * 4000 + "x\n    z = 2\n"
     began = time.process_time()
     after = rewritten("python", text)

@@ -1,4 +1,4 @@
-"""Repositories: their files in import order, end to end, and every row's tokens counted for that row."""
+"""Repository samples join files in import order and count the tokens of every row."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_files_that_import_each_other_and_files_without_a_grammar():
     assert [row.path for row in import_order([replace(row, path=None) for row in rows[:1]])] == [None]
 
 
-def test_the_form_and_what_is_learned():
+def test_the_format_and_the_loss():
     rows = rows_of(REPOSITORIES["python"])
     document = build_repository(rows)
     (encoded,) = encoder().encode([document])

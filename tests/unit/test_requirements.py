@@ -1,4 +1,4 @@
-"""The locked requirements: pinned, hashed, and the CUDA set resolved although it cannot run here."""
+"""The locked requirements are pinned and hashed. The CUDA set resolves, although it cannot run here."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ UV = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("
 
 
 def pins(name: str) -> dict[str, str]:
-    """Package → version of a requirements file."""
+    """Return the version of each package in a requirements file."""
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
     return dict(re.findall(r"^([a-z0-9._-]+)==([^ ;]+)", text, re.M))
 
@@ -37,7 +37,7 @@ def test_the_programs_packages_are_the_same_with_and_without_cuda():
 
 
 def test_the_cuda_set_resolves(tmp_path: Path):
-    """Asked for the versions in gpu.txt, a resolver finds that nothing is missing and nothing contradicts."""
+    """A resolver finds nothing missing or contradictory in gpu.txt."""
     if UV is None:
         pytest.skip("uv is not installed")
     wanted = tmp_path / "gpu.in"
@@ -53,7 +53,7 @@ def test_the_cuda_set_resolves(tmp_path: Path):
     assert dict(re.findall(r"^([a-z0-9._-]+)==([^ ;\n]+)", done.stdout, re.M)) == pins("gpu")
 
 
-def test_the_image_says_the_programs_version():
+def test_the_image_has_the_programs_version():
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)
     label = re.search(r'image\.version="(.+?)"', (ROOT / "Dockerfile.qwen-5090").read_text())
     assert version and label and version.group(1) == label.group(1)

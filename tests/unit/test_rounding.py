@@ -1,4 +1,4 @@
-"""A 16-bit adapter learns what a float32 one does, though single steps are smaller than its numbers can show."""
+"""A 16-bit adapter learns like a float32 one, even if single steps are smaller than its precision."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_rounding_goes_to_a_neighbour_and_is_right_on_the_average():
+def test_rounding_goes_to_a_neighbour_and_is_unbiased():
     exact = torch.randn(1000, generator=generator()) * torch.logspace(-6, 3, 1000)
     draws = torch.stack([round_stochastically(exact, generator(seed)) for seed in range(400)]).float()
     gap = exact.abs() * 2**-7  # of bfloat16, at the most
     assert bool(((draws - exact).abs() < gap).all())
     counts = [len(column.unique()) for column in draws.T]
-    assert max(counts) == 2 and sum(counts) > 1900  # few are so near to one that the other is never drawn
+    assert max(counts) == 2 and sum(counts) > 1900  # few lie so close to a neighbour that the other is never drawn
     assert bool(((draws.mean(0) - exact).abs() < 0.2 * gap).all())
 
 
-def test_what_bfloat16_can_hold_stays():
+def test_values_that_bfloat16_can_hold_are_kept():
     held = torch.tensor([0.0, -0.0, 1.0, -3.5, 2.0**-130, float("inf"), -float("inf")])
     assert torch.equal(round_stochastically(held, generator()), held.bfloat16())
     nan = torch.tensor([0x7FFFFFFF, -1, 0x7FC00000], dtype=torch.int32).view(torch.float32)
@@ -40,7 +40,7 @@ def test_what_bfloat16_can_hold_stays():
 
 
 def moved(parameter: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> torch.Tensor:
-    """How far each number went in STEPS steps of the same gradient."""
+    """Return how far each number moved in STEPS steps of the same gradient."""
     before = parameter.detach().float().clone()
     slope = torch.randn(parameter.shape, generator=generator(1)).sign()
     for _ in range(STEPS):
@@ -49,7 +49,7 @@ def moved(parameter: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> to
     return (before - parameter.detach().float()) * slope
 
 
-def test_small_steps_count_on_the_average_where_the_nearest_number_loses_them():
+def test_small_steps_add_up_where_rounding_to_nearest_loses_them():
     start = torch.empty(256, 256).uniform_(-0.02, 0.02, generator=generator())  # as lora_A starts
     training = short_recipe(
         training__adapter_dtype="bfloat16", training__learning_rate=RATE, training__weight_decay=0.0
@@ -60,7 +60,7 @@ def test_small_steps_count_on_the_average_where_the_nearest_number_loses_them():
     of_nearest = moved(nearest, bnb.optim.AdamW8bit([nearest], lr=RATE, weight_decay=0.0))
     assert of_exact.mean() == pytest.approx(STEPS * RATE, rel=0.05)
     assert of_rounded.mean() == pytest.approx(of_exact.mean().item(), rel=0.02)
-    assert (of_nearest == 0).float().mean() > 0.3  # the defect that this is there for
+    assert (of_nearest == 0).float().mean() > 0.3  # the defect that stochastic rounding avoids
     assert rounded.dtype == torch.bfloat16
 
 
@@ -76,7 +76,7 @@ def test_every_rank_rounds_alike():
 
 
 def test_a_stream_of_short_runs_moves_every_weight():
-    """Each run has an optimizer of its own, whose steps are counted from one again."""
+    """Each run has a new optimizer, whose steps are counted from one again."""
     training = short_recipe(training__adapter_dtype="bfloat16", training__learning_rate=RATE).training
     parameter = torch.nn.Parameter(torch.ones(5000).bfloat16())
     for run_id in range(100):
@@ -84,7 +84,7 @@ def test_a_stream_of_short_runs_moves_every_weight():
         for _ in range(3):
             parameter.grad = -torch.ones_like(parameter)
             optimizer.step()
-    assert (parameter == 1).float().mean() < 0.6  # with the same draws in every run: 0.99
+    assert (parameter == 1).float().mean() < 0.6  # it would be 0.99 if every run had the same draws
 
 
 def test_a_fit_with_a_16_bit_adapter_learns(tmp_path):

@@ -1,4 +1,4 @@
-"""The run directory: writes that survive a crash, and manifests that notice a change."""
+"""The run directory: writes survive a crash, and manifests detect changes."""
 
 from __future__ import annotations
 

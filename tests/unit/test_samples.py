@@ -29,7 +29,7 @@ def pair_of(row: Row, *, seed: int) -> Chat:
 
 
 def code_of(text: str, language: str = "python") -> str:
-    """What stands between the fences of a message."""
+    """Return the text between the fences of a message."""
     match = re.search(rf"(`{{3,}}){language}\n(.*)\n\1$", text, re.DOTALL)
     assert match, text
     return match[2]

@@ -1,4 +1,4 @@
-"""Secrets give way to placeholders: planted ones of every kind, and nothing else in real code."""
+"""Planted secrets of every kind are replaced by placeholders. Real code stays unchanged."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_real_code_stays_as_it_is():
         'sha256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"',
     ],
 )
-def test_what_only_looks_like_one(line: str):
+def test_text_that_only_looks_like_a_secret(line: str):
     assert without_secrets(line, Counter()) == line
 
 
@@ -77,13 +77,13 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiI0MiJ9.dBjftJeZ4CVPmB92K27uhbUJU1p1r"
         ('x = "sk-proj-aB3dE6gH9jkL2mN5pQ7rT3BlbkFJaB3dE6gH9jkL2mN5pQ7r"', ["aB3dE6gH9jkL2mN5pQ7r"]),
     ],
 )
-def test_nothing_of_a_secret_stays(text: str, secrets: list[str]):
+def test_no_part_of_a_secret_remains(text: str, secrets: list[str]):
     clean = without_secrets(text, Counter())
     assert not any(leaks(clean, secret) for secret in secrets), clean
     assert clean.count('"') == text.count('"') and clean[-1] == text[-1]
 
 
-def test_what_is_left_says_what_was_there():
+def test_the_placeholder_names_the_kind():
     found: Counter[str] = Counter()
     text = 'a = 1\nkey = "AKIAQ4WJX7ZN2LMKD5TB"\nb = 2\n'
     assert without_secrets(text, found) == 'a = 1\nkey = "REDACTED_AWS_ACCESS_KEY"\nb = 2\n'
@@ -93,13 +93,13 @@ def test_what_is_left_says_what_was_there():
 @pytest.mark.parametrize(
     "piece", ["/", "a", "secret=", "eyJ", "sk-a", "xoxb-1-", "glpat-", "://a:", "AP1", "-----BEGIN PRIVATE KEY-----"]
 )
-def test_no_text_takes_the_square_of_its_length(piece: str):
+def test_the_time_is_not_quadratic_in_the_length(piece: str):
     many, began = piece * (100_000 // len(piece)), time.process_time()
     without_secrets(f"{many}\npassword = {many}", Counter())
     assert time.process_time() - began < 2
 
 
-def test_metadata_is_looked_through():
+def test_metadata_is_searched():
     found: Counter[str] = Counter()
     given = {"diff": '+password = "x9K!mQ72#pL"', "n": 1, "list": [{"a": "fine"}, None], f"ghp_{'a1' * 18}": 0}
     clean = metadata_without_secrets(given, found)

@@ -68,7 +68,7 @@ def test_the_trainer_sees_an_allow_list(monkeypatch: pytest.MonkeyPatch):
     assert seen["PATH"] == "/bin" and seen["HF_HOME"] == "/cache"
     assert seen["WANDB_API_KEY"] == "from the settings"
     assert not {"DATABASE_URL", "POSTGRES_PASSWORD", "CODELUPE_TOKEN", "AWS_SECRET_ACCESS_KEY"} & set(seen)
-    assert "HF_ENDPOINT" not in seen  # docker-compose passes what is unset as empty
+    assert "HF_ENDPOINT" not in seen  # docker-compose passes unset variables as empty
 
 
 def hold(root: str, ready, done) -> None:
@@ -77,7 +77,7 @@ def hold(root: str, ready, done) -> None:
         done.wait(30)
 
 
-def test_one_service_a_folder(tmp_path: Path):
+def test_one_service_per_folder(tmp_path: Path):
     home = Home(tmp_path)
     assert running_service(home) is None
     assert stop_service(home, wait_seconds=1) is None
@@ -94,12 +94,12 @@ def test_one_service_a_folder(tmp_path: Path):
     finally:
         process.kill()
         process.join()
-    assert running_service(home) is None  # the lock went with the process
+    assert running_service(home) is None  # the lock ended with the process
     with only_service(home):
         pass
 
 
-def test_an_unwritable_home_says_so(tmp_path: Path):
+def test_an_unwritable_home_is_an_error(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PreconditionError, match="CODELUPE_HOME"):
         Home(tmp_path / "file" / "home").prepare()
@@ -116,7 +116,7 @@ def lines(request: pytest.FixtureRequest):
     LOG.removeHandler(handler)
 
 
-def test_the_fuller_disk_counts_where_runs_and_models_are_mounted_apart(tmp_path: Path, monkeypatch):
+def test_the_fuller_disk_counts_if_runs_and_models_are_on_different_disks(tmp_path: Path, monkeypatch):
     home = Home(tmp_path)
     free = {home.root: 900, home.runs: 500, home.models: 700}
     monkeypatch.setattr("service.settings.home.shutil.disk_usage", lambda folder: SimpleNamespace(free=free[folder]))
@@ -130,7 +130,7 @@ def test_a_log_line_stays_one_line(lines):
 
 
 def strict(line: str) -> dict[str, object]:
-    """Parsed as a strict parser would: NaN and Infinity are no JSON."""
+    """Parse as a strict parser does, without NaN and Infinity."""
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
@@ -158,7 +158,7 @@ def test_a_json_line_keeps_values_as_they_are(lines):
     }  # fmt: skip
 
 
-def test_what_others_say_is_json_too(tmp_path: Path):
+def test_log_lines_of_libraries_are_json_too(tmp_path: Path):
     code = (
         "import logging, threading, warnings\n"
         "from pathlib import Path\n"
@@ -183,7 +183,7 @@ def test_what_others_say_is_json_too(tmp_path: Path):
     assert (said["message"], said["text"], said["health"]) == ("ready", "http://x", "http://x/health")
 
 
-def test_a_log_file_on_a_full_disk_is_told_of_once():
+def test_a_log_file_on_a_full_disk_is_reported_once():
     code = (
         "from pathlib import Path\n"
         "from service.logs import event, set_up\n"
@@ -236,7 +236,7 @@ def test_events_reach_the_board_and_the_log(tmp_path: Path, lines):
         assert word in text
 
 
-def test_history_is_taken_in_without_being_told_again(tmp_path: Path, lines):
+def test_old_events_are_read_without_being_logged_again(tmp_path: Path, lines):
     run = RunDirectory(tmp_path)
     append_event(run.events, "failed", code=4, message="an earlier start")
     watcher = Watcher(run, 5, Board(Snapshot()))
@@ -268,6 +268,6 @@ def test_a_stop_ends_the_preparation_of_the_base(tmp_path: Path):
         moments.append(1)
         stop.set()
 
-    # A good recipe: its preparation imports torch, which takes longer than one look at the stop.
+    # a good recipe: its preparation imports torch, which takes longer than one check of the stop
     assert prepare_base(PROJECT_RECIPES / "embedded.yaml", {}, stop, moment).returncode < 0
     assert moments

@@ -1,4 +1,4 @@
-"""Settings: order, what counts as unset, and every problem at once."""
+"""Settings: precedence, what counts as unset, and every problem at once."""
 
 import re
 from pathlib import Path
@@ -84,7 +84,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path):
     assert caught.value.exit_code == 2
 
 
-def test_a_text_has_a_greatest_length():
+def test_a_text_has_a_maximum_length():
     with pytest.raises(
         SettingsError, match=r"MAX_CONTENT_CHARS: '20000001' is not allowed. Use a whole number from 1 to 20000000"
     ):
@@ -96,7 +96,7 @@ def test_contradictions_name_both_variables():
         load(MIN_CONTENT_CHARS="9000")
 
 
-def test_variables_go_over_the_recipe():
+def test_variables_override_the_recipe():
     settings = load(
         MODEL="some/model",
         BATCH_SIZE="2",
@@ -111,7 +111,7 @@ def test_variables_go_over_the_recipe():
     assert settings.recipe.tracking.sample_predictions == 0
 
 
-def test_the_recipe_is_the_flags_or_the_variables(tmp_path: Path):
+def test_the_recipe_comes_from_the_flag_or_the_variable(tmp_path: Path):
     env_file = tmp_path / ".env"
     env_file.write_text("CODELUPE_RECIPE=qwen-5090\n")
     assert chosen_recipe(None, environment={}, env_file=None) == EMBEDDED
@@ -120,7 +120,7 @@ def test_the_recipe_is_the_flags_or_the_variables(tmp_path: Path):
     assert chosen_recipe(Path("my.yaml"), environment={}, env_file=env_file) == Path("my.yaml")
 
 
-def test_a_stream_of_ones_own():
+def test_a_named_stream():
     assert load(CODELUPE_STREAM="my-stream_2").recipe.stream == "my-stream_2"
     for bad in ("a/b", "two words", "adapters"):
         with pytest.raises(SettingsError, match=f"CODELUPE_STREAM: '{bad}'"):
@@ -188,7 +188,7 @@ def test_the_vllm_address_is_taken_with_and_without_its_version(given: str):
         *("http://..", "http://a..b", "http://-ü-", "http://xn--a", "http://[v1.a]", f"http://{'a' * 70}"),
     ],
 )
-def test_an_address_that_cannot_be_called_is_a_problem(given: str):
+def test_an_invalid_address_is_a_problem(given: str):
     with pytest.raises(SettingsError, match=r"VLLM_URL: .* is not allowed. Use http://host:port or https://host"):
         load(VLLM_URL=given)
 
@@ -207,7 +207,7 @@ def test_an_empty_password_file_is_a_problem(tmp_path: Path):
 
 
 def documented() -> dict[str, str]:
-    """Variable → the comment above it in .env.example."""
+    """Return each variable's comment in .env.example."""
     found, comment = {}, ""
     for line in (ROOT / ".env.example").read_text().splitlines():
         if line.startswith("#"):

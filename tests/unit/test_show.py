@@ -1,4 +1,4 @@
-"""`codelupe samples`: what is shown is what is trained, and nothing of it steers a terminal."""
+"""`codelupe samples` shows exactly what is trained, without control characters for the terminal."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_marks_show_what_is_learned(tmp_path, recipe, capsys):
     assert "1 samples of 2 rows (chunks 1)" in said and "\x1b" not in said
 
 
-def test_colours_where_there_is_a_terminal(tmp_path, recipe, capsys, monkeypatch):
+def test_colours_on_a_terminal(tmp_path, recipe, capsys, monkeypatch):
     path = rows_file(tmp_path, short_rows(2))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert __main__.main(["samples", str(recipe), str(path)]) == 0
@@ -151,7 +151,7 @@ def test_the_command_says_what_it_cannot_show(tmp_path, arguments, word):
     assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr
 
 
-def test_nothing_but_what_drop_passes_over(tmp_path):
+def test_only_files_that_drop_skips_are_an_error(tmp_path):
     path = tmp_path / "image.xyz"
     path.write_bytes(b"\0")
     done = codelupe(tmp_path, str(path))

@@ -1,4 +1,4 @@
-"""The held-out split: stable, by repository and path, with a top-up that leaves enough to train on."""
+"""The held-out split is stable, by repository and path. A top-up leaves enough rows to train on."""
 
 import random
 from dataclasses import replace
@@ -57,7 +57,7 @@ def test_half_of_a_small_claim_stays_for_training():
     assert decide(Data(min_held_out=8, held_out_fraction=0.0), rows(1)) == {1: "train"}
 
 
-def test_what_was_held_out_once_stays_so():
+def test_a_held_out_row_stays_held_out():
     given = [replace(row, held_out=True) for row in rows(20)]
     assert set(decide(Data(min_held_out=0, held_out_fraction=0.0), given).values()) == {"held_out"}
 
@@ -75,14 +75,14 @@ def test_rows_without_a_path_are_placed_by_their_id():
 
 
 def test_versions_of_a_file_have_one_role():
-    """Changes of a history are rows with one path: none is trained while another is held out."""
+    """All changes of a file have one path, so they are all trained or all held out."""
     for seed in range(300):
         chance = random.Random(seed)
         given = [replace(row, path=f"{int(chance.expovariate(0.2))}.py") for row in rows(chance.randrange(2, 80))]
         roles = decide(Data(min_held_out=4, held_out_fraction=0.0), given)
         by_path = {row.path: {roles[other.file_id] for other in given if other.path == row.path} for row in given}
         assert all(len(found) == 1 for found in by_path.values()), seed
-    for often in range(60):  # whichever file has many, wherever its place is
+    for often in range(60):  # for any file with many versions, at any place
         many = [replace(row, path=f"{row.file_id if row.file_id > 20 else often}.py") for row in rows(60)]
         roles = decide(Data(min_held_out=8, held_out_fraction=0.0), many)
         assert len({roles[n] for n in range(1, 21)}) == 1 and 8 <= list(roles.values()).count("held_out") <= 30

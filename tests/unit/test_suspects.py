@@ -1,4 +1,4 @@
-"""A step that fails names the rows that may be to blame."""
+"""A failed step names the rows that may have caused it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECIPE = {"lora__dropout": 0.0}
 
 
 def broken(fit: Fit, harm) -> None:
-    """Let a forward pass call `harm(ids, loss)` for a loss or an error."""
+    """Make the forward pass call `harm(ids, loss)`, which returns a loss or raises an error."""
     model, forward = fit.context.model, fit.context.model.forward
 
     def failing(batch):
@@ -56,7 +56,7 @@ def members(fit: Fit, step: int) -> list[TokenSample]:
 @pytest.mark.parametrize(
     ("how", "reason"), [("loss", "non_finite"), ("gradient", "non_finite"), ("memory", "out_of_memory")]
 )
-def test_the_row_that_does_it_alone_is_named(tmp_path, loaded, monkeypatch, how, reason):
+def test_a_single_bad_row_is_named(tmp_path, loaded, monkeypatch, how, reason):
     fit = fit_of(tmp_path, loaded, monkeypatch)
     culprit = members(fit, 2)[1]
 
@@ -84,7 +84,7 @@ def test_rows_that_fail_only_together_are_all_named(tmp_path, loaded, monkeypatc
 
 
 @pytest.mark.parametrize("error", [None, MemoryError])
-def test_no_row_is_to_blame_where_every_sample_fails(tmp_path, loaded, monkeypatch, error):
+def test_no_row_is_suspected_if_every_sample_fails(tmp_path, loaded, monkeypatch, error):
     fit = fit_of(tmp_path, loaded, monkeypatch)
 
     def harm(batch, loss):
@@ -110,7 +110,7 @@ def test_a_held_out_row_without_a_finite_loss_is_named(tmp_path, loaded, monkeyp
     assert failed.value.suspects == Suspects(reason="non_finite", step=0, file_ids=(culprit.file_id,))
 
 
-def test_an_evaluation_that_runs_out_of_memory_is_done_in_smaller_packs(tmp_path, loaded, monkeypatch):
+def test_an_evaluation_that_runs_out_of_memory_continues_in_smaller_packs(tmp_path, loaded, monkeypatch):
     fit = fit_of(tmp_path, loaded, monkeypatch)
     held_out, forward = fit.context.held_out, loaded.model.forward
     expected = held_out.measure()
@@ -146,7 +146,7 @@ def test_the_run_leaves_its_suspects_and_forgets_those_of_an_earlier_start(tmp_p
     assert [event["code"] for event in events(directory, "failed")] == [4, 3]
 
 
-def test_a_damaged_file_of_suspects_is_said(tmp_path):
+def test_a_damaged_suspects_file_is_reported(tmp_path):
     write_json(tmp_path / "suspects.json", {"reason": "non_finite"})
     with pytest.raises(RunDirectoryError, match="cannot be read"):
         read_suspects(tmp_path / "suspects.json")

@@ -1,4 +1,4 @@
-"""Syntax trees: every language with a grammar parses, what is not of it does not, and depth is no danger."""
+"""Syntax trees: every grammar parses its language and rejects others. Deep nesting does no harm."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ def test_every_grammar_is_covered_and_has_the_blocks_it_names():
         ("python", "x = 1\n" * (MAX_BYTES // 6 + 1)),
     ],
 )
-def test_what_has_no_tree(language, content):
+def test_texts_without_a_tree(language, content):
     assert parse(language, content) is None
 
 
-def test_a_small_error_is_no_obstacle():
+def test_a_small_error_is_tolerated():
     content = "def f(x):\n    return x + 1\n" * 40
     assert parse("python", content + "x = = 3\n") is not None
 
 
 @pytest.mark.parametrize(("wrong", "share"), [(0, 0), (10, 0.1), (40, 0.4)])
-def test_what_the_grammar_does_not_understand_is_measured(wrong, share):
+def test_the_share_that_the_grammar_cannot_parse_is_measured(wrong, share):
     good = "def f(x):\n    return x + 1\n\n\n" * 100
     content = good + ")" * round(len(good) * wrong / (100 - wrong))
     assert unparsed_share("python", content) == pytest.approx(share, abs=0.02)
     assert unparsed_share("cobol", content) == 0
 
 
-def test_what_is_called_c_may_be_a_header_of_cpp():
+def test_a_file_labelled_c_may_be_a_cpp_header():
     header = "namespace shapes {\ntemplate <typename T>\nclass Box : public Shape<T> {\npublic:\n    T side;\n};\n}\n"
     source = parse("c", header * 5, "box.h")
     assert source is not None and source.language == "cpp"
@@ -64,7 +64,7 @@ def test_what_is_called_c_may_be_a_header_of_cpp():
 
 
 @pytest.mark.parametrize("content", ["x = " + "(" * 20_000 + ")" * 20_000, "[" * 50_000, "if a:\n b\n" * 9000])
-def test_depth_and_length_are_no_danger(content):
+def test_deep_and_long_texts_are_harmless(content):
     source = parse("python", content)
     assert source is None or len(source.nodes) > 1000
 

@@ -1,4 +1,4 @@
-"""The gate at its lines: what is just enough is promoted, and just less is refused."""
+"""The gate at its limits: exactly enough is promoted, and a little less is refused."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trainer.recipe import Gate
 from trainer.recipe_file import parse_recipe
 
 FINITE = 1.7976931348623157e308
-"""The greatest number that is finite."""
+"""The largest finite number."""
 NAMES = ("anchor", "current", "candidate")
 
 
 def report(*, trained: int = 1, samples: int = 1, run_id: int = 7, **losses: float) -> dict[str, Any]:
-    """What a trainer reports; every loss is 1 where nothing else is said."""
+    """Return a trainer's report. Every loss is 1 by default."""
     return {
         "run_id": run_id,
         "rows": {"trained": trained},

@@ -1,4 +1,4 @@
-"""Every number of the hygiene at its line: what is exactly enough, and the first that is not."""
+"""Every threshold of hygiene: the last value that passes and the first that does not."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ ROOMY = Hygiene(
     largest_encoded_share=1.0,
     longest_encoded_chars=10**6,
 )
-"""Refuses nothing by itself; each test sets the one number that it is about."""
+"""Refuses nothing by default. Each test sets the number that it tests."""
 CODE = "".join(f"value_{n} = compute({n}, other_{n})\n" for n in range(20))
 FEW_SIGNS = "x y\n"
 
 
 def padded(part: str, chars: int) -> str:
-    """A text of so many characters that begins with `part` and goes on in short words."""
+    """Return a text of this length that begins with `part` and continues with short words."""
     rest = chars - len(part)
     return part + (FEW_SIGNS * rest)[:rest]
 
@@ -81,7 +81,7 @@ def test_lines_of_exactly_the_mean_length_are_kept_and_blank_ones_do_not_count(l
 def test_a_text_with_exactly_the_least_share_of_letters_is_kept(share: float, missing: int, reason: str | None):
     letters = int(400 * share) - missing
     signs = "a" * letters + "*" * (400 - letters)
-    text = "\n   \n".join(signs[n : n + 40] for n in range(0, 400, 40))  # blank lines and ends of lines do not count
+    text = "\n   \n".join(signs[n : n + 40] for n in range(0, 400, 40))  # blank lines and line ends do not count
     assert refusal(text, replace(ROOMY, least_alphanumeric_share=share), min_lines=1) == reason
 
 
@@ -122,7 +122,7 @@ def test_what_counts_as_encoded_has_a_least_length(unit: str, least: int, missin
 
 
 def row(file_id: int, content: str = "x = 1\n", **facts: Any) -> SourceRow:
-    """A row of its own repository."""
+    """Return a row with its own repository."""
     given = {"repository": f"r{file_id}", "path": "a.py", "language": "python", "sha256": "", "quality_score": 90.0,
              "held_out": False, "attempts": 0, "metadata": {}} | facts  # fmt: skip
     return SourceRow(file_id=file_id, content=content, **given)
@@ -152,7 +152,7 @@ ALIKE = (CODE, CODE + "def last(first):\n    return first * 2 + 1\n")
 
 
 class Remembered(Duplicates):
-    """Looks for duplicates among the rows of one claim, with nothing before it; `told`: what was remembered at once."""
+    """Looks for duplicates among the rows of one claim. `told` has the size of each stored batch."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, hygiene: Hygiene, old: list[str]) -> None:
         super().__init__(None, hygiene)  # type: ignore[arg-type]
@@ -199,7 +199,7 @@ LETTERS = [f"{letter}{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
 
 
 def benchmark(tmp_path: Path, gram_words: int, text: str = "", code: str = "") -> Benchmarks:
-    """A benchmark of one task."""
+    """Return a benchmark of one task."""
     path = tmp_path / "own.jsonl"
     path.write_text(json.dumps({"task_id": 1, "text": text, "code": code, "test_list": []}))
     return Benchmarks([str(path)], gram_words)
@@ -258,7 +258,7 @@ MIXED = "aB3dE6gH9jkL2mN5pQ7rS8tU4vW1xY0z"
 
 
 def replaced(text: str) -> int:
-    """How many secrets gave way."""
+    """Return the number of replaced secrets."""
     found: Counter[str] = Counter()
     without_secrets(text, found)
     return found.total()
@@ -286,7 +286,7 @@ def test_a_token_has_from_32_to_200_characters(chars: int, count: int):
 
 @pytest.mark.parametrize(("chars", "count"), [(200, 1), (201, 0)])
 def test_an_assigned_password_has_200_characters_at_most(chars: int, count: int):
-    value = "!aB3dE6gH9" * 21  # the signs keep it from being a token
+    value = "!aB3dE6gH9" * 21  # the punctuation keeps it from being a token
     assert replaced(f'token := "{value[:chars]}"') == count
 
 
@@ -327,12 +327,12 @@ def test_what_goes_on_after_a_secret_gives_way_for_1000_characters(more: int, le
 
 
 def scored(lines: list[str]) -> float:
-    """The score of lines, among which is one comment."""
+    """Return the score of lines that include one comment."""
     return quality_score("\n".join(["# why", *lines]))
 
 
 def different(count: int) -> list[str]:
-    """So many lines, no two alike."""
+    """Return this many different lines."""
     return [f"value{n} = other{n}" for n in range(count)]
 
 
@@ -401,17 +401,17 @@ RANGES: dict[str, tuple[float, float | None, float]] = {
     "max_rows_per_author": (1, None, 5000),
     "benchmark_gram_words": (5, 100, 10),
 }
-"""Least, greatest (None: there is none) and what counts where a recipe says nothing."""
+"""Minimum, maximum (or None) and the default."""
 
 
 def read(name: str, value: float) -> float:
-    """A number of the hygiene as a recipe gives it."""
+    """Read a hygiene number as a recipe gives it."""
     recipe = parse_recipe({"name": "a", "stream": "b", "hygiene": {name: value}}, where="r")
     return float(getattr(recipe.hygiene, name))
 
 
 def beyond(value: float, towards: float) -> float:
-    """The next value: of whole numbers by one, of others by the least bit."""
+    """Return the next value: one more for integers, the next float for others."""
     return value + math.copysign(1, towards) if isinstance(value, int) else math.nextafter(value, towards)
 
 

@@ -1,4 +1,4 @@
-"""Settings at the ends of their ranges: the last value that is allowed, and the first that is not."""
+"""Settings at the ends of their ranges: the last allowed value and the first that is refused."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ WHOLE = {
     "MAX_LENGTH": (32, None),
     "DATALOADER_NUM_WORKERS": (0, 256),
 }
-"""Whole numbers: least and greatest; None: no greatest."""
+"""Integers: minimum and maximum (or None)."""
 ABOVE_ZERO = ("CHECK_INTERVAL", "SWEEP_INTERVAL", "LEARNING_RATE")
 LOWS = [(name, low) for name, (low, _) in WHOLE.items()]
 HIGHS = [(name, high) for name, (_, high) in WHOLE.items() if high is not None]
 UNLIMITED = [name for name, (_, high) in WHOLE.items() if high is None]
 SMALLEST = 5e-324
-"""The least number above 0."""
+"""The smallest number above 0."""
 OVER_A_RECIPE = [
     ("BATCH_SIZE", 65536),
     ("GRADIENT_ACCUMULATION_STEPS", 65536),
@@ -43,7 +43,7 @@ OVER_A_RECIPE = [
     ("DATALOADER_NUM_WORKERS", 256),
     ("SAMPLE_PREDICTIONS", 1000),
 ]
-"""What replaces a value of the recipe may not be more than the recipe itself may say."""
+"""A variable that overrides a recipe value has the recipe's limits."""
 PAIRS = [
     ("MIN_CONTENT_CHARS", "MAX_CONTENT_CHARS"),
     ("DB_POOL_MIN_CONN", "DB_POOL_MAX_CONN"),
@@ -52,12 +52,12 @@ PAIRS = [
 
 
 def load(**environment: str) -> Settings:
-    """Settings of the default recipe under an environment."""
+    """Load the settings of the default recipe with an environment."""
     return load_settings(PROJECT_RECIPES / "qwen-5090.yaml", environment=environment, env_file=None)
 
 
 def read(name: str, value: object) -> object:
-    """What a variable's parser makes of a value."""
+    """Parse a value with the variable's own parser."""
     return VARIABLES[name].parse(str(value))
 
 

@@ -1,4 +1,4 @@
-"""From text to ids: the template exactly, the content inert, nothing cut off."""
+"""From text to ids: the template is exact, content cannot act as control tokens, and nothing is cut off."""
 
 from __future__ import annotations
 

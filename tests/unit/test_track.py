@@ -1,4 +1,4 @@
-"""Trackers take what they can and never touch the run: real TensorBoard and W&B files, hangs and failures."""
+"""Trackers never affect the run: real TensorBoard and W&B files, hangs and failures."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_tensorboard_files_hold_what_was_logged(run_directory: RunDirectory) -> 
     assert "    return 2" in text.tensor_proto.string_val[0].decode()
 
 
-def test_nothing_is_opened_without_being_asked(run_directory: RunDirectory) -> None:
+def test_no_tracker_is_opened_by_default(run_directory: RunDirectory) -> None:
     opened = open_trackers(QUIET, run_directory, run_name="n", on_problem=Problems(), environment={})
     opened.log(1, {"train/loss": 1.0})
     opened.close()
@@ -97,7 +97,7 @@ def test_wandb_offline_writes_a_run_file(run_directory: RunDirectory, monkeypatc
 
 
 def test_an_unreachable_wandb_neither_blocks_nor_outlives_the_run(tmp_path: Path) -> None:
-    """In a process of its own, because it is the exit that wandb's hooks would hold up."""
+    """It runs in its own process, because wandb's hooks could delay the exit."""
     (tmp_path / "000001").mkdir()
     code = f"""
 import time
@@ -134,7 +134,7 @@ print("closing took", time.monotonic() - started < 6)
     assert UNREACHABLE["WANDB_API_KEY"] not in finished.stdout + finished.stderr
 
 
-def test_a_wandb_process_that_dies_is_told(run_directory: RunDirectory) -> None:
+def test_a_dead_wandb_process_is_reported(run_directory: RunDirectory) -> None:
     backend = WandbBackend(QUIET, run_directory, run_name="n", mode="offline", environment={"WANDB_MODE": "offline"})
     backend.open()
     assert backend._process is not None
@@ -149,7 +149,7 @@ def test_a_wandb_process_that_dies_is_told(run_directory: RunDirectory) -> None:
 
 
 class Recording:
-    """A backend that notes what it is asked for."""
+    """A backend that records its calls."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -194,7 +194,7 @@ class NeverOpens(Recording):
         raise RuntimeError("no")
 
 
-def test_everything_happens_in_order_in_one_other_thread() -> None:
+def test_all_calls_run_in_order_in_one_thread() -> None:
     backend, problems = Recording(), Problems()
     opened = Trackers([Worker("one", backend, problems)])
     for step in range(50):
@@ -206,7 +206,7 @@ def test_everything_happens_in_order_in_one_other_thread() -> None:
     assert problems == []
 
 
-def test_failures_are_told_once_a_kind_without_secrets() -> None:
+def test_each_kind_of_failure_is_reported_once_without_secrets() -> None:
     problems = Problems()
     healthy = Recording()
     opened = Trackers([Worker("bad", Raising(), problems, secret="s3cret"), Worker("good", healthy, problems)])
@@ -220,7 +220,7 @@ def test_failures_are_told_once_a_kind_without_secrets() -> None:
     assert len(healthy.seen) == 22
 
 
-def test_a_tracker_that_hangs_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_hangs_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "FINISH_SECONDS", 0.5)
     problems, hanging, healthy = Problems(), Hanging(), Recording()
     opened = Trackers([Worker("stuck", hanging, problems), Worker("good", healthy, problems)])
@@ -238,7 +238,7 @@ def test_a_tracker_that_hangs_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None
     assert healthy.seen[-1] == "close"
 
 
-def test_a_tracker_that_does_not_open_takes_nothing() -> None:
+def test_a_tracker_that_does_not_open_receives_nothing() -> None:
     problems, backend = Problems(), NeverOpens()
     opened = Trackers([Worker("closed", backend, problems)])
     for step in range(2000):
@@ -248,7 +248,7 @@ def test_a_tracker_that_does_not_open_takes_nothing() -> None:
     assert backend.seen == []
 
 
-def test_callers_may_change_what_they_gave() -> None:
+def test_callers_may_change_logged_values_afterwards() -> None:
     seen: list[Mapping[str, float]] = []
 
     class Keeping(Recording):

@@ -1,4 +1,4 @@
-"""Whole runs: from a run directory to its report, and every way that one ends."""
+"""Whole runs, from a run directory to its report, with every way to end."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from trainer.records import read_outcomes
 from trainer.run_dir import RunDirectory, held_lock, read_json, verify_manifest
 
 LONG = {"training__num_epochs": 3, "evaluation__interval_fraction": 0.2, "evaluation__patience": 50}
-"""Fifteen steps, five evaluations: time enough to interrupt."""
+"""Fifteen steps and five evaluations leave time to interrupt."""
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run with one row that is too short, one that is replayed, and a held-out row of an earlier run."""
+    """A finished run with a row that is too short, a replayed row, and a held-out row of an earlier run."""
     rows = [*short_rows(19), make_row(50, "too\nshort\n")]
     held_out = [*short_rows(4, start=101), make_row(105, short_rows(1, start=105)[0].content, fresh=False)]
     directory = make_run(
@@ -113,7 +113,7 @@ def test_tokens_and_rows_reconcile(finished):
     assert sum(o.tokens for o in outcomes if o.outcome == "held_out") == report["held_out"]["tokens"]
 
 
-def test_events_tell_the_run_in_order(finished):
+def test_events_report_the_run_in_order(finished):
     names = [event["event"] for event in events(finished)]
     assert names[0] == "started" and names[-1] == "finished"
     stages = [(event["stage"], event["state"]) for event in events(finished, "stage")]
@@ -125,7 +125,7 @@ def test_events_tell_the_run_in_order(finished):
     assert {event["which"] for event in events(finished, "evaluation")} == {"anchor", "current", "candidate"}
     (plan,) = events(finished, "plan")
     assert plan["steps_total"] == 5 and plan["samples"] == 20 and plan["trainable_parameters"] > 0
-    assert (plan["checkpointing"], plan["offload_checkpoints"]) == ("none", "never")  # what auto is on a CPU
+    assert (plan["checkpointing"], plan["offload_checkpoints"]) == ("none", "never")  # what `auto` means on a CPU
     assert plan["micro_batch_tokens"] == 2 * 384 and plan["predicted_gpu_bytes"] is None
     text = finished.events.read_text()
     assert "total +=" not in text and "combine" not in text
@@ -147,7 +147,7 @@ def test_the_adapter_loads_on_its_base_and_writes(finished):
     assert not list(finished.root.rglob("*.bin")) and not list(finished.root.rglob("*.pt"))
 
 
-def test_a_second_run_goes_on_from_the_first(finished, tmp_path):
+def test_a_second_run_continues_from_the_first(finished, tmp_path):
     same_rows = [*short_rows(4, start=101), make_row(105, short_rows(1, start=105)[0].content, fresh=False)]
     directory = make_run(
         tmp_path / "000002", short_recipe(), short_rows(8, start=30), same_rows, parent=finished.adapter, run_id=2
@@ -173,7 +173,7 @@ def test_the_same_run_twice_gives_the_same_adapter(tmp_path, finished):
     assert not same(weights(other.adapter), weights(finished.adapter))
 
 
-def test_a_run_that_keeps_little_gives_the_same_adapter(tmp_path):
+def test_full_checkpointing_on_the_host_gives_the_same_adapter(tmp_path):
     adapters = []
     for index, choice in enumerate(
         ({}, {"training__checkpointing": "full", "training__offload_checkpoints": "always"})
@@ -193,7 +193,7 @@ def test_a_finished_run_is_left_alone(finished):
 
 
 def test_rows_that_only_later_steps_saw_are_unused(tmp_path, monkeypatch):
-    """The first evaluation is made the best: what came after it is not published."""
+    """The first evaluation is the best, so later steps are not published."""
     measure = train.HeldOut.measure
     calls = []
 
@@ -310,7 +310,7 @@ def test_dev_null_as_stdin_does_not_stop_a_run(monkeypatch):
     assert not _held_open(read)
 
 
-def test_a_run_that_another_process_trains_is_left_to_it(tmp_path, monkeypatch, capsys):
+def test_a_run_that_another_process_trains_is_not_touched(tmp_path, monkeypatch, capsys):
     directory = short_run(tmp_path / "run")
     monkeypatch.setattr(__main__, "LOCK_WAIT_SECONDS", 0.2)
     with held_lock(directory.lock, wait_seconds=1):
@@ -320,7 +320,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(tmp_path, monkeypatch, 
 
 
 def test_the_report_comes_last(tmp_path, monkeypatch):
-    """Whoever finds it finds the outcomes too."""
+    """When the report exists, the outcomes exist too."""
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -379,7 +379,7 @@ def test_a_recipe_with_bad_keys_is_refused_with_all_of_them(tmp_path, capsys):
         ({}, {"seed": None}, ["seed is None"]),
     ],
 )
-def test_what_does_not_fit_together_is_refused(tmp_path, capsys, overrides, manifest, words):
+def test_inputs_that_contradict_each_other_are_refused(tmp_path, capsys, overrides, manifest, words):
     fails(short_run(tmp_path / "run", short_recipe(**overrides), manifest=manifest), capsys, *words)
 
 
@@ -413,7 +413,7 @@ def test_a_file_that_occurs_twice_is_refused(tmp_path, capsys):
     fails(directory, capsys, "file_id 1 occurs more than once")
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path, capsys):
     assert __main__.run_command(tmp_path / "nothing") == 2
     assert "is not a folder" in capsys.readouterr().err
     directory = RunDirectory(tmp_path)
@@ -490,7 +490,7 @@ def test_prepare_says_that_the_hub_cannot_be_reached(tmp_path, capsys, monkeypat
     assert "cannot be reached" in capsys.readouterr().err
 
 
-def test_half_a_line_is_not_completed(tmp_path):
+def test_a_half_written_line_is_not_continued(tmp_path):
     path = tmp_path / "events.jsonl"
     path.write_text('{"event": "st')
     Events(path).emit("started", pid=1)

@@ -1,4 +1,4 @@
-"""The watchdog: a loop that hangs ends the process, one that waits does not."""
+"""The watchdog ends the process if the loop hangs, but not if it waits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_loop_that_beats_is_left_alone():
     assert not ended.is_set()
 
 
-def test_notes_of_other_threads_are_no_heartbeat():
+def test_notes_of_other_threads_do_not_count_as_a_heartbeat():
     board, ended = Board(Snapshot()), threading.Event()
     with watchdog.watched(board, ended.set):
         deadline = time.monotonic() + 10
@@ -44,7 +44,7 @@ def test_notes_of_other_threads_are_no_heartbeat():
     assert ended.is_set()
 
 
-def test_a_process_that_hangs_is_gone_and_says_where():
+def test_a_process_that_hangs_ends_and_prints_where():
     program = (
         "import time\nfrom service.cycle import watchdog\nfrom service.web.board import Board, Snapshot\n"
         "watchdog.CHECK_SECONDS, watchdog.PATIENCE_SECONDS = 0.02, 0.1\n"

@@ -1,4 +1,4 @@
-"""Windows: every token is learned once, cuts are at line ends, and the end is said once."""
+"""Every token is learned once, cuts are at line ends, and the end token appears once."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def windows(content: str, *, tokens: int, overlap: int) -> list[TokenSample]:
 
 
 def whole(content: str) -> list[int]:
-    """The document's ids, uncut."""
+    """Return the document's ids in one piece."""
     (encoded,) = encoder().encode(build_chunks(make_row(1, content), Data(), seed=1))
     return encoded.ids.tolist()
 
 
 def learned(samples: list[TokenSample]) -> list[int]:
-    """The labels of all windows, in order."""
+    """Return the labels of all windows in order."""
     return [label for sample in samples for label in sample.labels.tolist() if label != IGNORED]
 
 
@@ -98,7 +98,7 @@ def test_a_line_longer_than_a_window_is_cut_between_tokens():
     assert learned(samples) == whole("x = '" + "ab1" * 300 + "'\n")[1:]
 
 
-def test_a_line_end_that_is_far_is_no_place_to_cut():
+def test_a_distant_line_end_is_not_used_for_a_cut():
     samples = windows("# a title\n" + "x = " + "1 + " * 400 + "1\n", tokens=128, overlap=32)
     assert all(sample.tokens >= 96 for sample in samples[:-1])
 
@@ -121,6 +121,6 @@ def test_a_window_may_be_shorter_than_the_longest_sample():
         ({"window_tokens": 100, "window_overlap": 51}, "more than half of a window, 50"),
     ],
 )
-def test_windows_that_cannot_be(settings_, word):
+def test_impossible_windows(settings_, word):
     with pytest.raises(RecipeError, match=word):
         parse_recipe({"name": "a", "stream": "b", "data": settings_}, where="r.yaml")
