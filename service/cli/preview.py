@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,10 @@ from tempfile import TemporaryDirectory
 
 from service.admission.secrets import metadata_without_secrets, without_secrets
 from service.cycle.trainer_commands import with_absolute_folder
-from service.errors import UsageError
+from service.errors import PreconditionError, UsageError
 from service.intake.drop import read_sources
 from service.intake.records import Given
+from service.publish.folders import copy_unpacked
 from service.settings.home import Home
 from service.settings.load import Settings
 from trainer.recipe import Hygiene
@@ -43,6 +45,7 @@ def preview(settings: Settings, paths: list[Path], *, recipe_given: bool) -> Ite
 
     Raises:
         UsageError: a path does not exist, the paths hold no row, or there is no run yet.
+        PreconditionError: the rows of the run cannot be read.
     """
     if missing := [str(path) for path in paths if not path.exists() and not path.is_symlink()]:
         raise UsageError(f"no such file or folder: {', '.join(missing)}")
@@ -50,16 +53,17 @@ def preview(settings: Settings, paths: list[Path], *, recipe_given: bool) -> Ite
     with TemporaryDirectory() as folder:
         recipe_file = Path(folder) / f"{settings.recipe.name}.yaml"
         recipe_file.write_text(dump_recipe(with_absolute_folder(settings.recipe)), encoding="utf-8")
-        if run is not None and run.rows.is_file():
+        rows_file = Path(folder) / "rows.jsonl"
+        if run is not None and _has_rows(run):
+            _copy_rows(run, rows_file)
             frozen = run.recipe.is_file() and not recipe_given
             yield Preview(
                 recipe_file=run.recipe.absolute() if frozen else recipe_file,
-                rows_file=run.rows.absolute(),
+                rows_file=rows_file,
                 seed=_seed(run),
                 skipped=[],
             )
             return
-        rows_file = Path(folder) / "rows.jsonl"
         skipped = write_rows(rows_file, paths, settings.recipe.hygiene)
         yield Preview(recipe_file=recipe_file, rows_file=rows_file, seed=None, skipped=skipped)
 
@@ -100,11 +104,23 @@ def write_rows(rows_file: Path, paths: list[Path], hygiene: Hygiene) -> list[str
     return skipped
 
 
+def _has_rows(run: RunDirectory) -> bool:
+    return run.rows.is_file() or run.rows.with_name(f"{run.rows.name}.gz").is_file()
+
+
+def _copy_rows(run: RunDirectory, rows_file: Path) -> None:
+    """Copy the rows, because a service may compress them at any time."""
+    try:
+        copy_unpacked(run.rows, rows_file)
+    except (OSError, EOFError, zlib.error) as error:
+        raise PreconditionError(f"the rows of {run.root} cannot be read: {error}") from error
+
+
 def _last_run(settings: Settings) -> RunDirectory:
-    folders = sorted(path for path in Home(settings.home).runs.glob("[0-9]*") if (path / "rows.jsonl").is_file())
-    if not folders:
+    runs = [RunDirectory(path) for path in sorted(Home(settings.home).runs.glob("[0-9]*"))]
+    if not (with_rows := [run for run in runs if _has_rows(run)]):
         raise UsageError(f"there is no run below {Home(settings.home).runs} yet. Name files or a run directory")
-    return RunDirectory(folders[-1])
+    return with_rows[-1]
 
 
 def _seed(run: RunDirectory) -> int | None:

@@ -5,7 +5,6 @@ Not covered: another processor or another number of threads may round differentl
 
 from __future__ import annotations
 
-import gzip
 import shutil
 import threading
 import zlib
@@ -17,8 +16,9 @@ from typing import Any
 from service.cycle.launch import TrainerProcess, watch_to_end
 from service.cycle.watch import Watcher
 from service.errors import PreconditionError, ServiceError, UsageError
+from service.publish.folders import copy_unpacked
 from service.web.board import Board, Snapshot
-from trainer.run_dir import CHUNK_BYTES, MANIFEST, RunDirectory, RunDirectoryError, new_folder, read_json, sha256_file
+from trainer.run_dir import MANIFEST, RunDirectory, RunDirectoryError, new_folder, read_json, sha256_file
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -54,22 +54,13 @@ def copy_inputs(run: RunDirectory, target: Path) -> RunDirectory:
         names = [*read_json(run.manifest)["files"]]
         with new_folder(target) as folder:
             for name in names:
-                _copy_unpacked(run.root / name, folder / name)
+                copy_unpacked(run.root / name, folder / name)
             shutil.copyfile(run.manifest, folder / MANIFEST)
             if run.parent.exists():
                 (folder / "parent").symlink_to(run.parent.resolve())
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RunDirectoryError) as error:
         raise PreconditionError(f"the inputs of {run.root} cannot be copied to {target}: {error}") from error
     return RunDirectory(target)
-
-
-def _copy_unpacked(source: Path, target: Path) -> None:
-    packed = source.with_name(f"{source.name}.gz")
-    if source.is_file() or not packed.is_file():
-        shutil.copyfile(source, target)
-        return
-    with gzip.open(packed) as read, target.open("wb") as write:
-        shutil.copyfileobj(read, write, CHUNK_BYTES)
 
 
 def replay(run: RunDirectory, published: Path, target: Path, secrets: Mapping[str, str]) -> Replayed:

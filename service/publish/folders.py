@@ -171,6 +171,20 @@ def tidy_run(run: RunDirectory) -> None:
             path.unlink()
 
 
+def copy_unpacked(source: Path, target: Path) -> None:
+    """Copy a file of a run, also if `tidy_run` has compressed it.
+
+    Raises:
+        OSError, EOFError, zlib.error: it is missing or damaged.
+    """
+    packed = source.with_name(f"{source.name}.gz")
+    if source.is_file() or not packed.is_file():
+        shutil.copyfile(source, target)
+        return
+    with gzip.open(packed) as read, target.open("wb") as write:
+        shutil.copyfileobj(read, write, CHUNK_BYTES)
+
+
 def retire(home: Home, history: list[Adapter], keep: int) -> list[Path]:
     """Remove adapter folders beyond the newest `keep`, but never the current one. Returns the removed folders.
 

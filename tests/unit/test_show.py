@@ -13,6 +13,7 @@ import pytest
 from run_folder import RECIPES, encoder, make_row, make_run, program, short_recipe, short_rows, tokenizer
 from source_rows import SOURCES, source_rows
 
+from service.publish.folders import tidy_run
 from trainer import __main__
 from trainer.data.encoder import IGNORED
 from trainer.data.show import segments
@@ -129,13 +130,20 @@ def test_the_command_on_files_and_on_a_run(tmp_path):
 
     rows = [replace(row, file_id=number) for number, row in enumerate(short_rows(2), 5)]
     run = make_run(tmp_path / "runs" / "000007", short_recipe(data__builders={"fim": 1.0}), rows, short_rows(2), seed=3)
-    for arguments in ([str(run.root)], []):
+    for arguments, settled in (([str(run.root)], False), ([], False), ([str(run.root)], True), ([], True)):
+        if settled:
+            tidy_run(run)  # as after a verdict
         done = codelupe(tmp_path, "--json", *arguments)
         assert done.returncode == 0, done.stderr
         said = json.loads(done.stdout)
         assert said["samples_total"] == 2 and said["samples"][0]["kind"].startswith("fim_"), "by the run's own recipe"
         expected = tokenize_rows(rows, encoder(), Data(builders={"fim": 1.0}, max_length=384), seed=3).samples
         assert [sample["tokens"] for sample in said["samples"]] == [sample.tokens for sample in expected]
+
+    packed = run.root / "rows.jsonl.gz"
+    packed.write_bytes(packed.read_bytes()[:-9])
+    done = codelupe(tmp_path)
+    assert done.returncode == 3 and f"the rows of {run.root} cannot be read" in done.stderr
 
 
 @pytest.mark.parametrize(
