@@ -41,7 +41,7 @@ def test_files_dropped_from_the_host_are_trained_on(stack):
     stack.assert_books_are_right()
 
 
-def test_the_hardening_is_real(stack):
+def test_the_hardening_takes_effect(stack):
     status = docker("exec", TRAINER, "cat", "/proc/self/status")
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert int(fields["CapEff"].strip(), 16) == 0
@@ -58,7 +58,7 @@ def test_the_hardening_is_real(stack):
     assert docker("exec", TRAINER, "cat", "/proc/1/comm") == "docker-init"
 
 
-def test_logs_say_what_a_person_needs(stack):
+def test_logs_show_the_address_and_the_verdict(stack):
     said = stack.compose("logs", "--no-color", "trainer-cpu").stdout
     for part in ("· ready", "http://127.0.0.1:8093/health", "Verdict", "Saving adapter"):
         assert part in said
@@ -79,7 +79,7 @@ def test_a_killed_container_loses_nothing(stack, container):
     assert stack.published() >= before
 
 
-def test_a_trainer_that_dies_by_itself_is_started_again(stack):
+def test_a_crashed_trainer_is_restarted(stack):
     """`docker kill` counts as a person's wish; a crash does not."""
     restarts = int(docker("inspect", TRAINER, "--format", "{{.RestartCount}}"))
     docker("exec", TRAINER, "python", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")

@@ -22,7 +22,7 @@ def stack(free_names: None, cpu_image: str, tmp_path_factory: pytest.TempPathFac
     stack.down("--volumes")
 
 
-def test_any_user_id_trains_and_owns_what_it_writes(stack):
+def test_any_user_id_can_train_and_owns_its_files(stack):
     stack.up()
     wait_for(lambda: stack.published() >= 1, "the first adapter", 300)
     assert docker("exec", TRAINER, "id", "-u") == UID
@@ -32,14 +32,14 @@ def test_any_user_id_trains_and_owns_what_it_writes(stack):
     stack.assert_books_are_right()
 
 
-def test_the_password_is_in_a_file_alone(stack):
+def test_the_password_is_only_in_a_file(stack):
     for container in (TRAINER, POSTGRES):
         shown = docker("inspect", container)
         assert "p@ss" not in shown and "coding_pass" not in shown
     assert "p@ss" not in stack.compose("logs", "trainer-cpu").stdout
 
 
-def test_logs_are_json_by_a_setting(stack):
+def test_a_setting_makes_the_logs_json(stack):
     import json
 
     lines = docker("logs", TRAINER).splitlines()
@@ -48,7 +48,7 @@ def test_logs_are_json_by_a_setting(stack):
         assert {"time", "level", "message"} <= set(json.loads(line)), line
 
 
-def test_folders_of_another_user_are_taken_over(stack):
+def test_folders_are_given_to_a_new_user_id(stack):
     """The user id is changed afterwards: what was written before belongs to the new one."""
     stack.compose("stop")
     env_file = stack.folder / ".env"

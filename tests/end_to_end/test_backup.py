@@ -111,7 +111,7 @@ def restored(machines: tuple[Path, Path], recipe: Path, backup: Path) -> Iterato
     new.stop()
 
 
-def test_the_lineage_goes_on(restored: Codelupe):
+def test_the_lineage_continues(restored: Codelupe):
     wait_for(lambda: restored.published() == 2, "an adapter of the new machine", 200)
     by_version = {adapter["version"]: adapter for adapter in restored.json("adapters")}
     assert sorted(by_version) == [1, 3]
@@ -137,7 +137,7 @@ def test_nothing_is_lost_or_trained_twice(restored: Codelupe):
     assert rows[1] and rows[3] and not rows[1] & rows[3]
 
 
-def test_what_is_newer_than_the_dump_is_not_taken_for_ours(restored: Codelupe):
+def test_a_folder_newer_than_the_dump_is_set_aside(restored: Codelupe):
     adapters = restored.home / "models" / "adapters"
     [aside] = adapters.glob("set-aside-v000003-*")
     verify_manifest(aside)
@@ -145,7 +145,7 @@ def test_what_is_newer_than_the_dump_is_not_taken_for_ours(restored: Codelupe):
     assert restored.run("rollback", "2").returncode == 3  # the folder is there, and the database has no such version
 
 
-def test_a_flipped_bit_stops_training_and_says_so(restored: Codelupe):
+def test_a_flipped_bit_stops_training_and_is_reported(restored: Codelupe):
     wait_for(lambda: restored.health()["state"] == "waiting", "a rest", 60)
     assert restored.service is not None
     restored.service.send_signal(signal.SIGTERM)
@@ -170,7 +170,7 @@ def test_a_flipped_bit_stops_training_and_says_so(restored: Codelupe):
     assert found.returncode == 1 and "version 3: " in found.stdout and "has changed" in found.stdout
 
 
-def test_every_line_of_the_service_is_json(restored: Codelupe):
+def test_every_output_line_is_json(restored: Codelupe):
     for name in ("up.out", "up.err", "logs/continuous_training_qwen.log"):
         lines = [json.loads(line) for line in restored.text(restored.home / name).splitlines()]
         assert lines and all({"time", "level", "message"} <= set(line) for line in lines)

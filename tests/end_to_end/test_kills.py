@@ -47,7 +47,7 @@ def ended(service: Codelupe) -> int:
     return sum(service.metric("runs").values())
 
 
-def test_the_trainer_is_killed(service: Codelupe, tmp_path: Path):
+def test_a_run_survives_a_killed_trainer(service: Codelupe, tmp_path: Path):
     before = ended(service)
     feed(service, tmp_path, "first")
     mid_fit(service)
@@ -57,7 +57,7 @@ def test_the_trainer_is_killed(service: Codelupe, tmp_path: Path):
     assert service.json("runs")[0]["launches"] == 2
 
 
-def test_the_service_is_killed(service: Codelupe, tmp_path: Path):
+def test_a_run_survives_a_killed_service(service: Codelupe, tmp_path: Path):
     before = ended(service)
     feed(service, tmp_path, "second")
     mid_fit(service)
@@ -67,7 +67,7 @@ def test_the_service_is_killed(service: Codelupe, tmp_path: Path):
     finished(service, before)
 
 
-def test_both_are_killed(service: Codelupe, tmp_path: Path):
+def test_a_run_survives_when_both_are_killed(service: Codelupe, tmp_path: Path):
     before = ended(service)
     feed(service, tmp_path, "third")
     mid_fit(service)
@@ -78,7 +78,7 @@ def test_both_are_killed(service: Codelupe, tmp_path: Path):
     assert found["total"] == 72
 
 
-def test_stop_in_the_middle_is_resumed(service: Codelupe, tmp_path: Path):
+def test_a_stopped_run_is_resumed(service: Codelupe, tmp_path: Path):
     before = ended(service)
     feed(service, tmp_path, "fourth")
     mid_fit(service)

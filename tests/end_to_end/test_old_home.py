@@ -72,11 +72,11 @@ def service(request: pytest.FixtureRequest) -> Iterator[Codelupe]:
         shutil.rmtree(root)
 
 
-def test_there_is_a_home_of_a_release():
+def test_at_least_one_release_has_a_home():
     assert RELEASES
 
 
-def test_it_starts_with_the_version_that_was_current(service: Codelupe):
+def test_it_starts_with_the_current_version(service: Codelupe):
     assert service.health()["status"] == "healthy"
     [current] = [adapter for adapter in service.json("adapters") if adapter["is_current"]]
     assert current["folder"] == service.left == pointer(service).readlink().name  # type: ignore[attr-defined]
@@ -85,13 +85,13 @@ def test_it_starts_with_the_version_that_was_current(service: Codelupe):
     verify_manifest(pointer(service))
 
 
-def test_what_was_left_is_sound(service: Codelupe):
+def test_the_old_home_passes_the_audit(service: Codelupe):
     found = service.json("audit")
     assert found["problems"] == [] and found["claimed"] == 0
     assert found["settled"]["trained"] > 0 and found["settled"]["held_out"] > 0 and found["pending"] > 0
 
 
-def test_it_goes_on_learning_from_new_files(service: Codelupe):
+def test_it_trains_on_new_files(service: Codelupe):
     before, total = judged(service), service.json("audit")["total"]
     feed(service)
     wait_for(lambda: judged(service) > before, "a verdict on a new run", 60)
@@ -102,7 +102,7 @@ def test_it_goes_on_learning_from_new_files(service: Codelupe):
     assert service.json("audit")["total"] == total + NEW_FILES
 
 
-def test_it_goes_back_to_a_version_of_the_release(service: Codelupe):
+def test_it_rolls_back_to_a_version_of_the_release(service: Codelupe):
     done = service.run("rollback", "1")
     assert done.returncode == 0, done.stderr
     assert pointer(service).readlink().name == "v000001"
@@ -110,6 +110,6 @@ def test_it_goes_back_to_a_version_of_the_release(service: Codelupe):
     assert current["version"] == 1
 
 
-def test_nothing_is_lost(service: Codelupe):
+def test_the_audit_passes_at_the_end(service: Codelupe):
     done = service.run("audit")
     assert done.returncode == 0, done.stdout + done.stderr

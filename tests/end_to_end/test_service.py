@@ -94,7 +94,7 @@ def test_the_readme_snippet_loads_the_adapter_and_generates(running: Codelupe):
     assert done.stdout.strip()
 
 
-def test_the_log_can_be_grepped_as_ever(running: Codelupe):
+def test_the_log_keeps_its_familiar_words(running: Codelupe):
     text = (running.home / "logs" / "continuous_training_qwen.log").read_text()
     for word in ("Training", "Eval", "Saving"):
         assert word in text
@@ -127,7 +127,7 @@ def test_every_dropped_file_is_accounted_for(running: Codelupe, tmp_path: Path):
     assert again["inserted"] == 0
 
 
-def test_a_200_mb_row_costs_nothing(running: Codelupe):
+def test_a_200_mb_row_is_ineligible(running: Codelupe):
     psycopg2 = pytest.importorskip("psycopg2")
     from db import embedded
 
@@ -144,7 +144,7 @@ def test_a_200_mb_row_costs_nothing(running: Codelupe):
     assert found["problems"] == []
 
 
-def test_sums_reconcile_with_the_reports(running: Codelupe):
+def test_token_sums_match_the_reports(running: Codelupe):
     runs = [run for run in running.json("runs") if run["state"] == "published"]
     audit = running.json("audit")
     assert audit["trained_tokens"] == sum(run["report"]["train"]["tokens_published"] for run in runs)

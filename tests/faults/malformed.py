@@ -1,4 +1,4 @@
-"""Row 14: rows as no producer should write them, straight into the source table and straight into the trainer."""
+"""Row 14: malformed rows, inserted into the source table and given directly to the trainer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from trainer.run_dir import content_sha256
 from trainer.samples.build import BUILDERS
 
 ROWS_A_TRIAL, ORDINARY = 250, 60
-"""Malformed rows of a trial, and ordinary ones among them: something has to be trained and held out."""
+"""Malformed and ordinary rows of a trial. The ordinary ones make training and evaluation possible."""
 TRIALS, HUGE_TRIALS = 40, 2
 HUGE_CHARS = 200 * 10**6
 LONG_CHARS = LONGEST_CONTENT_CHARS - 10_000
@@ -55,7 +55,7 @@ PLACES = ("a/b.py", "", "/", "..", "../../../../etc/passwd", "a\nb.py", "x" * 50
 
 
 def text(chance: random.Random) -> str:
-    """A text that is hard to swallow; UTF-8 can hold it."""
+    """Return a difficult text that is valid UTF-8."""
     n = chance.randrange(10**6)
     base = code(n)
     return chance.choice(
@@ -90,7 +90,7 @@ def text(chance: random.Random) -> str:
 
 
 def bad_bytes(chance: random.Random) -> bytes:
-    """What is no UTF-8: a SQL_ASCII database takes it."""
+    """Return bytes that are not UTF-8. A SQL_ASCII database accepts them."""
     base = code(chance.randrange(10**6)).encode()
     return chance.choice(
         (
@@ -175,15 +175,15 @@ def settled(one: Scene, rows: int, settings: Mapping[str, str], seconds: float) 
     deadline = time.monotonic() + seconds
     while (found := books(one, settings)).pending or found.claimed:
         if one.service is None or one.service.process.exitcode is not None:
-            raise Broken(f"the service ended; {one.said()}")
+            raise Broken(f"the service ended; {one.log_tail()}")
         if time.monotonic() > deadline:
-            raise Broken(f"{found}; {one.said()}")
+            raise Broken(f"{found}; {one.log_tail()}")
         time.sleep(0.2)
     if found.problems or found.total != rows or sum(found.ineligible.values()) + sum(found.settled.values()) != rows:
         raise Broken(f"{found}")
     check_pointer(one.pointer)
     if "Traceback" in one.home.log_file.read_text() or "Paused" in one.home.log_file.read_text():
-        raise Broken(f"it stumbled: {one.said()}")
+        raise Broken(f"it stumbled: {one.log_tail()}")
     return found
 
 

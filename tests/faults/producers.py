@@ -182,7 +182,7 @@ def producers(folder: Path, sample: bool) -> Iterator[Trials]:
                 made = one.log.ids()
                 left = settled(one, SETTLE_SECONDS)
                 if not left.settled:
-                    raise Broken(f"{left}; {one.said()}")
+                    raise Broken(f"{left}; {one.log_tail()}")
                 one.check()
                 assert one.service is not None
                 one.service.terminate(GRACE_SECONDS)

@@ -80,9 +80,9 @@ class Options:
     hygiene: tuple[tuple[str, str], ...] = ()
     """Over the recipe's."""
     held_out_fraction: float | None = None
-    witness: Path | None = None
+    status_file: Path | None = None
     """Where to tell of the pool and of health, every moment."""
-    hurried: bool = False
+    short_timeouts: bool = False
     """Whether a database that is silent or away is looked at ten times as often as usual."""
     once: bool = False
 
@@ -132,7 +132,7 @@ def recipe_of(settings: Settings, options: Options) -> Recipe:
     )
 
 
-def witness(path: Path, pool: Pool, board: Board) -> None:
+def write_status(path: Path, pool: Pool, board: Board) -> None:
     """Write down how the pool and the service are; whole, or not at all."""
     status, reason = board.read().health()
     new = path.with_suffix(".new")
@@ -153,7 +153,7 @@ def witness(path: Path, pool: Pool, board: Board) -> None:
 
 
 @contextmanager
-def witnessed(path: Path | None, pool: Pool, board: Board) -> Iterator[None]:
+def status_written(path: Path | None, pool: Pool, board: Board) -> Iterator[None]:
     """Write it down all the time, and once at the end."""
     if path is None:
         yield
@@ -162,14 +162,14 @@ def witnessed(path: Path | None, pool: Pool, board: Board) -> Iterator[None]:
 
     def write() -> None:
         while not done.wait(0.05):
-            witness(path, pool, board)
+            write_status(path, pool, board)
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
     yield
     done.set()
     thread.join()
-    witness(path, pool, board)
+    write_status(path, pool, board)
 
 
 def serve(options: Options) -> None:
@@ -183,7 +183,7 @@ def serve(options: Options) -> None:
     if options.disk is not None:
         full.fail_at(options.disk)
     daemon.FIRST_PAUSE_SECONDS, settle.REFUSED_DELAY_SECONDS, daemon.GATHERING_SECONDS = 0.1, 0.05, 0.02
-    if options.hurried:
+    if options.short_timeouts:
         daemon.DATABASE_PAUSE_SECONDS, daemon.LONGEST_DATABASE_PAUSE_SECONDS = 0.1, 1.0
         pools.CONNECT_TIMEOUT_SECONDS = 3
         sentinel.PROBE_AFTER_SECONDS, sentinel.CHECK_SECONDS, sentinel.ANSWER_SECONDS = 1.0, 0.1, 0.7
@@ -206,7 +206,7 @@ def serve(options: Options) -> None:
             answer(options.http, pool, settings, board)
         if options.board is not None:
             threading.Thread(target=note_health, args=(board, options.board), daemon=True).start()
-        with witnessed(options.witness, pool, board):
+        with status_written(options.status_file, pool, board):
             daemon.Daemon(settings, recipe, home, pool, board, stop, options.once).run()
         pool.close()
     os._exit(0)
@@ -346,10 +346,10 @@ class Scene:
         deadline = time.monotonic() + seconds
         while not (found := self.counted()).settled:
             if time.monotonic() > deadline or found.twice or found.phantom:
-                raise Broken(f"{found}; {self.said()}")
+                raise Broken(f"{found}; {self.log_tail()}")
             self.check_pointer()
             if self.service is None or self.service.process.exitcode is not None:
-                raise Broken(f"the service ended; {found}; {self.said()}")
+                raise Broken(f"the service ended; {found}; {self.log_tail()}")
             time.sleep(0.02)
         self.check()
 
@@ -381,7 +381,7 @@ class Scene:
             raise Broken(f"{self.pointer} is gone")
         self.had_pointer = self.pointer.is_symlink()
 
-    def said(self) -> str:
+    def log_tail(self) -> str:
         """The end of the service's log."""
         path = self.home.log_file
         return "".join(path.read_text().splitlines(keepends=True)[-8:]) if path.exists() else "no log"

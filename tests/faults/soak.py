@@ -24,11 +24,11 @@ from typing import Any
 import psutil
 import psycopg2
 from damage import damage
-from database_faults import MOMENTS, await_witness, degraded, quiet, restart, terminate
+from database_faults import MOMENTS, await_status, degraded, is_idle, restart, terminate
 from fitting_faults import ledger
 from full import EVERYWHERE, DiskFault
 from http_load import burst, half_requests
-from kills import GRACE_SECONDS, met_trainers, send
+from kills import GRACE_SECONDS, await_trainers, send_signal
 from malformed import text
 from oracle import Broken, check_pointer, count
 from proxy import Proxy
@@ -41,7 +41,7 @@ LEASE_SECONDS = 4.0
 SETTLE_SECONDS = 60.0
 ANSWER_SECONDS = 5.0
 """Within this long the service says how it is, whatever goes on but that its process is stopped."""
-MOST_GROWTH = 1.05
+MAX_GROWTH = 1.05
 """Of resident memory, from one fifth of the hour to another."""
 HELD_OUT_FRACTION = 0.01
 """Each claim reads all files that were ever held out, here without a limit: with many, it is them that grow."""
@@ -57,7 +57,7 @@ class Size:
     threads: int
 
 
-class Asker:
+class HealthPoller:
     """Asks for /health five times a second, in a thread of its own."""
 
     def __init__(self, address: str) -> None:
@@ -67,7 +67,7 @@ class Asker:
         self.expected.set()
         self.answers, self._seen, self.longest_seconds = 0, 0, 0.0
         self.wrong: list[str] = []
-        self._thread = threading.Thread(target=self._run, name="asker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="poller", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -116,7 +116,7 @@ class Soak:
     service: Service
     address: str
     proxy: Proxy
-    asker: Asker
+    poller: HealthPoller
     postgres: Path
     full: Path
     """While this file is there, the disk is full."""
@@ -133,9 +133,9 @@ class Soak:
         deadline = time.monotonic() + SETTLE_SECONDS
         while unsettled := self._unsettled():
             if time.monotonic() > deadline or self.service.process.exitcode is not None:
-                raise Broken(f"not settled: {unsettled[:10]}; {self.one.said()}")
+                raise Broken(f"not settled: {unsettled[:10]}; {self.one.log_tail()}")
             time.sleep(0.05)
-        await_witness(self.one, at_rest, 20.0, "it does not come to rest")
+        await_status(self.one, is_waiting, 20.0, "it does not come to rest")
 
     def _unsettled(self) -> list[int]:
         found = ledger(self.one)
@@ -146,9 +146,9 @@ class Soak:
         refused = [n for n, (word, _) in ledger(self.one).items() if word == "rejected" and n in self.odd]
         found = count(self.one.log.ids(), self.one.pointer, self.one.home.runs, refused=refused)
         if not found.settled:
-            raise Broken(f"{found}; {self.one.said()}")
+            raise Broken(f"{found}; {self.one.log_tail()}")
         self.one.check()
-        self.asker.check()
+        self.poller.check()
 
     def size(self) -> Size:
         process = psutil.Process(self.pid)
@@ -156,9 +156,9 @@ class Soak:
                     threads=process.num_threads())  # fmt: skip
 
 
-def at_rest(seen: dict[str, Any]) -> bool:
+def is_waiting(seen: dict[str, Any]) -> bool:
     """Nothing is in use, and the pointer has followed the last verdict."""
-    return quiet(seen) and bool(seen["reason"].startswith("waiting"))
+    return is_idle(seen) and bool(seen["reason"].startswith("waiting"))
 
 
 # --- faults ---------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def cut_network(soak: Soak, chance: random.Random) -> None:
 
 def silent_network(soak: Soak, chance: random.Random) -> None:
     soak.proxy.black_hole(new_ones=True)
-    await_witness(soak.one, degraded, 20.0, "health does not say that the database is silent")
+    await_status(soak.one, degraded, 20.0, "health does not say that the database is silent")
 
 
 def slow_network(soak: Soak, chance: random.Random) -> None:
@@ -216,7 +216,7 @@ def lost_commit(soak: Soak, chance: random.Random) -> None:
 
 
 def killed_trainer(soak: Soak, chance: random.Random) -> None:
-    while not send(met_trainers(soak.one), signal.SIGKILL):
+    while not send_signal(await_trainers(soak.one), signal.SIGKILL):
         continue  # it ended this moment
 
 
@@ -240,12 +240,12 @@ def full_disk(soak: Soak, chance: random.Random) -> None:
 
 def stopped_service(soak: Soak, chance: random.Random) -> None:
     """Beyond its lease."""
-    soak.asker.expected.clear()
+    soak.poller.expected.clear()
     os.kill(soak.pid, signal.SIGSTOP)
     time.sleep(1.5 * LEASE_SECONDS)
     os.kill(soak.pid, signal.SIGCONT)
     time.sleep(0.5)
-    soak.asker.expected.set()
+    soak.poller.expected.set()
 
 
 def damaged_adapter(soak: Soak, chance: random.Random) -> None:
@@ -258,7 +258,7 @@ def damaged_adapter(soak: Soak, chance: random.Random) -> None:
     kept = {path: path.read_bytes() for path in folder.iterdir()}
     damage(folder, chance)
     soak.one.produce(4)
-    await_witness(soak.one, lambda seen: "cannot be trained on" in seen["reason"], 30.0, "nobody noticed")
+    await_status(soak.one, lambda seen: "cannot be trained on" in seen["reason"], 30.0, "nobody noticed")
     for path, data in kept.items():
         path.write_bytes(data)
 
@@ -313,17 +313,17 @@ def soaking(folder: Path) -> Iterator[Soak]:
         one, proxy = Scene(folder / "scene", new_database(url, "soak")), Proxy(url)
         full, address = one.folder / "full", one.folder / "address"
         service = one.start(
-            url=proxy.url(one.url), hurried=True, witness=one.folder / "witness", settings=SETTINGS,
+            url=proxy.url(one.url), short_timeouts=True, status_file=one.folder / "status", settings=SETTINGS,
             lease_seconds=LEASE_SECONDS, http=address, held_out_fraction=HELD_OUT_FRACTION,
             disk=DiskFault(point=EVERYWHERE, time=1, error="ENOSPC", flag=full),
         )  # fmt: skip
-        await_witness(one, lambda seen: address.exists(), 30.0, "the service does not start")
-        asker = Asker(address.read_text())
+        await_status(one, lambda seen: address.exists(), 30.0, "the service does not start")
+        poller = HealthPoller(address.read_text())
         try:
-            yield Soak(one=one, service=service, address=address.read_text(), proxy=proxy, asker=asker,
+            yield Soak(one=one, service=service, address=address.read_text(), proxy=proxy, poller=poller,
                        postgres=folder / "postgres", full=full)  # fmt: skip
         finally:
-            asker.end()
+            poller.end()
             one.stop()
             proxy.close()
 
@@ -354,11 +354,11 @@ def soak_for(soak: Soak, seconds: float, faults: tuple[Callable[[Soak, random.Ra
         soak.check()
         print(f"row 18, after {len(sizes)} faults: {sizes[-1]}", flush=True)
     soak.service.terminate(GRACE_SECONDS)
-    seen = read_json(soak.one.folder / "witness")
+    seen = read_json(soak.one.folder / "status")
     if seen["in_use"] or seen["taken"]:
         raise Broken(f"the service ended with connections in use: {seen}")
-    note = f"{time.monotonic() - began:.0f} s, {len(soak.one.log.ids()):,} rows, {soak.asker.answers:,} answers of " \
-        f"/health within {soak.asker.longest_seconds:.2f} s; {growth(sizes)}"  # fmt: skip
+    note = f"{time.monotonic() - began:.0f} s, {len(soak.one.log.ids()):,} rows, {soak.poller.answers:,} answers of " \
+        f"/health within {soak.poller.longest_seconds:.2f} s; {growth(sizes)}"  # fmt: skip
     return Done(count=len(sizes), note=note)
 
 
@@ -380,7 +380,7 @@ def growth(sizes: list[Size]) -> str:
     (memory, descriptors, threads), (memory_then, descriptors_then, threads_then) = medians(late), medians(early)
     said = f"{memory_then / 2**20:.1f} to {memory / 2**20:.1f} MiB, {descriptors_then:g} to {descriptors:g} " \
         f"descriptors, {threads_then:g} to {threads:g} threads"  # fmt: skip
-    if memory > MOST_GROWTH * memory_then or descriptors > descriptors_then + 1 or threads > threads_then:
+    if memory > MAX_GROWTH * memory_then or descriptors > descriptors_then + 1 or threads > threads_then:
         raise Broken(f"it grows: {said}")
     return said
 

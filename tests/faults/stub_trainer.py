@@ -21,7 +21,7 @@ from trainer.run_dir import RunDirectory, held_lock, new_folder, read_json, veri
 from trainer.stop import StopRequest
 
 STEP_ROWS = 4
-MOST_STEPS = 200
+MAX_STEPS = 200
 STEP_SECONDS = 0.004
 CONSUMED = "consumed.json"
 
@@ -51,7 +51,7 @@ def train(directory: RunDirectory, stop: StopRequest) -> None:
     done = directory.checkpoints / "done.json"
     step = read_json(done)["rows"] if done.exists() else 0
     directory.checkpoints.mkdir(exist_ok=True)
-    step_rows = max(STEP_ROWS, len(rows) // MOST_STEPS)
+    step_rows = max(STEP_ROWS, len(rows) // MAX_STEPS)
     while step < len(rows):
         time.sleep(STEP_SECONDS)
         step = min(step + step_rows, len(rows))

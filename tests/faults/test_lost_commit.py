@@ -16,10 +16,10 @@ COMMITS = {
 """A statement of the transaction, and its number in a cycle."""
 
 
-def test_no_commit_is_one_that_a_person_has_to_look_after(postgres_url: str, tmp_path: Path) -> None:
+def test_a_lost_commit_answer_never_pauses_the_service(postgres_url: str, tmp_path: Path) -> None:
     proxy = Proxy(postgres_url)
     with scene(tmp_path, postgres_url, "lost_commits") as one:
-        service = one.start(url=proxy.url(one.url), hurried=True)
+        service = one.start(url=proxy.url(one.url), short_timeouts=True)
         one.produce(8)
         one.settle()
         for what, (write, number) in COMMITS.items():

@@ -20,7 +20,7 @@ from db.pool import Pool
 
 
 @pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sentinel, "PROBE_AFTER_SECONDS", 0.6)
     monkeypatch.setattr(sentinel, "CHECK_SECONDS", 0.1)
     monkeypatch.setattr(sentinel, "ANSWER_SECONDS", 0.5)
@@ -67,7 +67,9 @@ def gone(url: str, pid: int) -> bool:
     return True
 
 
-def test_a_frozen_server_is_given_up_and_its_transaction_ended_once_it_thaws(frozen_later: tuple[str, Path]) -> None:
+def test_a_frozen_server_is_unavailable_and_its_transaction_ends_after_it_resumes(
+    frozen_later: tuple[str, Path],
+) -> None:
     url, folder = frozen_later
     pool = Pool(url, max_connections=2)
     with pool.transaction() as cursor:
@@ -96,7 +98,7 @@ def test_a_frozen_server_is_given_up_and_its_transaction_ended_once_it_thaws(fro
     assert not sentinels()
 
 
-def test_a_copy_into_a_frozen_server_is_given_up(frozen_later: tuple[str, Path]) -> None:
+def test_a_copy_into_a_frozen_server_is_ended(frozen_later: tuple[str, Path]) -> None:
     url, folder = frozen_later
     pool, frozen = Pool(url), processes(folder)
 
@@ -120,7 +122,7 @@ def test_a_copy_into_a_frozen_server_is_given_up(frozen_later: tuple[str, Path])
     pool.close()
 
 
-def test_a_long_statement_of_a_server_that_answers_is_left_alone(proxy: Proxy, postgres_url: str) -> None:
+def test_a_long_statement_on_a_responsive_server_is_not_ended(proxy: Proxy, postgres_url: str) -> None:
     pool = Pool(proxy.url(postgres_url))
     with pool.transaction() as cursor:
         cursor.execute("select pg_sleep(1.8)")
@@ -129,7 +131,7 @@ def test_a_long_statement_of_a_server_that_answers_is_left_alone(proxy: Proxy, p
     pool.close()
 
 
-def test_many_short_statements_are_left_alone(proxy: Proxy, postgres_url: str) -> None:
+def test_many_short_statements_are_not_ended(proxy: Proxy, postgres_url: str) -> None:
     """The thread looks from outside: they look like one."""
     pool = Pool(proxy.url(postgres_url))
     proxy.delay(0.05)
@@ -141,7 +143,7 @@ def test_many_short_statements_are_left_alone(proxy: Proxy, postgres_url: str) -
 
 
 @pytest.mark.parametrize("new_ones", [True, False])
-def test_a_black_hole(proxy: Proxy, postgres_url: str, new_ones: bool) -> None:
+def test_a_statement_in_a_black_hole_is_ended(proxy: Proxy, postgres_url: str, new_ones: bool) -> None:
     """Also where a new connection would get through: the server says that it has nothing to do for the first."""
     pool = Pool(proxy.url(postgres_url))
     said = "does not answer" if new_ones else "the statement or its answer was lost"
@@ -158,7 +160,7 @@ def test_a_black_hole(proxy: Proxy, postgres_url: str, new_ones: bool) -> None:
     pool.close()
 
 
-def test_a_transaction_that_the_server_holds_for_nobody_is_ended(proxy: Proxy, postgres_url: str) -> None:
+def test_an_orphaned_transaction_is_ended(proxy: Proxy, postgres_url: str) -> None:
     """The network ended the connection on one side: its locks would stay for ten minutes."""
     pool = Pool(proxy.url(postgres_url))
     with pytest.raises(Unavailable, match="lost"), pool.transaction() as cursor:
@@ -170,7 +172,7 @@ def test_a_transaction_that_the_server_holds_for_nobody_is_ended(proxy: Proxy, p
     pool.close()
 
 
-def test_the_error_of_another_connection(proxy: Proxy, postgres_url: str) -> None:
+def test_an_error_of_another_connection_counts_as_a_lost_connection(proxy: Proxy, postgres_url: str) -> None:
     """A claim commits while it holds a second one: the first one's loss is raised within the second one's block."""
     pool = Pool(proxy.url(postgres_url))
     with pool.transaction() as outer:
@@ -181,7 +183,7 @@ def test_the_error_of_another_connection(proxy: Proxy, postgres_url: str) -> Non
     pool.close()
 
 
-def test_two_connections_at_once_are_one_silence(proxy: Proxy, postgres_url: str) -> None:
+def test_two_silent_connections_are_waited_for_once(proxy: Proxy, postgres_url: str) -> None:
     """Who holds two does not wait for the second one after the first."""
     pool = Pool(proxy.url(postgres_url))
     with pytest.raises(Unavailable), pool.transaction() as outer:
@@ -197,7 +199,7 @@ def test_two_connections_at_once_are_one_silence(proxy: Proxy, postgres_url: str
     pool.close()
 
 
-def test_the_answer_to_a_commit_is_lost(proxy: Proxy, postgres_url: str) -> None:
+def test_a_commit_stands_when_its_answer_is_lost(proxy: Proxy, postgres_url: str) -> None:
     pool = Pool(proxy.url(postgres_url))
     with pool.transaction() as cursor:
         cursor.execute("create schema if not exists codelupe")
@@ -211,7 +213,7 @@ def test_the_answer_to_a_commit_is_lost(proxy: Proxy, postgres_url: str) -> None
     pool.close()
 
 
-def test_a_new_connection_that_is_silent_from_the_start(proxy: Proxy, postgres_url: str) -> None:
+def test_a_silent_new_connection_is_unavailable(proxy: Proxy, postgres_url: str) -> None:
     """Before it is known which process of the server is its own."""
     pool = Pool(proxy.url(postgres_url))
     for first in (b"set_config", b"pg_backend_pid"):
@@ -223,7 +225,7 @@ def test_a_new_connection_that_is_silent_from_the_start(proxy: Proxy, postgres_u
     pool.close()
 
 
-def test_a_connection_that_breaks_at_once(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_breaks_at_once_is_unavailable(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: object) -> None:
         raise OSError("Transport endpoint is not connected")
 
@@ -235,7 +237,9 @@ def test_a_connection_that_breaks_at_once(postgres_url: str, monkeypatch: pytest
     pool.close()
 
 
-def test_a_server_that_has_no_connection_left_answers_too(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_with_no_connection_left_counts_as_responsive(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pool = Pool(postgres_url)
     asked = []
 
@@ -273,7 +277,7 @@ def test_closing_the_pool_ends_a_statement_and_the_sentinel(proxy: Proxy, postgr
     assert not sentinels()
 
 
-def test_nothing_is_left_of_many_silences(proxy: Proxy, postgres_url: str) -> None:
+def test_repeated_silences_leave_no_connection_and_no_thread(proxy: Proxy, postgres_url: str) -> None:
     pool = Pool(proxy.url(postgres_url))
     for _ in range(2):
         with pytest.raises(Unavailable), pool.transaction() as cursor:
@@ -298,7 +302,7 @@ def clients_of(proxy: Proxy) -> int:
     return sum(1 for one in found if one.raddr and one.raddr.port == proxy.port and one.fd != -1)
 
 
-def test_a_pool_that_nobody_closes_leaves_no_thread(postgres_url: str) -> None:
+def test_an_unclosed_pool_leaves_no_thread(postgres_url: str) -> None:
     pool = Pool(postgres_url)
     with pool.transaction() as cursor:
         cursor.execute("select 1")

@@ -13,7 +13,7 @@ from trainer.recipe_file import load_recipe
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no card")
 
 
-def test_a_card_that_works() -> None:
+def test_a_working_card_passes_the_checks() -> None:
     recipe = load_recipe(Path(__file__).parents[2] / "recipes" / "embedded.yaml")
     found = {finding.check: finding for finding in doctor.findings(recipe, {})}
     assert [found[name].state for name in ("driver", "architecture", "kernel", "memory")] == ["ok"] * 4, found

@@ -86,7 +86,7 @@ def test_offloaded_checkpoints_give_the_same_gradients(base, policy):
 @pytest.mark.parametrize(
     ("policy", "offload"), [("none", "never"), ("selective", "never"), ("full", "never"), ("full", "always")]
 )
-def test_the_peak_is_the_plans(base, policy, offload):
+def test_the_measured_peak_matches_the_plan(base, policy, offload):
     recipe = recipe_with(base, policy, offload)
     shape = read_model(architecture(recipe.base)[0], recipe.lora)
     (plan,) = possible_plans(shape, recipe, CARDS["h200"])

@@ -116,7 +116,7 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], folder: Path) -> 
             time.sleep(0.05)
 
 
-def test_the_four_paths_arrive_as_they_are_and_with_the_key(gateway: Gateway):
+def test_the_four_paths_are_forwarded_unchanged_with_the_key(gateway: Gateway):
     gateway.upstream.first_was_seen.set()
     requests = ["GET /health", "GET /v1/models", "POST /v1/completions", "POST /v1/chat/completions"]
     assert [gateway.status(request) for request in requests] == [200] * 4
@@ -136,14 +136,14 @@ def test_the_four_paths_arrive_as_they_are_and_with_the_key(gateway: Gateway):
         "/v1/responses", "/v1/embeddings", "/metrics", "/version", "/docs", "/openapi.json", "/", "/pause", "/sleep",
     ],
 )  # fmt: skip
-def test_everything_else_is_404_and_never_arrives(gateway: Gateway, path: str):
+def test_every_other_path_is_404_and_is_not_forwarded(gateway: Gateway, path: str):
     for method in ("GET", "POST", "DELETE"):
         assert gateway.status(f"{method} {path}") == 404
     assert gateway.upstream.seen == []
 
 
 @pytest.mark.parametrize("path", ["/v1/load_lora_adapter/../models", "//v1/models", "/v1/%6dodels", "/v1/models?a=b"])
-def test_another_spelling_of_an_open_path_arrives_as_the_plain_one(gateway: Gateway, path: str):
+def test_another_spelling_of_an_open_path_is_normalised(gateway: Gateway, path: str):
     assert gateway.status(f"GET {path}") == 200
     assert [seen[1] for seen in gateway.upstream.seen] == ["/v1/models"]
 
@@ -151,12 +151,12 @@ def test_another_spelling_of_an_open_path_arrives_as_the_plain_one(gateway: Gate
 @pytest.mark.parametrize(
     "request_line", ["DELETE /v1/models", "POST /v1/models", "PUT /v1/completions", "POST /health"]
 )
-def test_other_methods_do_not_arrive(gateway: Gateway, request_line: str):
+def test_other_methods_are_not_forwarded(gateway: Gateway, request_line: str):
     assert gateway.status(request_line) == 403
     assert gateway.upstream.seen == []
 
 
-def test_a_completion_streams_through(gateway: Gateway):
+def test_a_completion_is_streamed(gateway: Gateway):
     with gateway.open("POST /v1/chat/completions", b'{"stream": true}') as connection:
         received = b""
         while FIRST not in received:

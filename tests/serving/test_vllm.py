@@ -120,7 +120,7 @@ def followed(server: Server, home: Home, train: Callable[..., None]) -> Followed
     return Followed(server.url, home, KEY)
 
 
-def test_publish_rollback_and_none(server: Server, home: Home, followed: Followed):
+def test_publishing_and_rollback_change_what_is_served(server: Server, home: Home, followed: Followed):
     answers = {}
     for version in (1, 2):
         assert followed.poll(version) is None and followed.served == version
@@ -132,7 +132,7 @@ def test_publish_rollback_and_none(server: Server, home: Home, followed: Followe
     assert followed.poll(None) is None and Vllm(server.url, KEY).adapters() == {}
 
 
-def test_a_bad_adapter_is_taken_back_and_harms_no_other(
+def test_a_bad_adapter_leaves_the_served_one_unchanged(
     server: Server, home: Home, followed: Followed, train: Callable[..., None]
 ):
     followed.poll(1)
@@ -147,12 +147,12 @@ def test_a_bad_adapter_is_taken_back_and_harms_no_other(
         assert set(Vllm(server.url, KEY).adapters()) == {ALIAS, version_name(1)}
 
 
-def test_without_the_key(server: Server, home: Home):
+def test_a_wrong_key_is_reported(server: Server, home: Home):
     trouble = Followed(server.url, home, "wrong").poll(1)
     assert trouble is not None and "VLLM_API_KEY" in trouble
 
 
-def test_a_restart_forgets_and_is_made_good(server: Server, followed: Followed):
+def test_adapters_lost_in_a_restart_are_loaded_again(server: Server, followed: Followed):
     followed.poll(2)
     before = server.answer(ALIAS)
     server.kill()
