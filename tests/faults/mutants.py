@@ -1,4 +1,4 @@
-"""Row 19: each safeguard removed in turn; the suite has to turn red. It makes the other rows' zeros believable."""
+"""Row 19: removes one safeguard at a time. A test must then fail, which shows that the suite can find faults."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ TIMEOUT_SECONDS = 600.0
 COPIED = ("service", "trainer", "db", "migrations", "recipes", "tests", "pyproject.toml")
 SAMPLE = "a worse candidate is refused"
 FAILURE = re.compile(r"^(?:FAILED ([^\s[]+)|row (\d+), .*: FAILED|oracle\.(Broken): )", re.MULTILINE)
-"""A test that failed, a trial that did, or a row whose setting up found something. What could not be collected or
-imported ends with an error too, and says nothing of a safeguard."""
+"""Matches a failed test, a failed trial, or a row whose set-up failed. It does not match collection and import errors,
+because these prove nothing about a safeguard."""
 
 
 def copy_program(folder: Path) -> Path:
-    """A copy of the program and its tests, to be changed."""
+    """Copy the program and its tests to a folder."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -38,20 +38,22 @@ def copy_program(folder: Path) -> Path:
 
 
 def remove(mutant: Mutant, folder: Path) -> None:
-    """Take the safeguard away from a copy.
+    """Remove a safeguard from a copy.
 
     Raises:
-        Broken: it is not where the list says.
+        Broken: the file does not contain its text exactly once.
     """
     path = folder / mutant.file
     text = path.read_text()
     if text.count(mutant.old) != 1:
-        raise Broken(f"{mutant.file} has it {text.count(mutant.old)} times; correct tests/faults/safeguards.py")
+        raise Broken(
+            f"{mutant.file} contains the safeguard {text.count(mutant.old)} times. Correct tests/faults/safeguards.py"
+        )
     path.write_text(text.replace(mutant.old, mutant.new))
 
 
 def tests_of_file(caught_by: tuple[str, ...]) -> tuple[str, ...]:
-    """What to run once with nothing removed: for a test, all that the list has of its file."""
+    """Return what must pass with every safeguard in place: all listed tests of the same file."""
     match caught_by:
         case ("row", *_):
             return caught_by
@@ -62,7 +64,7 @@ def tests_of_file(caught_by: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def run_tests(caught_by: tuple[str, ...], folder: Path) -> tuple[int | None, str]:
-    """Run tests in a copy: their exit code and what they output; no code where they hang."""
+    """Run tests in a copy. Return their exit code and output; the exit code is None if they hang."""
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     match caught_by:
         case ("row", number):
@@ -82,18 +84,18 @@ def run_tests(caught_by: tuple[str, ...], folder: Path) -> tuple[int | None, str
 
 
 def failing_test(mutant: Mutant, folder: Path) -> str:
-    """What noticed that a safeguard is gone.
+    """Remove a safeguard, and return the test that fails.
 
     Raises:
-        Broken: nothing did.
+        Broken: no test fails.
     """
     remove(mutant, copy_program(folder))
     code, output = run_tests(mutant.caught_by, folder)
     if code is None:
-        return "it hangs"
+        return "timeout"
     red = FAILURE.search(output)
     if code != 1 or red is None:
-        raise Broken(f"nothing noticed: exit code {code}: {output[-2000:]}")
+        raise Broken(f"no test failed: exit code {code}: {output[-2000:]}")
     test, row, _ = red.groups()
     return test or f"row {row or mutant.caught_by[1]}"
 
@@ -104,13 +106,13 @@ def mutations(folder: Path, sample: bool) -> Iterator[Trials]:
     folder.joinpath("whole").mkdir()
     whole = copy_program(folder / "whole")
     green: set[tuple[str, ...]] = set()
-    """Tests that were seen to pass while nothing is removed."""
+    """Tests that passed with every safeguard in place."""
 
     def check_green(tests: tuple[str, ...]) -> None:
         if tests not in green:
             code, output = run_tests(tests, whole)
             if code != 0:
-                raise Broken(f"{' '.join(tests)} fails with every safeguard in its place: {output[-2000:]}")
+                raise Broken(f"{' '.join(tests)} fails with every safeguard in place: {output[-2000:]}")
             green.add(tests)
 
     def trial(number: int) -> Done:
@@ -129,5 +131,5 @@ def mutations(folder: Path, sample: bool) -> Iterator[Trials]:
 
 
 ROWS = {
-    19: Row(fault="each safeguard removed in turn", unit="safeguards", passes="the suite turns red", prepare=mutations),
+    19: Row(fault="each safeguard removed in turn", unit="safeguards", passes="a test fails", prepare=mutations),
 }

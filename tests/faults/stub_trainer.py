@@ -1,7 +1,8 @@
-"""A trainer without a model: consumes the rows of a run directory, checkpoints, and reports as the real one does.
+"""A trainer without a model: it consumes the rows of a run directory, and writes checkpoints and a report.
 
-`python stub_trainer.py run DIR`. Everything that the service sees of a trainer is real: the lock, stdin, signals,
-events, outcomes, adapter folder, report last. Each adapter holds the ids that its whole lineage consumed.
+Usage: `python stub_trainer.py run DIR`. Everything that the service sees of a trainer is real: the lock, stdin,
+signals, events, outcomes, the adapter folder, and the report at the end. Each adapter lists the ids that its whole
+lineage consumed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ CONSUMED = "consumed.json"
 
 
 def main(root: Path) -> int:
-    """Train a run directory; the exit codes are the real one's."""
+    """Train a run directory. The exit codes are those of the real trainer."""
     directory, stop = RunDirectory(root), StopRequest()
     try:
         stop.listen()
@@ -80,7 +81,7 @@ def write_adapter(directory: RunDirectory, trained: list[Row]) -> None:
 
 
 def report(run_id: int, manifest: dict[str, object], *, trained: int, held_out: int) -> dict[str, object]:
-    """Every seventh candidate is worse than what is current."""
+    """Return the report. Every seventh candidate is worse than the current adapter."""
     current = 1.0 - 1e-6 * run_id
     candidate = current + 1.0 if run_id % 7 == 0 else current - 1e-6
     return {

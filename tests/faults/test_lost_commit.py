@@ -1,4 +1,4 @@
-"""The answer to a COMMIT of a cycle is lost: the service takes up what arrived, and asks nobody for help."""
+"""The answer to a COMMIT is lost. The service continues from what was committed, without help from an operator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COMMITS = {
     "trained, to be judged": (b"update codelupe.runs\nset state", 2),
     "the verdict": (b"insert into codelupe.adapters", 1),
 }
-"""A statement of the transaction, and its number in a cycle."""
+"""A statement of each transaction, and which of its occurrences in a cycle is meant."""
 
 
 def test_a_lost_commit_answer_never_pauses_the_service(postgres_url: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`make faults` counts what was done, and nothing else."""
+"""`make faults` keeps results correctly across runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rows import Done, Row, Trials
 
 
 class Made:
-    """A row whose trials say which of some things they were."""
+    """A row that records the names of the trials it ran."""
 
     def __init__(self) -> None:
         self.things = ["a: ", "b: ", "c: "]
@@ -105,7 +105,7 @@ def test_a_longer_soak_runs_although_a_shorter_one_passed(
 def test_a_result_names_the_commit_at_the_start_of_its_row(
     program: ModuleType, row: Made, monkeypatch: pytest.MonkeyPatch
 ):
-    """Somebody commits in the middle of a row of hours."""
+    """A new commit is made while a long row runs."""
     prepare = row.prepare
 
     @contextmanager

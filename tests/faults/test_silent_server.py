@@ -1,4 +1,4 @@
-"""Nobody waits for ever for a database that has gone silent: the pool's sentinel."""
+"""The pool's sentinel ends waits on a silent database."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_long_statement_on_a_responsive_server_is_not_ended(proxy: Proxy, post
 
 
 def test_many_short_statements_are_not_ended(proxy: Proxy, postgres_url: str) -> None:
-    """The thread looks from outside: they look like one."""
+    """To the sentinel's thread, many short statements look like one long statement."""
     pool = Pool(proxy.url(postgres_url))
     proxy.delay(0.05)
     until = time.monotonic() + 2
@@ -144,10 +144,10 @@ def test_many_short_statements_are_not_ended(proxy: Proxy, postgres_url: str) ->
 
 @pytest.mark.parametrize("new_ones", [True, False])
 def test_a_statement_in_a_black_hole_is_ended(proxy: Proxy, postgres_url: str, new_ones: bool) -> None:
-    """Also where a new connection would get through: the server says that it has nothing to do for the first."""
+    """It also ends when new connections work: the server then reports that the first connection is idle."""
     pool = Pool(proxy.url(postgres_url))
-    said = "does not answer" if new_ones else "the statement or its answer was lost"
-    with pytest.raises(Unavailable, match=said), pool.transaction() as cursor:
+    message = "does not answer" if new_ones else "the statement or its answer was lost"
+    with pytest.raises(Unavailable, match=message), pool.transaction() as cursor:
         cursor.execute("select 1")
         pid = cursor.connection.info.backend_pid
         proxy.black_hole(new_ones=new_ones)
@@ -161,7 +161,7 @@ def test_a_statement_in_a_black_hole_is_ended(proxy: Proxy, postgres_url: str, n
 
 
 def test_an_orphaned_transaction_is_ended(proxy: Proxy, postgres_url: str) -> None:
-    """The network ended the connection on one side: its locks would stay for ten minutes."""
+    """The network closed only the client's side. Without the sentinel, the locks would stay for ten minutes."""
     pool = Pool(proxy.url(postgres_url))
     with pytest.raises(Unavailable, match="lost"), pool.transaction() as cursor:
         cursor.execute("select 1")
@@ -173,7 +173,7 @@ def test_an_orphaned_transaction_is_ended(proxy: Proxy, postgres_url: str) -> No
 
 
 def test_an_error_of_another_connection_counts_as_a_lost_connection(proxy: Proxy, postgres_url: str) -> None:
-    """A claim commits while it holds a second one: the first one's loss is raised within the second one's block."""
+    """A claim holds two connections. When the outer one is lost, the error is raised inside the inner one's block."""
     pool = Pool(proxy.url(postgres_url))
     with pool.transaction() as outer:
         outer.execute("select 1")
@@ -184,7 +184,7 @@ def test_an_error_of_another_connection_counts_as_a_lost_connection(proxy: Proxy
 
 
 def test_two_silent_connections_are_waited_for_once(proxy: Proxy, postgres_url: str) -> None:
-    """Who holds two does not wait for the second one after the first."""
+    """A caller with two connections does not wait for the second after the first."""
     pool = Pool(proxy.url(postgres_url))
     with pytest.raises(Unavailable), pool.transaction() as outer:
         outer.execute("select 1")
@@ -214,7 +214,7 @@ def test_a_commit_stands_when_its_answer_is_lost(proxy: Proxy, postgres_url: str
 
 
 def test_a_silent_new_connection_is_unavailable(proxy: Proxy, postgres_url: str) -> None:
-    """Before it is known which process of the server is its own."""
+    """The connection is silent before the pool knows its server process."""
     pool = Pool(proxy.url(postgres_url))
     for first in (b"set_config", b"pg_backend_pid"):
         proxy.lose_answer("hole", to=first)
@@ -289,7 +289,7 @@ def test_repeated_silences_leave_no_connection_and_no_thread(proxy: Proxy, postg
             cursor.execute("select 1")
     deadline = time.monotonic() + 5
     while clients_of(proxy) > 1 and time.monotonic() < deadline:
-        time.sleep(0.05)  # it may be asking
+        time.sleep(0.05)  # the sentinel may be probing
     assert clients_of(proxy) == 1
     assert len(sentinels()) == 1
     pool.close()
@@ -297,7 +297,7 @@ def test_repeated_silences_leave_no_connection_and_no_thread(proxy: Proxy, postg
 
 
 def clients_of(proxy: Proxy) -> int:
-    """Sockets of this process whose other end is the proxy's, in whatever state."""
+    """Return how many sockets of this process lead to the proxy, in any state."""
     found = psutil.Process().net_connections("tcp")
     return sum(1 for one in found if one.raddr and one.raddr.port == proxy.port and one.fd != -1)
 
