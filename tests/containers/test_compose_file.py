@@ -1,4 +1,4 @@
-"""The compose file as it is read: nothing started."""
+"""The compose file as compose reads it. These tests start no containers."""
 
 import json
 
@@ -9,7 +9,7 @@ PROFILES = [(), ("--profile", "cpu"), ("--profile", "serve"), ("--profile", "cpu
 
 
 def test_the_compose_file_gives_no_warnings(compose, tmp_path):
-    """No warning, with and without `.env`, in every profile, and with the password from a file."""
+    """This holds with and without `.env`, in every profile, and with the password from a file."""
     stack = Stack(checkout(tmp_path), compose)
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "postgres_password").write_text("x")
@@ -51,7 +51,7 @@ def test_services_are_hardened_and_listen_on_loopback(compose, tmp_path):
         assert service["cap_drop"] == ["ALL"], name
         assert "no-new-privileges:true" in service["security_opt"], name
         assert service["logging"]["options"]["max-size"], name
-        if name != "vllm":  # its image writes below its root
+        if name != "vllm":  # its image writes to its root file system
             assert service["read_only"] is True, name
         if name != "init":
             assert service["deploy"]["resources"]["limits"]["memory"], name

@@ -1,4 +1,4 @@
-"""Any user id, a read-only root, and the password from a file."""
+"""The stack works with any user id, a read-only root and the password from a file."""
 
 import os
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def test_any_user_id_can_train_and_owns_its_files(stack):
     pointer = stack.folder / "models" / "tiny-codelupe"
     assert os.lstat(pointer).st_uid == int(UID)
     assert docker("inspect", TRAINER, "--format", "{{.HostConfig.ReadonlyRootfs}}") == "true"
-    stack.assert_books_are_right()
+    stack.assert_audit_is_clean()
 
 
 def test_the_password_is_only_in_a_file(stack):
@@ -49,7 +49,7 @@ def test_a_setting_makes_the_logs_json(stack):
 
 
 def test_folders_are_given_to_a_new_user_id(stack):
-    """The user id is changed afterwards: what was written before belongs to the new one."""
+    """After the user id changes, the existing files belong to the new user."""
     stack.compose("stop")
     env_file = stack.folder / ".env"
     env_file.write_text(env_file.read_text().replace(UID, "1000"))

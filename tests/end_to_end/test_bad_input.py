@@ -1,4 +1,4 @@
-"""Bad input: one clear message, exit 2 or 3, no traceback."""
+"""Bad input gives one clear message and exit code 2 or 3, without a traceback."""
 
 import json
 import socket
@@ -94,12 +94,11 @@ def test_a_failed_start_is_reported_in_json(codelupe: Codelupe, tmp_path: Path):
     check_refused(done, 2)
     stages = [json.loads(line)["message"] for line in done.stdout.splitlines()]
     assert stages == ["database", "migrations"]
-    said = [json.loads(line) for line in done.stderr.splitlines()]
-    assert any("no-such-model" in line.get("said", "") for line in said)  # by the trainer's process
-    assert (said[-1]["message"], said[-1]["exit_code"]) == ("Service failed", 2)
-    assert (
-        json.loads(codelupe.text(codelupe.home / "logs" / "continuous_training_qwen.log").splitlines()[-1]) == said[-1]
-    )
+    errors = [json.loads(line) for line in done.stderr.splitlines()]
+    assert any("no-such-model" in line.get("said", "") for line in errors)  # printed by the trainer's process
+    last = errors[-1]
+    assert (last["message"], last["exit_code"]) == ("Service failed", 2)
+    assert json.loads(codelupe.text(codelupe.home / "logs" / "continuous_training_qwen.log").splitlines()[-1]) == last
 
 
 def test_dropping_a_missing_folder_is_refused(codelupe: Codelupe):
@@ -115,7 +114,7 @@ def test_a_stream_refuses_another_lora_rank(codelupe: Codelupe, tmp_path: Path):
 
 
 def bound(codelupe: Codelupe, recipe: Path) -> str:
-    """A database in which the recipe's stream is bound, as its first `up` would."""
+    """Start a database, and bind the recipe's stream in it, as its first `up` would. Return its URL."""
     from db import embedded, migrate, streams
     from db.pool import Pool
 

@@ -1,4 +1,4 @@
-"""A service takes over what a release before it left: every home of releases/, in a folder of another name."""
+"""A service takes over the home of an earlier release. Each archive in releases/ is restored to a new folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEW_FILES = 24
 
 
 def restore(home: Path, dump: Path) -> None:
-    """The dump in a database of the home's own, as a user would bring it back."""
+    """Restore the dump to the home's own database, as a user would."""
     url = embedded.start(home / "postgres")
     try:
         command = [embedded.programs() / "psql", "--quiet", "--set=ON_ERROR_STOP=1", f"--file={dump}", url]
@@ -33,13 +33,13 @@ def restore(home: Path, dump: Path) -> None:
 
 
 def pointer(service: Codelupe) -> Path:
-    """The stream's pointer: the one link among the models."""
+    """Return the stream's pointer, which is the only symlink in the models folder."""
     [link] = [path for path in (service.home / "models").iterdir() if path.is_symlink()]
     return link
 
 
 def feed(service: Codelupe) -> None:
-    """Enough new files for one run."""
+    """Drop enough new files for one run."""
     root = service.home.parent / "later"
     root.mkdir()
     for n in range(NEW_FILES):
@@ -48,15 +48,15 @@ def feed(service: Codelupe) -> None:
     assert service.json("drop", str(root))["inserted"] == NEW_FILES
 
 
-def judged(service: Codelupe) -> int:
-    """How many runs had a verdict."""
+def judged_runs(service: Codelupe) -> int:
+    """Return how many runs have a verdict."""
     runs = service.metric("runs")
     return int(runs["published"]) + int(runs["refused"])
 
 
 @pytest.fixture(scope="module", params=RELEASES, ids=lambda path: path.name.removesuffix(".tar.xz"))
 def service(request: pytest.FixtureRequest) -> Iterator[Codelupe]:
-    """Today's service on a home that a release left; `left`: the adapter that was current there."""
+    """Yield the present service on the home of a release. `left` names the adapter that was current there."""
     root = Path(tempfile.mkdtemp(prefix="codelupe-tests-"))
     with tarfile.open(request.param) as archive:
         archive.extractall(root, filter="data")
@@ -92,9 +92,9 @@ def test_the_old_home_passes_the_audit(service: Codelupe):
 
 
 def test_it_trains_on_new_files(service: Codelupe):
-    before, total = judged(service), service.json("audit")["total"]
+    before, total = judged_runs(service), service.json("audit")["total"]
     feed(service)
-    wait_for(lambda: judged(service) > before, "a verdict on a new run", 60)
+    wait_for(lambda: judged_runs(service) > before, "a verdict on a new run", 60)
     latest = max(service.json("runs"), key=lambda run: run["run_id"])
     assert latest["state"] in ("published", "refused")
     assert f"v{latest['parent_version']:06d}" == service.left  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""`codelupe replay` trains a settled run again in a fresh folder, and says whether the result is the same."""
+"""`codelupe replay` trains a settled run again in a new folder, and reports whether the result is the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def settled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Codelupe]:
-    """A home with one published run, whose rows are packed."""
+    """Yield a home with one published run whose rows are packed."""
     service = Codelupe(tmp_path_factory.mktemp("replay"), MAX_DATASET_SIZE="30", SAMPLE_PREDICTIONS="0")
     done = service.run("up", "--once", timeout=200)
     assert done.returncode == 0, done.stderr
@@ -43,7 +43,7 @@ def test_a_published_run_gives_the_same_adapter_again(settled: Codelupe):
 
 
 def test_a_different_result_is_reported(settled: Codelupe, tmp_path: Path):
-    """The losses on record are changed, and the run's adapter is out of reach: the numbers differ."""
+    """The recorded losses are changed and the run's adapter cannot be found, so the losses differ."""
     copy = tmp_path / "run"
     shutil.copytree(run_folder(settled), copy, symlinks=True)
     report = json.loads((copy / "report.json").read_text())

@@ -27,7 +27,7 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def frozen_later(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def freezable_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     folder = tmp_path_factory.mktemp("postgres")
     with server(folder) as url:
         yield url, folder
@@ -45,7 +45,7 @@ def processes(folder: Path) -> list[psutil.Process]:
     return [postmaster, *postmaster.children(recursive=True)]
 
 
-def sentinels() -> list[threading.Thread]:
+def sentinel_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "database sentinel"]
 
 
@@ -58,7 +58,7 @@ def activity(url: str, pid: int) -> list[tuple[str]]:
     return found
 
 
-def gone(url: str, pid: int) -> bool:
+def has_ended(url: str, pid: int) -> bool:
     deadline = time.monotonic() + 10
     while activity(url, pid):
         if time.monotonic() > deadline:
@@ -68,9 +68,9 @@ def gone(url: str, pid: int) -> bool:
 
 
 def test_a_frozen_server_is_unavailable_and_its_transaction_ends_after_it_resumes(
-    frozen_later: tuple[str, Path],
+    freezable_server: tuple[str, Path],
 ) -> None:
-    url, folder = frozen_later
+    url, folder = freezable_server
     pool = Pool(url, max_connections=2)
     with pool.transaction() as cursor:
         cursor.execute("create table if not exists notes (n int)")
@@ -90,16 +90,16 @@ def test_a_frozen_server_is_unavailable_and_its_transaction_ends_after_it_resume
     finally:
         for process in frozen:
             process.resume()
-    assert gone(url, pid)
+    assert has_ended(url, pid)
     with pool.transaction() as cursor:
         cursor.execute("select count(*) from notes")
         assert cursor.fetchone() == (0,)
     pool.close()
-    assert not sentinels()
+    assert not sentinel_threads()
 
 
-def test_a_copy_into_a_frozen_server_is_ended(frozen_later: tuple[str, Path]) -> None:
-    url, folder = frozen_later
+def test_a_copy_into_a_frozen_server_is_ended(freezable_server: tuple[str, Path]) -> None:
+    url, folder = freezable_server
     pool, frozen = Pool(url), processes(folder)
 
     class Endless:
@@ -154,9 +154,9 @@ def test_a_statement_in_a_black_hole_is_ended(proxy: Proxy, postgres_url: str, n
         began = time.monotonic()
         cursor.execute("select 1")
     assert time.monotonic() - began < 5
-    assert new_ones == bool(activity(postgres_url, pid)) or gone(postgres_url, pid)
+    assert new_ones == bool(activity(postgres_url, pid)) or has_ended(postgres_url, pid)
     proxy.heal()
-    assert gone(postgres_url, pid)
+    assert has_ended(postgres_url, pid)
     pool.close()
 
 
@@ -168,7 +168,7 @@ def test_an_orphaned_transaction_is_ended(proxy: Proxy, postgres_url: str) -> No
         pid = cursor.connection.info.backend_pid
         proxy.reset(server_too=False)
         cursor.execute("select 1")
-    assert gone(postgres_url, pid)
+    assert has_ended(postgres_url, pid)
     pool.close()
 
 
@@ -195,7 +195,7 @@ def test_two_silent_connections_are_waited_for_once(proxy: Proxy, postgres_url: 
             began = time.monotonic()
             outer.execute("select 1")
     assert time.monotonic() - began < 1.4
-    assert gone(postgres_url, pid)
+    assert has_ended(postgres_url, pid)
     pool.close()
 
 
@@ -274,7 +274,7 @@ def test_closing_the_pool_ends_a_statement_and_the_sentinel(proxy: Proxy, postgr
         with pytest.raises(Unavailable):
             future.result()
     assert time.monotonic() - began < 3
-    assert not sentinels()
+    assert not sentinel_threads()
 
 
 def test_repeated_silences_leave_no_connection_and_no_thread(proxy: Proxy, postgres_url: str) -> None:
@@ -291,9 +291,9 @@ def test_repeated_silences_leave_no_connection_and_no_thread(proxy: Proxy, postg
     while clients_of(proxy) > 1 and time.monotonic() < deadline:
         time.sleep(0.05)  # the sentinel may be probing
     assert clients_of(proxy) == 1
-    assert len(sentinels()) == 1
+    assert len(sentinel_threads()) == 1
     pool.close()
-    assert not sentinels() and not clients_of(proxy)
+    assert not sentinel_threads() and not clients_of(proxy)
 
 
 def clients_of(proxy: Proxy) -> int:
@@ -306,9 +306,9 @@ def test_an_unclosed_pool_leaves_no_thread(postgres_url: str) -> None:
     pool = Pool(postgres_url)
     with pool.transaction() as cursor:
         cursor.execute("select 1")
-    assert len(sentinels()) == 1
+    assert len(sentinel_threads()) == 1
     del pool, cursor
     deadline = time.monotonic() + 5
-    while sentinels() and time.monotonic() < deadline:
+    while sentinel_threads() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not sentinels()
+    assert not sentinel_threads()

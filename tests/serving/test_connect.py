@@ -1,4 +1,4 @@
-"""The printed configurations parse, and name the model, the address and the place of the key."""
+"""The printed configurations parse. They name the model, the address and the place of the key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def connect(tmp_path: Path, *arguments: str, key: str = SECRET) -> subprocess.Co
 
 
 def printed(tmp_path: Path, editor: str, *arguments: str) -> tuple[Any, str]:
-    """The parsed configuration, and everything that was written."""
+    """Return the parsed configuration and the whole output."""
     done = connect(tmp_path, editor, *arguments)
     assert done.returncode == 0, done.stderr
     return PARSERS[editor](done.stdout), done.stdout + done.stderr
@@ -71,7 +71,7 @@ def test_zed_is_configured(tmp_path: Path):
     assert provider["available_models"][0]["max_tokens"] > provider["available_models"][0]["max_output_tokens"]
     assert settings["edit_predictions"]["provider"] == "open_ai_compatible_api"
     prediction = settings["edit_predictions"]["open_ai_compatible_api"]
-    assert prediction["api_url"] == "https://code.example/v1/completions"  # the whole address, as Zed wants it
+    assert prediction["api_url"] == "https://code.example/v1/completions"  # Zed needs the complete address
     assert (prediction["model"], prediction["prompt_format"]) == ("codelupe:latest", "qwen")
     assert "CODELUPE_API_KEY=" in written and "ZED_OPEN_AI_COMPATIBLE_EDIT_PREDICTION_API_KEY=" in written
 

@@ -1,4 +1,4 @@
-"""What vLLM serves follows `current`, whatever fails on the way."""
+"""vLLM serves the current adapter, even after failures."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_retries_wait_longer_each_time_but_a_new_version_is_tried_at_once(vllm, 
         followed.poll(1)
         waits.append(round(followed.follower._retry_at - time.monotonic()))
     assert waits[:4] == [5, 10, 20, 40] and waits == sorted(waits) and waits[-1] == 300
-    assert sum("Adapter not served" in line for line in lines()) == 1  # one event for one trouble
+    assert sum("Adapter not served" in line for line in lines()) == 1  # each trouble is logged once
     vllm.calls.clear()
     followed.poll(1, patient=True)
     assert {what for what, _ in vllm.calls} == {"models"}
@@ -140,7 +140,7 @@ def test_an_unreachable_server_is_retried_within_15_seconds(vllm, followed, publ
 def test_a_failed_move_restores_the_alias(vllm, home, publish):
     publish(1), publish(2)
     server = Vllm(vllm.url, KEY)
-    assert server.adapters() == {}  # the base is none
+    assert server.adapters() == {}  # the base is not an adapter
     reconcile(server, home, 1)
     asked = []
 
@@ -313,12 +313,12 @@ def test_the_thread_follows_but_sends_no_heartbeat(vllm, home, publish):
         board.note(current_version=2)
         wait_until(lambda: board.read().served_version == 2)
     assert board.read().heartbeat == heartbeat
-    assert served_by(vllm, home, 2)  # the end of the service is not the end of serving
+    assert served_by(vllm, home, 2)  # vLLM keeps serving after the service ends
 
 
 @pytest.mark.slow
 def test_the_service_starts_the_follower(vllm, tmp_path):
-    """Without a published adapter, what an earlier life of the folder left in vLLM goes."""
+    """Without a published adapter, the service unloads the adapters left by an earlier service."""
     vllm.loaded |= {ALIAS: "/earlier", version_name(9): "/earlier"}
     environment = {
         "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "CODELUPE_HOME": str(tmp_path / "home"),
@@ -346,7 +346,7 @@ def test_the_service_stops_while_a_load_hangs(vllm, home, publish):
 
 @pytest.fixture
 def _often_interrupted():
-    """Threads take turns after microseconds, as if the machine were busy."""
+    """Switch threads every microsecond, as on a busy machine."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield

