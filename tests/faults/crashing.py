@@ -30,7 +30,7 @@ from types import FrameType
 from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parents[2]
-BENEATH = ("db/pool.py", "db/connection.py", "trainer/run_dir.py", "trainer/records.py", "db/lease.py")
+PASS_THROUGH = ("db/pool.py", "db/connection.py", "trainer/run_dir.py", "trainer/records.py", "db/lease.py")
 """Files that only pass effects on. The point is named after their caller."""
 PACKAGES = ("service/", "db/", "trainer/", "tests/faults/stub_trainer.py")
 EFFECTS = (
@@ -98,18 +98,18 @@ def caller(frame: FrameType | None) -> str | None:
     """Return `package.module.function` of the program's code that has the effect, or None if none is on the stack."""
     if frame is not None and frame.f_code.co_qualname == "LimitedConnection.__init__":
         return None  # opening a connection commits nothing
-    beneath = None
+    fallback = None
     while frame is not None:
         path = frame.f_code.co_filename
         if path.startswith(str(ROOT)):
             name = path[len(str(ROOT)) + 1 :]
             if name.startswith(PACKAGES):
                 full = f"{name.removesuffix('.py').replace('/', '.')}.{frame.f_code.co_qualname}"
-                if not name.startswith(BENEATH):
+                if not name.startswith(PASS_THROUGH):
                     return full
-                beneath = beneath or full
+                fallback = fallback or full
         frame = frame.f_back
-    return beneath
+    return fallback
 
 
 def install(on_point: Callable[[str, str, int], None]) -> None:

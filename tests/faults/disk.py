@@ -83,7 +83,7 @@ def at_point(one: Scene, kind: str, fault: DiskFault) -> Done:
         raise Broken(f"{fault}: the point was not passed; {one.log_tail()}")
     time.sleep(FULL_SECONDS)
     deadline = time.monotonic() + 20
-    while not (told := board.exists() and "degraded" in board.read_text()) and time.monotonic() < deadline:
+    while not (reported := board.exists() and "degraded" in board.read_text()) and time.monotonic() < deadline:
         if fault.point.startswith(HARMLESS) or service.ended(0.02):
             break
     check_pointer(one.pointer)
@@ -97,9 +97,9 @@ def at_point(one: Scene, kind: str, fault: DiskFault) -> Done:
     one.settle()
     assert one.service is not None
     one.service.terminate(GRACE_SECONDS)
-    if not (told or stopped or fault.point.startswith(HARMLESS)):
+    if not (reported or stopped or fault.point.startswith(HARMLESS)):
         raise Broken(f"{fault}: the board did not report it: {board.read_text()}")
-    return Done(note=f"{kind}: {fault}{', on the board' if told else ''}")
+    return Done(note=f"{kind}: {fault}{', on the board' if reported else ''}")
 
 
 def ended_on_request(one: Scene) -> bool:
@@ -145,16 +145,16 @@ def on_full_disk(one: Scene, chance: random.Random, options: dict[str, object], 
     while time.monotonic() < deadline and not (board.exists() and "free for" in board.read_text()):
         check_pointer(one.pointer)
         time.sleep(0.05)
-    told = board.read_text()
+    messages = board.read_text()
     service = one.service
     if service is None or service.process.exitcode is not None:
-        raise Broken(f"the service ended; {one.log_tail()}; {told}")
+        raise Broken(f"the service ended; {one.log_tail()}; {messages}")
     filler.unlink()
     one.settle(60 + 20 * seconds)
     service.terminate(GRACE_SECONDS)
-    if not any(word in told for word in ("free for", "No space left")):
-        raise Broken(f"the board did not report it: {told}")
-    return Done(note=f"tmpfs: {'paused before a claim' if 'free for' in told else 'failed during a run'}")
+    if not any(word in messages for word in ("free for", "No space left")):
+        raise Broken(f"the board did not report it: {messages}")
+    return Done(note=f"tmpfs: {'paused before a claim' if 'free for' in messages else 'failed during a run'}")
 
 
 @contextmanager

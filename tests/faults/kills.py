@@ -35,13 +35,13 @@ BLOCK = 10
 GRACE_SECONDS = 70.0
 """Longer than the time that a trainer has to write its checkpoint."""
 
-Who = Literal["service", "stub", "real"]
+Kind = Literal["service", "stub", "real"]
 
 
 # --- row 1: every point ---------------------------------------------------------------------------------------
 
 
-def with_points(kind: Who, what: list[str]) -> dict[str, object]:
+def with_points(kind: Kind, what: list[str]) -> dict[str, object]:
     """Return the options that run a trainer under `crashing.py`."""
     python, *rest = STUB if kind == "stub" else REAL
     flags, program = (rest[:1], rest[1:]) if kind == "stub" else ([], rest)
@@ -59,7 +59,7 @@ def feed_batches(one: Scene, service: Service, batches: int = BATCHES) -> bool:
     return service.ended(0.1)
 
 
-def points_of(folder: Path, url: str, kind: Who, options: dict[str, object]) -> list[tuple[Who, Crash]]:
+def points_of(folder: Path, url: str, kind: Kind, options: dict[str, object]) -> list[tuple[Kind, Crash]]:
     """List every point that a service, a stub or a trainer passes in a few cycles and at a second start."""
     path, listed = folder / f"points-{kind}", []
     what = {"points": path} if kind == "service" else with_points(kind, ["record", str(path)])
@@ -120,7 +120,7 @@ def service_at(one: Scene, crash: Crash) -> None:
         raise Broken(f"{crash}: the point was not passed; exit code {service.process.exitcode}; {one.log_tail()}")
 
 
-def trainer_at(one: Scene, kind: Who, crash: Crash, options: dict[str, object]) -> None:
+def trainer_at(one: Scene, kind: Kind, crash: Crash, options: dict[str, object]) -> None:
     """Kill each start of the trainer at a point, then kill the service. The next service has a working trainer."""
     mark = one.folder / "crashed"
     what = with_points(kind, ["crash", crash.point, crash.when, str(crash.time), str(mark)])
@@ -143,12 +143,12 @@ def trainer_at(one: Scene, kind: Who, crash: Crash, options: dict[str, object]) 
 
 def kill(one: Scene, service: Service, chance: random.Random) -> str:
     """Kill the service, its trainer, or both. Return which. Without a trainer, kill the service."""
-    who = chance.choices(("service", "trainer", "both"), (6, 3, 1))[0]
-    if who != "service" and not send_signal(trainers(one), signal.SIGKILL):
-        who = "service"
-    if who != "trainer":
+    killed = chance.choices(("service", "trainer", "both"), (6, 3, 1))[0]
+    if killed != "service" and not send_signal(trainers(one), signal.SIGKILL):
+        killed = "service"
+    if killed != "trainer":
         service.kill()
-    return who
+    return killed
 
 
 def send_signal(pids: list[int], number: signal.Signals) -> int:
@@ -242,10 +242,10 @@ def stub_kills(folder: Path, sample: bool) -> Iterator[Trials]:
             if service is None or service.process.exitcode is not None:
                 service = one.start()
             time.sleep(chance.uniform(0, CYCLE_SECONDS))
-            who = kill(one, service, chance)
+            killed = kill(one, service, chance)
             one.check_pointer()
             lineages.settle(n, 60)
-            return Done(note=who)
+            return Done(note=killed)
 
         yield Trials(number=number, run=trial)
         lineages.close()
@@ -301,10 +301,10 @@ def real_kills(folder: Path, sample: bool) -> Iterator[Trials]:
             if service is None or service.process.exitcode is not None:
                 service = one.start(**options)
             time.sleep(chance.uniform(0, 20))
-            who = kill(one, service, chance)
+            killed = kill(one, service, chance)
             one.check_pointer()
             lineages.settle(n, 300)
-            return Done(note=who)
+            return Done(note=killed)
 
         yield Trials(number=number, run=trial)
         lineages.close()

@@ -816,7 +816,7 @@ MUTANTS: dict[str, Mutant] = {
         new="STATEMENT_TIMEOUT_SECONDS = 0",
         caught_by=_test("tests/postgres/test_pool.py", "have_limits"),
     ),
-    "a stopped process does not keep its locks for ever": Mutant(
+    "an idle transaction ends after a timeout": Mutant(
         file="db/connection.py",
         old="IDLE_IN_TRANSACTION_SECONDS = 600",
         new="IDLE_IN_TRANSACTION_SECONDS = 0",
