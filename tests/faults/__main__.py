@@ -122,7 +122,7 @@ def commit() -> str:
     git = ["git", "-C", str(ROOT)]
     named = subprocess.run([*git, "describe", "--always", "--exclude=*"], capture_output=True, text=True)
     others = ["--", ".", ":(exclude)benchmarks/results/faults.md"]
-    changed = subprocess.run([*git, "diff", "--is_idle", "HEAD", *others], capture_output=True).returncode == 1
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", *others], capture_output=True).returncode == 1
     return f"{named.stdout.strip()}{'+' * changed}" if named.returncode == 0 else "unknown"
 
 
