@@ -204,7 +204,7 @@ def main() -> int:
     parser.add_argument("rows", nargs="*", type=int, help=f"from {', '.join(map(str, sorted(ROWS)))}; default: all")
     parser.add_argument("--sample", action="store_true", help="run a few trials of each row, and keep no results")
     parser.add_argument("--trials", nargs="+", type=int, default=[], help="run these trials of the one named row")
-    parser.add_argument("--hours", type=float, help="repeat row 18 for so many hours; at least 1, default: 1")
+    parser.add_argument("--hours", type=float, help="repeat row 18 for this many hours; at least 1, default: 1")
     parser.add_argument("--again", action="store_true", help="delete the results of these rows first")
     chosen = parser.parse_args()
     if unknown := [number for number in chosen.rows if number not in ROWS]:
