@@ -1,4 +1,4 @@
-"""What every folder of tests may use: a real Postgres, started once."""
+"""Fixtures for all tests: a real Postgres, started once per session."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ import pytest
 from db import embedded
 
 
-def own_cache() -> None:
-    """Keep 4-bit copies out of the home of whoever runs the tests; the Hub's cache stays where it is."""
+def use_temporary_cache() -> None:
+    """Keep 4-bit copies out of the user's home. The Hub's cache stays where it is."""
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     os.environ.setdefault("HF_HOME", str(usual / "huggingface"))
     os.environ["XDG_CACHE_HOME"] = folder = tempfile.mkdtemp(prefix="codelupe-cache-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
-own_cache()
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads that spin starve the services
+use_temporary_cache()
+# Set this before torch is imported. Waiting threads that spin would slow the services down.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """The URL of an embedded Postgres that lives as long as the test session."""
+    """Yield the URL of an embedded Postgres that runs for the whole test session."""
     folder = Path(tempfile.mkdtemp(prefix="codelupe-tests-"))
     url = embedded.start(folder)
     connection = psycopg2.connect(url)

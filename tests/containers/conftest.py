@@ -1,4 +1,4 @@
-"""The engine, the images and one running stack. `make containers` runs these tests; without an engine they skip."""
+"""Fixtures for the engine, the images and a stack. `make containers` runs these tests. Without an engine they skip."""
 
 import shutil
 import subprocess
@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def engine() -> None:
-    """A Docker engine that answers, and a compose."""
+    """Skip the test without a running Docker engine and a compose command."""
     if (
         shutil.which("docker") is None
         or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
@@ -31,15 +31,15 @@ def engine() -> None:
 
 @pytest.fixture(scope="session")
 def free_names(engine: None) -> None:
-    """The compose file's containers have fixed names: somebody's own must not be touched."""
+    """Skip the test if containers with the compose file's fixed names exist. They could hold a user's data."""
     names = set(docker("ps", "-a", "--format", "{{.Names}}").split())
     if taken := names & {INIT, POSTGRES, TRAINER, "codelupe-qwen-5090"}:
-        pytest.skip(f"containers of that name are there already and might hold somebody's data: {sorted(taken)}")
+        pytest.skip(f"containers with these names exist and could hold a user's data: {sorted(taken)}")
 
 
 @pytest.fixture(scope="session")
 def cpu_image(engine: None, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The small image, built as the README says."""
+    """Build the CPU image as the README describes."""
     command = next(iter(compose_commands().values()))
     Stack(checkout(tmp_path_factory.mktemp("build")), command).compose("build", "trainer-cpu", timeout=1500)
     return "codelupe-qwen-cpu:latest"
@@ -47,7 +47,7 @@ def cpu_image(engine: None, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module", params=["v1", "v2"])
 def compose(request: pytest.FixtureRequest, engine: None) -> list[str]:
-    """Each compose in turn."""
+    """Return each installed compose command in turn."""
     found = compose_commands()
     if request.param not in found:
         pytest.skip(f"compose {request.param} is not installed")
@@ -58,7 +58,7 @@ def compose(request: pytest.FixtureRequest, engine: None) -> list[str]:
 def stack(
     compose: list[str], free_names: None, cpu_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """A fresh checkout, whose containers and volumes are removed afterwards."""
+    """Yield the stack of a fresh checkout. Its containers and volumes are removed at the end."""
     stack = Stack(checkout(tmp_path_factory.mktemp("codelupe")), compose, {"MAX_DATASET_SIZE": "40"})
     yield stack
     stack.down("--volumes")

@@ -1,4 +1,4 @@
-"""The compose file, driven as a person would: in a folder of its own, by docker-compose, docker and curl's like."""
+"""Drives the compose file as a user would: in its own folder, with docker-compose, docker and HTTP requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OUR_OWN = ("POSTGRES_", "CODELUPE_", "COMPOSE_", "TRAINER_", "MODEL", "MIN_NEW_F
 
 
 def docker(*arguments: str, check: bool = True, timeout: float = 900) -> str:
-    """A docker command's standard output."""
+    """Run a docker command. Return its standard output."""
     done = subprocess.run(
         ["docker", *arguments],
         capture_output=True,
@@ -34,19 +34,19 @@ def docker(*arguments: str, check: bool = True, timeout: float = 900) -> str:
 
 
 def compose_commands() -> dict[str, list[str]]:
-    """Every compose that this machine has, by its major version."""
+    """Return the compose commands of this machine by major version."""
     found = {}
     for name, command in (("v1", ["docker-compose"]), ("v2", ["docker", "compose"])):
         if shutil.which(command[0]) is None:
             continue
-        said = subprocess.run([*command, "version", "--short"], capture_output=True, text=True, check=False)
-        if said.returncode == 0 and said.stdout.strip().lstrip("v").startswith(name[1]):
+        done = subprocess.run([*command, "version", "--short"], capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout.strip().lstrip("v").startswith(name[1]):
             found[name] = command
     return found
 
 
 def checkout(target: Path) -> Path:
-    """What a clone of the working tree would hold."""
+    """Copy the files that a clone of the working tree would contain."""
     names = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -59,7 +59,7 @@ def checkout(target: Path) -> Path:
 
 
 class Stack:
-    """One checkout's containers."""
+    """The containers of one checkout."""
 
     def __init__(self, folder: Path, command: list[str], environment: Mapping[str, str] | None = None) -> None:
         self.folder, self.command = folder, command
@@ -75,7 +75,7 @@ class Stack:
         return done
 
     def up(self) -> None:
-        """`docker-compose up -d trainer-cpu`, and wait until it is healthy."""
+        """Run `docker-compose up -d trainer-cpu`, and wait until it is healthy."""
         self.compose("up", "-d", "trainer-cpu")
         self.wait_until_healthy()
 
@@ -89,7 +89,7 @@ class Stack:
         self.compose("--profile", "cpu", "--profile", "serve", "down", *arguments)
 
     def codelupe(self, *arguments: str) -> str:
-        """A `codelupe` command inside the trainer's container."""
+        """Run a `codelupe` command inside the trainer's container."""
         return docker("exec", TRAINER, "codelupe", *arguments)
 
     def json(self, *arguments: str) -> Any:
@@ -99,7 +99,7 @@ class Stack:
         return len(self.json("adapters"))
 
     def wait_for_training(self, step: int = 1) -> int:
-        """Until a run's optimizer has taken `step` steps and has as many before it; its id."""
+        """Wait until a run has taken at least `step` steps and at most half of its steps. Return its id."""
 
         def training() -> int | None:
             health = get("/health")
@@ -110,7 +110,7 @@ class Stack:
         return int(wait_for(training, "a run to train", 240))
 
     def drop(self, files: int, tag: str) -> None:
-        """New rows, as any producer would insert them: from outside, through the published port."""
+        """Insert new rows through the published port, as an outside producer would."""
         import psycopg2
 
         connection = psycopg2.connect(self.database_url())
@@ -128,19 +128,19 @@ class Stack:
     def database_url(self, password: str = "coding_pass") -> str:
         return f"postgresql://coding_user:{password}@127.0.0.1:5433/coding_db"
 
-    def assert_books_are_right(self) -> None:
+    def assert_audit_is_clean(self) -> None:
         found = self.json("audit")
         assert found["problems"] == []
 
 
 def state(container: str) -> dict[str, Any]:
-    """What the engine says of a container's state."""
+    """Return a container's state, as reported by the engine."""
     found: dict[str, Any] = json.loads(docker("inspect", container, "--format", "{{json .State}}"))
     return found
 
 
 def get(path: str) -> dict[str, Any]:
-    """JSON from the published address; {} while nothing answers there."""
+    """Return the JSON answer of the published address. While nothing answers, its values are None."""
     try:
         with urllib.request.urlopen(ADDRESS + path, timeout=10) as answer:
             body: dict[str, Any] = json.load(answer)
@@ -150,11 +150,11 @@ def get(path: str) -> dict[str, Any]:
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float) -> Any:
-    """Poll until the condition gives something true."""
+    """Poll until the condition returns a true value, and return it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := condition():
             return value
         time.sleep(0.5)
-    said = docker("logs", "--tail", "30", TRAINER, check=False)
-    raise AssertionError(f"waited {seconds:.0f} s for {what}; {docker('ps', '-a')}\n{said}")
+    logs = docker("logs", "--tail", "30", TRAINER, check=False)
+    raise AssertionError(f"waited {seconds:.0f} s for {what}; {docker('ps', '-a')}\n{logs}")

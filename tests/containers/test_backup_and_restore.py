@@ -1,4 +1,4 @@
-"""docs/backup.md with docker-compose: its own commands, into a new checkout with new volumes."""
+"""Runs the docker-compose commands of docs/backup.md, and restores into a new checkout with new volumes."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ from stack import ROOT, Stack, checkout, compose_commands, wait_for
 
 
 def documented(section: str) -> str:
-    """The first shell block of a section: the one for docker-compose."""
+    """Return the first shell block of a section, which is for docker-compose."""
     text = (ROOT / "docs" / "backup.md").read_text()
     found = re.search(rf"^## {section}.*?```sh\n(.*?)```", text, re.M | re.S)
     assert found and "docker-compose exec" in found.group(1)
@@ -17,7 +17,7 @@ def documented(section: str) -> str:
 
 
 def shell(stack: Stack, script: str) -> None:
-    """A documented block, for the CPU's trainer and with the compose that is there."""
+    """Run a documented block with the CPU trainer and the installed compose command."""
     script = script.replace("docker-compose up -d\n", "docker-compose up -d trainer-cpu\n")
     script = script.replace("docker-compose ", " ".join(stack.command) + " ")
     done = subprocess.run(
@@ -32,7 +32,7 @@ def stacks(free_names: None, cpu_image: str, tmp_path_factory: pytest.TempPathFa
     command = next(iter(compose_commands().values()))
     found = [Stack(checkout(tmp_path_factory.mktemp(name)), command) for name in ("old", "new")]
     yield found
-    for stack in reversed(found):  # they share a network's name
+    for stack in reversed(found):  # they share a network name
         stack.down("--volumes")
 
 
@@ -49,8 +49,8 @@ def test_a_new_machine_continues_the_lineage(stacks: list[Stack]):
     shell(new, documented("Restore"))
     new.wait_until_healthy()
     before = new.json("adapters")
-    assert before, "the dump brought no adapter"
-    wait_for(lambda: new.published() > len(before), "the lineage to go on", 400)
+    assert before, "the dump contained no adapter"
+    wait_for(lambda: new.published() > len(before), "the lineage to continue", 400)
     latest = new.json("adapters")[0]
     assert latest["parent_version"] == before[0]["version"]
-    new.assert_books_are_right()
+    new.assert_audit_is_clean()

@@ -1,4 +1,4 @@
-"""The compose file as it is read: nothing started."""
+"""The compose file as compose reads it. These tests start no containers."""
 
 import json
 
@@ -8,8 +8,8 @@ from stack import Stack, checkout
 PROFILES = [(), ("--profile", "cpu"), ("--profile", "serve"), ("--profile", "cpu", "--profile", "serve")]
 
 
-def test_config_is_clean(compose, tmp_path):
-    """No warning, with and without `.env`, in every profile, and with the password from a file."""
+def test_the_compose_file_gives_no_warnings(compose, tmp_path):
+    """This holds with and without `.env`, in every profile, and with the password from a file."""
     stack = Stack(checkout(tmp_path), compose)
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "postgres_password").write_text("x")
@@ -30,7 +30,7 @@ def services(compose, tmp_path, *options: str, **environment: str) -> dict:
     ]
 
 
-def test_names_that_its_users_have_in_their_files(compose, tmp_path):
+def test_public_names_stay_the_same(compose, tmp_path):
     found = services(compose, tmp_path)
     trainer = found["qwen-5090-trainer"]
     assert trainer["container_name"] == "codelupe-qwen-5090"
@@ -46,12 +46,12 @@ def test_names_that_its_users_have_in_their_files(compose, tmp_path):
         assert f"{tmp_path}/{folder}" in text
 
 
-def test_everything_is_hardened_and_on_loopback(compose, tmp_path):
+def test_services_are_hardened_and_listen_on_loopback(compose, tmp_path):
     for name, service in services(compose, tmp_path).items():
         assert service["cap_drop"] == ["ALL"], name
         assert "no-new-privileges:true" in service["security_opt"], name
         assert service["logging"]["options"]["max-size"], name
-        if name != "vllm":  # its image writes below its root
+        if name != "vllm":  # its image writes to its root file system
             assert service["read_only"] is True, name
         if name != "init":
             assert service["deploy"]["resources"]["limits"]["memory"], name
@@ -60,7 +60,7 @@ def test_everything_is_hardened_and_on_loopback(compose, tmp_path):
             assert where.startswith("127.0.0.1"), (name, port)
 
 
-def test_the_password_of_the_override_is_in_no_environment(compose, tmp_path):
+def test_the_password_from_a_file_is_in_no_environment(compose, tmp_path):
     folder = checkout(tmp_path)
     (folder / "secrets").mkdir()
     (folder / "secrets" / "postgres_password").write_text("from-a-file")
@@ -73,7 +73,7 @@ def test_the_password_of_the_override_is_in_no_environment(compose, tmp_path):
         assert not found[name]["environment"]["POSTGRES_PASSWORD"]
 
 
-def test_a_user_with_odd_letters_goes_through_no_shell(compose, tmp_path):
+def test_a_user_name_with_special_characters_reaches_no_shell(compose, tmp_path):
     found = services(compose, tmp_path, POSTGRES_USER="o'brien; true")["postgres"]
     assert found["environment"]["PGUSER"] == "o'brien; true"
     assert found["healthcheck"]["test"][0] == "CMD" and "o'brien" not in str(found["healthcheck"]["test"])

@@ -1,4 +1,4 @@
-"""What is in the images, and what is not."""
+"""The contents of the images."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def test_the_cuda_image_has_torch_with_cuda(cuda_image):
     report_size(cuda_image)
 
 
-def test_the_image_holds_no_compiler_and_no_secret_and_no_tests(cpu_image):
+def test_the_image_contains_no_compiler_secret_or_test(cpu_image):
     compilers = "gcc cc g++ c++ clang nvcc ninja curl"
     assert run(cpu_image, "sh", "-c", f"command -v {compilers}; true") == ""
     parts = {"README.md", "db", "migrations", "pyproject.toml", "recipes", "service", "trainer"}
@@ -51,7 +51,7 @@ def test_it_runs_as_an_ordinary_user_in_exec_form(cpu_image):
     assert docker("inspect", cpu_image, "--format", '{{index .Config.Labels "codelupe.torch"}}') == "cpu"
 
 
-def test_the_health_check_fails_where_nothing_answers(cpu_image):
+def test_the_health_check_fails_when_nothing_answers(cpu_image):
     done = subprocess.run(
         ["docker", "run", "--rm", "--entrypoint", "python", cpu_image, "-m", "service.web.probe"],
         capture_output=True, text=True, check=False,

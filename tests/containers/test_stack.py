@@ -1,6 +1,6 @@
-"""`docker-compose up trainer-cpu`, for real: from a clean checkout to a published adapter, through kills and restarts.
+"""A real `docker-compose up trainer-cpu`: from a clean checkout to a published adapter, with kills and restarts.
 
-The tests of this file share one stack and run in their order, once with each compose.
+The tests of this file share one stack. They run in order, once with each compose command.
 """
 
 import subprocess
@@ -38,10 +38,10 @@ def test_files_dropped_from_the_host_are_trained_on(stack):
         return int(psql(query))
 
     wait_for(lambda: trained() > 0, "rows from the host to be trained", 300)
-    stack.assert_books_are_right()
+    stack.assert_audit_is_clean()
 
 
-def test_the_hardening_is_real(stack):
+def test_the_hardening_takes_effect(stack):
     status = docker("exec", TRAINER, "cat", "/proc/self/status")
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert int(fields["CapEff"].strip(), 16) == 0
@@ -58,11 +58,11 @@ def test_the_hardening_is_real(stack):
     assert docker("exec", TRAINER, "cat", "/proc/1/comm") == "docker-init"
 
 
-def test_logs_say_what_a_person_needs(stack):
-    said = stack.compose("logs", "--no-color", "trainer-cpu").stdout
+def test_logs_show_the_address_and_the_verdict(stack):
+    logs = stack.compose("logs", "--no-color", "trainer-cpu").stdout
     for part in ("· ready", "http://127.0.0.1:8093/health", "Verdict", "Saving adapter"):
-        assert part in said
-    assert "coding_pass" not in said
+        assert part in logs
+    assert "coding_pass" not in logs
 
 
 @pytest.mark.parametrize("container", [TRAINER, POSTGRES])
@@ -75,12 +75,12 @@ def test_a_killed_container_loses_nothing(stack, container):
     stack.up()
     wait_for(lambda: run_state(run) not in ("claimed", "training", "judging"), f"run {run} to end", 300)
     assert run_state(run) in ("published", "refused")
-    stack.assert_books_are_right()
+    stack.assert_audit_is_clean()
     assert stack.published() >= before
 
 
-def test_a_trainer_that_dies_by_itself_is_started_again(stack):
-    """`docker kill` counts as a person's wish; a crash does not."""
+def test_a_crashed_trainer_is_restarted(stack):
+    """The engine restarts a container after a crash, but not after `docker kill`."""
     restarts = int(docker("inspect", TRAINER, "--format", "{{.RestartCount}}"))
     docker("exec", TRAINER, "python", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
     wait_for(
@@ -88,10 +88,10 @@ def test_a_trainer_that_dies_by_itself_is_started_again(stack):
             int(docker("inspect", TRAINER, "--format", "{{.RestartCount}}")) > restarts
             and state(TRAINER)["Health"]["Status"] == "healthy"
         ),
-        "the engine to start it again",
+        "the engine to restart it",
         180,
     )
-    stack.assert_books_are_right()
+    stack.assert_audit_is_clean()
 
 
 def test_stop_while_training_ends_in_time_and_resumes(stack):
@@ -101,12 +101,12 @@ def test_stop_while_training_ends_in_time_and_resumes(stack):
     began = time.monotonic()
     stack.compose("stop", "trainer-cpu")
     assert time.monotonic() - began < GRACE_SECONDS
-    assert state(TRAINER)["ExitCode"] == 0  # ended by itself, not killed
+    assert state(TRAINER)["ExitCode"] == 0  # it ended by itself
     assert run_state(run) == "training"
     stack.up()
-    wait_for(lambda: run_state(run) in ("published", "refused"), f"run {run} to be taken up again", 300)
+    wait_for(lambda: run_state(run) in ("published", "refused"), f"run {run} to be resumed", 300)
     assert launches(run) == before + 1
-    stack.assert_books_are_right()
+    stack.assert_audit_is_clean()
 
 
 def test_restart_and_down_and_up_lose_nothing(stack):
@@ -121,15 +121,15 @@ def test_restart_and_down_and_up_lose_nothing(stack):
     stack.down()
     stack.up()
     assert facts() == before
-    stack.assert_books_are_right()
+    stack.assert_audit_is_clean()
     stack.drop(30, f"down_{int(time.time())}")
-    wait_for(lambda: facts()[1] > before[1], "the lineage to go on", 300)
+    wait_for(lambda: facts()[1] > before[1], "the lineage to continue", 300)
     parents = psql("select coalesce(parent_version, 0) from codelupe.adapters order by version").split()
     assert [int(parent) for parent in parents] == [0, *versions()[:-1]]
 
 
 def psql(query: str) -> str:
-    """A query's answer, asked inside Postgres's container."""
+    """Run a query inside Postgres's container. Return its answer."""
     return docker(
         "exec", POSTGRES, "psql", "-h", "/var/run/postgresql", "-U", "coding_user", "-d", "coding_db", "-Atqc", query,
         check=True,

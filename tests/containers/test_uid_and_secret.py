@@ -1,4 +1,4 @@
-"""Any user id, a read-only root, and the password from a file."""
+"""The stack works with any user id, a read-only root and the password from a file."""
 
 import os
 from collections.abc import Iterator
@@ -22,24 +22,24 @@ def stack(free_names: None, cpu_image: str, tmp_path_factory: pytest.TempPathFac
     stack.down("--volumes")
 
 
-def test_any_user_id_trains_and_owns_what_it_writes(stack):
+def test_any_user_id_can_train_and_owns_its_files(stack):
     stack.up()
     wait_for(lambda: stack.published() >= 1, "the first adapter", 300)
     assert docker("exec", TRAINER, "id", "-u") == UID
     pointer = stack.folder / "models" / "tiny-codelupe"
     assert os.lstat(pointer).st_uid == int(UID)
     assert docker("inspect", TRAINER, "--format", "{{.HostConfig.ReadonlyRootfs}}") == "true"
-    stack.assert_books_are_right()
+    stack.assert_audit_is_clean()
 
 
-def test_the_password_is_in_a_file_alone(stack):
+def test_the_password_is_only_in_a_file(stack):
     for container in (TRAINER, POSTGRES):
         shown = docker("inspect", container)
         assert "p@ss" not in shown and "coding_pass" not in shown
     assert "p@ss" not in stack.compose("logs", "trainer-cpu").stdout
 
 
-def test_logs_are_json_by_a_setting(stack):
+def test_a_setting_makes_the_logs_json(stack):
     import json
 
     lines = docker("logs", TRAINER).splitlines()
@@ -48,8 +48,8 @@ def test_logs_are_json_by_a_setting(stack):
         assert {"time", "level", "message"} <= set(json.loads(line)), line
 
 
-def test_folders_of_another_user_are_taken_over(stack):
-    """The user id is changed afterwards: what was written before belongs to the new one."""
+def test_folders_are_given_to_a_new_user_id(stack):
+    """After the user id changes, the existing files belong to the new user."""
     stack.compose("stop")
     env_file = stack.folder / ".env"
     env_file.write_text(env_file.read_text().replace(UID, "1000"))

@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests."""
+"""Fixtures for the end-to-end tests."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from driver import Codelupe
 
 @pytest.fixture(scope="module")
 def codelupe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Codelupe]:
-    """A folder for one test file; whatever runs there is ended with it."""
+    """Yield a service folder for one test file. The service is stopped at the end."""
     service = Codelupe(tmp_path_factory.mktemp("home"), MAX_DATASET_SIZE="40", SAMPLE_PREDICTIONS="1")
     yield service
     service.stop()

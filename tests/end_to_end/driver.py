@@ -1,4 +1,4 @@
-"""A service in a folder of its own, driven as a person would: by its command, its endpoints and signals."""
+"""Drives a service in its own folder as a user would: with its command, its endpoints and signals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLEAN = (
 
 
 class Codelupe:
-    """One CODELUPE_HOME and what is done in it."""
+    """One CODELUPE_HOME and its service."""
 
     def __init__(self, home: Path, **settings: str) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(CLEAN)}
@@ -49,7 +49,7 @@ class Codelupe:
         home.mkdir(parents=True, exist_ok=True)
 
     def run(self, *arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
-        """A command to its end."""
+        """Run a command until it ends."""
         return subprocess.run(
             [*COMMAND, *arguments],
             env={**self.environment, **environment},
@@ -61,13 +61,13 @@ class Codelupe:
         )
 
     def json(self, *arguments: str) -> Any:
-        """What a command says with --json."""
+        """Return the output of a command with --json."""
         done = self.run(*arguments, "--json")
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
 
     def up(self, *arguments: str) -> None:
-        """Start the service and wait until it says where it listens."""
+        """Start the service, and wait until it prints its address."""
         self.output = (self.home / "up.out").open("a+")
         start = self.output.seek(0, os.SEEK_END)
         with (self.home / "up.err").open("a") as errors:
@@ -81,14 +81,14 @@ class Codelupe:
             )
 
         def address() -> str | None:
-            assert self.service is not None and self.service.poll() is None, self.said()
+            assert self.service is not None and self.service.poll() is None, self.printed()
             found = re.search(r"http://([\d.:]+)/health", self.text(self.home / "up.out")[start:])
             return found and found.group(1)
 
         self.address = wait_for(address, "the service to listen", 90)
 
-    def said(self) -> str:
-        """Everything the service printed."""
+    def printed(self) -> str:
+        """Return everything that the service printed."""
         return self.text(self.home / "up.out") + self.text(self.home / "up.err")
 
     @staticmethod
@@ -96,7 +96,7 @@ class Codelupe:
         return path.read_text() if path.exists() else ""
 
     def get(self, path: str, accept: str = "*/*") -> tuple[int, str, str]:
-        """GET over a socket: status, Content-Type, body."""
+        """Send a GET request. Return the status, the Content-Type and the body."""
         request = urllib.request.Request(f"http://{self.address}{path}", headers={"Accept": accept})
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
@@ -108,14 +108,14 @@ class Codelupe:
         return dict(json.loads(self.get("/health")[2]))
 
     def metric(self, name: str) -> Any:
-        """One metric of the JSON form."""
+        """Return one metric from the JSON form."""
         return json.loads(self.get("/metrics")[2])["metrics"][name]
 
     def published(self) -> int:
         return int(self.metric("runs")["published"])
 
     def trainer_pid(self) -> int | None:
-        """Process id of the live trainer, by its command line."""
+        """Return the process id of the live trainer, found by its command line."""
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
@@ -144,7 +144,7 @@ class Codelupe:
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float) -> Any:
-    """Poll until the condition gives something true."""
+    """Poll until the condition returns a true value, and return it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := condition():

@@ -1,4 +1,4 @@
-"""Backup and restore by the commands of docs/backup.md: the lineage goes on elsewhere."""
+"""Backup and restore with the commands of docs/backup.md. The lineage continues on another machine."""
 
 import json
 import re
@@ -22,7 +22,7 @@ FILES = 24
 
 
 def commands(name: str, folder: Path) -> str:
-    """One block of docs/backup.md, for a folder whose CODELUPE_HOME is `var`."""
+    """Return one block of docs/backup.md for a folder whose CODELUPE_HOME is `var`."""
     block = (ROOT / "docs" / "backup.md").read_text().partition(f"<!-- {name} -->")[2].partition("```sh\n")[2]
     return f"set -eu\ncd {folder}\nexport PYTHONPATH={ROOT}\n" + block.partition("\n```")[0].replace(
         ".venv/bin/python", str(Path(subprocess.sys.executable))
@@ -36,7 +36,7 @@ def shell(text: str) -> str:
 
 
 def feed(service: Codelupe, name: str) -> None:
-    """Enough files for one run."""
+    """Drop enough files for one run."""
     root = service.home.parent / name
     root.mkdir()
     for n in range(FILES):
@@ -47,7 +47,7 @@ def feed(service: Codelupe, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[tuple[Path, Path]]:
-    """Folders of the old machine and of the new one; short, for the sockets."""
+    """Yield the folders of the old and the new machine. Their paths are short because of the sockets."""
     root = Path(tempfile.mkdtemp(prefix="codelupe-tests-"))
     for name in ("old", "new"):
         (root / name).mkdir()
@@ -59,7 +59,7 @@ def machines() -> Iterator[tuple[Path, Path]]:
 
 @pytest.fixture(scope="module")
 def recipe(machines: tuple[Path, Path]) -> Path:
-    """The embedded recipe, with a gate that lets every candidate pass."""
+    """Return the embedded recipe with a gate that accepts every candidate."""
     data = yaml.safe_load((ROOT / "recipes" / "embedded.yaml").read_text())
     data |= {"stream": "kept", "gate": {"tolerance": 9.0}}
     path = machines[0].parent / "recipe.yaml"
@@ -76,7 +76,7 @@ def service_in(folder: Path, recipe: Path, **more: str) -> Codelupe:
 
 @pytest.fixture(scope="module")
 def backup(machines: tuple[Path, Path], recipe: Path) -> Path:
-    """A dump made while run 2 was training on version 1, and a copy of the models made after it was published."""
+    """Make a dump while run 2 trains on version 1, and copy the models after run 2 is published."""
     old = service_in(machines[0], recipe)
     try:
         old.up("--no-demo")
@@ -95,11 +95,11 @@ def backup(machines: tuple[Path, Path], recipe: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def restored(machines: tuple[Path, Path], recipe: Path, backup: Path) -> Iterator[Codelupe]:
-    """A service on the new machine, on a database that it is told of by its URL."""
+    """Yield a service on the new machine. It gets its database by URL."""
     shutil.copytree(backup, machines[1] / "backup")
     shell(commands("restore", machines[1]))
     adapters = machines[1] / "var" / "models" / "adapters"
-    shutil.copytree(adapters / "v000002", adapters / "v000003")  # of a run that the dump has never heard of
+    shutil.copytree(adapters / "v000002", adapters / "v000003")  # from a run that the dump does not contain
     url = embedded.running_url(machines[1] / "var" / "postgres")
     assert url is not None
     in_docs = re.search(r"`(update codelupe\.leases .*?)`", (ROOT / "docs" / "backup.md").read_text())
@@ -111,8 +111,8 @@ def restored(machines: tuple[Path, Path], recipe: Path, backup: Path) -> Iterato
     new.stop()
 
 
-def test_the_lineage_goes_on(restored: Codelupe):
-    wait_for(lambda: restored.published() == 2, "an adapter of the new machine", 200)
+def test_the_lineage_continues(restored: Codelupe):
+    wait_for(lambda: restored.published() == 2, "an adapter from the new machine", 200)
     by_version = {adapter["version"]: adapter for adapter in restored.json("adapters")}
     assert sorted(by_version) == [1, 3]
     assert by_version[3]["parent_version"] == 1 and by_version[3]["is_current"]
@@ -137,16 +137,16 @@ def test_nothing_is_lost_or_trained_twice(restored: Codelupe):
     assert rows[1] and rows[3] and not rows[1] & rows[3]
 
 
-def test_what_is_newer_than_the_dump_is_not_taken_for_ours(restored: Codelupe):
+def test_a_folder_newer_than_the_dump_is_set_aside(restored: Codelupe):
     adapters = restored.home / "models" / "adapters"
     [aside] = adapters.glob("set-aside-v000003-*")
     verify_manifest(aside)
     assert json.loads((aside / "lineage.json").read_text())["version"] == 2
-    assert restored.run("rollback", "2").returncode == 3  # the folder is there, and the database has no such version
+    assert restored.run("rollback", "2").returncode == 3  # the folder exists, but the database has no such version
 
 
-def test_a_flipped_bit_stops_training_and_says_so(restored: Codelupe):
-    wait_for(lambda: restored.health()["state"] == "waiting", "a rest", 60)
+def test_a_flipped_bit_stops_training_and_is_reported(restored: Codelupe):
+    wait_for(lambda: restored.health()["state"] == "waiting", "the service to wait", 60)
     assert restored.service is not None
     restored.service.send_signal(signal.SIGTERM)
     assert restored.service.wait(60) == 0
@@ -155,7 +155,7 @@ def test_a_flipped_bit_stops_training_and_says_so(restored: Codelupe):
     weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     restored.up("--no-demo")
     feed(restored, "third")
-    wait_for(lambda: restored.health()["state"] == "paused", "the pause", 60)
+    wait_for(lambda: restored.health()["state"] == "paused", "the service to pause", 60)
     health = restored.health()
     assert health["status"] == "degraded"
     assert "v000003 does not match" in health["reason"] and "adapter_model.safetensors has changed" in health["reason"]
@@ -170,7 +170,7 @@ def test_a_flipped_bit_stops_training_and_says_so(restored: Codelupe):
     assert found.returncode == 1 and "version 3: " in found.stdout and "has changed" in found.stdout
 
 
-def test_every_line_of_the_service_is_json(restored: Codelupe):
+def test_every_output_line_is_json(restored: Codelupe):
     for name in ("up.out", "up.err", "logs/continuous_training_qwen.log"):
         lines = [json.loads(line) for line in restored.text(restored.home / name).splitlines()]
         assert lines and all({"time", "level", "message"} <= set(line) for line in lines)

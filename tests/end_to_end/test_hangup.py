@@ -1,4 +1,4 @@
-"""The terminal closes: the service stops cleanly, and the embedded database with it."""
+"""When the terminal closes, the service and its embedded database stop cleanly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(200)
 
 
 def read_to(terminal: int, words: bytes) -> Callable[[], bool]:
-    """Whether the words have appeared on the terminal so far."""
+    """Return a function that reads the terminal and says whether the words have appeared."""
     seen = bytearray()
 
     def found() -> bool:

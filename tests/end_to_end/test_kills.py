@@ -1,4 +1,4 @@
-"""kill -9 of the trainer, of the service, and of both, each during a run: nothing lost, nothing trained twice."""
+"""kill -9 of the trainer, the service or both during a run. No row is lost or trained twice."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Codelupe]:
 
 
 def feed(service: Codelupe, folder: Path, name: str) -> None:
-    """Enough files for one run."""
+    """Drop enough files for one run."""
     root = folder / name
     root.mkdir()
     for n in range(24):
@@ -28,13 +28,13 @@ def feed(service: Codelupe, folder: Path, name: str) -> None:
     assert service.json("drop", str(root))["inserted"] == 24
 
 
-def mid_fit(service: Codelupe) -> None:
-    """Wait until optimizer steps are being made."""
+def await_first_step(service: Codelupe) -> None:
+    """Wait until the trainer makes optimizer steps."""
     wait_for(lambda: service.trainer_pid() and (service.metric("step") or 0) >= 1, "the first step", 120)
 
 
-def finished(service: Codelupe, before: int) -> dict[str, object]:
-    """The run came to a verdict, and the books are right."""
+def await_verdict(service: Codelupe, before: int) -> dict[str, object]:
+    """Wait for the run's verdict. Check the audit, and return it."""
     wait_for(lambda: sum(service.metric("runs").values()) > before, "a verdict", 200)
     wait_for(lambda: service.trainer_pid() is None, "the trainer's end", 30)
     found = service.json("audit")
@@ -43,48 +43,48 @@ def finished(service: Codelupe, before: int) -> dict[str, object]:
     return found
 
 
-def ended(service: Codelupe) -> int:
+def ended_runs(service: Codelupe) -> int:
     return sum(service.metric("runs").values())
 
 
-def test_the_trainer_is_killed(service: Codelupe, tmp_path: Path):
-    before = ended(service)
+def test_a_run_survives_a_killed_trainer(service: Codelupe, tmp_path: Path):
+    before = ended_runs(service)
     feed(service, tmp_path, "first")
-    mid_fit(service)
+    await_first_step(service)
     service.kill_trainer()
-    finished(service, before)
+    await_verdict(service, before)
     assert service.metric("runs")["published"] == 1
     assert service.json("runs")[0]["launches"] == 2
 
 
-def test_the_service_is_killed(service: Codelupe, tmp_path: Path):
-    before = ended(service)
+def test_a_run_survives_a_killed_service(service: Codelupe, tmp_path: Path):
+    before = ended_runs(service)
     feed(service, tmp_path, "second")
-    mid_fit(service)
+    await_first_step(service)
     service.kill_service()
-    wait_for(lambda: service.trainer_pid() is None, "the trainer to follow its service", 60)
+    wait_for(lambda: service.trainer_pid() is None, "the trainer to end after its service", 60)
     service.up("--no-demo")
-    finished(service, before)
+    await_verdict(service, before)
 
 
-def test_both_are_killed(service: Codelupe, tmp_path: Path):
-    before = ended(service)
+def test_a_run_survives_when_both_are_killed(service: Codelupe, tmp_path: Path):
+    before = ended_runs(service)
     feed(service, tmp_path, "third")
-    mid_fit(service)
+    await_first_step(service)
     service.kill_trainer()
     service.kill_service()
     service.up("--no-demo")
-    found = finished(service, before)
+    found = await_verdict(service, before)
     assert found["total"] == 72
 
 
-def test_stop_in_the_middle_is_resumed(service: Codelupe, tmp_path: Path):
-    before = ended(service)
+def test_a_stopped_run_is_resumed(service: Codelupe, tmp_path: Path):
+    before = ended_runs(service)
     feed(service, tmp_path, "fourth")
-    mid_fit(service)
+    await_first_step(service)
     assert service.stop().returncode == 0
     assert service.trainer_pid() is None
     service.up("--no-demo")
-    finished(service, before)
+    await_verdict(service, before)
     assert service.json("runs")[0]["launches"] == 2
     assert service.json("runs")[0]["state"] in ("published", "refused")

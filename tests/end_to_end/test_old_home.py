@@ -1,4 +1,4 @@
-"""A service takes over what a release before it left: every home of releases/, in a folder of another name."""
+"""A service takes over the home of an earlier release. Each archive in releases/ is restored to a new folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEW_FILES = 24
 
 
 def restore(home: Path, dump: Path) -> None:
-    """The dump in a database of the home's own, as a user would bring it back."""
+    """Restore the dump to the home's own database, as a user would."""
     url = embedded.start(home / "postgres")
     try:
         command = [embedded.programs() / "psql", "--quiet", "--set=ON_ERROR_STOP=1", f"--file={dump}", url]
@@ -33,13 +33,13 @@ def restore(home: Path, dump: Path) -> None:
 
 
 def pointer(service: Codelupe) -> Path:
-    """The stream's pointer: the one link among the models."""
+    """Return the stream's pointer, which is the only symlink in the models folder."""
     [link] = [path for path in (service.home / "models").iterdir() if path.is_symlink()]
     return link
 
 
 def feed(service: Codelupe) -> None:
-    """Enough new files for one run."""
+    """Drop enough new files for one run."""
     root = service.home.parent / "later"
     root.mkdir()
     for n in range(NEW_FILES):
@@ -48,15 +48,15 @@ def feed(service: Codelupe) -> None:
     assert service.json("drop", str(root))["inserted"] == NEW_FILES
 
 
-def judged(service: Codelupe) -> int:
-    """How many runs had a verdict."""
+def judged_runs(service: Codelupe) -> int:
+    """Return how many runs have a verdict."""
     runs = service.metric("runs")
     return int(runs["published"]) + int(runs["refused"])
 
 
 @pytest.fixture(scope="module", params=RELEASES, ids=lambda path: path.name.removesuffix(".tar.xz"))
 def service(request: pytest.FixtureRequest) -> Iterator[Codelupe]:
-    """Today's service on a home that a release left; `left`: the adapter that was current there."""
+    """Yield the present service on the home of a release. `left` names the adapter that was current there."""
     root = Path(tempfile.mkdtemp(prefix="codelupe-tests-"))
     with tarfile.open(request.param) as archive:
         archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 has none
@@ -73,11 +73,11 @@ def service(request: pytest.FixtureRequest) -> Iterator[Codelupe]:
         shutil.rmtree(root)
 
 
-def test_there_is_a_home_of_a_release():
+def test_at_least_one_release_has_a_home():
     assert RELEASES
 
 
-def test_it_starts_with_the_version_that_was_current(service: Codelupe):
+def test_it_starts_with_the_current_version(service: Codelupe):
     assert service.health()["status"] == "healthy"
     [current] = [adapter for adapter in service.json("adapters") if adapter["is_current"]]
     assert current["folder"] == service.left == pointer(service).readlink().name  # type: ignore[attr-defined]
@@ -86,16 +86,16 @@ def test_it_starts_with_the_version_that_was_current(service: Codelupe):
     verify_manifest(pointer(service))
 
 
-def test_what_was_left_is_sound(service: Codelupe):
+def test_the_old_home_passes_the_audit(service: Codelupe):
     found = service.json("audit")
     assert found["problems"] == [] and found["claimed"] == 0
     assert found["settled"]["trained"] > 0 and found["settled"]["held_out"] > 0 and found["pending"] > 0
 
 
-def test_it_goes_on_learning_from_new_files(service: Codelupe):
-    before, total = judged(service), service.json("audit")["total"]
+def test_it_trains_on_new_files(service: Codelupe):
+    before, total = judged_runs(service), service.json("audit")["total"]
     feed(service)
-    wait_for(lambda: judged(service) > before, "a verdict on a new run", 60)
+    wait_for(lambda: judged_runs(service) > before, "a verdict on a new run", 60)
     latest = max(service.json("runs"), key=lambda run: run["run_id"])
     assert latest["state"] in ("published", "refused")
     assert f"v{latest['parent_version']:06d}" == service.left  # type: ignore[attr-defined]
@@ -103,7 +103,7 @@ def test_it_goes_on_learning_from_new_files(service: Codelupe):
     assert service.json("audit")["total"] == total + NEW_FILES
 
 
-def test_it_goes_back_to_a_version_of_the_release(service: Codelupe):
+def test_it_rolls_back_to_a_version_of_the_release(service: Codelupe):
     done = service.run("rollback", "1")
     assert done.returncode == 0, done.stderr
     assert pointer(service).readlink().name == "v000001"
@@ -111,6 +111,6 @@ def test_it_goes_back_to_a_version_of_the_release(service: Codelupe):
     assert current["version"] == 1
 
 
-def test_nothing_is_lost(service: Codelupe):
+def test_the_audit_passes_at_the_end(service: Codelupe):
     done = service.run("audit")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""`codelupe replay` trains a settled run again in a fresh folder, and says whether the result is the same."""
+"""`codelupe replay` trains a settled run again in a new folder, and reports whether the result is the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def settled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Codelupe]:
-    """A home with one published run, whose rows are packed."""
+    """Yield a home with one published run whose rows are packed."""
     service = Codelupe(tmp_path_factory.mktemp("replay"), MAX_DATASET_SIZE="30", SAMPLE_PREDICTIONS="0")
     done = service.run("up", "--once", timeout=200)
     assert done.returncode == 0, done.stderr
@@ -42,8 +42,8 @@ def test_a_published_run_gives_the_same_adapter_again(settled: Codelupe):
     assert again.returncode == 2 and "exists already; choose another folder with --to" in again.stderr
 
 
-def test_a_different_result_is_reported_as_such(settled: Codelupe, tmp_path: Path):
-    """The losses on record are changed, and the run's adapter is out of reach: the numbers differ."""
+def test_a_different_result_is_reported(settled: Codelupe, tmp_path: Path):
+    """The recorded losses are changed and the run's adapter cannot be found, so the losses differ."""
     copy = tmp_path / "run"
     shutil.copytree(run_folder(settled), copy, symlinks=True)
     report = json.loads((copy / "report.json").read_text())
@@ -73,12 +73,12 @@ def test_damaged_rows_are_reported_and_nothing_is_trained(settled: Codelupe, tmp
     ("run", "complaint"),
     [("7", "there is no run 7"), ("nowhere", "neither a run's number nor a folder"), (".", "is not a run directory")],
 )
-def test_what_is_not_a_run_is_a_usage_error(settled: Codelupe, run: str, complaint: str):
+def test_an_invalid_run_is_a_usage_error(settled: Codelupe, run: str, complaint: str):
     done = settled.run("replay", run)
     assert done.returncode == 2 and complaint in done.stderr and "Traceback" not in done.stderr
 
 
-def test_the_trainer_says_how_to_train_a_settled_folder_again(settled: Codelupe, tmp_path: Path):
+def test_the_trainer_explains_how_to_train_a_settled_folder_again(settled: Codelupe, tmp_path: Path):
     copy = tmp_path / "run"
     shutil.copytree(run_folder(settled), copy, symlinks=True)
     (copy / "report.json").unlink()

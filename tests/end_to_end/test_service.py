@@ -1,4 +1,4 @@
-"""From a bare folder to published adapters, with the real parts: Postgres, NF4, a trainer process, HTTP."""
+"""From an empty folder to published adapters, with real parts: Postgres, NF4, a trainer process and HTTP."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def running(codelupe: Codelupe) -> Codelupe:
-    """A service on the demonstration corpus, two adapters in."""
+    """Return a service that has published two adapters from the demonstration corpus."""
     codelupe.up()
     wait_for(lambda: codelupe.health()["state"] == "training", "training", 120)
     codelupe.while_training = {  # type: ignore[attr-defined]
@@ -94,15 +94,19 @@ def test_the_readme_snippet_loads_the_adapter_and_generates(running: Codelupe):
     assert done.stdout.strip()
 
 
-def test_the_log_can_be_grepped_as_ever(running: Codelupe):
+def test_the_log_keeps_its_familiar_words(running: Codelupe):
     text = (running.home / "logs" / "continuous_training_qwen.log").read_text()
     for word in ("Training", "Eval", "Saving"):
         assert word in text
 
 
 def test_every_dropped_file_is_accounted_for(running: Codelupe, tmp_path: Path):
-    # What only steps after the best one saw goes back, and waits for company where it is less than a run starts from.
-    wait_for(lambda: running.metric("pending_rows") < 8 and running.health()["state"] == "waiting", "a rest", 300)
+    # Rows used only after the best step are returned. They wait if there are too few of them for a run.
+    wait_for(
+        lambda: running.metric("pending_rows") < 8 and running.health()["state"] == "waiting",
+        "the service to wait",
+        300,
+    )
     before = running.published() + running.metric("runs")["refused"]
     folder = tmp_path / "mine"
     folder.mkdir()
@@ -127,7 +131,7 @@ def test_every_dropped_file_is_accounted_for(running: Codelupe, tmp_path: Path):
     assert again["inserted"] == 0
 
 
-def test_a_200_mb_row_costs_nothing(running: Codelupe):
+def test_a_200_mb_row_is_ineligible(running: Codelupe):
     psycopg2 = pytest.importorskip("psycopg2")
     from db import embedded
 
@@ -144,7 +148,7 @@ def test_a_200_mb_row_costs_nothing(running: Codelupe):
     assert found["problems"] == []
 
 
-def test_sums_reconcile_with_the_reports(running: Codelupe):
+def test_token_sums_match_the_reports(running: Codelupe):
     runs = [run for run in running.json("runs") if run["state"] == "published"]
     audit = running.json("audit")
     assert audit["trained_tokens"] == sum(run["report"]["train"]["tokens_published"] for run in runs)
@@ -179,5 +183,5 @@ def test_sigterm_ends_everything(running: Codelupe):
     from db import embedded
 
     assert embedded.running_url(running.home / "postgres") is None
-    assert running.json("audit")["problems"] == []  # starts the database for itself, and stops it again
+    assert running.json("audit")["problems"] == []  # starts the database, and stops it again
     assert embedded.running_url(running.home / "postgres") is None

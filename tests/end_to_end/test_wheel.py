@@ -1,4 +1,4 @@
-"""A wheel holds all that the program needs: `codelupe up` runs from it in any folder, far from the checkout."""
+"""The wheel contains everything that the program needs. `codelupe up` runs from it in any folder."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.Compl
 
 @pytest.fixture(scope="module")
 def codelupe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The command of an environment that has the wheel and, for its dependencies, this interpreter's packages.
+    """Return the command of an environment with the wheel and, as its dependencies, this interpreter's packages.
 
-    A `.pth` file adds those packages. It does not process the `.pth` files among them, so an editable installation of
-    the checkout stays invisible.
+    A `.pth` file adds those packages. Python does not process the `.pth` files among them, so an editable installation
+    of the checkout stays invisible.
     """
     folder = tmp_path_factory.mktemp("wheel")
     checkout = folder / "checkout"

@@ -1,10 +1,10 @@
-"""`make faults`: the fault suite in full, row by row. What passed is kept, so that a run can be taken up again.
+"""`make faults` runs the full fault suite, row by row. It keeps the results, so that a later run continues.
 
-python tests/faults                every row, from where the last time ended
-python tests/faults 1 3            these rows
-python tests/faults --sample       a few trials of each, as `make test` does it
-python tests/faults --again 3      forget what row 3 has come to, and start it over
-python tests/faults 14 --trials 41 42    these trials of row 14, counted from 1 as its lines do
+python tests/faults                run every row, from where the last run stopped
+python tests/faults 1 3            run these rows
+python tests/faults --sample       run a few trials of each row, as `make test` does
+python tests/faults --again 3      delete the results of row 3, and start it again
+python tests/faults 14 --trials 41 42    run these trials of row 14 (the printed lines count from 1)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other's core are slower than one
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread is faster than several that compete for the cores
 
 from rows import Trials  # noqa: E402
 from safeguards import MUTANTS  # noqa: E402
@@ -35,13 +35,13 @@ from suite import ROWS  # noqa: E402
 
 WORK = ROOT / "build" / "faults"
 MEASURED = (16, 18)
-"""Rows that are passed by figures."""
+"""Rows whose limits are measured figures."""
 RESULTS = ROOT / "benchmarks" / "results" / "faults.md"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One trial that was made."""
+    """The result of one trial."""
 
     trial: int
     of: int
@@ -55,7 +55,7 @@ class Record:
 
 
 def records(number: int) -> dict[int, Record]:
-    """What a row has come to, by trial: the newest of each, of as many as the row had at last; the last made last."""
+    """Return the newest result of each trial of a row, the latest last. Drop trials that the row no longer has."""
     path = WORK / f"row{number:02d}.jsonl"
     made = [Record(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
     newest: dict[int, Record] = {}
@@ -67,7 +67,7 @@ def records(number: int) -> dict[int, Record]:
 
 
 def passed(number: int, trials: Trials) -> set[int]:
-    """Trials of a row that need not be made again."""
+    """Return the trials of a row that need no repetition."""
     names = dict(enumerate(trials.names))
     return {
         trial for trial, record in records(number).items() if record.ok and record.note.startswith(names.get(trial, ""))
@@ -75,7 +75,11 @@ def passed(number: int, trials: Trials) -> set[int]:
 
 
 def run(number: int, *, sample: bool, only: list[int]) -> bool:
-    """Every trial of a row that has not passed yet, or `only` some, whatever they came to; whether all pass."""
+    """Run the trials of a row that have not passed yet. Return whether all pass.
+
+    Args:
+        only: run these trials instead, even if they have passed
+    """
     row, tested = ROWS[number], commit()
     folder = Path(tempfile.mkdtemp(prefix=f"faults{number}-"))
     failures = 0
@@ -101,7 +105,7 @@ def run(number: int, *, sample: bool, only: list[int]) -> bool:
                                         seconds=round(seconds, 2), commit=tested, date=today()))  # fmt: skip
     finally:
         if failures:
-            print(f"kept for whoever looks: {folder}")
+            print(f"files kept in {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
     return not failures
@@ -114,7 +118,7 @@ def keep(number: int, record: Record) -> None:
 
 
 def commit() -> str:
-    """The commit that was tested, marked where the tree differs from it, these results apart."""
+    """Return the tested commit, with a + if the tree differs from it. The results file does not count."""
     git = ["git", "-C", str(ROOT)]
     named = subprocess.run([*git, "describe", "--always", "--exclude=*"], capture_output=True, text=True)
     others = ["--", ".", ":(exclude)benchmarks/results/faults.md"]
@@ -127,12 +131,12 @@ def today() -> str:
 
 
 def report() -> str:
-    """The table of all rows."""
+    """Return the results of all rows as Markdown."""
     lines = [
         "# Faults",
         "",
-        f"`make faults` on {processor()}, {os.cpu_count()} cores. A trial that failed stays in the table until it has "
-        "passed; the commits are those that were tested.",
+        f"`make faults` on {processor()}, {os.cpu_count()} cores. A failed trial stays in the table until it passes. "
+        "The commits are those that were tested.",
         "",
         "| # | fault | passes where | count | failures | hours | date | commit |",
         "|---|---|---|---|---|---|---|---|",
@@ -155,7 +159,7 @@ def report() -> str:
 
 
 def figures() -> list[str]:
-    """What the trials of the rows with limits came to."""
+    """Return the figures of the measured rows."""
     made = [(number, record) for number in MEASURED for _, record in sorted(records(number).items())]
     return [
         "",
@@ -166,7 +170,7 @@ def figures() -> list[str]:
 
 
 def safeguards() -> list[str]:
-    """The table of row 19: what was seen to notice that each safeguard is gone."""
+    """Return the table of row 19: the test that failed without each safeguard."""
     made = records(19).values()
     seen = dict(record.note.split(": ", 1) for record in made if record.ok)
     unseen = {record.note.split(": ", 2)[1] for record in made if not record.ok and record.note.count(": ") > 1}
@@ -178,9 +182,9 @@ def safeguards() -> list[str]:
         "",
         "## Safeguards",
         "",
-        "What row 19 removed, and what turned red.",
+        "Row 19 removed each safeguard. The last column names the test that failed.",
         "",
-        "| safeguard | of | caught by |",
+        "| safeguard | file | caught by |",
         "|---|---|---|",
         *(f"| {name} | {file} | {by} |" for name, file, by in rows),
     ]
@@ -197,21 +201,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="make faults", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("rows", nargs="*", type=int, help=f"of {', '.join(map(str, sorted(ROWS)))}; all by default")
-    parser.add_argument("--sample", action="store_true", help="a few trials of each, and no results kept")
-    parser.add_argument("--trials", nargs="+", type=int, default=[], help="of the one row that is named")
-    parser.add_argument("--hours", type=float, help="of row 18's soak, which is made again; 1 at least, and by default")
-    parser.add_argument("--again", action="store_true", help="forget what these rows have come to")
+    parser.add_argument("rows", nargs="*", type=int, help=f"from {', '.join(map(str, sorted(ROWS)))}; default: all")
+    parser.add_argument("--sample", action="store_true", help="run a few trials of each row, and keep no results")
+    parser.add_argument("--trials", nargs="+", type=int, default=[], help="run these trials of the one named row")
+    parser.add_argument("--hours", type=float, help="repeat row 18 for this many hours; at least 1, default: 1")
+    parser.add_argument("--again", action="store_true", help="delete the results of these rows first")
     chosen = parser.parse_args()
     if unknown := [number for number in chosen.rows if number not in ROWS]:
         parser.error(f"there is no row {', '.join(map(str, unknown))}")
     if chosen.trials and (len(chosen.rows) != 1 or min(chosen.trials) < 1):
-        parser.error("--trials are numbers from 1 of one row: name it")
+        parser.error("--trials needs exactly one row, and numbers from 1")
     if chosen.again and (chosen.sample or chosen.trials):
-        parser.error("--again is for whole rows: a sample keeps nothing, and --trials are made again anyway")
+        parser.error("--again is for whole rows. A sample keeps no results, and --trials always repeats its trials")
     if chosen.hours is not None:
         if chosen.rows != [18] or chosen.sample or not 1 <= chosen.hours < math.inf:
-            parser.error("--hours are of row 18 in full, 1 at least: name the row")
+            parser.error("--hours needs row 18 without --sample, and at least 1 hour")
         os.environ["FAULTS_HOURS"] = str(chosen.hours)
         chosen.trials = [1]
     numbers = chosen.rows or sorted(ROWS)

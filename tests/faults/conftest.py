@@ -1,4 +1,4 @@
-"""The suite's own modules, for tests that are started from anywhere."""
+"""Makes the suite's modules importable from any working directory."""
 
 import sys
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Row 15: files that contain control tokens' texts, whole, in halves and in disguise; none may become a control id.
+"""Row 15: files contain the text of control tokens: whole, split and altered. None may become a control id.
 
-The tokenizers are small ones with the published tables of added tokens of Qwen2.5, Llama-3 (and 3.1) and Mixtral, of
-the same kinds: byte-level with and without `ignore_merges`, and SentencePiece-like with a byte fallback, whose
-vocabulary itself holds `<s>`. Merges reach close up to whole control tokens.
+The tokenizers are small. They have the published tables of added tokens of Qwen2.5, Llama-3 (and 3.1) and Mixtral,
+and are of the same kinds: byte-level with and without `ignore_merges`, and SentencePiece-like with a byte fallback.
+The vocabulary of the last one contains `<s>`. Merges build each control token up to its last character.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ MIXTRAL_CHAT = (
 
 
 def grown(alphabet: Sequence[str], tokens: Sequence[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """A vocabulary with merges that grow every token from its left end, all but its last character."""
+    """Return a vocabulary, and merges that build each token from the left, up to its last character."""
     vocabulary = {character: number for number, character in enumerate(alphabet)}
     merges: dict[tuple[str, str], None] = {}
     for token in tokens:
@@ -120,7 +120,7 @@ CHATS = {
     "llama": ["<|begin_of_text|>", *["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"] * 3],
     "mixtral": ["<s>", "</s>"],
 }
-"""The control tokens of a chat of system, user and assistant."""
+"""The control tokens of a chat with a system, a user and an assistant message."""
 ENDS = {"qwen": "<|endoftext|>", "llama": "<|end_of_text|>", "mixtral": "</s>"}
 BEGINS = {"qwen": [], "llama": ["<|begin_of_text|>"], "mixtral": ["<s>"]}
 GAP = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|endoftext|>"]
@@ -140,7 +140,7 @@ def encoder(family: str) -> SampleEncoder:
 
 
 def disguised(token: str, chance: random.Random) -> str:
-    """A control token's text, or something close to one."""
+    """Return the text of a control token, or something similar."""
     cut = chance.randrange(1, len(token))
     return chance.choice(
         (
@@ -153,15 +153,15 @@ def disguised(token: str, chance: random.Random) -> str:
 
 
 def row(number: int, tokens: Sequence[str], *, seed: int) -> RunRow:
-    """A file with one token for certain, and others."""
+    """Return a file that contains one certain token and some others."""
     chance = random.Random(f"{seed} {number}")
     sure = tokens[(seed * ROWS_A_TRIAL + number) % len(tokens)]
 
     def spiked(text: str) -> str:
         lines = text.split("\n")
         for _ in range(chance.randrange(1, 6)):
-            said = disguised(chance.choice((sure, chance.choice(tokens))), chance)
-            lines.insert(chance.randrange(len(lines)), f"# {said}" if "\n" not in said else f"s = '''{said}'''")
+            spike = disguised(chance.choice((sure, chance.choice(tokens))), chance)
+            lines.insert(chance.randrange(len(lines)), f"# {spike}" if "\n" not in spike else f"s = '''{spike}'''")
         lines.insert(chance.randrange(len(lines)), f"s = '{sure}'")
         return "\n".join(lines)
 
@@ -179,7 +179,7 @@ def row(number: int, tokens: Sequence[str], *, seed: int) -> RunRow:
 
 
 def check(family: str, builder: str, samples: Sequence[TokenSample], rows: Sequence[RunRow], *, windows: bool) -> int:
-    """The control ids of each sample are those of its frame, and no more; returns how many samples there were."""
+    """Check that each sample has only the control ids of its frame. Return the number of samples."""
     known = MAKERS[family]().added_tokens_decoder if family not in _NAMES else _NAMES[family]
     _NAMES[family] = known
     begin, end = BEGINS[family], [ENDS[family]]
@@ -202,7 +202,7 @@ def check(family: str, builder: str, samples: Sequence[TokenSample], rows: Seque
         groups = len({row.repository for row in rows if row.file_id in {f for s in samples for f, _ in s.shares}})
         files = len({file_id for sample in samples for file_id, _ in sample.shares})
         if seen != {"<|repo_name|>": groups, "<|file_sep|>": files, **{end[0]: groups}}:
-            raise Broken(f"repo: {seen} of {groups} repositories with {files} files")
+            raise Broken(f"repo: {seen} for {groups} repositories with {files} files")
     return len(samples)
 
 
@@ -220,7 +220,7 @@ def fuzzed(folder: Path, sample: bool) -> Iterator[Trials]:
             rows = [row(n, tokens, seed=number) for n in range(1, rows_a_trial + 1)]
             for builder in builders:
                 for windows in (False, True):
-                    overlap = 20 if windows and builder != "repo" else 0  # it would repeat a separator
+                    overlap = 20 if windows and builder != "repo" else 0  # overlap would repeat a separator
                     data = Data(
                         builders={builder: 1.0}, max_length=400 if windows else 1 << 18, metadata=number % 2 == 0,
                         rename_fraction=0.3, largest_unparsed_share=1.0, window_overlap=overlap,
@@ -233,7 +233,7 @@ def fuzzed(folder: Path, sample: bool) -> Iterator[Trials]:
 
 
 ROWS = {
-    15: Row(fault="texts of every added token of Qwen2.5's, Llama-3's and Mixtral's tables in files, paths, languages "
-            "and metadata", unit="files, each through all builders of three tokenizers",
-            passes="no control id inside of content", prepare=fuzzed),
+    15: Row(fault="the text of every added token of Qwen2.5, Llama-3 and Mixtral in files, paths, languages and "
+            "metadata", unit="files, each through all builders of three tokenizers",
+            passes="no control id inside content", prepare=fuzzed),
 }  # fmt: skip

@@ -1,10 +1,15 @@
-"""`kill -9` at a named point: before or after each side effect that a process has on disk, database or processes.
+"""`kill -9` at a named point: before or after a side effect on the disk, the database or other processes.
 
-A point's name is who has the effect and what it is, `service.cycle.claim.claim_run:commit`. They are not written into
-the program. Every call that changes something outside the process is wrapped, and says which function
-made it. `record` lists them as they come; `Crash` ends the process at one of them. For a trainer, which is started as a
-program: `python crashing.py record FILE -- PROGRAM …`, or `crash POINT before|after TIME MARK` for `record FILE`, where
-the file MARK is made at the end.
+A point is named after the calling function and the effect: `service.cycle.claim.claim_run:commit`. The program itself
+contains no crash points. This module wraps every call that changes something outside the process, and finds out which
+function made it. `record` lists the points as they are passed. `crash_at` ends the process at one of them.
+
+A trainer is started as a program:
+
+    python crashing.py record FILE -- PROGRAM …
+    python crashing.py crash POINT before|after TIME MARK -- PROGRAM …
+
+The second form creates the file MARK when it ends the process.
 """
 
 from __future__ import annotations
@@ -25,8 +30,8 @@ from types import FrameType
 from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parents[2]
-BENEATH = ("db/pool.py", "db/connection.py", "trainer/run_dir.py", "trainer/records.py", "db/lease.py")
-"""Files that only pass effects on: the name is that of who called them."""
+PASS_THROUGH = ("db/pool.py", "db/connection.py", "trainer/run_dir.py", "trainer/records.py", "db/lease.py")
+"""Files that only pass effects on. The point is named after their caller."""
 PACKAGES = ("service/", "db/", "trainer/", "tests/faults/stub_trainer.py")
 EFFECTS = (
     "rename",
@@ -41,17 +46,17 @@ EFFECTS = (
     "truncate",
     "ftruncate",
 )
-"""Of the module os."""
+"""Functions of the module os."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crash:
-    """Where to end."""
+    """The point at which a process ends."""
 
     point: str
     when: Literal["before", "after"]
     time: int
-    """1: the first time that the point is passed."""
+    """How many times the point has been passed; 1 is the first time."""
 
     def __str__(self) -> str:
         return f"{self.when} {self.point}, time {self.time}"
@@ -90,38 +95,38 @@ class Points:
 
 
 def caller(frame: FrameType | None) -> str | None:
-    """`package.module.function` of ours that has an effect; None where none of ours is on the stack."""
+    """Return `package.module.function` of the program's code that has the effect, or None if none is on the stack."""
     if frame is not None and frame.f_code.co_qualname == "LimitedConnection.__init__":
-        return None  # a connection that is opened commits nothing
-    beneath = None
+        return None  # opening a connection commits nothing
+    fallback = None
     while frame is not None:
         path = frame.f_code.co_filename
         if path.startswith(str(ROOT)):
             name = path[len(str(ROOT)) + 1 :]
             if name.startswith(PACKAGES):
                 full = f"{name.removesuffix('.py').replace('/', '.')}.{frame.f_code.co_qualname}"
-                if not name.startswith(BENEATH):
+                if not name.startswith(PASS_THROUGH):
                     return full
-                beneath = beneath or full
+                fallback = fallback or full
         frame = frame.f_back
-    return beneath
+    return fallback
 
 
 def install(on_point: Callable[[str, str, int], None]) -> None:
-    """Wrap every effect of this process."""
+    """Wrap every side effect of this process."""
     points = Points(on_point)
     for name in EFFECTS:
         setattr(os, name, points.wrap(name, getattr(os, name)))
     shutil.rmtree = points.wrap("rmtree", shutil.rmtree)
     subprocess.Popen.__init__ = points.wrap("start", subprocess.Popen.__init__)  # type: ignore[method-assign]
-    if importlib.util.find_spec("psycopg2"):  # the stub knows no package but ours
+    if importlib.util.find_spec("psycopg2"):  # the stub cannot import other packages
         from db.connection import LimitedConnection
 
         LimitedConnection.commit = points.wrap("commit", LimitedConnection.commit)  # type: ignore[method-assign]
 
 
 def crash_at(crash: Crash, mark: Path | None = None) -> None:
-    """End this process, as the kernel would, when it comes to the point; the mark, if any, tells of it."""
+    """Kill this process when it reaches the point. Create the file `mark` first, if there is one."""
 
     def on_point(point: str, when: str, time: int) -> None:
         if (point, when, time) == (crash.point, crash.when, crash.time):
@@ -133,7 +138,7 @@ def crash_at(crash: Crash, mark: Path | None = None) -> None:
 
 
 def record(path: Path, wrap: Callable[[Callable[[str, str, int], None]], None] = install) -> None:
-    """List the points that this process passes, `point time` a line."""
+    """Write the points that this process passes to a file, one `point time` per line."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def on_point(point: str, when: str, time: int) -> None:
@@ -144,7 +149,7 @@ def record(path: Path, wrap: Callable[[Callable[[str, str, int], None]], None] =
 
 
 def start(program: list[str]) -> None:
-    """Be a program: a script, or `-m` and a module, with its arguments."""
+    """Run a program in this process: a script, or `-m` and a module, with its arguments."""
     sys.path.insert(0, str(ROOT))
     if program[0] == "-m":
         sys.argv = program[1:]
@@ -155,7 +160,7 @@ def start(program: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run a program with its points recorded, or up to one of them."""
+    """Run a program, and record its points or end it at one of them."""
     split = arguments.index("--")
     what, program = arguments[:split], arguments[split + 1 :]
     match what:

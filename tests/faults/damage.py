@@ -1,4 +1,4 @@
-"""Row 12: files that a fit or a publication left are truncated, changed by a bit, or missing."""
+"""Row 12: files of a checkpoint or an adapter are truncated, zeroed, changed by a bit, or missing."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from trainer.run_dir import RunDirectory, RunDirectoryError, sha256_file, write_
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "embedded.yaml"
 CHECKPOINTS, ADAPTERS = 50, 60
-"""Damages of one trial, of files alone."""
+"""How often a trial without a service damages a file."""
 FILE_TRIALS, STUB_TRIALS, REAL_TRIALS = 8, 20, 20
 
 
 def damage(folder: Path, chance: random.Random) -> str:
-    """Harm one file below a folder; says which and how."""
+    """Damage one file below a folder. Return which file, and how."""
     path = chance.choice(sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()))
     data, how = path.read_bytes(), chance.choice(("truncated", "bit", "missing", "zeros"))
     at = chance.randrange(len(data))
@@ -59,7 +59,7 @@ def damage(folder: Path, chance: random.Random) -> str:
 # --- checkpoints ----------------------------------------------------------------------------------------------
 
 
-def made_checkpoint(step: int, losses: dict[int, float], chance: random.Random) -> Checkpoint:
+def make_checkpoint(step: int, losses: dict[int, float], chance: random.Random) -> Checkpoint:
     progress = Progress()
     for at, loss in losses.items():
         progress.step = at
@@ -76,7 +76,7 @@ def made_checkpoint(step: int, losses: dict[int, float], chance: random.Random) 
 
 
 def same(left: Checkpoint, right: Checkpoint) -> bool:
-    """Whether two checkpoints are equal to the bit."""
+    """Return whether two checkpoints are bitwise equal."""
     tensors = all(torch.equal(left.adapter[name], right.adapter[name]) for name in right.adapter)
     return (
         tensors
@@ -89,7 +89,7 @@ def same(left: Checkpoint, right: Checkpoint) -> bool:
 
 
 def damaged_checkpoints(folder: Path, seed: int, times: int) -> Done:
-    """Two checkpoints, the last and the best; one or both are harmed."""
+    """Damage the last checkpoint, the best one, or both."""
     fallen_back = 0
     for number in range(times):
         chance = random.Random(f"{seed} {number}")
@@ -97,20 +97,20 @@ def damaged_checkpoints(folder: Path, seed: int, times: int) -> Done:
         losses = {0: 3.0, 4: 2.0} | ({8: 2.5, 12: 2.2} if chance.random() < 0.8 else {8: 1.5, 12: 1.0})
         saved = {}
         for step in (4, 8, 12):
-            saved[step] = made_checkpoint(step, {k: v for k, v in losses.items() if k <= step}, chance)
+            saved[step] = make_checkpoint(step, {k: v for k, v in losses.items() if k <= step}, chance)
             save_checkpoint(root, saved[step])
         kept = [step for step in saved if checkpoint_path(root, step).exists()]
         harmed = chance.sample(kept, chance.choice((1, 1, 1, 2)) if len(kept) > 1 else 1)
-        said = [damage(checkpoint_path(root, step), chance) for step in harmed]
+        harm = [damage(checkpoint_path(root, step), chance) for step in harmed]
         whole = [step for step in kept if step not in harmed]
         usable = [step for step in whole if saved[step].progress.best_step in whole]
         passed_over: list[str] = []
         found = newest_checkpoint(root, lambda path, _: passed_over.append(path.name))  # noqa: B023
         if (found is None) != (not usable) or (found is not None and not same(found, saved[max(usable)])):
-            raise Broken(f"{said}: resumed from {found and found.progress.step}, and whole are {usable}")
+            raise Broken(f"{harm}: resumed from {found and found.progress.step}; intact: {usable}")
         fallen_back += found is not None
         shutil.rmtree(root)
-    return Done(count=times, note=f"{fallen_back} fell back on an older one, the others begin anew")
+    return Done(count=times, note=f"{fallen_back} fell back on an older checkpoint, the others start again")
 
 
 # --- adapters -------------------------------------------------------------------------------------------------
@@ -118,14 +118,14 @@ def damaged_checkpoints(folder: Path, seed: int, times: int) -> Done:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A run that is done, with its parent."""
+    """A finished run and its parent."""
 
     home: Home
     run: RunDirectory
     parent: Adapter
 
 
-def made_candidate(root: Path, chance: random.Random) -> Candidate:
+def make_candidate(root: Path, chance: random.Random) -> Candidate:
     home = Home(root)
     home.prepare()
     recipe = pinned(load_recipe(RECIPE), model="tiny-qwen2", revision="r" * 40)
@@ -156,41 +156,41 @@ def made_candidate(root: Path, chance: random.Random) -> Candidate:
 
 
 def damaged_adapters(folder: Path, times: int) -> Done:
-    """The candidate or the published parent is harmed: neither is published nor trained on."""
+    """Damage the candidate or the published parent. It must not be published or trained on."""
     for number in range(times):
         chance = random.Random(f"adapter {number}")
-        made = made_candidate(folder / f"adapter{number}", chance)
-        check_run(made.run)  # whole, so far
+        made = make_candidate(folder / f"adapter{number}", chance)
+        check_run(made.run)  # still intact
         verify_adapter(made.home, made.parent)
         if number % 2:
-            said = damage(made.run.adapter, chance)
-            with refused(said, RunDirectoryError):
+            harm = damage(made.run.adapter, chance)
+            with must_refuse(harm, RunDirectoryError):
                 copy_candidate(made.home, made.run, 2, {"evaluation": {}})
             if made.home.adapter(2).exists():
-                raise Broken(f"{said}: a folder was left under the version's name")
+                raise Broken(f"{harm}: a folder with the version's name was left behind")
         else:
-            said = damage(made.home.adapter(1), chance)
-            with refused(said, RunDirectoryError):
+            harm = damage(made.home.adapter(1), chance)
+            with must_refuse(harm, RunDirectoryError):
                 verify_adapter(made.home, made.parent)
-            with refused(said, UnusableInput):
+            with must_refuse(harm, UnusableInput):
                 check_run(made.run)
     return Done(count=times, note="candidates and parents")
 
 
 @contextmanager
-def refused(said: str, error: type[Exception]) -> Iterator[None]:
+def must_refuse(harm: str, error: type[Exception]) -> Iterator[None]:
     try:
         yield
     except error:
         return
-    raise Broken(f"{said}: it was taken for whole")
+    raise Broken(f"{harm}: the damage was not noticed")
 
 
 # --- with a service -------------------------------------------------------------------------------------------
 
 
 def damaged_current(one: Scene, number: int) -> Done:
-    """The published adapter is harmed while no service runs: nothing is claimed on top of it until it is back."""
+    """Damage the published adapter while no service runs. No run may start from it until it is restored."""
     chance = random.Random(number)
     one.produce(24)
     one.start()
@@ -199,46 +199,46 @@ def damaged_current(one: Scene, number: int) -> Done:
     one.service.terminate(GRACE_SECONDS)
     current = one.pointer.resolve()
     shutil.copytree(current, one.folder / "backup", symlinks=True)
-    said = damage(current, chance)
+    harm = damage(current, chance)
     before = {path.name for path in one.home.runs.iterdir()}
     one.start()
     one.produce(24)
     deadline = time.monotonic() + 60
-    while "cannot be trained on" not in one.said():
+    while "cannot be trained on" not in one.log_tail():
         if time.monotonic() > deadline:
-            raise Broken(f"{said}: nobody noticed; {one.said()}")
+            raise Broken(f"{harm}: the service did not notice; {one.log_tail()}")
         time.sleep(0.05)
     if new := {path.name for path in one.home.runs.iterdir()} - before:
-        raise Broken(f"{said}: claimed on top of it: {new}")
+        raise Broken(f"{harm}: runs started from it: {new}")
     shutil.rmtree(current)
     (one.folder / "backup").rename(current)
     one.settle()
-    return Done(note=f"stub, published adapter: {said}")
+    return Done(note=f"stub, published adapter: {harm}")
 
 
 def damaged_resume(one: Scene, number: int, options: dict[str, object]) -> Done:
-    """A real run is killed after a checkpoint, which is harmed: it goes on from what is whole."""
+    """Kill a real run after a checkpoint, and damage the checkpoint. The run continues from intact files."""
     chance = random.Random(number)
     one.produce(40)
     service, run = one.start(**options), one.home.run(1)
     wanted, deadline = chance.choice((1, 2)), time.monotonic() + 300
     while events(run, "checkpoint") < wanted and not run.report.exists():
         if time.monotonic() > deadline:
-            raise Broken(f"no checkpoint; {one.said()}")
+            raise Broken(f"no checkpoint; {one.log_tail()}")
         time.sleep(0.05)
     service.kill()
     for pid in trainers(one):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     there = sorted(run.checkpoints.glob("step-*")) if run.checkpoints.exists() else []
-    said = damage(there[-1], chance) if there else "there was no checkpoint left"
+    harm = damage(there[-1], chance) if there else "there was no checkpoint left"
     one.start(**options)
     one.settle(600)
     if there and not run.report.exists():
-        raise Broken(f"{said}: the run was not finished")
+        raise Broken(f"{harm}: the run was not finished")
     if there and not events(run, "checkpoint_damaged") and events(run, "started") > 1:
-        raise Broken(f"{said}: nobody noticed")
-    return Done(count=min(1, len(there)), note=f"real, {len(there)} checkpoints: {said}")
+        raise Broken(f"{harm}: the trainer did not notice")
+    return Done(count=min(1, len(there)), note=f"real, {len(there)} checkpoints: {harm}")
 
 
 def events(run: RunDirectory, name: str) -> int:
@@ -267,6 +267,6 @@ def damages(folder: Path, sample: bool) -> Iterator[Trials]:
 
 
 ROWS = {
-    12: Row(fault="a checkpoint's or an adapter's file truncated, zeroed, changed by a bit, or missing", unit="times",
-            passes="nothing damaged is loaded or published; falls back on what is whole", prepare=damages),
+    12: Row(fault="a file of a checkpoint or an adapter truncated, zeroed, changed by a bit, or missing", unit="times",
+            passes="nothing damaged is loaded or published; intact files are used instead", prepare=damages),
 }  # fmt: skip

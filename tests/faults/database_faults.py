@@ -1,6 +1,6 @@
-"""Rows 6 to 8: the server is restarted, its processes are ended, and the network between does what networks do.
+"""Rows 6 to 8: the server restarts, its processes are terminated, and the network fails.
 
-The service has two connections, which it needs at a time: one slot that leaks stops it.
+The service has two connections and needs both at the same time, so a single leaked slot stops it.
 """
 
 from __future__ import annotations
@@ -27,67 +27,67 @@ from db import embedded
 from trainer.run_dir import read_json
 
 RECOVERY_SECONDS = 30.0
-"""From the moment that the server can be reached again."""
+"""The limit for a recovery, measured from when the server can be reached again."""
 SILENCE_SECONDS = 10.0
-"""A hurried service is degraded after this long without an answer, be it to a statement or to a new connection."""
+"""A service with short timeouts is degraded after this time without an answer to a statement or a new connection."""
 SETTINGS = (("DB_POOL_MAX_CONN", "2"),)
 
 
 class Served(Lineages):
-    """Lineages whose service is whole at the end of each trial, and holds no connection at its end."""
+    """Lineages that check the service after each trial, and check for leaked connections when the service ends."""
 
     def __init__(self, folder: Path, url: str, name: str, last: int, **options: Any) -> None:
         super().__init__(folder, url, name, last, settings=SETTINGS, **options)
         self._proxy: Proxy | None = options.get("proxy")
         self._seen = 0
-        """Lines of the log before the trial."""
+        """How many log lines were written before the trial."""
 
     def running(self, number: int) -> Scene:
-        """The scene of a trial, its service running."""
+        """Return the scene of a trial, with its service running."""
         one = self.of(number)
         if one.service is None or one.service.process.exitcode is not None:
             options = {key: value for key, value in self._options.items() if key != "proxy"}
             if self._proxy is not None:
                 one.options = replace(one.options, url=self._proxy.url(one.url))
-            one.start(witness=one.folder / "witness", **options)
-            await_witness(one, lambda seen: True, 30.0, "the service does not start")
+            one.start(status_file=one.folder / "status", **options)
+            await_status(one, lambda seen: True, 30.0, "the service does not start")
         self._seen = len(self._lines(one))
         return one
 
     def _lines(self, one: Scene) -> list[str]:
-        """The service's log."""
+        """Return the lines of the service's log."""
         return one.home.log_file.read_text().splitlines() if one.home.log_file.exists() else []
 
     def recovered(self, number: int, seconds: float = RECOVERY_SECONDS) -> float:
-        """Wait until rows produced now are consumed, and every slot is back; the seconds that it took."""
+        """Wait until new rows are consumed and every slot is free. Return the seconds until the rows were consumed."""
         one, began = self.of(number), time.monotonic()
         one.produce(4)
         one.settle(seconds)
         took = time.monotonic() - began
-        await_witness(one, quiet, 10.0, "not every slot came back")
+        await_status(one, is_idle, 10.0, "not every slot was released")
         if paused := [line for line in self._lines(one)[self._seen :] if " Paused " in line]:
-            raise Broken(f"it rested, as if a person had to do something: {paused[0]}")
+            raise Broken(f"the service paused, as if a person had to act: {paused[0]}")
         if number % 10 == 9 or number == self._last:
             assert one.service is not None
             one.service.terminate(GRACE_SECONDS)
-            seen = read_json(one.folder / "witness")
+            seen = read_json(one.folder / "status")
             if seen["in_use"] or seen["taken"]:
                 raise Broken(f"the service ended with connections in use: {seen}")
             self.close()
         return took
 
 
-def await_witness(one: Scene, good: Callable[[dict[str, Any]], bool], seconds: float, otherwise: str) -> None:
-    """Wait until what the service tells of itself is as it should be."""
-    deadline, path = time.monotonic() + seconds, one.folder / "witness"
+def await_status(one: Scene, good: Callable[[dict[str, Any]], bool], seconds: float, otherwise: str) -> None:
+    """Wait until the service's status file satisfies a condition."""
+    deadline, path = time.monotonic() + seconds, one.folder / "status"
     while not path.exists() or not good(read_json(path)):
         if time.monotonic() > deadline:
-            raise Broken(f"{otherwise}: {read_json(path) if path.exists() else 'no witness'}; {one.said()}")
+            raise Broken(f"{otherwise}: {read_json(path) if path.exists() else 'no status'}; {one.log_tail()}")
         time.sleep(0.02)
 
 
-def quiet(seen: dict[str, Any]) -> bool:
-    """Nothing but the listening connection is in use, by the pool's count and by psycopg2's."""
+def is_idle(seen: dict[str, Any]) -> bool:
+    """Return whether only the listening connection is in use, as counted by the pool and by psycopg2."""
     return bool(seen["status"] == "healthy" and seen["in_use"] == seen["taken"] <= 1 and not seen["waiting"])
 
 
@@ -96,7 +96,7 @@ def quiet(seen: dict[str, Any]) -> bool:
 
 @contextmanager
 def restarts(folder: Path, sample: bool) -> Iterator[Trials]:
-    """Fast (what waits is ended) and immediate (as after a crash: it recovers from its log), in turn."""
+    """Alternate fast restarts (sessions are terminated) with immediate ones (the server recovers as after a crash)."""
     number = 2 if sample else 100
     with server(folder / "postgres", durable=True) as url:
         served = Served(folder, url, "restarts", number - 1)
@@ -109,14 +109,14 @@ def restarts(folder: Path, sample: bool) -> Iterator[Trials]:
             outage = chance.choice((0.0, 0.0, 1.0, 5.0))
             restart(folder / "postgres", what, 0.0 if sample else outage)
             took = served.recovered(n)
-            return Done(note=f"{what.name}, {outage:g} s away, {took:.1f} s")
+            return Done(note=f"{what.name}, {outage:g} s down, {took:.1f} s")
 
         yield Trials(number=number, run=trial)
         served.close()
 
 
 def restart(data_folder: Path, how: signal.Signals, outage_seconds: float) -> None:
-    """End the server, leave it so, and start it again; returns when it answers."""
+    """Stop the server, wait for the outage to pass, and start it again. Return when it answers."""
     postmaster = psutil.Process(int((data_folder / "pgdata" / "postmaster.pid").read_text().split()[0]))
     os.kill(postmaster.pid, how)
     deadline = time.monotonic() + 60
@@ -128,7 +128,7 @@ def restart(data_folder: Path, how: signal.Signals, outage_seconds: float) -> No
     embedded.start(data_folder)
 
 
-# --- row 7: its processes are ended ---------------------------------------------------------------------------
+# --- row 7: its processes are terminated ----------------------------------------------------------------------
 
 MOMENTS = {
     "idle": "state = 'idle'",
@@ -142,7 +142,7 @@ end $$;
 create constraint trigger slow_commit after insert or update on codelupe.runs
     deferrable initially deferred for each row execute function public.slow_commit();
 """
-"""Makes a commit's moment wide: deferred triggers fire in it."""
+"""Makes a COMMIT take longer, because deferred triggers run inside it."""
 TERMINATE = """
 select count(pg_terminate_backend(pid)) from pg_stat_activity
 where datname = current_database() and application_name like 'codelupe:%'
@@ -152,11 +152,11 @@ where datname = current_database() and application_name like 'codelupe:%'
 
 @contextmanager
 def terminations(folder: Path, sample: bool) -> Iterator[Trials]:
-    """Of the service's server processes, in three kinds of moments."""
+    """Terminate the service's server processes in three kinds of moments."""
     of_each = 1 if sample else 100
     number = of_each * len(MOMENTS)
     with server(folder / "postgres") as url:
-        served = Served(folder, url, "terminations", number - 1, hurried=True)
+        served = Served(folder, url, "terminations", number - 1, short_timeouts=True)
 
         def trial(n: int) -> Done:
             chance, one = random.Random(n), served.running(n)
@@ -171,21 +171,21 @@ def terminations(folder: Path, sample: bool) -> Iterator[Trials]:
                 time.sleep(chance.uniform(0, CYCLE_SECONDS))
                 ended = terminate(cursor, moment, lambda: one.produce(4))
             took = served.recovered(n)
-            return Done(note=f"{moment}: {ended} ended, {took:.1f} s")
+            return Done(note=f"{moment}: {ended} terminated, {took:.1f} s")
 
         yield Trials(number=number, run=trial)
         served.close()
 
 
 def terminate(cursor: Any, moment: str, go_on: Callable[[], object]) -> int:
-    """Try until a process was met in that kind of moment; how many were."""
+    """Try until some processes are in this kind of moment, and terminate them. Return how many."""
     deadline, again = time.monotonic() + 20, time.monotonic() + 1
     while time.monotonic() < deadline:
         cursor.execute(TERMINATE.format(moment=MOMENTS[moment]))
         (ended,) = cursor.fetchone()
         if ended:
             return int(ended)
-        if time.monotonic() > again:  # the last run was over before
+        if time.monotonic() > again:  # the last run ended too early
             go_on()
             again = time.monotonic() + 1
     raise RuntimeError(f"no process of the service was {moment}")
@@ -195,7 +195,7 @@ def terminate(cursor: Any, moment: str, go_on: Callable[[], object]) -> int:
 
 
 def reset(one: Scene, proxy: Proxy, chance: random.Random) -> str:
-    """Every connection is cut, on both sides, or on the service's alone: the server goes on holding its locks."""
+    """Cut every connection on both sides, or only on the service's side, so that the server keeps its locks."""
     server_too = chance.random() < 0.5
     one.produce(chance.randrange(4, 30))
     time.sleep(chance.uniform(0, CYCLE_SECONDS))
@@ -204,14 +204,14 @@ def reset(one: Scene, proxy: Proxy, chance: random.Random) -> str:
 
 
 def black_hole(one: Scene, proxy: Proxy, chance: random.Random) -> str:
-    """Bytes vanish, and nobody hangs up: of every connection, or of those that are there and no others."""
+    """Drop the bytes of all connections, or only of existing ones, without closing any."""
     everything = chance.random() < 0.5
     one.produce(chance.randrange(4, 30))
     time.sleep(chance.uniform(0, CYCLE_SECONDS))
     proxy.black_hole(new_ones=everything)
     if everything:
         began = time.monotonic()
-        await_witness(one, degraded, SILENCE_SECONDS, "health does not say that the database is silent")
+        await_status(one, degraded, SILENCE_SECONDS, "health does not say that the database is silent")
         return f"everything, degraded after {time.monotonic() - began:.1f} s"
     return "old connections"
 
@@ -221,39 +221,39 @@ def degraded(seen: dict[str, Any]) -> bool:
 
 
 def latency(one: Scene, proxy: Proxy, chance: random.Random) -> str:
-    """Every answer comes two seconds late, for a while."""
+    """Delay every answer by two seconds for a while."""
     one.produce(chance.randrange(4, 30))
     time.sleep(chance.uniform(0, CYCLE_SECONDS))
     proxy.delay(2.0)
     time.sleep(6.0)
-    unimpressed(one)
+    check_no_outage(one)
     return ""
 
 
 def byte_sliced(one: Scene, proxy: Proxy, chance: random.Random) -> str:
-    """Every byte is a packet, during a whole cycle."""
+    """Send every byte as its own packet during a whole cycle."""
     proxy.slices()
     one.produce(chance.randrange(4, 30))
     one.settle()
-    unimpressed(one)
+    check_no_outage(one)
     return ""
 
 
-def unimpressed(one: Scene) -> None:
-    """Slow is not away."""
-    if "Database unavailable" in one.said():
-        raise Broken(f"the service gave up on a slow network: {one.said()}")
+def check_no_outage(one: Scene) -> None:
+    """Check that the service did not take a slow network for an outage."""
+    if "Database unavailable" in one.log_tail():
+        raise Broken(f"the service gave up on a slow network: {one.log_tail()}")
 
 
 def lost_commit(one: Scene, proxy: Proxy, chance: random.Random) -> str:
-    """A COMMIT goes through, and its answer never arrives: the connection breaks, or stays silent."""
+    """Let a COMMIT through, but lose its answer. The connection then breaks or stays silent."""
     after = chance.choice(("reset", "hole"))
     proxy.lose_answer(after, number=chance.randrange(1, 9))
     for _ in range(10):
         one.produce(chance.randrange(4, 30))
         if proxy.lost.wait(2.0):
             return after
-    raise RuntimeError("no COMMIT came by")
+    raise RuntimeError("there was no COMMIT")
 
 
 NETWORKS: dict[Callable[[Scene, Proxy, random.Random], str], bool] = {
@@ -263,9 +263,9 @@ NETWORKS: dict[Callable[[Scene, Proxy, random.Random], str], bool] = {
     byte_sliced: False,
     lost_commit: True,
 }
-"""What the network does, and whether the service is hurried: one that is takes two seconds for silence."""
+"""The network faults, and whether the service has short timeouts. If so, two seconds count as silence."""
 SAMPLED = (reset, black_hole, byte_sliced)
-"""The others take longer; test_lost_commit.py has each of a cycle's."""
+"""The other faults take longer. test_lost_commit.py covers each COMMIT of a cycle."""
 
 
 @contextmanager
@@ -275,7 +275,8 @@ def network(folder: Path, sample: bool) -> Iterator[Trials]:
     with server(folder / "postgres") as url:
         proxy = Proxy(url)
         lineages = [
-            Served(folder, url, what.__name__, of_each - 1, hurried=NETWORKS[what], proxy=proxy) for what in networks
+            Served(folder, url, what.__name__, of_each - 1, short_timeouts=NETWORKS[what], proxy=proxy)
+            for what in networks
         ]
 
         def trial(n: int) -> Done:
@@ -296,10 +297,10 @@ def network(folder: Path, sample: bool) -> Iterator[Trials]:
 
 
 ROWS = {
-    6: Row(fault="Postgres restarted, fast and immediate, in turn", unit="restarts",
-           passes="trains again in < 30 s, pool whole", prepare=restarts),
+    6: Row(fault="Postgres restarted, alternating fast and immediate", unit="restarts",
+           passes="trains again in < 30 s, no slot leaked", prepare=restarts),
     7: Row(fault="`pg_terminate_backend`: idle, in a transaction, in COMMIT", unit="times",
            passes="no slot leaked, 0 lost, 0 twice", prepare=terminations),
-    8: Row(fault="connection reset, black-holed, 2 s late, byte by byte, the answer to a COMMIT lost", unit="times",
+    8: Row(fault="connection reset, black-holed, 2 s late or byte by byte; the answer to a COMMIT lost", unit="times",
            passes="no hang past its deadline, 0 lost, 0 twice", prepare=network),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Row 11: the disk is full, or says that it cannot write."""
+"""Row 11: the disk is full, or reports write errors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from full import DiskFault
-from kills import BATCH, BATCHES, GRACE_SECONDS, fed, real_options
+from kills import BATCH, BATCHES, GRACE_SECONDS, feed_batches, real_options
 from oracle import Broken, ProducerLog, check_pointer
 from rows import Done, Row, Trials
 from scene import HERE, REAL, STUB, Scene, new_database, scene, server
 
 ERRORS = ("ENOSPC", "EIO")
 TMPFS_BYTES = 700 * 1024**2
-"""More than twice what a run wants; memory is taken by what is written there."""
+"""More than twice what a run needs. Only written files take memory."""
 FULL_TRIALS, REAL_TRIALS = 40, 10
 BEFORE_THE_LOOP = (
     "service.settings.home.Home.prepare",
@@ -28,32 +28,32 @@ BEFORE_THE_LOOP = (
     "service.settings.home.Home.instance",
     "service.logs.set_up",
 )
-"""Points of a service that has not begun: it ends with an error, and whoever keeps it starts it again."""
+"""Points before the service's loop. The service ends with an error there, and its supervisor restarts it."""
 HARMLESS = (*BEFORE_THE_LOOP, "service.logs.event", "service.publish.folders.tidy_run:rmdir")
-"""Points that nothing else depends on: a line of the log, a folder that goes at the next start."""
+"""Points that nothing else depends on: a log line, or a folder that the next start removes."""
 FULL_SECONDS = 0.8
-"""How long there is no room."""
+"""How long the disk stays full."""
 
 
 # --- an error at every point ----------------------------------------------------------------------------------
 
 
 def launcher(kind: str, what: list[str]) -> dict[str, object]:
-    """Options that let a trainer run under `full.py`."""
+    """Return the options that run a trainer under `full.py`."""
     program = STUB if kind == "stub" else REAL
     return {"trainer": (program[0], *program[1:-1], str(HERE / "full.py"), *what, "--", *program[-1:])}
 
 
 def points(folder: Path, url: str) -> list[tuple[str, str, int]]:
-    """(service or stub, point, time) of every write in a few cycles and at a second start."""
+    """Return (service or stub, point, time) for every write in a few cycles and at a second start."""
     listed = set()
     for kind in ("service", "stub"):
         path = folder / f"points-{kind}"
         options = {"disk_points": path} if kind == "service" else launcher("stub", ["record", str(path)])
         with scene(folder / f"recorded-{kind}", url, f"recorded_{kind}") as one:
             for _ in range(2):
-                if fed(one, one.start(**options)):
-                    raise Broken(f"a service without a fault ended; {one.said()}")
+                if feed_batches(one, one.start(**options)):
+                    raise Broken(f"a service without a fault ended; {one.log_tail()}")
                 assert one.service is not None
                 one.service.terminate(GRACE_SECONDS)
         listed |= {(kind, point, int(n)) for point, n in (line.split(" ") for line in path.read_text().splitlines())}
@@ -61,7 +61,7 @@ def points(folder: Path, url: str) -> list[tuple[str, str, int]]:
 
 
 def at_point(one: Scene, kind: str, fault: DiskFault) -> Done:
-    """The point fails until there is room again; then all is consumed."""
+    """Let a point fail until there is room again. After that, every row must be consumed."""
     fault.flag.touch()
     hit, board = fault.flag.with_name("full.hit"), one.folder / "board"
     what = [fault.point, str(fault.time), fault.error, str(fault.flag)]
@@ -77,32 +77,32 @@ def at_point(one: Scene, kind: str, fault: DiskFault) -> Done:
         if hit.exists() or ended:
             break
     else:
-        service.process.terminate()  # some points are passed at the end alone
+        service.process.terminate()  # some points are passed only at the end
         service.ended(GRACE_SECONDS)
     if not hit.exists():
-        raise Broken(f"{fault}: the point was not passed; {one.said()}")
+        raise Broken(f"{fault}: the point was not passed; {one.log_tail()}")
     time.sleep(FULL_SECONDS)
     deadline = time.monotonic() + 20
-    while not (told := board.exists() and "degraded" in board.read_text()) and time.monotonic() < deadline:
+    while not (reported := board.exists() and "degraded" in board.read_text()) and time.monotonic() < deadline:
         if fault.point.startswith(HARMLESS) or service.ended(0.02):
             break
     check_pointer(one.pointer)
     stopped = service.process.exitcode is not None
     fault.flag.unlink()
-    if stopped and not fault.point.startswith(BEFORE_THE_LOOP) and not asked_to_end(one):
-        raise Broken(f"{fault}: the service ended with {service.process.exitcode}; {one.said()}")
+    if stopped and not fault.point.startswith(BEFORE_THE_LOOP) and not ended_on_request(one):
+        raise Broken(f"{fault}: the service ended with {service.process.exitcode}; {one.log_tail()}")
     if stopped:
         one.start()
     one.produce(BATCH)
     one.settle()
     assert one.service is not None
     one.service.terminate(GRACE_SECONDS)
-    if not (told or stopped or fault.point.startswith(HARMLESS)):
-        raise Broken(f"{fault}: nothing was said of it on the board: {board.read_text()}")
-    return Done(note=f"{kind}: {fault}{', on the board' if told else ''}")
+    if not (reported or stopped or fault.point.startswith(HARMLESS)):
+        raise Broken(f"{fault}: the board did not report it: {board.read_text()}")
+    return Done(note=f"{kind}: {fault}{', on the board' if reported else ''}")
 
 
-def asked_to_end(one: Scene) -> bool:
+def ended_on_request(one: Scene) -> bool:
     return one.service is not None and one.service.process.exitcode in (0, -15)
 
 
@@ -111,7 +111,7 @@ def asked_to_end(one: Scene) -> bool:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A tmpfs of its own."""
+    """Mount a separate tmpfs."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={TMPFS_BYTES}", "codelupe-faults", str(folder)], check=True)
     try:
@@ -121,40 +121,40 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path, left: int) -> Path:
-    """Take all the room but so many bytes."""
+    """Fill the disk up to `left` bytes."""
     path = folder / "filler"
     with path.open("wb") as file:
         while True:
             try:
                 os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(folder).free - left))
                 return path
-            except OSError:  # somebody wrote meanwhile
+            except OSError:  # another process wrote at the same time
                 file.truncate(0)
 
 
 def on_full_disk(one: Scene, chance: random.Random, options: dict[str, object], seconds: float) -> Done:
-    """The disk is full at any moment, and some time later it is not."""
+    """Fill the disk at a random moment, and free it some time later."""
     board = one.folder.parent.with_name(f"{one.folder.parent.name}-board")
     one.start(board=board, **options)
     one.produce(BATCH)
     time.sleep(chance.uniform(0, seconds))
     filler = fill(one.folder, chance.choice((0, 0, 4096, 40_000, 400_000)))
     check_pointer(one.pointer)
-    one.produce(BATCH)  # another folder's, and the database's, disk has room
+    one.produce(BATCH)  # the database and the producer's log are on another disk
     deadline = time.monotonic() + max(5.0, 5 * seconds)
     while time.monotonic() < deadline and not (board.exists() and "free for" in board.read_text()):
         check_pointer(one.pointer)
         time.sleep(0.05)
-    told = board.read_text()
+    messages = board.read_text()
     service = one.service
     if service is None or service.process.exitcode is not None:
-        raise Broken(f"the service ended; {one.said()}; {told}")
+        raise Broken(f"the service ended; {one.log_tail()}; {messages}")
     filler.unlink()
     one.settle(60 + 20 * seconds)
     service.terminate(GRACE_SECONDS)
-    if not any(word in told for word in ("free for", "No space left")):
-        raise Broken(f"nothing was said of it: {told}")
-    return Done(note=f"tmpfs: {'paused before a claim' if 'free for' in told else 'in the middle'}")
+    if not any(word in messages for word in ("free for", "No space left")):
+        raise Broken(f"the board did not report it: {messages}")
+    return Done(note=f"tmpfs: {'paused before a claim' if 'free for' in messages else 'failed during a run'}")
 
 
 @contextmanager
@@ -188,7 +188,7 @@ def full_disks(folder: Path, sample: bool) -> Iterator[Trials]:
 
 
 ROWS = {
-    11: Row(fault="no room on the disk, or an error of it, at each write, the first time and the second; and a tmpfs "
-            "that is full", unit="faults", passes="live adapter intact, said on the board, goes on when there is room",
+    11: Row(fault="a full disk or an I/O error at the first and second pass of each write; a full tmpfs",
+            unit="faults", passes="live adapter intact, reported on the board, continues when there is room",
             prepare=full_disks),
 }  # fmt: skip

@@ -1,11 +1,13 @@
-"""A trainer whose forward passes fail, as they do where a row is bad or memory is short.
+"""A trainer whose forward passes fail, as they do with a bad row or too little memory.
 
-python failing.py KIND FLAG -- -m trainer …, where KIND is one of
-  nan        a marked row's loss is not finite, in training and in evaluations
-  together   nor is it in training, but only beside other rows in one pack
-  once       the second training pass of the first process that comes to it (FLAG is a file) is not finite
+python failing.py KIND FLAG -- -m trainer …
+
+KIND is one of:
+  nan        the loss of a marked row is not finite, in training and in evaluation
+  together   the loss of a marked row is not finite in training if the pack has other rows too
+  once       the loss of the second training pass is not finite, in one process only (it creates the file FLAG)
   row        a marked row does not fit into memory in training, even alone
-  large      packs of more tokens than any one row has do not fit
+  large      a pack does not fit into memory if it has more tokens than any single row
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "zqxj_marked"
-"""In the text of a marked row."""
-MOST_TOKENS = 600
+"""The text that marks a row."""
+MAX_TOKENS = 600
 
 
 def install(kind: str, flag: Path) -> None:
-    """Let the loss fail."""
+    """Replace the forward pass by one that fails."""
     import torch
 
     from trainer.model import step
@@ -40,7 +42,7 @@ def install(kind: str, flag: Path) -> None:
             "together": lambda: self.training and len(batch.lengths) > 1 and _marked(tokenizer, batch),
             "once": lambda: self.training and passes[0] == 2 and not flag.exists(),
             "row": lambda: self.training and _marked(tokenizer, batch),
-            "large": lambda: batch.tokens > MOST_TOKENS,
+            "large": lambda: batch.tokens > MAX_TOKENS,
         }[kind]()
         if fails and kind in ("row", "large"):
             raise torch.OutOfMemoryError("CUDA out of memory: injected")

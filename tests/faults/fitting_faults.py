@@ -1,4 +1,4 @@
-"""Row 13: steps that cannot be done."""
+"""Row 13: training steps that fail."""
 
 from __future__ import annotations
 
@@ -23,26 +23,30 @@ from trainer.records import EventTail
 from trainer.run_dir import RunDirectory, read_json
 
 KINDS = ("nan", "row", "large", "together", "once")
-"""What `failing.py` lets fail."""
+"""The failures that `failing.py` injects."""
 MARKED = {"nan": 3, "row": 3, "together": 1, "once": 0, "large": 0}
-"""Marked rows of a trial."""
+"""The number of marked rows in a trial."""
 FIT_SECONDS = 3600.0
-"""For a trial's runs, on a machine that does other things as well."""
+"""The limit for all runs of a trial, on a machine with other work."""
 
 
 def kind_of(number: int) -> str:
-    """50 of each reason: 8 × 3 of memory and 26 of it that pass in smaller packs; 10 × 3, 10 and 10 of the loss."""
+    """Return the kind of a trial's failure. Each reason has 50 injections.
+
+    Memory: 8 trials with 3 rows each, and 26 trials that succeed with smaller packs. Loss: 10 trials with 3 rows each,
+    and 10 trials of each other kind.
+    """
     return next(kind for kind, end in (("nan", 10), ("row", 18), ("large", 44), ("together", 54), ("once", 64))
                 if number < end)  # fmt: skip
 
 
 def place_of(n: int) -> tuple[str, str]:
-    """Repository and path of a file."""
+    """Return the repository and path of a file."""
     return f"r{n % 5}", f"p/{n}.py"
 
 
 def trained_places(files: int) -> list[int]:
-    """Files that no claim holds out: the half that comes last where rows are held out by a hash of their place."""
+    """Return files that no claim holds out: the half with the largest hashes of their place."""
 
     def position(n: int) -> float:
         repository, path = place_of(n)
@@ -52,7 +56,7 @@ def trained_places(files: int) -> list[int]:
 
 
 def produce_marked(one: Scene, files: int, places: list[int]) -> list[int]:
-    """Insert files, those at `places` marked; the ids of the marked ones."""
+    """Insert files, and mark those at `places`. Return the ids of the marked ones."""
     connection = psycopg2.connect(one.url)
     marked = []
     with connection, connection.cursor() as cursor:
@@ -71,7 +75,7 @@ def produce_marked(one: Scene, files: int, places: list[int]) -> list[int]:
 
 
 def ledger(one: Scene) -> dict[int, tuple[str, str | None]]:
-    """Where each row stands."""
+    """Return the disposition and reason of each row."""
     connection = psycopg2.connect(one.url)
     with connection, connection.cursor() as cursor:
         cursor.execute("select file_id, disposition, reason from codelupe.ledger")
@@ -81,7 +85,7 @@ def ledger(one: Scene) -> dict[int, tuple[str, str | None]]:
 
 
 def settle_around(one: Scene, seconds: float) -> dict[int, str | None]:
-    """Wait until everything is consumed but what is quarantined; that, with reasons."""
+    """Wait until all rows are consumed or quarantined. Return the quarantined ones with their reasons."""
     deadline = time.monotonic() + seconds
     while True:
         quarantined = {n: reason for n, (word, reason) in ledger(one).items() if word == "quarantined"}
@@ -90,19 +94,19 @@ def settle_around(one: Scene, seconds: float) -> dict[int, str | None]:
             one.check()
             return quarantined
         if time.monotonic() > deadline or found.twice or found.phantom:
-            raise Broken(f"{found}; quarantined: {quarantined}; {one.said()}")
+            raise Broken(f"{found}; quarantined: {quarantined}; {one.log_tail()}")
         if one.service is None or one.service.process.exitcode is not None:
-            raise Broken(f"the service ended; {found}; {one.said()}")
+            raise Broken(f"the service ended; {found}; {one.log_tail()}")
         time.sleep(0.1)
 
 
 def check_finite(one: Scene) -> None:
-    """Nothing that was published was measured or trained with a number that is not finite."""
+    """Check that every published loss and weight is finite."""
     for run in lineage(one.pointer, one.home.runs):
         report = read_json(run.report)
         losses = [report["evaluation"][which]["loss"] for which in ("anchor", "current", "candidate")]
         if not all(math.isfinite(loss) for loss in losses):
-            raise Broken(f"{run.root} was published with losses of {losses}")
+            raise Broken(f"{run.root} was published with the losses {losses}")
         folder = one.home.adapter(report["run_id"])
         if folder.exists():
             for name, tensor in load_file(folder / "adapter_model.safetensors").items():
@@ -114,8 +118,8 @@ def runs_of(one: Scene) -> list[RunDirectory]:
     return [RunDirectory(path) for path in sorted(one.home.runs.iterdir()) if path.name.isdigit()]
 
 
-def happened(one: Scene, name: str) -> int:
-    """How many events of a name there were."""
+def count_events(one: Scene, name: str) -> int:
+    """Return how many events have this name."""
     return sum(event["event"] == name for run in runs_of(one) for event in EventTail(run.events).new())
 
 
@@ -144,16 +148,16 @@ def failing_steps(folder: Path, sample: bool) -> Iterator[Trials]:
 
 
 def check_outcome(one: Scene, kind: str, marked: list[int], quarantined: dict[int, str | None]) -> None:
-    """Who was to be quarantined, and why."""
+    """Check which rows were quarantined, and why."""
     reason = "out_of_memory" if kind in ("row", "large") else "non_finite"
     if wrong := {n: why for n, why in quarantined.items() if n not in marked or why != reason}:
         raise Broken(f"{kind}: quarantined without a reason: {wrong}")
     if (spared := set(marked) - set(quarantined)) and kind in ("nan", "row"):
-        raise Broken(f"{kind}: trained, or held out, all the same: {spared}")
-    smaller = happened(one, "out_of_memory")
+        raise Broken(f"{kind}: marked rows were not quarantined: {spared}")
+    smaller = count_events(one, "out_of_memory")
     if (smaller > 0) != (kind in ("row", "large")):
-        raise Broken(f"{kind}: {smaller} times in smaller packs")
-    if kind in ("together", "once") and not happened(one, "non_finite"):
+        raise Broken(f"{kind}: {smaller} out_of_memory events")
+    if kind in ("together", "once") and not count_events(one, "non_finite"):
         raise Broken(f"{kind}: nothing failed")
 
 

@@ -1,8 +1,10 @@
-"""Errors of the disk at a named point: ENOSPC or EIO in the place of a write, a rename, an fsync, …
+"""Disk errors at a named point: a write, a rename or an fsync fails with ENOSPC or EIO.
 
-Points are found as in `crashing.py`; opening a file to write and writing to it are points here too. An error comes at a
-point from the so-many-th time on, for as long as a file (the flag) is there. For a trainer: `python full.py POINT TIME
-ERROR FLAG -- PROGRAM …`, `python full.py record FILE -- PROGRAM …`.
+Points are found as in `crashing.py`. Here, opening a file for writing and writing to it are points too. A point fails
+from a given pass on, while a file (the flag) exists. A trainer is started as a program:
+
+    python full.py record FILE -- PROGRAM …
+    python full.py POINT TIME ERROR FLAG -- PROGRAM …
 """
 
 from __future__ import annotations
@@ -23,28 +25,28 @@ from crashing import EFFECTS, Points, start
 
 NOT_OF_DISKS = ("killpg", "utime")
 EVERYWHERE = ""
-"""For a point: every one of the process."""
+"""Stands for every point of the process."""
 _open = io.open
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiskFault:
-    """What goes wrong, and where."""
+    """An error, and the point at which it occurs."""
 
     point: str
     time: int
-    """From this pass on."""
+    """The error occurs from this pass on."""
     error: str
     """ENOSPC or EIO."""
     flag: Path
-    """Goes wrong while this file is there; `<flag>.hit` is made when it does."""
+    """The error occurs while this file exists. It creates `<flag>.hit`."""
 
     def __str__(self) -> str:
         return f"{self.error} at {self.point}, from time {self.time} on"
 
 
 def install(on_point: Callable[[str, str, int], None]) -> None:
-    """Wrap everything of this process that changes a disk."""
+    """Wrap every call of this process that changes a disk."""
     points = Points(on_point)
     for name in EFFECTS:
         if name not in NOT_OF_DISKS:
@@ -55,7 +57,7 @@ def install(on_point: Callable[[str, str, int], None]) -> None:
         if not any(letter in mode for letter in "wax+") or isinstance(file, int):
             return _open(file, mode, *arguments, **options)
         made = opened(file, mode, *arguments, **options)
-        itself, write = weakref.ref(made), type(made).write  # a file that refers to itself is closed late
+        itself, write = weakref.ref(made), type(made).write  # a strong reference to itself would delay its closing
         made.write = points.wrap("write", lambda data: write(itself(), data))
         return made
 
@@ -63,7 +65,7 @@ def install(on_point: Callable[[str, str, int], None]) -> None:
 
 
 def fail_at(fault: DiskFault) -> None:
-    """Let this process meet a fault."""
+    """Inject a fault into this process."""
     hit = fault.flag.with_name(fault.flag.name + ".hit")
 
     def on_point(point: str, when: str, time: int) -> None:
@@ -76,12 +78,12 @@ def fail_at(fault: DiskFault) -> None:
 
 
 def record(path: Path) -> None:
-    """List the points at which this process writes, `point time` a line."""
+    """Write the points at which this process writes to a file, one `point time` per line."""
     crashing.record(path, install)
 
 
 def main(arguments: list[str]) -> None:
-    """Run a program with its points recorded, or with a fault at one of them."""
+    """Run a program, and record its points or inject a fault at one of them."""
     split = arguments.index("--")
     what, program = arguments[:split], arguments[split + 1 :]
     match what:

@@ -1,4 +1,4 @@
-"""Row 16: HTTP while a real run trains: a steady trickle, a burst, and clients that never finish their request."""
+"""Row 16: HTTP load during a real run: a steady rate, a burst, and clients that never finish their request."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from driver import Codelupe, wait_for
 PATHS = ("/health", "/livez", "/readyz", "/metrics", "/metrics?format=prometheus", "/", "/api/runs", "/api/adapters")
 RATE = 20.0
 PERIOD_SECONDS = 15.0
-"""With and without requests by turns: the steps of both are compared."""
-SLOW_CLIENTS, FULL_REQUESTS, LEAST_STEPS = 600, 12_000, 20
-MOST_P99_SECONDS, MOST_STEP_RATIO = 0.1, 1.05
+"""Periods with and without requests alternate. The steps of both kinds are compared."""
+SLOW_CLIENTS, FULL_REQUESTS, MIN_STEPS = 600, 12_000, 20
+MAX_P99_SECONDS, MAX_STEP_RATIO = 0.1, 1.05
 
 
 @contextmanager
 def training(folder: Path, files: int) -> Iterator[Codelupe]:
-    """A service in the middle of a long run on the tiny model."""
+    """Run a service that is training the tiny model for a long time."""
     rows = folder / "rows.jsonl"
     with rows.open("w") as file:
         for n in range(files):
@@ -50,10 +50,10 @@ def training(folder: Path, files: int) -> Iterator[Codelupe]:
 
 
 def ask(address: str, path: str) -> float:
-    """Seconds until the whole answer was there.
+    """Return the seconds until the whole answer arrived.
 
     Raises:
-        Broken: it is no good answer.
+        Broken: the answer is empty or has another status than 200.
     """
     began = time.monotonic()
     with urllib.request.urlopen(f"http://{address}{path}", timeout=30) as answer:
@@ -64,7 +64,7 @@ def ask(address: str, path: str) -> float:
 
 
 def trickle(service: Codelupe, seconds: float) -> list[float]:
-    """RATE requests a second, each from a thread that waits for nothing else; how long each took."""
+    """Send RATE requests a second, each from its own thread. Return how long each took."""
     with ThreadPoolExecutor(16) as threads:
         began, asked = time.monotonic(), []
         while (passed := time.monotonic() - began) < seconds:
@@ -74,7 +74,7 @@ def trickle(service: Codelupe, seconds: float) -> list[float]:
 
 
 def steps(service: Codelupe) -> list[tuple[float, float]]:
-    """(when, tokens a second) of every step of every run."""
+    """Return (time, tokens per second) for every step of every run."""
     found = []
     for events in sorted((service.home / "runs").glob("*/events.jsonl")):
         found += [(e["time"], e["tokens_per_second"]) for e in read_lines(events) if e["event"] == "step"]
@@ -82,7 +82,7 @@ def steps(service: Codelupe) -> list[tuple[float, float]]:
 
 
 def steady(service: Codelupe, requests: int) -> Done:
-    """The first: 20 a second, with and without by turns."""
+    """First trial: alternate between 20 requests a second and none."""
     taken: list[float] = []
     loaded: list[tuple[float, float]] = []
     while len(taken) < requests:
@@ -95,20 +95,20 @@ def steady(service: Codelupe, requests: int) -> Done:
     for when, rate in steps(service):
         if when >= loaded[0][0]:
             rates[any(began <= when <= ended for began, ended in loaded)].append(rate)
-    if requests >= FULL_REQUESTS and min(map(len, rates.values())) < LEAST_STEPS:
+    if requests >= FULL_REQUESTS and min(map(len, rates.values())) < MIN_STEPS:
         raise Broken(f"too few steps to compare: {len(rates[True])} with requests, {len(rates[False])} without")
     ratio = statistics.median(rates[False]) / statistics.median(rates[True]) if all(rates.values()) else 1.0
     note = (
         f"p99 {1000 * p99:.0f} ms, most {1000 * max(taken):.0f} ms; a step takes {100 * (ratio - 1):+.1f} % "
         f"({len(rates[True])} and {len(rates[False])} steps)"
     )
-    if requests >= FULL_REQUESTS and (p99 > MOST_P99_SECONDS or ratio > MOST_STEP_RATIO):
-        raise Broken(note)  # speed is a figure of the full run, never of a test
+    if requests >= FULL_REQUESTS and (p99 > MAX_P99_SECONDS or ratio > MAX_STEP_RATIO):
+        raise Broken(note)  # only the full run checks speed
     return Done(count=len(taken), note=note)
 
 
 def burst(address: str, requests: int) -> Done:
-    """The second: as fast as they go."""
+    """Second trial: send requests as fast as possible."""
     began = time.monotonic()
     with ThreadPoolExecutor(32) as threads:
         taken = list(threads.map(lambda n: ask(address, PATHS[n % len(PATHS)]), range(requests)))
@@ -118,7 +118,7 @@ def burst(address: str, requests: int) -> Done:
 
 @contextmanager
 def half_requests(address: str, clients: int, chance: random.Random) -> Iterator[None]:
-    """So many clients with half a request each, and nothing more."""
+    """Open connections that send half a request and then nothing."""
     host, port = address.split(":")
     with ExitStack() as held:
         for _ in range(clients):
@@ -128,7 +128,7 @@ def half_requests(address: str, clients: int, chance: random.Random) -> Iterator
 
 
 def slow_clients(address: str, clients: int) -> Done:
-    """The third: /health answers all along."""
+    """Third trial: /health answers despite slow clients."""
     taken, chance = [], random.Random(1)
     with ExitStack() as held:
         for _ in range(0, clients, 50):
@@ -152,7 +152,7 @@ def http(folder: Path, sample: bool) -> Iterator[Trials]:
             else:
                 done = (burst, slow_clients)[number - 1](service.address, sizes[number])
             if not sample and (pid is None or service.trainer_pid() != pid):
-                raise Broken(f"nothing was trained meanwhile; {done.note}")
+                raise Broken(f"the trainer did not run the whole time; {done.note}")
             return done
 
         yield Trials(number=3, run=trial)
@@ -160,5 +160,5 @@ def http(folder: Path, sample: bool) -> Iterator[Trials]:
 
 ROWS = {
     16: Row(fault="HTTP while training: 20 requests a second for ten minutes, a burst of 20,000, 600 slow clients",
-            unit="requests", passes="0 errors; in the first p99 < 100 ms and steps at most 5 % slower", prepare=http),
+            unit="requests", passes="0 errors; first trial: p99 < 100 ms, steps at most 5 % slower", prepare=http),
 }  # fmt: skip

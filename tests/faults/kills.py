@@ -1,4 +1,4 @@
-"""Rows 1 to 4 and 10: the service and its trainer are killed, or asked to end, at every point and at any moment."""
+"""Rows 1 to 4 and 10: the service and its trainer are killed at every point and at random moments, or get SIGTERM."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ from service.cycle import leadership
 from trainer.recipe_file import dump_recipe
 
 BATCH, BATCHES = 24, 9
-"""Files of a batch, and batches of a trial: enough runs for a refused one, and for a lineage."""
+"""Files per batch and batches per trial. These give enough runs for a refused one and for a lineage."""
 RECORDED_TIMES = {"service": 3, "stub": 3, "real": 2}
-"""So many times that a point is passed: with no adapter yet, with one, and with a refused run behind."""
+"""How many passes of each point are tried: without an adapter, with one, and after a refused run."""
 REAL_BATCHES = 2
 CYCLE_SECONDS = 0.9
-"""About what a start and a cycle of the stub take: kills fall anywhere in it."""
+"""About the time of a start and a cycle with the stub. Kills happen at random within it."""
 BLOCK = 10
-"""Kills of one lineage before everything in it has to be settled."""
+"""How often one lineage is killed before every row in it must be settled."""
 GRACE_SECONDS = 70.0
-"""More than what a trainer gets to write its checkpoint."""
+"""Longer than the time that a trainer has to write its checkpoint."""
 
-Who = Literal["service", "stub", "real"]
+Kind = Literal["service", "stub", "real"]
 
 
 # --- row 1: every point ---------------------------------------------------------------------------------------
 
 
-def with_points(kind: Who, what: list[str]) -> dict[str, object]:
-    """Options that let a trainer run under `crashing.py`."""
+def with_points(kind: Kind, what: list[str]) -> dict[str, object]:
+    """Return the options that run a trainer under `crashing.py`."""
     python, *rest = STUB if kind == "stub" else REAL
     flags, program = (rest[:1], rest[1:]) if kind == "stub" else ([], rest)
     return {"trainer": (python, *flags, str(HERE / "crashing.py"), *what, "--", *program)}
 
 
-def fed(one: Scene, service: Service, batches: int = BATCHES) -> bool:
-    """Batch after batch, each when the one before is consumed; whether the service ended meanwhile."""
+def feed_batches(one: Scene, service: Service, batches: int = BATCHES) -> bool:
+    """Produce batches, each after the previous one is consumed. Return whether the service ended meanwhile."""
     for _ in range(batches):
         one.produce(BATCH)
         while not one.counted().settled:
@@ -59,14 +59,14 @@ def fed(one: Scene, service: Service, batches: int = BATCHES) -> bool:
     return service.ended(0.1)
 
 
-def points_of(folder: Path, url: str, kind: Who, options: dict[str, object]) -> list[tuple[Who, Crash]]:
-    """Every point that a service, a stub or a trainer passes in a few cycles and at a second start."""
+def points_of(folder: Path, url: str, kind: Kind, options: dict[str, object]) -> list[tuple[Kind, Crash]]:
+    """List every point that a service, a stub or a trainer passes in a few cycles and at a second start."""
     path, listed = folder / f"points-{kind}", []
     what = {"points": path} if kind == "service" else with_points(kind, ["record", str(path)])
     with scene(folder / f"recorded-{kind}", url, f"recorded_{kind}") as one:
         for _ in range(2):
-            if fed(one, one.start(**{**options, **what}), REAL_BATCHES if kind == "real" else BATCHES):
-                raise Broken(f"a service without a fault ended; {one.said()}")
+            if feed_batches(one, one.start(**{**options, **what}), REAL_BATCHES if kind == "real" else BATCHES):
+                raise Broken(f"a service without a fault ended; {one.log_tail()}")
             assert one.service is not None
             one.service.terminate(GRACE_SECONDS)
     passed = {tuple(line.split(" ")) for line in path.read_text().splitlines()}
@@ -110,17 +110,18 @@ def every_point(folder: Path, sample: bool) -> Iterator[Trials]:
 
 
 def service_at(one: Scene, crash: Crash) -> None:
-    """A service ends at its point."""
+    """Kill a service at a point."""
     service = one.start(crash=crash)
-    if not fed(one, service) and not service.ended(1.5 * leadership.RENEW_SECONDS):  # some are passed in time alone
-        service.process.terminate()  # and some at the end
+    # The service passes some points only after a while, and some only at its end.
+    if not feed_batches(one, service) and not service.ended(1.5 * leadership.RENEW_SECONDS):
+        service.process.terminate()
         service.ended(GRACE_SECONDS)
     if service.process.exitcode != -signal.SIGKILL:
-        raise Broken(f"{crash}: the point was not passed; exit code {service.process.exitcode}; {one.said()}")
+        raise Broken(f"{crash}: the point was not passed; exit code {service.process.exitcode}; {one.log_tail()}")
 
 
-def trainer_at(one: Scene, kind: Who, crash: Crash, options: dict[str, object]) -> None:
-    """Each start of the trainer ends at its point, until the service is killed as well: the next has a whole one."""
+def trainer_at(one: Scene, kind: Kind, crash: Crash, options: dict[str, object]) -> None:
+    """Kill each start of the trainer at a point, then kill the service. The next service has a working trainer."""
     mark = one.folder / "crashed"
     what = with_points(kind, ["crash", crash.point, crash.when, str(crash.time), str(mark)])
     service = one.start(**{**options, **what})
@@ -128,7 +129,7 @@ def trainer_at(one: Scene, kind: Who, crash: Crash, options: dict[str, object]) 
         one.produce(BATCH)
         while not (mark.exists() or one.counted().settled):
             if service.ended(0.02):
-                raise Broken(f"{crash}: the service ended; {one.said()}")
+                raise Broken(f"{crash}: the service ended; {one.log_tail()}")
         if mark.exists():
             break
     else:
@@ -141,32 +142,32 @@ def trainer_at(one: Scene, kind: Who, crash: Crash, options: dict[str, object]) 
 
 
 def kill(one: Scene, service: Service, chance: random.Random) -> str:
-    """End the service, its trainer, or both; who it was. Where there is no trainer, it is the service."""
-    who = chance.choices(("service", "trainer", "both"), (6, 3, 1))[0]
-    if who != "service" and not send(trainers(one), signal.SIGKILL):
-        who = "service"
-    if who != "trainer":
+    """Kill the service, its trainer, or both. Return which. Without a trainer, kill the service."""
+    killed = chance.choices(("service", "trainer", "both"), (6, 3, 1))[0]
+    if killed != "service" and not send_signal(trainers(one), signal.SIGKILL):
+        killed = "service"
+    if killed != "trainer":
         service.kill()
-    return who
+    return killed
 
 
-def send(pids: list[int], number: signal.Signals) -> int:
-    """How many of the processes were still there."""
+def send_signal(pids: list[int], number: signal.Signals) -> int:
+    """Send a signal to processes. Return how many of them still existed."""
     found = 0
     for pid in pids:
         try:
             os.kill(pid, number)
         except ProcessLookupError:
-            continue  # it ended by itself
+            continue  # the process has ended
         found += 1
     return found
 
 
-def met_trainers(one: Scene) -> list[int]:
-    """Process ids of live trainers, as soon as there are any; rows are produced until then.
+def await_trainers(one: Scene) -> list[int]:
+    """Produce rows until there are live trainers. Return their process ids.
 
     Raises:
-        RuntimeError: none came.
+        RuntimeError: no trainer started.
     """
     for _ in range(10):
         deadline = time.monotonic() + 2
@@ -175,11 +176,11 @@ def met_trainers(one: Scene) -> list[int]:
                 return pids
             time.sleep(0.005)
         one.produce(10)
-    raise RuntimeError("no trainer came by")
+    raise RuntimeError("no trainer started")
 
 
 def trainers(one: Scene) -> list[int]:
-    """Process ids of live trainers of this scene, by their command line."""
+    """Return the process ids of this scene's live trainers, found by their command lines."""
     home, found = str(one.home.runs), []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -193,14 +194,14 @@ def trainers(one: Scene) -> list[int]:
 
 
 class Lineages:
-    """Scenes for many kills: a new one for each block, everything settled at its end."""
+    """Scenes for many kills. Each block has a new scene, and every row is settled at its end."""
 
     def __init__(self, folder: Path, url: str, name: str, last: int, **options: object) -> None:
         self._folder, self._url, self._name, self._last, self._options = folder, url, name, last, options
         self._open: tuple[int, Scene] | None = None
 
     def of(self, number: int) -> Scene:
-        """The scene of a trial."""
+        """Return the scene of a trial."""
         block = number // BLOCK
         if self._open is None or self._open[0] != block:
             self.close()
@@ -214,7 +215,7 @@ class Lineages:
         return self._open[1]
 
     def settle(self, number: int, seconds: float) -> None:
-        """At the end of a block all has to be settled."""
+        """Wait at the end of a block until every row is settled."""
         if number % BLOCK == BLOCK - 1 or number == self._last:
             one = self.of(number)
             if one.service is None or one.service.process.exitcode is not None:
@@ -241,10 +242,10 @@ def stub_kills(folder: Path, sample: bool) -> Iterator[Trials]:
             if service is None or service.process.exitcode is not None:
                 service = one.start()
             time.sleep(chance.uniform(0, CYCLE_SECONDS))
-            who = kill(one, service, chance)
+            killed = kill(one, service, chance)
             one.check_pointer()
             lineages.settle(n, 60)
-            return Done(note=who)
+            return Done(note=killed)
 
         yield Trials(number=number, run=trial)
         lineages.close()
@@ -275,7 +276,7 @@ def second_kills(folder: Path, sample: bool) -> Iterator[Trials]:
 
 
 def real_options(one: Scene) -> dict[str, object]:
-    """The real trainer, with the tiny model's revision as it is."""
+    """Return the options for the real trainer and the tiny model's real revision."""
     recipe = one.folder / "recipe.yaml"
     recipe.write_text(dump_recipe(one.settings.recipe))
     done = subprocess.run(
@@ -300,16 +301,16 @@ def real_kills(folder: Path, sample: bool) -> Iterator[Trials]:
             if service is None or service.process.exitcode is not None:
                 service = one.start(**options)
             time.sleep(chance.uniform(0, 20))
-            who = kill(one, service, chance)
+            killed = kill(one, service, chance)
             one.check_pointer()
             lineages.settle(n, 300)
-            return Done(note=who)
+            return Done(note=killed)
 
         yield Trials(number=number, run=trial)
         lineages.close()
 
 
-# --- row 10: asked to end -------------------------------------------------------------------------------------
+# --- row 10: SIGTERM ------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -336,12 +337,12 @@ def terminations(folder: Path, sample: bool) -> Iterator[Trials]:
 
 SAME = "0 lost, 0 twice, pointer valid"
 ROWS = {
-    1: Row(fault="`kill -9` before and after each side effect, the first time and the second", unit="points",
+    1: Row(fault="`kill -9` before and after the first passes of each side effect", unit="points",
            passes=SAME, prepare=every_point),
     2: Row(fault="`kill -9` at random moments of a cycle with the tiny model", unit="kills", passes=SAME,
            prepare=real_kills),
-    3: Row(fault="`kill -9` at random moments, a stub for the trainer", unit="kills", passes=SAME, prepare=stub_kills),
-    4: Row(fault="a second kill, or a third and a fourth, during recovery", unit="recoveries", passes=SAME,
+    3: Row(fault="`kill -9` at random moments, with a stub trainer", unit="kills", passes=SAME, prepare=stub_kills),
+    4: Row(fault="one to three more kills during recovery", unit="recoveries", passes=SAME,
            prepare=second_kills),
     10: Row(fault="SIGTERM at random moments", unit="times", passes="clean exit within the grace period",
             prepare=terminations),

@@ -1,7 +1,7 @@
-"""Row 9: two services of one stream, one of them stopped beyond its lease; trainers that outlive their service.
+"""Row 9: two services share a stream. One is stopped until its lease expires, or a trainer outlives its service.
 
-The second service has a folder of its own whose runs and models are the first one's, as on a shared volume whose locks
-do not reach from machine to machine: the lease alone keeps the two apart.
+The second service has its own folder, but shares the runs and models of the first. This is like a shared volume whose
+locks do not work across machines: only the lease separates the two services.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
-from kills import met_trainers, send, trainers
+from kills import await_trainers, send_signal, trainers
 from oracle import Broken
 from rows import Done, Row, Trials
 from scene import Scene, Service, scene, server
@@ -24,7 +24,7 @@ TAKEOVER_SECONDS = 30.0
 
 
 def second_home(one: Scene) -> Path:
-    """A folder with the first one's runs and models."""
+    """Create a second home that shares the runs and models of the first."""
     home = one.folder / "second"
     home.mkdir()
     one.home.prepare()
@@ -33,8 +33,8 @@ def second_home(one: Scene) -> Path:
     return home
 
 
-def leader(one: Scene) -> str | None:
-    """Who holds the stream."""
+def lease_holder(one: Scene) -> str | None:
+    """Return the holder of the stream's lease."""
     connection = psycopg2.connect(one.url)
     with connection, connection.cursor() as cursor:
         cursor.execute("select holder from codelupe.leases where expires_at > clock_timestamp()")
@@ -43,21 +43,21 @@ def leader(one: Scene) -> str | None:
     return row[0] if row else None
 
 
-def instance(home: Path) -> str | None:
+def instance_id(home: Path) -> str | None:
     path = home / "instance-id"
     return path.read_text().strip() if path.exists() else None
 
 
-def leading(one: Scene, services: list[Service]) -> Service:
-    """The service that holds the lease, as soon as one does."""
+def await_leader(one: Scene, services: list[Service]) -> Service:
+    """Wait until a service holds the lease, and return it."""
     deadline = time.monotonic() + TAKEOVER_SECONDS
     while time.monotonic() < deadline:
-        holder = leader(one)
+        holder = lease_holder(one)
         for service in services:
-            if holder is not None and instance(service.options.home) == holder:
+            if holder is not None and instance_id(service.options.home) == holder:
                 return service
         time.sleep(0.02)
-    raise Broken(f"nobody took the lease in {TAKEOVER_SECONDS:.0f} s; {one.said()}")
+    raise Broken(f"no service took the lease in {TAKEOVER_SECONDS:.0f} s; {one.log_tail()}")
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def two_services(folder: Path, sample: bool) -> Iterator[Trials]:
                 try:
                     note = FAULTS[n % len(FAULTS)](one, both, chance)
                     one.produce(10)
-                    one.service = leading(one, [service for service in both if service.process.exitcode is None])
+                    one.service = await_leader(one, [service for service in both if service.process.exitcode is None])
                     one.settle()
                 finally:
                     for service in both:
@@ -87,41 +87,41 @@ def two_services(folder: Path, sample: bool) -> Iterator[Trials]:
 
 
 def stopped_leader(one: Scene, both: list[Service], chance: random.Random) -> str:
-    """The leader is stopped beyond its lease, and goes on when another has long taken over. Its trainer is not."""
-    first = leading(one, both)
+    """Stop the leader, but not its trainer. Resume it after the other service has taken over."""
+    first = await_leader(one, both)
     time.sleep(chance.uniform(0, 0.6))
-    send([first.process.pid or 0], signal.SIGSTOP)
-    second = leading(one, [service for service in both if service is not first])
+    send_signal([first.process.pid or 0], signal.SIGSTOP)
+    second = await_leader(one, [service for service in both if service is not first])
     time.sleep(chance.uniform(0, 1.0))
     one.produce(10)
-    send([first.process.pid or 0], signal.SIGCONT)
+    send_signal([first.process.pid or 0], signal.SIGCONT)
     time.sleep(chance.uniform(0, 1.0))
     one.check_pointer()
     return f"stopped leader {'first' if second is both[1] else 'second'}"
 
 
 def stopped_with_its_trainer(one: Scene, both: list[Service], chance: random.Random) -> str:
-    """The same, its trainer with it."""
-    first = leading(one, both)
+    """Stop the leader and its trainer until the lease has expired, then resume both."""
+    first = await_leader(one, both)
     time.sleep(chance.uniform(0, 0.6))
     pids = [first.process.pid or 0, *trainers(one)]
-    stopped = send(pids, signal.SIGSTOP)
+    stopped = send_signal(pids, signal.SIGSTOP)
     time.sleep(LEASE_SECONDS * 2)
-    send(pids, signal.SIGCONT)
+    send_signal(pids, signal.SIGCONT)
     time.sleep(chance.uniform(0, 1.0))
     one.check_pointer()
     return "stopped with its trainer" if stopped > 1 else "stopped, no trainer at that moment"
 
 
 def trainer_of_a_killed_service(one: Scene, both: list[Service], chance: random.Random) -> str:
-    """The leader is killed while its trainer cannot hear of it; the trainer goes on when another has taken over."""
-    first = leading(one, both)
-    while not send(pids := met_trainers(one), signal.SIGSTOP):
-        continue  # it ended this moment
+    """Kill the leader while its trainer is stopped. Resume the trainer after the other service has taken over."""
+    first = await_leader(one, both)
+    while not send_signal(pids := await_trainers(one), signal.SIGSTOP):
+        continue  # the trainer has just ended
     first.kill()
-    leading(one, [service for service in both if service is not first])
+    await_leader(one, [service for service in both if service is not first])
     time.sleep(chance.uniform(0.1, 1.0))
-    send(pids, signal.SIGCONT)
+    send_signal(pids, signal.SIGCONT)
     time.sleep(chance.uniform(0, 1.0))
     one.check_pointer()
     return f"{len(pids)} trainer of a killed service"
@@ -129,6 +129,6 @@ def trainer_of_a_killed_service(one: Scene, both: list[Service], chance: random.
 
 FAULTS = (stopped_leader, stopped_with_its_trainer, trainer_of_a_killed_service)
 ROWS = {
-    9: Row(fault="two services: the leader stopped beyond its lease, then resumed; a killed one's trainer alive",
-           unit="times", passes="one publisher, one trainer a run", prepare=two_services),
+    9: Row(fault="two services: the leader stopped past its lease and resumed; a trainer outlives its killed service",
+           unit="times", passes="one publisher, one trainer per run", prepare=two_services),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Row 17: random operations on the books against a model of them that is a page long."""
+"""Row 17: random operations on the database, compared with a short model of it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SOURCE = Source()
 MAX_ATTEMPTS = 3
 ADAPTER = NewAdapter(folder="v", manifest_sha256="0" * 64, evaluation={})
 EXAMPLES, STEPS = 50, 50
-"""Of one trial in full."""
+"""Sequences per full trial, and steps per sequence."""
 
 
 SCORES = st.lists(st.sampled_from([90.0, 90.0, 90.0, 10.0, None]), min_size=4, max_size=16)
@@ -55,24 +55,24 @@ RUNS = {
     "verdict": st.sampled_from(["publish", "publish", "publish", "refuse", "returned", "failed", "failed"]),
     "blamed": st.sampled_from([1, 1, 2, 3]),
 }
-"""`ends`: of a claim, as `claim` says; ids that `blamed` divides are those that a failed run names."""
+"""`ends` says how a claim ends, see `claim`. A failed run blames the ids that `blamed` divides."""
 ENDED: Counter[str] = Counter()
-"""Runs by verdict, of all sequences so far."""
+"""The number of runs by verdict, over all sequences so far."""
 
 
 @dataclass
 class File:
-    """What the model knows of a row."""
+    """The model's state of a row."""
 
     score: float | None
     state: str = "new"
     """new, claimed, trained, held_out, rejected, quarantined or returned."""
     attempts: int = 0
     is_held_out: bool = False
-    """Once held out it is for ever."""
+    """A file that was held out once stays held out."""
     is_gone: bool = False
     run: int = 0
-    """The last run that had it."""
+    """The last run that claimed it."""
 
     @property
     def waits(self) -> bool:
@@ -88,11 +88,11 @@ class Run:
     files: dict[int, str]
     """Role by id."""
     seen: list[int]
-    """Those that the claim refused, too."""
+    """The ids that the claim read, including the refused ones."""
 
 
 class Books(RuleBasedStateMachine):
-    """The database on one side, a few dictionaries on the other."""
+    """Compares the database with a model made of a few dictionaries."""
 
     url = ""
 
@@ -105,7 +105,7 @@ class Books(RuleBasedStateMachine):
         self.files: dict[int, File] = {}
         self.revoked: set[int] = set()
         self.suspects: dict[int, int] = {}
-        """The failed run by file."""
+        """The failed run that made each file a suspect."""
         self.parents: dict[int, int | None] = {}
         self.withdrawn: set[int] = set()
         self.current: int | None = None
@@ -129,8 +129,8 @@ class Books(RuleBasedStateMachine):
             cursor.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
 
-    def some(self, number: int) -> int | None:
-        """One of the files, by a number that was drawn."""
+    def pick_file(self, number: int) -> int | None:
+        """Return the file that a drawn number selects."""
         ids = sorted(self.files)
         return ids[number % len(ids)] if ids else None
 
@@ -151,21 +151,21 @@ class Books(RuleBasedStateMachine):
 
     @rule(file_id=st.integers(-(2**62), 2**62))
     def insert_by_id(self, file_id: int) -> None:
-        if file_id in self.files or 0 < file_id < 10**6:  # those the sequence gives
+        if file_id in self.files or 0 < file_id < 10**6:  # the sequence uses these ids
             return
         self.sql("insert into code_files (id, content, quality_score) values (%s, 'x', 90)", file_id)
         self.files[file_id] = File(score=90.0)
 
     @rule(number=st.integers(0, 1000), score=st.sampled_from([None, 10.0, 70.0, 90.0]))
     def score(self, number: int, score: float | None) -> None:
-        file_id = self.some(number)
+        file_id = self.pick_file(number)
         if file_id is not None:
             self.sql("update code_files set quality_score = %s where id = %s", score, file_id)
             self.files[file_id].score = score
 
     @rule(number=st.integers(0, 1000))
     def delete(self, number: int) -> None:
-        file_id = self.some(number)
+        file_id = self.pick_file(number)
         if file_id is not None:
             self.sql("delete from code_files where id = %s", file_id)
             self.files[file_id].is_gone = True
@@ -173,7 +173,7 @@ class Books(RuleBasedStateMachine):
     # --- runs --------------------------------------------------------------------------------------------------
 
     def run_on(self, limit: int, held_out: int, refused: int, ends: str, salt: int, verdict: str, blamed: int) -> None:
-        """The next thing that happens to runs."""
+        """Claim a run if there is none, or finish the live one."""
         if self.live is None:
             self.claim(limit, held_out, refused, ends)
         else:
@@ -182,10 +182,10 @@ class Books(RuleBasedStateMachine):
     one_run = rule(**RUNS)(run_on)
     another_run = rule(**RUNS)(run_on)
     a_third_run = rule(**RUNS)(run_on)
-    """Hypothesis leaves some rules out of each sequence: hardly ever all of these."""
+    """Hypothesis leaves some rules out of each sequence. With three copies, it rarely leaves out all of them."""
 
     def claim(self, limit: int, held_out: int, refused: int, ends: str) -> None:
-        """Claim by id; `ends`: committed, undone, or with an error in the middle."""
+        """Claim rows in the order of their ids. `ends` is c to commit, u to cancel, or x to fail in the middle."""
         wanted = sorted({file_id for file_id, file in self.files.items() if file.waits} - self.left_alone())[:limit]
         seen: dict[int, str] = {}
         options = {"limit": limit, "parent_version": self.current, "seed": 1}
@@ -264,14 +264,17 @@ class Books(RuleBasedStateMachine):
     # --- rows that make runs fail ------------------------------------------------------------------------------
 
     def left_alone(self) -> set[int]:
-        """Suspects that the next claim leaves: half of the newest group, and all older ones."""
+        """Return the suspects that the next claim leaves out: half of the newest group, and all older groups."""
         waiting = sorted((-run_id, n) for n, run_id in self.suspects.items()
                          if self.files[n].state == "returned" and self.files[n].waits)  # fmt: skip
         newest = sum(run_id == waiting[0][0] for run_id, _ in waiting)
         return {n for _, n in waiting[(newest + 1) // 2 :]}
 
     def blame(self, run: Run, named: list[int]) -> int | None:
-        """Those that were suspects before, or all; their groups are let go. A single one is the culprit."""
+        """Blame the named files that were already suspects, or else all named files.
+
+        The earlier groups of the blamed files are cleared. If only one file is blamed, it is the culprit and returned.
+        """
         named = [n for n in named if n in self.suspects] or named
         groups = {self.suspects[n] for n in named if n in self.suspects}
         self.suspects = {n: run_id for n, run_id in self.suspects.items() if run_id not in groups}
@@ -281,7 +284,7 @@ class Books(RuleBasedStateMachine):
         return None
 
     def cleared(self, run: Run) -> None:
-        """It ended well, so it was none of these."""
+        """Clear the suspects of a successful run."""
         self.suspects = {n: run_id for n, run_id in self.suspects.items() if n not in run.seen}
 
     def published(self, run: Run, outcomes: list[RowOutcome]) -> None:
@@ -300,7 +303,7 @@ class Books(RuleBasedStateMachine):
                 file.state = {"unused": "returned"}.get(outcome.outcome, outcome.outcome)
         self.live = None
 
-    # --- people ------------------------------------------------------------------------------------------------
+    # --- operators ---------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.parents)
     @rule(number=st.integers(0, 1000))
@@ -315,22 +318,22 @@ class Books(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 1000), begin_anew=st.booleans(), odds=st.integers(0, 3))
     def revoke(self, number: int, begin_anew: bool, odds: int) -> None:
-        file_id = self.some(number)
+        file_id = self.pick_file(number)
         if file_id is None or odds:
             return
         try:
             found = revoke(self.pool, SOURCE, STREAM, Subject(file_id=file_id), reason="x", begin_anew=begin_anew)
         except DatabaseError:
-            assert self.files[file_id].is_gone  # it was never claimed, so nobody knows it
+            assert self.files[file_id].is_gone  # a deleted file that was never claimed is unknown
             return
         self.revoked.add(file_id)
-        saw = self.saw(file_id)
+        saw = self.trained_on(file_id)
         assert {adapter.version for adapter in found.adapters} == saw
         if begin_anew:
             self.withdraw(file_id, saw)
 
-    def saw(self, file_id: int) -> set[int]:
-        """Adapters that were trained on a file, and those that hang on them."""
+    def trained_on(self, file_id: int) -> set[int]:
+        """Return the adapters that were trained on a file, and their descendants."""
         rows = self.sql("select run_id from codelupe.run_rows where file_id = %s and outcome = 'trained'", file_id)
         found = {run_id for (run_id,) in rows} & set(self.parents)
         for version in sorted(self.parents):
@@ -348,7 +351,7 @@ class Books(RuleBasedStateMachine):
 
     @rule()
     def take_the_lease(self) -> None:
-        """A restart of the same service: its old lease is good for nothing."""
+        """Restart the same service. Its old lease becomes invalid."""
         self.old_lease, self.lease = self.lease, self.taken("one")
 
     @precondition(lambda self: self.old_lease is not None and self.live is not None)
@@ -359,9 +362,9 @@ class Books(RuleBasedStateMachine):
             settling.give_back(self.pool, self.old_lease, self.live.run_id, state="failed", reason="late")
         except LeaseLost:
             return
-        raise Broken("a write under an old lease went through")
+        raise Broken("a write under an old lease succeeded")
 
-    # --- what is true all the time -----------------------------------------------------------------------------
+    # --- invariants --------------------------------------------------------------------------------------------
 
     @invariant()
     def the_ledger_is_as_the_model_says(self) -> None:
@@ -385,11 +388,11 @@ class Books(RuleBasedStateMachine):
 
 
 class Interrupted(Exception):
-    """A claim that is cut short."""
+    """Ends a claim early."""
 
 
 def empty(pool: Pool) -> None:
-    """Nothing in any table, and the stream bound anew."""
+    """Empty every table, and bind the stream again."""
     with pool.transaction() as cursor:
         cursor.execute(
             "select format('truncate %s restart identity cascade', string_agg(c.oid::regclass::text, ', ')) "
@@ -414,19 +417,19 @@ def state_machine(folder: Path, sample: bool) -> Iterator[Trials]:
                 max_examples=examples, stateful_step_count=20 if sample and examples < EXAMPLES else STEPS,
                 deadline=None, database=None,
                 suppress_health_check=list(HealthCheck), verbosity=Verbosity.normal,
-                phases=[Phase.generate] if sample else [Phase.generate, Phase.shrink],  # that can take minutes
+                phases=[Phase.generate] if sample else [Phase.generate, Phase.shrink],  # shrinking can take minutes
             )  # fmt: skip
             ENDED.clear()
             run_state_machine_as_test(seed(number)(Books), settings=options)
             ended = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(ENDED.items()))
             if not sample and ENDED.total() < examples // 2:
-                raise Broken(f"hardly a run: {ended}")
+                raise Broken(f"too few runs: {ended}")
             return Done(count=examples, note=f"runs: {ended}")
 
         yield Trials(number=1 if sample else 1000 // EXAMPLES, run=trial)
 
 
 ROWS = {
-    17: Row(fault=f"random operations against a model of the books, {STEPS} steps each", unit="sequences",
-            passes="ledger, audit and counts are the model's", prepare=state_machine),
+    17: Row(fault=f"random operations compared with a model of the database, {STEPS} steps each", unit="sequences",
+            passes="ledger, audit and counts match the model", prepare=state_machine),
 }  # fmt: skip

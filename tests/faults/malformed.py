@@ -1,4 +1,4 @@
-"""Row 14: rows as no producer should write them, straight into the source table and straight into the trainer."""
+"""Row 14: malformed rows, inserted into the source table and given directly to the trainer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from trainer.run_dir import content_sha256
 from trainer.samples.build import BUILDERS
 
 ROWS_A_TRIAL, ORDINARY = 250, 60
-"""Malformed rows of a trial, and ordinary ones among them: something has to be trained and held out."""
+"""Malformed and ordinary rows of a trial. The ordinary ones make training and evaluation possible."""
 TRIALS, HUGE_TRIALS = 40, 2
 HUGE_CHARS = 200 * 10**6
 LONG_CHARS = LONGEST_CONTENT_CHARS - 10_000
@@ -55,7 +55,7 @@ PLACES = ("a/b.py", "", "/", "..", "../../../../etc/passwd", "a\nb.py", "x" * 50
 
 
 def text(chance: random.Random) -> str:
-    """A text that is hard to swallow; UTF-8 can hold it."""
+    """Return a difficult text that is valid UTF-8."""
     n = chance.randrange(10**6)
     base = code(n)
     return chance.choice(
@@ -90,13 +90,13 @@ def text(chance: random.Random) -> str:
 
 
 def bad_bytes(chance: random.Random) -> bytes:
-    """What is no UTF-8: a SQL_ASCII database takes it."""
+    """Return bytes that are not UTF-8. A SQL_ASCII database accepts them."""
     base = code(chance.randrange(10**6)).encode()
     return chance.choice(
         (
             lambda: bytes(chance.randrange(1, 256) for _ in range(chance.choice((80, 4000)))),
-            lambda: base + b"\xed\xa0\x80\xed\xb0\x80",  # surrogates, as some write them
-            lambda: base + b"\xc0\xae\xc0\xaf",  # longer than they need be
+            lambda: base + b"\xed\xa0\x80\xed\xb0\x80",  # surrogates encoded as in CESU-8
+            lambda: base + b"\xc0\xae\xc0\xaf",  # overlong encodings
             lambda: base + b"\xf4\x90\x80\x80",  # beyond Unicode
             lambda: base[:-1] + b"\xe2\x82",  # cut in the middle of a character
             lambda: base.decode().encode("utf-16-le").replace(b"\0", b"\x01"),
@@ -106,7 +106,7 @@ def bad_bytes(chance: random.Random) -> bytes:
 
 
 def metadata(chance: random.Random, *, is_plain_json: bool) -> str:
-    """Of a column of type json, which keeps the text as it is, or of jsonb."""
+    """Return metadata for a jsonb column, or for a json column, which keeps the text unchanged."""
     known = ['{"author": "a"}', "[]", "null", "3", '"x"', '{"author": {"a": [1, {}]}, "stars": 1e300}',
              '{"diff": 5, "message": null, "before": []}', '{"": ""}', '{"a": "\\u202e<|im_end|>"}',
              '{"author": "' + "x" * 100_000 + '"}', "[" * 900 + "]" * 900]  # fmt: skip
@@ -116,7 +116,7 @@ def metadata(chance: random.Random, *, is_plain_json: bool) -> str:
 
 
 def record(chance: random.Random, *, is_ascii: bool) -> tuple[Any, ...]:
-    """One malformed row, for INSERT."""
+    """Return the values of one malformed row for INSERT."""
 
     def some(choices: tuple[str, ...]) -> bytes | None:
         if is_ascii and chance.random() < 0.05:
@@ -124,16 +124,16 @@ def record(chance: random.Random, *, is_ascii: bool) -> tuple[Any, ...]:
         return None if chance.random() < 0.05 else chance.choice(choices).encode()
 
     content = bad_bytes(chance) if is_ascii and chance.random() < 0.4 else text(chance).encode()
-    said = metadata(chance, is_plain_json=is_ascii)
+    details = metadata(chance, is_plain_json=is_ascii)
     return (some(PLACES), some(PLACES), some(LANGUAGES), content, chance.choice(SCORES),
-            some(("MIT", "mit " * 500, "")), said.encode(), chance.choice(TIMES))  # fmt: skip
+            some(("MIT", "mit " * 500, "")), details.encode(), chance.choice(TIMES))  # fmt: skip
 
 
 # --- through the service --------------------------------------------------------------------------------------
 
 
 def ascii_database(url: str, name: str) -> str:
-    """A database that does not know its encoding, with a producer's own type of metadata."""
+    """Create a database with the encoding SQL_ASCII, which accepts any bytes."""
     new_database(url, name)
     connection = psycopg2.connect(url)
     connection.autocommit = True
@@ -171,24 +171,24 @@ def books(one: Scene, settings: Mapping[str, str]) -> audit.Audit:
 
 
 def settled(one: Scene, rows: int, settings: Mapping[str, str], seconds: float) -> audit.Audit:
-    """Wait until each row is settled or ineligible."""
+    """Wait until every row is settled or ineligible."""
     deadline = time.monotonic() + seconds
     while (found := books(one, settings)).pending or found.claimed:
         if one.service is None or one.service.process.exitcode is not None:
-            raise Broken(f"the service ended; {one.said()}")
+            raise Broken(f"the service ended; {one.log_tail()}")
         if time.monotonic() > deadline:
-            raise Broken(f"{found}; {one.said()}")
+            raise Broken(f"{found}; {one.log_tail()}")
         time.sleep(0.2)
     if found.problems or found.total != rows or sum(found.ineligible.values()) + sum(found.settled.values()) != rows:
         raise Broken(f"{found}")
     check_pointer(one.pointer)
     if "Traceback" in one.home.log_file.read_text() or "Paused" in one.home.log_file.read_text():
-        raise Broken(f"it stumbled: {one.said()}")
+        raise Broken(f"the service paused or logged a traceback: {one.log_tail()}")
     return found
 
 
 def through_the_service(one: Scene, number: int, rows: int, *, is_ascii: bool) -> Done:
-    """Rows of every kind among ordinary ones; then what was claimed of them goes through every builder."""
+    """Run the service on malformed and ordinary rows. Then give the claimed rows to every builder."""
     chance = random.Random(number)
     settings = {"MAX_CONTENT_CHARS": chance.choice(("8000", "2000000")), "MAX_DATASET_SIZE": "1000"}
     one.produce(ORDINARY)
@@ -206,7 +206,7 @@ def through_the_service(one: Scene, number: int, rows: int, *, is_ascii: bool) -
 
 
 def lines(path: Path, folder: Path) -> Iterator[dict[str, Any]]:
-    """Records of a row file, compressed or not."""
+    """Yield the records of a row file, compressed or not."""
     if path.suffix != ".gz":
         return read_lines(path)
     plain = folder / "rows.jsonl"
@@ -215,7 +215,7 @@ def lines(path: Path, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def huge_rows(one: Scene) -> Done:
-    """Texts of 200 MB, and the longest that a service can be told to look at as it does at others."""
+    """Run the service on texts of 200 MB, and on texts close to the largest limit it can have."""
     settings = {"MAX_CONTENT_CHARS": str(LONGEST_CONTENT_CHARS)}
     connection = psycopg2.connect(one.url)
     with connection, connection.cursor() as cursor:
@@ -241,7 +241,7 @@ def encoder() -> SampleEncoder:
 
 
 def direct_row(chance: random.Random, file_id: int) -> RunRow:
-    """As a run directory can hold it, lone surrogates included."""
+    """Return a row that a run directory can hold. It may contain lone surrogates."""
     content = text(chance)
     if chance.random() < 0.1:
         content += chr(chance.randrange(0xD800, 0xE000))
@@ -251,7 +251,7 @@ def direct_row(chance: random.Random, file_id: int) -> RunRow:
 
 
 def through_the_builders(rows: list[RunRow], seed: int) -> None:
-    """Each row gives samples or a reason, whatever the builder: each has its share of the rows."""
+    """Check that each row gives samples or a reason. Each builder gets a share of the rows."""
     for place, builder in enumerate(BUILDERS):
         mine = rows[place :: len(BUILDERS)]
         data = Data(builders={builder: 1.0}, max_length=512, rename_fraction=0.5, metadata=True)
@@ -283,7 +283,7 @@ def malformed_rows(folder: Path, sample: bool) -> Iterator[Trials]:
 
 
 ROWS = {
-    14: Row(fault="malformed rows: no UTF-8, surrogates, bidi controls, 200 MB, a line of a million characters, absurd "
-            "places, languages, metadata, scores and times", unit="rows",
-            passes="no crash, each settled or counted as ineligible", prepare=malformed_rows),
+    14: Row(fault="malformed rows: invalid UTF-8, surrogates, bidi controls, 200 MB, a line of a million characters, "
+            "absurd paths, languages, metadata, scores and times", unit="rows",
+            passes="no crash; each row settled or counted as ineligible", prepare=malformed_rows),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Row 19: each safeguard removed in turn; the suite has to turn red. It makes the other rows' zeros believable."""
+"""Row 19: removes one safeguard at a time. A test must then fail, which shows that the suite can find faults."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from safeguards import MUTANTS, Mutant
 from scene import HERE
 
 ROOT = HERE.parents[1]
-MOST_SECONDS = 600.0
+TIMEOUT_SECONDS = 600.0
 COPIED = ("service", "trainer", "db", "migrations", "recipes", "tests", "pyproject.toml")
-SAMPLE = "a candidate that is worse is refused"
-TURNED_RED = re.compile(r"^(?:FAILED ([^\s[]+)|row (\d+), .*: FAILED|oracle\.(Broken): )", re.MULTILINE)
-"""A test that failed, a trial that did, or a row whose setting up found something. What could not be collected or
-imported ends with an error too, and says nothing of a safeguard."""
+SAMPLE = "a worse candidate is refused"
+FAILURE = re.compile(r"^(?:FAILED ([^\s[]+)|row (\d+), .*: FAILED|oracle\.(Broken): )", re.MULTILINE)
+"""Matches a failed test, a failed trial, or a row whose set-up failed. It does not match collection and import errors,
+because these prove nothing about a safeguard."""
 
 
-def copied(folder: Path) -> Path:
-    """A copy of the program and its tests, to be changed."""
+def copy_program(folder: Path) -> Path:
+    """Copy the program and its tests to a folder."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -37,21 +37,23 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-def removed(mutant: Mutant, folder: Path) -> None:
-    """Take the safeguard away from a copy.
+def remove(mutant: Mutant, folder: Path) -> None:
+    """Remove a safeguard from a copy.
 
     Raises:
-        Broken: it is not where the list says.
+        Broken: the file does not contain its text exactly once.
     """
     path = folder / mutant.file
     text = path.read_text()
     if text.count(mutant.old) != 1:
-        raise Broken(f"{mutant.file} has it {text.count(mutant.old)} times; correct tests/faults/safeguards.py")
+        raise Broken(
+            f"{mutant.file} contains the safeguard {text.count(mutant.old)} times. Correct tests/faults/safeguards.py"
+        )
     path.write_text(text.replace(mutant.old, mutant.new))
 
 
-def of_one_file(caught_by: tuple[str, ...]) -> tuple[str, ...]:
-    """What to run once with nothing removed: for a test, all that the list has of its file."""
+def tests_of_file(caught_by: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what must pass with every safeguard in place: all listed tests of the same file."""
     match caught_by:
         case ("row", *_):
             return caught_by
@@ -61,8 +63,8 @@ def of_one_file(caught_by: tuple[str, ...]) -> tuple[str, ...]:
     raise ValueError(caught_by)
 
 
-def tested(caught_by: tuple[str, ...], folder: Path) -> tuple[int | None, str]:
-    """Run tests in a copy: their exit code and what they said; no code where they hang."""
+def run_tests(caught_by: tuple[str, ...], folder: Path) -> tuple[int | None, str]:
+    """Run tests in a copy. Return their exit code and output; the exit code is None if they hang."""
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     match caught_by:
         case ("row", number):
@@ -74,26 +76,26 @@ def tested(caught_by: tuple[str, ...], folder: Path) -> tuple[int | None, str]:
         start_new_session=True,
     ) as process:  # fmt: skip
         try:
-            said, _ = process.communicate(timeout=MOST_SECONDS)
+            output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             return None, process.communicate()[0]
-    return process.returncode, said
+    return process.returncode, output
 
 
-def turned_red(mutant: Mutant, folder: Path) -> str:
-    """What noticed that a safeguard is gone.
+def failing_test(mutant: Mutant, folder: Path) -> str:
+    """Remove a safeguard, and return the test that fails.
 
     Raises:
-        Broken: nothing did.
+        Broken: no test fails.
     """
-    removed(mutant, copied(folder))
-    code, said = tested(mutant.caught_by, folder)
+    remove(mutant, copy_program(folder))
+    code, output = run_tests(mutant.caught_by, folder)
     if code is None:
-        return "it hangs"
-    red = TURNED_RED.search(said)
+        return "timeout"
+    red = FAILURE.search(output)
     if code != 1 or red is None:
-        raise Broken(f"nothing noticed: exit code {code}: {said[-2000:]}")
+        raise Broken(f"no test failed: exit code {code}: {output[-2000:]}")
     test, row, _ = red.groups()
     return test or f"row {row or mutant.caught_by[1]}"
 
@@ -102,15 +104,15 @@ def turned_red(mutant: Mutant, folder: Path) -> str:
 def mutations(folder: Path, sample: bool) -> Iterator[Trials]:
     names = [SAMPLE] if sample else list(MUTANTS)
     folder.joinpath("whole").mkdir()
-    whole = copied(folder / "whole")
+    whole = copy_program(folder / "whole")
     green: set[tuple[str, ...]] = set()
-    """Tests that were seen to pass while nothing is removed."""
+    """Tests that passed with every safeguard in place."""
 
     def check_green(tests: tuple[str, ...]) -> None:
         if tests not in green:
-            code, said = tested(tests, whole)
+            code, output = run_tests(tests, whole)
             if code != 0:
-                raise Broken(f"{' '.join(tests)} fails with every safeguard in its place: {said[-2000:]}")
+                raise Broken(f"{' '.join(tests)} fails with every safeguard in place: {output[-2000:]}")
             green.add(tests)
 
     def trial(number: int) -> Done:
@@ -118,16 +120,16 @@ def mutations(folder: Path, sample: bool) -> Iterator[Trials]:
         mutant = MUTANTS[name]
         work.mkdir()
         try:
-            red = turned_red(mutant, work)
+            red = failing_test(mutant, work)
         except Broken as broken:
             raise Broken(f"{name}: {broken}") from broken
         shutil.rmtree(work)
-        check_green(of_one_file(mutant.caught_by))
+        check_green(tests_of_file(mutant.caught_by))
         return Done(note=f"{name}: {red}")
 
     yield Trials(number=len(names), run=trial, names=[f"{name}: " for name in names])
 
 
 ROWS = {
-    19: Row(fault="each safeguard removed in turn", unit="safeguards", passes="the suite turns red", prepare=mutations),
+    19: Row(fault="each safeguard removed in turn", unit="safeguards", passes="a test fails", prepare=mutations),
 }

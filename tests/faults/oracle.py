@@ -1,8 +1,8 @@
-"""Who decides whether a row was lost or trained twice, without a look at the ledger.
+"""The oracle: finds lost rows and rows trained twice without reading the ledger.
 
-The producer logs the ids whose COMMIT returned. The trainer logs, in each run's rows_outcome.jsonl, which rows it
-consumed. The lineage is what hangs on the pointer: the folder it names says which version it was trained from, and
-that one's says the same. The two logs are compared as multisets.
+The producer logs an id after its COMMIT has returned. The trainer logs the rows that it consumed in each run's
+rows_outcome.jsonl. The lineage starts at the pointer: the folder it names records its parent version, and so on. The
+oracle compares the two logs as multisets.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from trainer.run_dir import RunDirectory, read_json, verify_manifest
 
 
 class Broken(AssertionError):
-    """The promise was not kept."""
+    """A guarantee of the program does not hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """What the two logs say of each other."""
+    """The differences between the two logs."""
 
     lost: list[int] = field(default_factory=list)
-    """Committed, and neither consumed nor held out nor refused by the published lineage."""
+    """Committed, but not consumed, held out or refused by the published lineage."""
     twice: list[int] = field(default_factory=list)
-    """In more than one class, or more than once in one."""
+    """In more than one class, or more than once in one class."""
     phantom: list[int] = field(default_factory=list)
-    """Consumed, and never committed."""
+    """Consumed, but never committed."""
 
     @property
     def settled(self) -> bool:
@@ -41,23 +41,23 @@ class Count:
 
 
 class ProducerLog:
-    """The ids of committed rows, one a line; written after the COMMIT returned."""
+    """The ids of committed rows, one per line. They are written after the COMMIT has returned."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def add(self, ids: Iterable[int]) -> None:
-        """Log ids; one write, so that several producers may share the file."""
+        """Log ids in a single write, so that several producers can share the file."""
         with self._path.open("a") as file:
             file.write("".join(f"{number}\n" for number in ids))
 
     def ids(self) -> Counter[int]:
-        """How often each id was logged."""
+        """Return how often each id was logged."""
         return Counter(int(line) for line in self._path.read_text().split()) if self._path.exists() else Counter()
 
 
 def lineage(pointer: Path, runs: Path) -> Iterator[RunDirectory]:
-    """The runs behind the adapter that a pointer names, newest first."""
+    """Yield the runs that led to the adapter behind a pointer, newest first."""
     version = _version(pointer.readlink()) if pointer.is_symlink() else None
     while version is not None:
         run = RunDirectory(runs / f"{version:06d}")
@@ -66,10 +66,10 @@ def lineage(pointer: Path, runs: Path) -> Iterator[RunDirectory]:
 
 
 def count(produced: Counter[int], pointer: Path, runs: Path, refused: Iterable[int] = ()) -> Count:
-    """Compare.
+    """Compare the two logs.
 
     Args:
-        refused: ids that intake refused without a run, as the producer knows beforehand
+        refused: ids that were refused without training
     """
     consumed: Counter[int] = Counter(refused)
     held_out: set[int] = set()
@@ -78,7 +78,7 @@ def count(produced: Counter[int], pointer: Path, runs: Path, refused: Iterable[i
             if outcome.outcome in ("trained", "rejected"):
                 consumed[outcome.file_id] += 1
             elif outcome.outcome == "held_out":
-                held_out.add(outcome.file_id)  # measured in every run since
+                held_out.add(outcome.file_id)  # later runs evaluate it again
     consumed.update(held_out)
     return Count(
         lost=sorted((produced - consumed).elements()),
@@ -88,23 +88,23 @@ def count(produced: Counter[int], pointer: Path, runs: Path, refused: Iterable[i
 
 
 def check_pointer(pointer: Path) -> None:
-    """What the pointer names is there, whole, and says itself which version it is; no pointer is fine too.
+    """Check that the pointer names an intact folder with the right version, or that there is no pointer.
 
     Raises:
-        Broken
+        Broken: the pointer or its folder is not valid.
     """
     if not pointer.is_symlink():
         if pointer.exists():
-            raise Broken(f"{pointer} is no symlink")
+            raise Broken(f"{pointer} is not a symlink")
         return
     try:
-        folder = pointer.resolve(strict=True)  # once, as whoever loads it has to: it may be swapped at any moment
+        folder = pointer.resolve(strict=True)  # only once, because it may be swapped at any moment
         manifest = verify_manifest(folder)
         lineage_file = json.loads((folder / "lineage.json").read_text())
     except Exception as error:
-        raise Broken(f"what {pointer} names cannot be loaded: {error}") from error
+        raise Broken(f"the adapter behind {pointer} cannot be loaded: {error}") from error
     if not manifest["version"] == lineage_file["version"] == _version(folder):
-        raise Broken(f"{folder} says that it is version {manifest['version']}")
+        raise Broken(f"the manifest of {folder} names version {manifest['version']}")
 
 
 def _version(folder: Path) -> int:

@@ -1,8 +1,11 @@
-"""Row 5: eight producers at once, as awkward as producers are, while the service claims.
+"""Row 5: eight difficult producers insert rows at the same time while the service claims them.
 
-Transactions commit late, so that higher ids are there first; ids are drawn long before they are used, or chosen far
-beyond the sequence or below zero; some are rolled back; scores come later, by another transaction. Every one of these
-loses rows to a reader that remembers the last id it saw.
+- Transactions commit late, so that higher ids appear first.
+- Ids are drawn long before use, or lie far above the sequence or below zero.
+- Some transactions are rolled back.
+- Scores are set later, by another transaction.
+
+In each of these cases, a reader that only remembers the last id it saw would lose rows.
 """
 
 from __future__ import annotations
@@ -24,14 +27,14 @@ from scene import Scene, in_process, scene, server
 
 PRODUCERS = 8
 OPEN_AT_ONCE = 4
-"""Transactions that a producer has open, to be committed in any order."""
+"""How many transactions a producer keeps open. It commits them in any order."""
 LONGEST_OPEN_SECONDS = 1.5
 SETTLE_SECONDS = 180.0
 LOOK_SECONDS = 3.0
-"""To count reads every outcome of every run."""
+"""The pause between two counts. A count reads the outcomes of every run."""
 SETTINGS = (("MAX_DATASET_SIZE", "4000"), ("SWEEP_INTERVAL", "2"))
 HYGIENE = (("duplicates", "none"), ("secrets", "keep"))
-"""Not what is asked here, and most of the time."""
+"""This row does not test hygiene, which would take most of the time."""
 INSERT = """
 insert into code_files (id, repository, path, language, content, quality_score) values %s returning id
 """
@@ -43,20 +46,20 @@ BODY = "def f{0}_{1}(a, b):\n" + "".join(f"    v{n} = a.g{n}(b, {{1}} + {n})\n" 
 
 @dataclass(frozen=True, kw_only=True)
 class Open:
-    """A transaction that waits for its end."""
+    """An open transaction."""
 
     due: float
     connection: Any
     eligible: list[int]
-    """Ids that its commit makes eligible."""
+    """Ids that a commit makes eligible."""
     unscored: list[int]
-    """Ids that are there after it, and want a score."""
+    """Ids that still need a score after a commit."""
     undone: list[int]
-    """Ids that want a score if it is rolled back."""
+    """Ids that still need a score after a rollback."""
 
 
 class Producer:
-    """One of them. Its log says which ids a COMMIT of its own made eligible, once that has returned."""
+    """A producer. It logs the ids that its COMMITs made eligible, after each COMMIT has returned."""
 
     def __init__(self, url: str, number: int, rows: int, log: ProducerLog, seed: int) -> None:
         self.url, self.number, self.wanted, self.log = url, number, rows, log
@@ -66,10 +69,10 @@ class Producer:
         self.idle = [psycopg2.connect(url) for _ in range(OPEN_AT_ONCE)]
         self.open: list[Open] = []
         self.unscored: list[int] = []
-        """Committed, and not eligible yet."""
+        """Ids of committed rows that are not eligible yet."""
 
     def run(self) -> None:
-        """Produce until as many rows as wanted are eligible."""
+        """Produce until the wanted number of rows is eligible."""
         while self.eligible < self.wanted:
             self._commit_due()
             if self.idle:
@@ -83,7 +86,7 @@ class Producer:
             connection.close()
 
     def _insert(self) -> None:
-        """Rows by the sequence as it is, by ids drawn before, or by chosen ones; a few without a score."""
+        """Insert rows with the next ids, with ids drawn earlier or with chosen ids. A few rows have no score."""
         size, how = self.chance.randrange(1, 120), self.chance.choice(("next", "next", "drawn", "beyond", "below"))
         rows = [self._row() for _ in range(size)]
         if how == "drawn":
@@ -111,7 +114,7 @@ class Producer:
         return repository, path, "python", BODY.format(self.number, self.made), score
 
     def _score(self) -> None:
-        """Scores for rows that were committed without one, or with a bad one."""
+        """Set scores of rows that were committed with a low score or none."""
         self.chance.shuffle(self.unscored)
         ids, self.unscored = self.unscored[:40], self.unscored[40:]
         if ids:
@@ -121,7 +124,7 @@ class Producer:
             self._leave_open(connection, eligible=ids, unscored=[], undone=ids)
 
     def _draw(self) -> None:
-        """Ids for later."""
+        """Draw ids for later use."""
         if len(self.drawn) < 500:
             connection = self.idle[-1]
             with connection, connection.cursor() as cursor:
@@ -148,14 +151,14 @@ class Producer:
 
 
 def produce(url: str, number: int, rows: int, log: Path, seed: int) -> None:
-    """A producer's process."""
+    """Run a producer in its own process."""
     Producer(url, number, rows, ProducerLog(log), seed).run()
 
 
 def settled(one: Scene, seconds: float) -> Count:
-    """Wait until the service has consumed what is logged; what is left then.
+    """Wait until the service has consumed every logged row. Return the remaining differences.
 
-    Only after the producers' end: a row can be consumed before its COMMIT has returned to whoever logs it.
+    Call this only after the producers have ended: a row can be consumed before its producer has logged it.
     """
     deadline = time.monotonic() + seconds
     while not (found := one.counted()).settled and time.monotonic() < deadline:
@@ -182,7 +185,7 @@ def producers(folder: Path, sample: bool) -> Iterator[Trials]:
                 made = one.log.ids()
                 left = settled(one, SETTLE_SECONDS)
                 if not left.settled:
-                    raise Broken(f"{left}; {one.said()}")
+                    raise Broken(f"{left}; {one.log_tail()}")
                 one.check()
                 assert one.service is not None
                 one.service.terminate(GRACE_SECONDS)
@@ -193,6 +196,6 @@ def producers(folder: Path, sample: bool) -> Iterator[Trials]:
 
 
 ROWS = {
-    5: Row(fault=f"{PRODUCERS} producers at once: late commits, ids drawn before, chosen ids, rollbacks, scores later",
+    5: Row(fault=f"{PRODUCERS} concurrent producers: late commits, ids drawn early, chosen ids, rollbacks, late scores",
            unit="rows", passes="0 lost, 0 twice, 0 phantom", prepare=producers),
 }  # fmt: skip

@@ -1,5 +1,7 @@
-"""A TCP proxy before a Postgres on a unix socket, which does to bytes what networks do: loses them, delays them, cuts
-connections, and hands a message over byte by byte."""
+"""A TCP proxy for a Postgres on a unix socket. It injects network faults.
+
+It can drop bytes, delay them, cut connections, and send a message byte by byte.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,10 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 T = TypeVar("T")
 COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
-"""What psycopg2 sends at the end of a transaction: a message of its own."""
+"""The message that psycopg2 sends at the end of a transaction."""
 WRITES = (b"insert into codelupe.", b"update codelupe.", b"INSERT INTO codelupe.", b"UPDATE codelupe.")
 RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER: closing sends RST."""
+"""The SO_LINGER value with which closing sends RST."""
 
 After = Literal["reset", "hole"]
 
@@ -30,11 +32,11 @@ class Link:
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter, black: bool) -> None:
         self.client, self.server = client, server
         self.black = black
-        """Bytes vanish in both directions, for ever: what is missing from a stream never comes back."""
+        """Whether all bytes are dropped in both directions. This is final: the missing bytes cannot be restored."""
         self.wrote = False
         """Whether the transaction has written."""
         self.losing: After | None = None
-        """The next thing that the server says is lost, and then this happens."""
+        """What happens after the server's next answer is lost."""
 
     def reset(self, *, server_too: bool = True) -> None:
         self.black = self.black or not server_too
@@ -45,14 +47,14 @@ class Link:
             self.server.transport.abort()
 
     def end(self) -> None:
-        """One side has closed. Through a black hole not even that is heard."""
+        """Close the link after one side has closed. A black hole hides this from the server."""
         self.client.close()
         if not self.black:
             self.server.close()
 
 
 class Proxy:
-    """Listens on a port of its own, in a thread of its own, until it is closed."""
+    """Listens on its own port, in its own thread, until it is closed."""
 
     def __init__(self, url: str) -> None:
         parts = parse_dsn(url)
@@ -63,7 +65,7 @@ class Proxy:
         self._lose: tuple[bytes, int, After] | None = None
         self._writes = WRITES
         self.lost = threading.Event()
-        """The answer was lost."""
+        """Set when the answer has been lost."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
@@ -73,13 +75,13 @@ class Proxy:
         self.port: int = self._server.sockets[0].getsockname()[1]
 
     def url(self, url: str) -> str:
-        """A database's URL by way of the proxy."""
+        """Return a database's URL through the proxy."""
         return str(make_dsn(url, host="127.0.0.1", port=self.port))
 
-    # --- what it does from now on, called from any thread ---------------------------------------------------
+    # --- faults; any thread may call these ------------------------------------------------------------------
 
     def heal(self) -> None:
-        """Be a proxy like any other. What has gone into a black hole stays there."""
+        """Stop all faults. Connections in a black hole stay there."""
 
         def change() -> None:
             self._new_ones_black = self._slices = False
@@ -88,11 +90,11 @@ class Proxy:
         self._now(change)
 
     def reset(self, *, server_too: bool = True) -> None:
-        """Cut every connection; the server need not hear of it."""
+        """Cut every connection, on the server's side only with `server_too`."""
         self._now(lambda: [link.reset(server_too=server_too) for link in self._links])
 
     def black_hole(self, *, new_ones: bool) -> None:
-        """Every byte of the present connections vanishes, and of those to come as well until it is healed."""
+        """Drop every byte of the existing connections and, with `new_ones`, of new ones until `heal`."""
 
         def change() -> None:
             self._new_ones_black = new_ones
@@ -102,17 +104,17 @@ class Proxy:
         self._now(change)
 
     def delay(self, seconds: float) -> None:
-        """What the server says arrives that much later."""
+        """Delay the server's answers by this time."""
         self._delay_seconds = seconds
 
     def slices(self) -> None:
-        """Each byte is a packet."""
+        """Send each byte as its own packet."""
         self._slices = True
 
     def lose_answer(
         self, after: After, *, number: int = 1, to: bytes = COMMIT, writes: tuple[bytes, ...] = WRITES
     ) -> None:
-        """What is sent goes through, and its answer is lost: of the number-th; COMMITs after `writes` count."""
+        """Let the number-th message `to` through, and lose its answer. Only COMMITs after `writes` count."""
 
         def change() -> None:
             self.lost.clear()
@@ -142,7 +144,7 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         try:
             from_server, server = await asyncio.open_unix_connection(self._socket)
-        except OSError:  # no server: nor is there one for the client
+        except OSError:  # without a server, the client gets no connection either
             client.transport.abort()
             return
         link = Link(client, server, self._new_ones_black)
@@ -153,7 +155,7 @@ class Proxy:
             self._links.discard(link)
 
     async def _pump(self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, up: bool) -> None:
-        """One direction."""
+        """Forward the bytes of one direction."""
         pending: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         sending = asyncio.create_task(self._send(link, pending, writer))
         with contextlib.suppress(ConnectionError):

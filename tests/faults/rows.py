@@ -1,4 +1,4 @@
-"""The rows of the fault suite: what is done, how often, and what one trial of each is."""
+"""The types of the fault suite: a row, its trials and their results."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """What a trial that passed came to."""
+    """The result of a trial that passed."""
 
     count: int = 1
-    """How much it counts for, in the row's unit."""
+    """How much the trial counts, in the row's unit."""
     note: str = ""
-    """What is worth reading beside the count: a longest time, where it was killed."""
+    """A short note, for example the longest time or the crash point."""
 
 
 Trial = Callable[[int], Done]
-"""One trial, by its number from 0: the same number does the same, as far as the machine lets it. It raises Broken, or
-any other error, where the promise was not kept."""
+"""Runs one trial, by its number from 0. The same number does the same, as far as the machine allows. It raises Broken
+or another error if a guarantee does not hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trials:
-    """A row that is set up."""
+    """The trials of a row that is set up."""
 
     number: int
     """How many trials there are."""
     run: Trial
     names: Sequence[str] = ()
-    """What the notes of the first trials begin with, where another start may list them in another order: a trial that
-    passed as another one is made again."""
+    """How the notes of the first trials begin. Another start may order the trials differently. A trial whose kept note
+    begins with another name is run again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,9 @@ class Row:
 
     fault: str
     unit: str
-    """What is counted."""
+    """What the row counts."""
     passes: str
-    """What has to be true of each trial."""
+    """What must be true of each trial."""
     prepare: Callable[[Path, bool], AbstractContextManager[Trials]]
-    """(an empty folder, whether a sample is enough) → the trials, as long as the block runs. A sample of all rows
-    together takes under three minutes."""
+    """(an empty folder, whether a sample is enough) → the trials, valid inside the block. The samples of all rows
+    together take under three minutes."""

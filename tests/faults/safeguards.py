@@ -1,9 +1,13 @@
-"""Every safeguard of the program, by what it keeps, with the test that sees that it is gone. Row 19 removes each in
-turn; one that passed under another's number is removed again.
+"""The list of the program's safeguards. Each names the test that fails when the safeguard is removed.
 
-Not in it, because no test can see them go: the fsyncs (only a power cut tells), TCP's keepalives (the sentinel is there
-first), `flock` around the swap of the pointer (one service writes, and the swap is one rename), the index that lets a
-stream have one current adapter (the statement before each insertion retires the other).
+Row 19 removes them one at a time. It matches earlier results by title, so a safeguard with a new title is tried again.
+
+Some safeguards are not listed, because no test can notice their removal:
+
+- the fsyncs: only a power cut shows the difference
+- TCP keepalives: the sentinel acts first
+- `flock` around the swap of the pointer: only one service writes, and the swap is a single rename
+- the index that allows a stream one current adapter: the statement before each insertion retires the old one
 """
 
 from __future__ import annotations
@@ -13,14 +17,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
-    """A safeguard, and what sees that it is gone."""
+    """A safeguard, and the test that fails without it."""
 
     file: str
     old: str
-    """What the safeguard is written as."""
+    """The safeguard's source text."""
     new: str
+    """The text that replaces it."""
     caught_by: tuple[str, ...]
-    """Arguments of pytest, or `row N`: a sample of it."""
+    """Arguments for pytest, or `row N` for a sample of that row."""
 
 
 def _test(file: str, words: str = "") -> tuple[str, ...]:
@@ -28,20 +33,20 @@ def _test(file: str, words: str = "") -> tuple[str, ...]:
 
 
 MUTANTS: dict[str, Mutant] = {
-    # --- one writer --------------------------------------------------------------------------------------------------
+    # --- only one writer ---------------------------------------------------------------------------------------------
     "every write checks the lease": Mutant(
         file="db/lease.py",
         old="    if cursor.fetchone() != (lease.holder, lease.epoch, True):\n",
         new="    if False:\n",
         caught_by=_test("tests/postgres/test_verdicts.py", "every_write_is_fenced"),
     ),
-    "a lease is taken only where it is free, its holder's own, or has run out": Mutant(
+    "only a free, own or expired lease can be taken": Mutant(
         file="db/queries/lease.sql",
         old="    where held.holder is null or held.holder = excluded.holder or held.expires_at <= clock_timestamp()\n",
         new="",
         caught_by=_test("tests/postgres/test_lease_and_streams.py", "one_holder_at_a_time"),
     ),
-    "a lease that was lost is not renewed": Mutant(
+    "a lost lease is not renewed": Mutant(
         file="db/queries/lease.sql",
         old=" and epoch = %(epoch)s and expires_at > clock_timestamp()\nreturning epoch;",
         new="\nreturning epoch;",
@@ -53,7 +58,7 @@ MUTANTS: dict[str, Mutant] = {
         new="from codelupe.leases where stream = %(stream)s;",
         caught_by=_test("tests/postgres/test_verdicts.py", "cannot_change_hands"),
     ),
-    "who stops in the middle of a write keeps the lease's row for seconds only": Mutant(
+    "a process that stops during a write holds the lease row for only a few seconds": Mutant(
         file="db/queries/lease.sql",
         old="select set_config('idle_in_transaction_session_timeout', '15s', true);",
         new="select 1;",
@@ -71,19 +76,19 @@ MUTANTS: dict[str, Mutant] = {
         new="",
         caught_by=_test("tests/postgres/test_claim.py", "second_claim"),
     ),
-    "a folder has one service": Mutant(
+    "only one service runs in a folder": Mutant(
         file="service/settings/home.py",
         old="            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         new="            pass\n",
         caught_by=_test("tests/unit/test_service_parts.py", "one_service_per_folder"),
     ),
-    "a trainer holds its run's lock": Mutant(
+    "a trainer holds the lock of its run": Mutant(
         file="trainer/run_dir.py",
         old="                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n                break\n",
         new="                break\n",
         caught_by=_test("tests/unit/test_run_dir.py", "exclusive"),
     ),
-    "a trainer ends when its service has gone": Mutant(
+    "a trainer ends when its service is gone": Mutant(
         file="trainer/stop.py",
         old="        if _held_open(0):",
         new="        if False:",
@@ -95,19 +100,19 @@ MUTANTS: dict[str, Mutant] = {
         new="",
         caught_by=_test("tests/unit/test_launch.py", "does_not_stop"),
     ),
-    "a trainer that nobody watches any more is killed": Mutant(
+    "an unsupervised trainer is killed": Mutant(
         file="service/cycle/launch.py",
         old="    except BaseException:\n        process.kill()\n        raise\n    return code",
         new="    except BaseException:\n        raise\n    return code",
         caught_by=_test("tests/unit/test_launch.py", "unwatched"),
     ),
-    "one process at a time migrates": Mutant(
+    "only one process migrates at a time": Mutant(
         file="db/migrate.py",
         old='        cursor.execute(QUERIES["migrations_lock"])\n',
         new="",
         caught_by=_test("tests/postgres/test_lease_and_streams.py", "however_many_ask"),
     ),
-    "a database of a newer version is not written to": Mutant(
+    "a database of a newer version is left unchanged": Mutant(
         file="db/migrate.py",
         old="    if unknown := sorted(applied.keys() - scripts.keys()):",
         new="    if unknown := []:",
@@ -119,68 +124,68 @@ MUTANTS: dict[str, Mutant] = {
         new="    if problems := []:",
         caught_by=_test("tests/postgres/test_lease_and_streams.py", "bound_once"),
     ),
-    "an embedded database is started once": Mutant(
+    "an embedded database is started only once": Mutant(
         file="db/embedded.py",
         old="            fcntl.flock(file, fcntl.LOCK_EX)\n",
         new="",
         caught_by=_test("tests/postgres/test_embedded.py", "two_starts"),
     ),
     # --- no row lost -------------------------------------------------------------------------------------------------
-    "every id there can be is in a range": Mutant(
+    "every possible id is in a range": Mutant(
         file="db/chunks.py",
         old="LEAST_ID, GREATEST_ID = -(2**63), 2**63 - 1",
         new="LEAST_ID, GREATEST_ID = 1, 2**63 - 1",
         caught_by=_test("tests/postgres/test_chunks.py", "any_id"),
     ),
-    "what is cut off a range is a range": Mutant(
+    "the part cut off a range becomes a range": Mutant(
         file="db/chunks.py",
         old='        self.run("chunk_insert", first_id=end + 1, last_id=chunk.last_id, most_rows=chunk.most_rows)\n',
         new="",
         caught_by=_test("tests/postgres/test_chunks.py", "fills_up"),
     ),
-    "a range is looked at again, for commits that come late": Mutant(
+    "a range is checked again for late commits": Mutant(
         file="db/queries/chunks.sql",
         old="  and (due_at <= least(now(), %(due)s::timestamptz) or",
         new="  and (looked_at is null and due_at <= least(now(), %(due)s::timestamptz) or",
         caught_by=_test("tests/postgres/test_chunks.py", "commit_below"),
     ),
-    "a range is looked at again when rows come back": Mutant(
+    "a range is checked again when rows are returned": Mutant(
         file="migrations/0004_chunks.sql",
         old="where n.disposition = 'returned'));",
         new="where false));",
         caught_by=_test("tests/postgres/test_chunks.py", "are_returned"),
     ),
-    "ranges are looked at while the service waits": Mutant(
+    "ranges are checked while the service waits": Mutant(
         file="service/cycle/daemon.py",
         old="                swept = self.upkeep.sweep(self.lease)\n                due",
         new="                due",
         caught_by=_test("tests/postgres/test_claim_run.py", "rows_that_wait_anywhere"),
     ),
-    "ranges are looked at while a run is on": Mutant(
+    "ranges are checked during a run": Mutant(
         file="service/cycle/supervise.py",
         old="            self.upkeep.sweep(lease)\n            self.board.clear",
         new="            self.board.clear",
         caught_by=_test("tests/postgres/test_claim_run.py", "during_a_run"),
     ),
-    "counts of other limits are forgotten": Mutant(
+    "counts made under other limits are discarded": Mutant(
         file="db/chunks.py",
         old='        ranges.run("chunks_forget")\n',
         new="",
         caught_by=_test("tests/postgres/test_chunks.py", "other_limits"),
     ),
-    "rows that were counted and are gone start no loop": Mutant(
+    "counted rows that are gone start no endless loop": Mutant(
         file="service/cycle/daemon.py",
         old="            chunks.discard_counts(self.pool, self.lease)\n",
         new="",
         caught_by=_test("tests/postgres/test_claim_run.py", "deleted_rows"),
     ),
-    "a settled row is not claimed over": Mutant(
+    "a settled row is not claimed again": Mutant(
         file="db/queries/claim.sql",
         old="settled_at = excluded.settled_at\n    where l.disposition = 'returned';",
         new="settled_at = excluded.settled_at;",
         caught_by=_test("tests/postgres/test_claim.py", "settled_row"),
     ),
-    "a claim that gets fewer rows than it read is undone": Mutant(
+    "a claim that inserts fewer rows than it read is rolled back": Mutant(
         file="db/claim.py",
         old="        if self.cursor.rowcount != len(records):",
         new="        if False:",
@@ -198,91 +203,91 @@ MUTANTS: dict[str, Mutant] = {
         new="                if False:",
         caught_by=_test("tests/postgres/test_claim.py", "repeats_an_id"),
     ),
-    "a committed run without its directory is given back": Mutant(
+    "a committed run without a directory returns its rows": Mutant(
         file="service/cycle/daemon.py",
         old="        if not directory.root.exists():\n            self._settling.give_back(",
         new="        if not directory.root.exists():\n            (lambda *_: None)(",
         caught_by=_test("tests/postgres/test_claim_run.py", "without_its_directory"),
     ),
-    "folders of an unknown run are set aside": Mutant(
+    "folders of an unknown run are moved aside": Mutant(
         file="service/cycle/claim.py",
         old="        set_aside(home, rows.run_id)\n",
         new="",
         caught_by=_test("tests/postgres/test_claim_run.py", "set_aside"),
     ),
-    "bytes that are no UTF-8 settle their row, not the service": Mutant(
+    "bytes that are not UTF-8 reject the row and do not stop the service": Mutant(
         file="db/claim.py",
         old='        except UnicodeDecodeError:\n            self._reject(file_id, held_out, sha256, "not_utf8")\n',
         new="",
         caught_by=_test("tests/postgres/test_claim.py", "not_utf8"),
     ),
-    "metadata that nothing can hold settles its row, not the service": Mutant(
+    "metadata that cannot be stored rejects the row and does not stop the service": Mutant(
         file="db/rows.py",
         old="    if _NUL.search(text):\n        raise BadMetadata\n",
         new="",
         caught_by=_test("tests/postgres/test_claim.py", "cannot_be_encoded"),
     ),
-    "an outcome for every row, and one only": Mutant(
+    "every row has exactly one outcome": Mutant(
         file="db/settling.py",
         old="        raise SettlementMismatch(run_id, problems)",
         new="        return",
         caught_by=_test("tests/postgres/test_verdicts.py", "do_not_match"),
     ),
-    "a row that is settled was the run's": Mutant(
+    "a run settles only its own rows": Mutant(
         file="db/settling.py",
         old="        if cursor.rowcount != len(batch):",
         new="        if False:",
         caught_by=_test("tests/postgres/test_verdicts.py", "left_the_run"),
     ),
-    "a candidate that came too late gives its rows back": Mutant(
+    "a late candidate returns its rows": Mutant(
         file="service/cycle/settle.py",
         old="        except (ParentMoved, RowsRevoked, SettlementMismatch) as error:",
         new="        except SettlementMismatch as error:",
         caught_by=_test("tests/postgres/test_claim_run.py", "came_too_late"),
     ),
-    "a run whose result cannot be read gives its rows back": Mutant(
+    "a run with an unreadable result returns its rows": Mutant(
         file="service/cycle/daemon.py",
         old="        except (OSError, ValueError, TypeError, RunDirectoryError) as error:\n            return",
         new="        except ZeroDivisionError as error:\n            return",
         caught_by=_test("tests/postgres/test_claim_run.py", "cannot_be_read_is_returned"),
     ),
-    "a row that comes back is no copy of itself": Mutant(
+    "a returned row is not a duplicate of itself": Mutant(
         file="db/queries/fingerprints.sql",
         old="where f.stream = %(stream)s and f.file_id <> a.file_id;",
         new="where f.stream = %(stream)s;",
         caught_by=_test("tests/postgres/test_hygiene.py", "duplicates_of_themselves"),
     ),
-    "what a row leaves behind does not keep its copies out": Mutant(
+    "the fingerprint of an untrained row does not block its copies": Mutant(
         file="migrations/0004_chunks.sql",
         old="        where c.disposition in ('rejected', 'quarantined', 'returned')));",
         new="        where false));",
         caught_by=_test("tests/postgres/test_hygiene.py", "returned_row"),
     ),
-    "a run goes from state to state as the table says": Mutant(
+    "a run makes only legal state transitions": Mutant(
         file="db/runs.py",
         old="    if to not in TRANSITIONS[state]:",
         new="    if False:",
         caught_by=_test("tests/postgres/test_verdicts.py", "legal_transitions"),
     ),
-    "what a run did to a row is not changed afterwards": Mutant(
+    "a recorded outcome cannot be changed": Mutant(
         file="migrations/0001_initial.sql",
         old="create trigger append_only before update or delete on codelupe.run_rows",
         new="create trigger append_only before delete on codelupe.run_rows",
         caught_by=_test("tests/postgres/test_verdicts.py", "append_only"),
     ),
-    "the audit sees what was trained twice": Mutant(
+    "the audit reports rows trained twice": Mutant(
         file="db/audit.py",
         old='    "audit_trained_twice": "{n} files were trained on in more than one published run: files {ids}",\n',
         new="",
         caught_by=_test("tests/postgres/test_verdicts.py", "audit_finds"),
     ),
-    "the audit sees an adapter that is not what was published": Mutant(
+    "the audit reports an adapter that differs from the published one": Mutant(
         file="service/publish/evidence.py",
         old="        verify_adapter(home, adapter)\n",
         new="",
         caught_by=_test("tests/postgres/test_evidence.py", "mismatches"),
     ),
-    # --- none trained twice, or at all where it must not -------------------------------------------------------------
+    # --- no row trained twice, and no forbidden row trained ----------------------------------------------------------
     "only returned rows are claimed again": Mutant(
         file="db/queries/source.sql",
         old="(l.not_before is null or l.not_before <= now()))\n  and {ineligible} is null\norder by {id} limit",
@@ -307,55 +312,55 @@ MUTANTS: dict[str, Mutant] = {
         new="        if False:",
         caught_by=_test("tests/postgres/test_claim.py", "never_kept"),
     ),
-    "a held-out file stays held out when it comes back": Mutant(
+    "a held-out file stays held out after it is returned": Mutant(
         file="service/admission/split.py",
         old="        if row.held_out or position <",
         new="        if position <",
         caught_by=_test("tests/unit/test_split.py", "stays_held_out"),
     ),
-    "a later version of a held-out file is held out too": Mutant(
+    "a later version of a held-out file is also held out": Mutant(
         file="service/cycle/claim.py",
         old="Splitter(recipe.data, rows.held_out_places())",
         new="Splitter(recipe.data)",
         caught_by=_test("tests/postgres/test_claim_run.py", "another_version"),
     ),
-    "a held-out row that was trained on is no outcome": Mutant(
+    "a held-out row cannot have the outcome trained": Mutant(
         file="db/settling.py",
         old="            if outcome.outcome in OUTCOMES_OF_ROLE[role]:",
         new="            if True:",
         caught_by=_test("tests/postgres/test_verdicts.py", "held_out_row_that_was"),
     ),
-    "no run without something to measure it by": Mutant(
+    "no run starts without held-out files": Mutant(
         file="service/cycle/claim.py",
         old="    if splitter.trained and not splitter.held_out and not before:",
         new="    if False:",
         caught_by=_test("tests/postgres/test_claim_run.py", "without_held_out"),
     ),
-    "a copy is not trained again": Mutant(
+    "an exact duplicate is not trained on": Mutant(
         file="service/admission/duplicates.py",
         old="        if one.exact == exact:\n            return DUPLICATE\n",
         new="",
         caught_by=_test("tests/postgres/test_hygiene.py", "first_of_similar"),
     ),
-    "what nearly is a held-out file is not trained": Mutant(
+    "a near duplicate of a held-out file is not trained on": Mutant(
         file="service/admission/duplicates.py",
         old="        if self._near is not None and similarity(one.signature, signature) >= self._near:",
         new="        if False:",
         caught_by=_test("tests/postgres/test_hygiene.py", "near_duplicate"),
     ),
-    "what was trained is known in later runs": Mutant(
+    "later runs know the files already trained on": Mutant(
         file="service/admission/duplicates.py",
         old="        self._known.remember(kept)\n        return list",
         new="        return list",
         caught_by=_test("tests/postgres/test_hygiene.py", "remembered_in_later_runs"),
     ),
-    "benchmarks are left out": Mutant(
+    "benchmark files are refused": Mutant(
         file="service/admission/admission.py",
         old="            or self._benchmarks.reason(row.content)\n",
         new="",
         caught_by=_test("tests/postgres/test_hygiene.py", "benchmark_is_refused"),
     ),
-    "secrets give way to placeholders": Mutant(
+    "secrets are replaced by placeholders": Mutant(
         file="service/admission/admission.py",
         old='        if self._hygiene.secrets == "keep":\n            return row, found\n',
         new="        return row, found\n",
@@ -373,43 +378,43 @@ MUTANTS: dict[str, Mutant] = {
         new="        if found := []:",
         caught_by=_test("tests/postgres/test_revocations.py", "revoked_row_is_not_published"),
     ),
-    "revoking waits for a write under way": Mutant(
+    "a revocation waits for a write in progress": Mutant(
         file="db/revocations.py",
         old='        cursor.execute(QUERIES["lease_exclusive"], {"stream": stream})\n',
         new="",
         caught_by=_test("tests/postgres/test_revocations.py", "under_way"),
     ),
-    "an adapter that saw a revoked row is current no more": Mutant(
+    "an adapter trained on a revoked row is no longer current": Mutant(
         file="db/revocations.py",
         old="        if begin_anew and any(adapter.is_current for adapter in found.adapters):",
         new="        if False:",
         caught_by=_test("tests/postgres/test_revocations.py", "beginning_anew"),
     ),
-    "a withdrawn adapter is not made current again": Mutant(
+    "a withdrawn adapter cannot become current again": Mutant(
         file="db/queries/adapters.sql",
         old="where stream = %(stream)s and version = %(version)s and withdrawn_at is null returning version;",
         new="where stream = %(stream)s and version = %(version)s returning version;",
         caught_by=_test("tests/postgres/test_revocations.py", "beginning_anew"),
     ),
-    "a revoked text is not measured on": Mutant(
+    "a revoked text is not used for evaluation": Mutant(
         file="db/revocations.py",
         old='        cursor.execute(QUERIES["revoked_forget_held_out"], parameters)\n',
         new="",
         caught_by=_test("tests/postgres/test_revocations.py", "text_is_forgotten"),
     ),
-    "files are dropped once, however many drop": Mutant(
+    "concurrent drops insert each file once": Mutant(
         file="db/files.py",
         old='        cursor.execute(QUERIES["files_lock"])\n',
         new="",
         caught_by=_test("tests/postgres/test_drop_twice.py", "many_drops"),
     ),
-    "a claimed row is what its manifest says": Mutant(
+    "a claimed row matches its manifest": Mutant(
         file="trainer/check.py",
         old="        manifest = verify_manifest(directory.root)\n",
         new="        manifest = __import__('json').loads((directory.root / MANIFEST).read_text())\n",
         caught_by=_test("tests/unit/test_train.py", "tampered"),
     ),
-    "a file is in a run once": Mutant(
+    "a file occurs only once in a run": Mutant(
         file="trainer/reading.py",
         old="    if twice := [str(file_id) for file_id, times in Counter(file_ids).items() if times > 1]:",
         new="    if twice := []:",
@@ -421,32 +426,32 @@ MUTANTS: dict[str, Mutant] = {
         new="    if False:",
         caught_by=_test("tests/unit/test_train.py", "finished_run"),
     ),
-    # --- nothing is tried for ever -----------------------------------------------------------------------------------
-    "the last of so many attempts settles a row": Mutant(
+    # --- every retry has a limit -------------------------------------------------------------------------------------
+    "the last allowed attempt settles a row": Mutant(
         file="db/settling.py",
         old="            last = attempts.get(outcome.file_id, 0) + 1 >= max_attempts\n",
         new="            last = False\n",
         caught_by=_test("tests/postgres/test_verdicts.py", "refused_rows_wait"),
     ),
-    "rows of a refused candidate rest, each time longer": Mutant(
+    "rows of a refused candidate wait longer after each refusal": Mutant(
         file="db/queries/settling.sql",
         old="    not_before = now() + make_interval(secs => v.backoff_seconds * power(2, l.attempts))\n",
         new="    not_before = null\n",
         caught_by=_test("tests/postgres/test_verdicts.py", "refused_rows_wait"),
     ),
-    "a row that rests is not claimed": Mutant(
+    "a waiting row is not claimed": Mutant(
         file="db/queries/source.sql",
         old="(l.file_id is null or l.disposition = 'returned' and (l.not_before is null or l.not_before <= now()))",
         new="(l.file_id is null or l.disposition = 'returned')",
         caught_by=_test("tests/postgres/test_claim.py", "wait_for_their_time"),
     ),
-    "a run whose trainer crashes each time is given up": Mutant(
+    "a run whose trainer keeps crashing is abandoned": Mutant(
         file="service/cycle/daemon.py",
         old="            if self._crashes < MAX_CRASHES:",
         new="            if True:",
         caught_by=_test("tests/postgres/test_claim_run.py", "crashes_each_time"),
     ),
-    "the trainer's suspects reach the books": Mutant(
+    "the trainer's suspects are recorded": Mutant(
         file="service/cycle/daemon.py",
         old=" if code in STEP_FAILED_CODES else None",
         new=" if False else None",
@@ -458,62 +463,62 @@ MUTANTS: dict[str, Mutant] = {
         new="    return frozenset()",
         caught_by=_test("tests/postgres/test_bisection.py", "takes_half"),
     ),
-    "the suspect that is left is quarantined": Mutant(
+    "the last suspect is quarantined": Mutant(
         file="db/suspects.py",
         old="    if len(named) != 1:",
         new="    if True:",
         caught_by=_test("tests/postgres/test_bisection.py", "only_suspect"),
     ),
-    "who was suspect before is so all the more": Mutant(
+    "earlier suspects are blamed before other rows": Mutant(
         file="db/suspects.py",
         old="    named = again or [file_id for file_id, _ in found]",
         new="    named = [file_id for file_id, _ in found]",
         caught_by=_test("tests/postgres/test_bisection.py", "finds_the_rows"),
     ),
-    "a run that ended well clears its rows": Mutant(
+    "a successful run clears its rows of suspicion": Mutant(
         file="db/suspects.py",
         old='    cursor.execute(QUERIES["suspects_clear"], {"stream": stream, "run_id": run_id})\n',
         new="    return\n",
         caught_by=_test("tests/postgres/test_bisection.py", "takes_half"),
     ),
-    "each sample of a step that failed is tried alone": Mutant(
+    "each sample of a failed step is tried alone": Mutant(
         file="trainer/fit/suspects.py",
         old="        found = [sample for sample in samples if fails(sample)]\n",
         new="",
         caught_by=_test("tests/unit/test_suspects.py", "single_bad_row"),
     ),
-    "no row is blamed for weights that are broken": Mutant(
+    "no row is blamed for broken weights": Mutant(
         file="trainer/fit/suspects.py",
         old="            return None\n        found",
         new="            pass\n        found",
         caught_by=_test("tests/unit/test_suspects.py", "no_row_is_suspected"),
     ),
-    "a trainer that fails leaves its suspects": Mutant(
+    "a failing trainer records its suspects": Mutant(
         file="trainer/train.py",
         old="        if failed.suspects is not None:",
         new="        if False:",
         caught_by=_test("tests/unit/test_suspects.py", "leaves_its_suspects"),
     ),
-    "out of memory is a smaller micro-batch": Mutant(
+    "out of memory leads to a smaller micro-batch": Mutant(
         file="trainer/fit/loop.py",
         old="                if not is_out_of_memory(error):\n                    raise\n            # The",
         new="                raise\n            # The",
         caught_by=_test("tests/unit/test_loop.py", "out_of_memory"),
     ),
-    "a loss that is not finite ends the run": Mutant(
+    "a non-finite loss ends the run": Mutant(
         file="trainer/fit/loop.py",
         old='            if not math.isfinite(value):\n                self.context.events.emit("non_finite"',
         new='            if False:\n                self.context.events.emit("non_finite"',
         caught_by=_test("tests/unit/test_loop.py", "not_finite"),
     ),
     # --- the live adapter can always be loaded -----------------------------------------------------------------------
-    "a publication needs its parent to be current": Mutant(
+    "a publication requires its parent to be current": Mutant(
         file="db/settling.py",
         old="        _check_parent(cursor, lease.stream, run_id, parent_version)\n",
         new="",
         caught_by=_test("tests/postgres/test_verdicts.py", "moved_parent"),
     ),
-    "the pointer is derived from the database again": Mutant(
+    "the pointer is updated from the database": Mutant(
         file="service/cycle/upkeep.py",
         old="            if sync_pointer(self.home, self.stream, current):\n",
         new="            if False:\n",
@@ -526,49 +531,49 @@ MUTANTS: dict[str, Mutant] = {
         "            (pointer.parent / 'adapters').mkdir(exist_ok=True)\n",
         caught_by=_test("tests/unit/test_publish.py", "swap_that_fails"),
     ),
-    "an adapter's copy is verified": Mutant(
+    "a candidate is verified before it is copied": Mutant(
         file="service/publish/folders.py",
         old="    verify_manifest(run.adapter, beat)\n",
         new="",
         caught_by=_test("tests/unit/test_publish.py", "damaged_candidate"),
     ),
-    "a copy that is not its original is not published": Mutant(
+    "a copy that differs from its original is not published": Mutant(
         file="service/publish/folders.py",
         old="        if {name: copies[name] for name in originals} != originals:",
         new="        if False:",
         caught_by=_test("tests/unit/test_publish.py", "copy_that_differs"),
     ),
-    "the pointer never names a folder that is not there": Mutant(
+    "the pointer never names a missing folder": Mutant(
         file="service/publish/folders.py",
         old="    if current is not None and not home.adapter(current.version).is_dir():",
         new="    if False:",
         caught_by=_test("tests/unit/test_publish.py", "never_names"),
     ),
-    "a folder in the pointer's place is not touched": Mutant(
+    "a folder in place of the pointer is left unchanged": Mutant(
         file="service/publish/folders.py",
         old="    if pointer.exists() and not pointer.is_symlink():",
         new="    if False:",
         caught_by=_test("tests/unit/test_publish.py", "not_touched"),
     ),
-    "retention leaves the current adapter": Mutant(
+    "retention keeps the current adapter": Mutant(
         file="service/publish/folders.py",
         old=" | {a.version for a in history if a.is_current}",
         new="",
         caught_by=_test("tests/unit/test_publish.py", "retention"),
     ),
-    "a rollback waits for a publication under way": Mutant(
+    "a rollback waits for a publication in progress": Mutant(
         file="db/adapters.py",
         old='        cursor.execute(QUERIES["lease_exclusive"], {"stream": stream})\n',
         new="",
         caught_by=_test("tests/postgres/test_verdicts.py", "rollback_waits"),
     ),
-    "nothing is claimed on top of a damaged adapter": Mutant(
+    "no run starts from a damaged adapter": Mutant(
         file="service/cycle/upkeep.py",
         old="                verify_adapter(self.home, current, self.board.beat)\n",
         new="                pass\n",
         caught_by=_test("tests/postgres/test_claim_run.py", "damaged_adapter"),
     ),
-    "nothing is claimed on top of an adapter of another history": Mutant(
+    "no run starts from an adapter of another history": Mutant(
         file="service/publish/folders.py",
         old="    if (found := sha256_file(folder / MANIFEST)) != adapter.manifest_sha256:",
         new="    if (found := adapter.manifest_sha256) != found:",
@@ -580,13 +585,13 @@ MUTANTS: dict[str, Mutant] = {
         new="        pass\n",
         caught_by=_test("tests/unit/test_train.py", "parent_that_changed"),
     ),
-    "a candidate that is worse is refused": Mutant(
+    "a worse candidate is refused": Mutant(
         file="service/gate/judge.py",
         old='    elif measured["candidate"] > measured["current"] + gate.tolerance:',
         new="    elif False:",
         caught_by=_test("tests/unit/test_judge.py", "tolerance"),
     ),
-    "a candidate whose loss is no number is refused": Mutant(
+    "a candidate without a numeric loss is refused": Mutant(
         file="service/gate/judge.py",
         old="    if missing:",
         new="    if False:",
@@ -598,37 +603,37 @@ MUTANTS: dict[str, Mutant] = {
         new="    if False:",
         caught_by=_test("tests/unit/test_judge.py", "every_reason"),
     ),
-    "a folder appears whole": Mutant(
+    "a folder appears only when it is complete": Mutant(
         file="trainer/run_dir.py",
         old='    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")\n    shutil.rmtree(temporary',
         new="    temporary = path\n    shutil.rmtree(temporary",
         caught_by=_test("tests/unit/test_run_dir.py", "appears_whole"),
     ),
-    "a file is replaced whole": Mutant(
+    "a file is replaced atomically": Mutant(
         file="trainer/run_dir.py",
         old='    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")\n    with temporary.open("w"',
         new='    temporary = path\n    with temporary.open("w"',
         caught_by=_test("tests/unit/test_run_dir.py", "replaced_whole"),
     ),
-    "the report comes last": Mutant(
+    "the report is written last": Mutant(
         file="trainer/train.py",
         old="    write_outcomes(directory.rows_outcome, outcomes)\n    report",
         new="    write_json(directory.report, {})\n    write_outcomes(directory.rows_outcome, outcomes)\n    report",
         caught_by=_test("tests/unit/test_train.py", "report_comes_last"),
     ),
-    "a checkpoint is verified before it is used": Mutant(
+    "a checkpoint is verified before use": Mutant(
         file="trainer/fit/checkpoint.py",
         old="    verify_manifest(path)\n    try:\n        state",
         new="    try:\n        state",
         caught_by=_test("tests/unit/test_checkpoint.py", "is_skipped"),
     ),
-    "a damaged checkpoint is passed over for the one before": Mutant(
+    "a damaged checkpoint is skipped for the one before it": Mutant(
         file="trainer/fit/checkpoint.py",
         old="            on_damaged(path, str(error))\n",
         new="            on_damaged(path, str(error))\n            return None\n",
         caught_by=_test("tests/unit/test_checkpoint.py", "is_skipped"),
     ),
-    "a checkpoint whose best step is damaged is of no use": Mutant(
+    "a checkpoint with a damaged best step is not used": Mutant(
         file="trainer/fit/checkpoint.py",
         old="                verify_manifest(best)\n",
         new="                pass\n",
@@ -640,7 +645,7 @@ MUTANTS: dict[str, Mutant] = {
         new="    return load_file",
         caught_by=_test("tests/unit/test_checkpoint.py", "become_the_result"),
     ),
-    "a trainer that is asked to stop keeps its steps": Mutant(
+    "a trainer saves its steps when it is stopped": Mutant(
         file="trainer/fit/loop.py",
         old="        if self.progress.step > 0:\n            self._save()\n        raise",
         new="        raise",
@@ -652,86 +657,86 @@ MUTANTS: dict[str, Mutant] = {
         new='    description |= {"post_processor": None, "truncation": None, "padding": None}\n',
         caught_by=_test("tests/unit/test_tokenize.py"),
     ),
-    "an adapter that does not answer is not served": Mutant(
+    "an adapter that fails its test is not served": Mutant(
         file="service/publish/serving.py",
         old="        server.check(name)\n",
         new="        pass\n",
         caught_by=_test("tests/serving/test_serving.py", "answers_nan"),
     ),
-    "a move of the served name that fails is taken back": Mutant(
+    "a failed move of the served name is undone": Mutant(
         file="service/publish/serving.py",
         old="            _load_quietly(server, ALIAS, before)\n",
         new="            pass\n",
-        caught_by=_test("tests/serving/test_serving.py", "puts_the_alias_back"),
+        caught_by=_test("tests/serving/test_serving.py", "restores_the_alias"),
     ),
-    # --- /health answers, and the service goes on --------------------------------------------------------------------
-    "a loop that hangs ends the process": Mutant(
+    # --- /health answers, and the service keeps running --------------------------------------------------------------
+    "a hanging loop ends the process": Mutant(
         file="service/cycle/watchdog.py",
         old="                end()\n",
         new="",
         caught_by=_test("tests/unit/test_watchdog.py", "stands_still"),
     ),
-    "that other threads live is no heartbeat": Mutant(
+    "activity of other threads does not count as a heartbeat": Mutant(
         file="service/web/board.py",
         old="        self._change(lambda now: replace(now, **changes))\n",
         new="        self.update(**changes)\n",
         caught_by=_test("tests/unit/test_watchdog.py", "other_threads"),
     ),
-    "a loop that stands still is said to": Mutant(
+    "a hanging loop is reported": Mutant(
         file="service/web/board.py",
         old="        if age > STALE_HEARTBEAT_SECONDS:",
         new="        if False:",
         caught_by=_test("tests/unit/test_http.py", "stale"),
     ),
-    "slow clients do not take all the connections": Mutant(
+    "slow clients do not use up the connections": Mutant(
         file="service/web/http.py",
         old="            connection_limit=1000,\n",
         new="",
         caught_by=_test("tests/unit/test_http.py", "half_open"),
     ),
-    "a database that is away is an answer, not a traceback": Mutant(
+    "an unavailable database gives an error answer, not a traceback": Mutant(
         file="service/web/http.py",
         old="    @app.errorhandler(DatabaseError)\n",
         new="",
         caught_by=_test("tests/unit/test_http.py", "errors_are_json"),
     ),
-    "only who has the token changes anything": Mutant(
+    "changes require the token": Mutant(
         file="service/web/http.py",
         old="        if not hmac.compare_digest(given",
         new="        if False and not hmac.compare_digest(given",
         caught_by=_test("tests/unit/test_http.py", "need_the_token"),
     ),
-    "troubles of several threads do not undo each other": Mutant(
+    "troubles of several threads do not overwrite each other": Mutant(
         file="service/web/board.py",
         old="        with self._lock:\n",
         new="        if True:\n",
-        caught_by=_test("tests/serving/test_serving.py", "do_not_undo"),
+        caught_by=_test("tests/serving/test_serving.py", "do_not_overwrite"),
     ),
-    "a log that cannot be written does not end the service": Mutant(
+    "an unwritable log does not end the service": Mutant(
         file="service/logs.py",
         old="        if not self._reported:\n",
         new="        raise\n        if not self._reported:\n",
         caught_by=_test("tests/unit/test_service_parts.py", "full_disk"),
     ),
-    "no claim where the disk may not hold it": Mutant(
+    "no claim starts when the disk may be too small": Mutant(
         file="service/cycle/upkeep.py",
         old="        if free < needed:",
         new="        if False:",
         caught_by=_test("tests/postgres/test_claim_run.py", "without_disk_space"),
     ),
-    "what the service cannot do makes it rest, not end": Mutant(
+    "an error pauses the service and does not end it": Mutant(
         file="service/cycle/daemon.py",
         old="            except (DatabaseError, RunDirectoryError, OSError) as error:",
         new="            except ZeroDivisionError as error:",
         caught_by=_test("tests/postgres/test_claim_run.py", "standby_service_pauses"),
     ),
-    "why it rests is on the board": Mutant(
+    "the reason for a pause is on the board": Mutant(
         file="service/cycle/daemon.py",
         old="        self._pauses += 1\n        self.board.trouble(cause, reason)\n",
         new="        self._pauses += 1\n",
         caught_by=_test("tests/postgres/test_claim_run.py", "standby_service_pauses"),
     ),
-    "a pointer that cannot be moved is on the board": Mutant(
+    "a pointer that cannot be updated is reported on the board": Mutant(
         file="service/cycle/upkeep.py",
         old='            self.board.trouble("pointer", f"{self.home.pointer(self.stream)} '
         'cannot be updated: {error}")\n',
@@ -744,146 +749,146 @@ MUTANTS: dict[str, Mutant] = {
         new="if value}",
         caught_by=_test("tests/unit/test_service_parts.py", "allow_list"),
     ),
-    # --- a database that goes away, and comes back -------------------------------------------------------------------
-    "a database that does not answer is waited for": Mutant(
+    # --- the database becomes unavailable, and comes back ------------------------------------------------------------
+    "the service waits for an unavailable database": Mutant(
         file="service/cycle/daemon.py",
         old="            except Unavailable as error:\n                database_failures += 1",
         new="            except ZeroDivisionError as error:\n                database_failures += 1",
         caught_by=_test("tests/faults/test_lost_commit.py"),
     ),
-    "after a lost COMMIT the database says what arrived": Mutant(
+    "after a lost COMMIT the service rereads its state from the database": Mutant(
         file="service/cycle/daemon.py",
         old="                if self.state in WRITING:",
         new="                if False:",
         caught_by=_test("tests/faults/test_lost_commit.py"),
     ),
-    "training goes on while the database is away": Mutant(
+    "training continues while the database is unavailable": Mutant(
         file="service/cycle/supervise.py",
         old="            self.leadership.put_off()\n            self.upkeep.note_database_trouble(error)\n",
         new="            raise\n",
         caught_by=_test("tests/postgres/test_claim_run.py", "training_goes_on_while"),
     ),
-    "an embedded database that died is started again": Mutant(
+    "a dead embedded database is restarted": Mutant(
         file="service/cycle/daemon.py",
         old="                self.upkeep.restart_database()\n",
         new="",
         caught_by=_test("tests/postgres/test_claim_run.py", "embedded_database"),
     ),
-    "an error without a code is a lost connection": Mutant(
+    "an error without a code counts as a lost connection": Mutant(
         file="db/classify.py",
         old="    if connection.closed or lost or isinstance",
         new="    if connection.closed or isinstance",
         caught_by=_test("tests/faults/test_silent_server.py", "error_of_another"),
     ),
-    "a connection that broke is closed, and its slot comes back": Mutant(
+    "a broken connection returns its slot to the pool": Mutant(
         file="db/pool.py",
         old="            with self._free:\n                self._in_use -= 1\n                self._free.notify()\n",
         new="            pass\n",
         caught_by=_test("tests/postgres/test_pool.py", "leaks_no_slot"),
     ),
-    "psycopg2's own slot comes back too": Mutant(
+    "a broken connection is also returned to psycopg2's pool": Mutant(
         file="db/pool.py",
         old="            self._sentinel.terminate_later(connection)\n        self._put_back(connection, close=True)\n",
         new="            self._sentinel.terminate_later(connection)\n",
         caught_by=_test("tests/postgres/test_pool.py", "leaks_no_slot"),
     ),
-    "a connection is looked at before it is handed out": Mutant(
+    "a connection is checked before it is handed out": Mutant(
         file="db/pool.py",
         old="            if connection.answers():",
         new="            if True:",
         caught_by=_test("tests/postgres/test_pool.py", "killed_while_idle"),
     ),
-    "a connection that was idle for long is asked": Mutant(
+    "a long-idle connection is tested with a round trip": Mutant(
         file="db/connection.py",
         old="        if time.monotonic() - self.idle_since < ROUND_TRIP_AFTER_SECONDS:",
         new="        if True:",
         caught_by=_test("tests/postgres/test_pool.py", "long_idle"),
     ),
-    "a full pool waits": Mutant(
+    "a full pool waits for a free slot": Mutant(
         file="db/pool.py",
         old="self._in_use < self._limit, self._wait_seconds)",
         new="self._in_use < self._limit, 0)",
         caught_by=_test("tests/postgres/test_pool.py", "full_pool"),
     ),
-    "a statement has its limit": Mutant(
+    "a statement has a timeout": Mutant(
         file="db/connection.py",
         old="STATEMENT_TIMEOUT_SECONDS = 300",
         new="STATEMENT_TIMEOUT_SECONDS = 0",
         caught_by=_test("tests/postgres/test_pool.py", "have_limits"),
     ),
-    "a stopped process does not keep its locks": Mutant(
+    "an idle transaction ends after a timeout": Mutant(
         file="db/connection.py",
         old="IDLE_IN_TRANSACTION_SECONDS = 600",
         new="IDLE_IN_TRANSACTION_SECONDS = 0",
         caught_by=_test("tests/postgres/test_lease_and_streams.py", "stops_during_a_write"),
     ),
-    "a server that is silent for long is asked": Mutant(
+    "a silent server is probed": Mutant(
         file="db/sentinel.py",
         old="                        self._probe(connection)\n",
         new="",
         caught_by=_test("tests/faults/test_silent_server.py", "no_connection_left"),
     ),
-    "the wait for a silent server is broken off": Mutant(
+    "the wait for a silent server is ended": Mutant(
         file="db/sentinel.py",
         old="        connection.give_up(reason)\n",
         new="",
         caught_by=("row", "8"),
     ),
-    "who waits on two connections waits once": Mutant(
+    "two silent connections are waited for once": Mutant(
         file="db/pool.py",
         old="            if self._sentinel.given_up == connection.given_up_before:",
         new="            if True:",
-        caught_by=_test("tests/faults/test_silent_server.py", "two_connections"),
+        caught_by=_test("tests/faults/test_silent_server.py", "two_silent_connections"),
     ),
-    "what a broken connection left in the server is ended": Mutant(
+    "an orphaned transaction in the server is ended": Mutant(
         file="db/sentinel.py",
         old="                self._terminate_orphans()\n        finally",
         new="        finally",
-        caught_by=_test("tests/faults/test_silent_server.py", "holds_for_nobody"),
+        caught_by=_test("tests/faults/test_silent_server.py", "orphaned_transaction"),
     ),
-    "a long statement of a server that answers is left alone": Mutant(
+    "a long statement on a responsive server is not ended": Mutant(
         file="db/sentinel.py",
         old='                if probe.value(QUERIES["backend_is_busy"], {"pid": pid, "started": started, **limits}):',
         new="                if False:",
         caught_by=_test("tests/faults/test_silent_server.py", "a_long_statement"),
     ),
-    "a connection that breaks at once is an unavailable database": Mutant(
+    "a connection that breaks at once counts as an unavailable database": Mutant(
         file="db/sentinel.py",
         old='            raise psycopg2.OperationalError(f"the connection broke at once: {error}") from error',
         new="            raise",
         caught_by=_test("tests/faults/test_silent_server.py", "breaks_at_once"),
     ),
-    # --- the longest texts -------------------------------------------------------------------------------------------
-    "long texts are judged a few at a time, the lease renewed between": Mutant(
+    # --- very long texts ---------------------------------------------------------------------------------------------
+    "long texts are checked a few at a time, and the lease is renewed between them": Mutant(
         file="service/cycle/claim.py",
         old="        if len(batch) == BATCH_ROWS or chars >= BATCH_CHARS:\n",
         new="        if len(batch) == BATCH_ROWS:\n",
         caught_by=_test("tests/postgres/test_claim_run.py", "between_long_texts"),
     ),
-    "long texts that are held out are written a few at a time": Mutant(
+    "long held-out texts are written a few at a time": Mutant(
         file="db/claim.py",
         old=" or self._held_out_chars >= BATCH_CHARS:\n",
         new=":\n",
         caught_by=_test("tests/postgres/test_claim.py", "long_held_out"),
     ),
-    "long texts that were held out are read a few at a time": Mutant(
+    "long held-out texts are read a few at a time": Mutant(
         file="db/claim.py",
         old="islice(order, min(HELD_OUT_ROWS, self._most_texts()))",
         new="islice(order, HELD_OUT_ROWS)",
         caught_by=_test("tests/postgres/test_claim.py", "long_held_out"),
     ),
-    "long texts without a fingerprint get theirs a few at a time": Mutant(
+    "missing fingerprints of long texts are computed a few at a time": Mutant(
         file="service/admission/duplicates.py",
         old=" or chars >= CATCH_UP_CHARS:\n",
         new=":\n",
         caught_by=_test("tests/unit/test_fingerprints.py", "long_old_rows"),
     ),
     # --- commands -----------------------------------------------------------------------------------------------------
-    "nobody tidies while a service may claim": Mutant(
+    "`codelupe gc` does not run beside a service": Mutant(
         file="service/cli/adapters.py",
         old="    with database(settings) as pool, only_service(home):",
         new="    with database(settings) as pool:",
         caught_by=_test("tests/postgres/test_gc.py", "meanwhile"),
     ),
 }
-"""Safeguards by name."""
+"""The safeguards by title."""

@@ -1,7 +1,7 @@
-"""A service in a process of its own, on a database and a folder of its own, with a producer beside it.
+"""A service in its own process, with its own database and folder, and a producer.
 
-The process is forked from one that has everything imported, so that a start takes a tenth of a second and not three:
-what `codelupe up` does before its loop (resolving the base) is left out, the loop and all below it is real.
+The process is forked from one that has already imported everything, so a start takes a tenth of a second instead of
+three. It skips what `codelupe up` does before its loop (resolving the base). The loop and everything below it is real.
 """
 
 from __future__ import annotations
@@ -57,38 +57,38 @@ INSERT = "insert into code_files (repository, path, language, content, quality_s
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a service is started."""
+    """The options of a service."""
 
     url: str
     home: Path
     crash: Crash | None = None
     points: Path | None = None
-    """Where to list the crash points that are passed."""
+    """The file for the crash points that are passed."""
     disk: DiskFault | None = None
     disk_points: Path | None = None
-    """Where to list the points at which something is written."""
+    """The file for the points at which something is written."""
     board: Path | None = None
-    """Where to note what /health would say, each time that it changes."""
+    """The file for the answer of /health, each time that it changes."""
     trainer: tuple[str, ...] = STUB
-    """The command that stands for `python -m trainer`."""
+    """The command that replaces `python -m trainer`."""
     revision: str = "r" * 40
-    """Of the tiny base; the stub does not look at it."""
+    """The revision of the tiny base. The stub ignores it."""
     settings: tuple[tuple[str, str], ...] = ()
     lease_seconds: float | None = None
     http: Path | None = None
-    """Where to write the address under which it answers; None: it does not."""
+    """The file for the HTTP address; without it, the service has no HTTP server."""
     hygiene: tuple[tuple[str, str], ...] = ()
-    """Over the recipe's."""
+    """Overrides the recipe's hygiene settings."""
     held_out_fraction: float | None = None
-    witness: Path | None = None
-    """Where to tell of the pool and of health, every moment."""
-    hurried: bool = False
-    """Whether a database that is silent or away is looked at ten times as often as usual."""
+    status_file: Path | None = None
+    """The file for the state of the pool and of health, written 20 times a second."""
+    short_timeouts: bool = False
+    """Whether a silent or unavailable database is checked about ten times as often as usual."""
     once: bool = False
 
 
 def code(number: int, lines: int = 14) -> str:
-    """A text that is like no other number's."""
+    """Return a text that is unique to this number."""
     chance = random.Random(number)
 
     def word() -> str:
@@ -102,7 +102,7 @@ def code(number: int, lines: int = 14) -> str:
 
 
 def settings_of(options: Options) -> Settings:
-    """Small runs, and nothing to wait for."""
+    """Return settings with small runs and short waits."""
     given = {
         "CODELUPE_HOME": str(options.home),
         "DATABASE_URL": options.url,
@@ -132,8 +132,8 @@ def recipe_of(settings: Settings, options: Options) -> Recipe:
     )
 
 
-def witness(path: Path, pool: Pool, board: Board) -> None:
-    """Write down how the pool and the service are; whole, or not at all."""
+def write_status(path: Path, pool: Pool, board: Board) -> None:
+    """Write the state of the pool and the service to a file, atomically."""
     status, reason = board.read().health()
     new = path.with_suffix(".new")
     new.write_text(
@@ -153,8 +153,8 @@ def witness(path: Path, pool: Pool, board: Board) -> None:
 
 
 @contextmanager
-def witnessed(path: Path | None, pool: Pool, board: Board) -> Iterator[None]:
-    """Write it down all the time, and once at the end."""
+def status_written(path: Path | None, pool: Pool, board: Board) -> Iterator[None]:
+    """Write the status file repeatedly inside the block, and once at its end."""
     if path is None:
         yield
         return
@@ -162,18 +162,18 @@ def witnessed(path: Path | None, pool: Pool, board: Board) -> Iterator[None]:
 
     def write() -> None:
         while not done.wait(0.05):
-            witness(path, pool, board)
+            write_status(path, pool, board)
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
     yield
     done.set()
     thread.join()
-    witness(path, pool, board)
+    write_status(path, pool, board)
 
 
 def serve(options: Options) -> None:
-    """Be a service until SIGTERM."""
+    """Run the service until SIGTERM."""
     if options.points is not None:
         record(options.points)
     if options.crash is not None:
@@ -183,7 +183,7 @@ def serve(options: Options) -> None:
     if options.disk is not None:
         full.fail_at(options.disk)
     daemon.FIRST_PAUSE_SECONDS, settle.REFUSED_DELAY_SECONDS, daemon.GATHERING_SECONDS = 0.1, 0.05, 0.02
-    if options.hurried:
+    if options.short_timeouts:
         daemon.DATABASE_PAUSE_SECONDS, daemon.LONGEST_DATABASE_PAUSE_SECONDS = 0.1, 1.0
         pools.CONNECT_TIMEOUT_SECONDS = 3
         sentinel.PROBE_AFTER_SECONDS, sentinel.CHECK_SECONDS, sentinel.ANSWER_SECONDS = 1.0, 0.1, 0.7
@@ -195,48 +195,48 @@ def serve(options: Options) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     settings, home = settings_of(options), Home(options.home)
     home.prepare()
-    said = os.open(options.home / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = os.open(options.home / "output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
-        os.dup2(said, stream)
+        os.dup2(output, stream)
     recipe = recipe_of(settings, options)
     with only_service(home):
         logs.set_up("text", home.log_file)
         pool, board = open_pool(settings, options.url), Board(Snapshot())
         if options.http is not None:
-            answer(options.http, pool, settings, board)
+            serve_http(options.http, pool, settings, board)
         if options.board is not None:
             threading.Thread(target=note_health, args=(board, options.board), daemon=True).start()
-        with witnessed(options.witness, pool, board):
+        with status_written(options.status_file, pool, board):
             daemon.Daemon(settings, recipe, home, pool, board, stop, options.once).run()
         pool.close()
     os._exit(0)
 
 
-def answer(path: Path, pool: Pool, settings: Settings, board: Board) -> None:
-    """Speak HTTP, on an address that is written down."""
+def serve_http(path: Path, pool: Pool, settings: Settings, board: Board) -> None:
+    """Start the HTTP server, and write its address to a file."""
     listening = listen("127.0.0.1", 0)
     HttpServer(create_app(board, actions(pool, settings), token=None), listening).start()
     write_text(path, f"127.0.0.1:{listening.getsockname()[1]}")
 
 
 def note_health(board: Board, path: Path) -> None:
-    """Write down every status that is not the one before."""
+    """Write every change of the health status to a file."""
     descriptor, before = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), ""
     while True:
-        said = ": ".join(board.read().health())
-        if said != before:
-            os.write(descriptor, f"{said}\n".encode())
-            before = said
+        health = ": ".join(board.read().health())
+        if health != before:
+            os.write(descriptor, f"{health}\n".encode())
+            before = health
         time.sleep(0.005)
 
 
-os.environ["PYTHONPATH"] = f"{HERE}{os.pathsep}{HERE.parents[1]}"  # the server to fork from does not take over sys.path
+os.environ["PYTHONPATH"] = f"{HERE}{os.pathsep}{HERE.parents[1]}"  # the fork server does not inherit sys.path
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["scene"])
 
 
 def in_process(target: Callable[..., None], *arguments: Any) -> BaseProcess:
-    """Call a function of one of the suite's modules in a process of its own."""
+    """Call a function of one of the suite's modules in a new process."""
     process = _CONTEXT.Process(target=target, args=arguments, daemon=True)
     process.start()
     return process
@@ -256,28 +256,28 @@ class Service:
         self.process.join()
 
     def terminate(self, within: float) -> float:
-        """SIGTERM; the seconds until it ended by itself.
+        """Send SIGTERM. Return the seconds until the service ended.
 
         Raises:
-            Broken: it did not, or not with 0.
+            Broken: the service did not end in time, or not with exit code 0.
         """
         began = time.monotonic()
         self.process.terminate()
         self.process.join(within)
         if self.process.exitcode is None:
             self.kill()
-            raise Broken(f"SIGTERM: still there after {within:.0f} s")
+            raise Broken(f"SIGTERM: still running after {within:.0f} s")
         if self.process.exitcode != 0:
             raise Broken(f"SIGTERM: ended with {self.process.exitcode}")
         return time.monotonic() - began
 
     def ended(self, within: float) -> bool:
-        """Whether it ends by itself in that time."""
+        """Return whether the service ends by itself within this time."""
         self.process.join(within)
         return self.process.exitcode is not None
 
 
-# --- what is around it ----------------------------------------------------------------------------------------
+# --- its surroundings -----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -289,9 +289,9 @@ class Scene:
     options: Options = field(init=False)
     service: Service | None = None
     made: int = 0
-    """Files inserted so far."""
+    """How many files have been inserted."""
     had_pointer: bool = False
-    """Whether there was a live adapter at any look: from then on there has to be one."""
+    """Whether an earlier check found a live adapter. From then on there must always be one."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -311,7 +311,7 @@ class Scene:
         return self.home.pointer(self.stream)
 
     def produce(self, files: int, *, lines: int = 14) -> list[int]:
-        """Insert files, and log their ids once the COMMIT has returned."""
+        """Insert files, and log their ids after the COMMIT has returned."""
         records = [
             (f"r{n % 5}", f"p/{n}.py", "python", code(n, lines), 90.0) for n in range(self.made, self.made + files)
         ]
@@ -329,7 +329,7 @@ class Scene:
         return self.service
 
     def stop(self) -> None:
-        """End whatever runs, for good."""
+        """Kill the service if it runs."""
         if self.service is not None and self.service.process.exitcode is None:
             self.service.kill()
         self.service = None
@@ -338,30 +338,30 @@ class Scene:
         return count(self.log.ids(), self.pointer, self.home.runs)
 
     def settle(self, seconds: float = SETTLE_SECONDS) -> None:
-        """Wait until every row is consumed, and look whether all is well.
+        """Wait until every row is consumed, then check everything.
 
         Raises:
-            Broken: it does not come to that, the pointer is bad, or the books are.
+            Broken: not every row is consumed in time, or the pointer or the audit is bad.
         """
         deadline = time.monotonic() + seconds
         while not (found := self.counted()).settled:
             if time.monotonic() > deadline or found.twice or found.phantom:
-                raise Broken(f"{found}; {self.said()}")
+                raise Broken(f"{found}; {self.log_tail()}")
             self.check_pointer()
             if self.service is None or self.service.process.exitcode is not None:
-                raise Broken(f"the service ended; {found}; {self.said()}")
+                raise Broken(f"the service ended; {found}; {self.log_tail()}")
             time.sleep(0.02)
         self.check()
 
     def check(self) -> None:
-        """The pointer, the stub's own list of what its lineage consumed, and the audit."""
+        """Check the pointer, the stub's own list of consumed rows, and the audit."""
         self.check_pointer()
         listed = self.pointer / "consumed.json"
         if listed.exists():
             ids = read_json(listed)
             by_runs = [o for run in lineage(self.pointer, self.home.runs) for o in trained(run)]
             if sorted(ids) != sorted(by_runs):
-                raise Broken("the adapter's own list of what it consumed is not that of its runs")
+                raise Broken("the adapter's own list of consumed rows differs from that of its runs")
         pool = Pool(self.url)
         try:
             problems = audit.audit(pool, self.settings.source, self.settings.eligibility, self.stream).problems
@@ -371,31 +371,31 @@ class Scene:
             raise Broken(f"audit: {'; '.join(problems)}")
 
     def check_pointer(self) -> None:
-        """The live adapter can be loaded, if there ever was one.
+        """Check that the live adapter can be loaded, if there ever was one.
 
         Raises:
-            Broken
+            Broken: it cannot be loaded, or it is gone.
         """
         check_pointer(self.pointer)
         if self.had_pointer and not self.pointer.is_symlink():
             raise Broken(f"{self.pointer} is gone")
         self.had_pointer = self.pointer.is_symlink()
 
-    def said(self) -> str:
-        """The end of the service's log."""
+    def log_tail(self) -> str:
+        """Return the last lines of the service's log."""
         path = self.home.log_file
         return "".join(path.read_text().splitlines(keepends=True)[-8:]) if path.exists() else "no log"
 
 
 def trained(run: Any) -> list[int]:
-    """Ids that a run consumed."""
+    """Return the ids that a run was trained on."""
     from trainer.records import read_outcomes
 
     return [outcome.file_id for outcome in read_outcomes(run.rows_outcome) if outcome.outcome == "trained"]
 
 
 def new_database(server: str, name: str) -> str:
-    """An empty database on a server; its URL."""
+    """Create an empty database on a server. Return its URL."""
     connection = psycopg2.connect(server)
     connection.autocommit = True
     with connection.cursor() as cursor:
@@ -407,7 +407,7 @@ def new_database(server: str, name: str) -> str:
 
 @contextmanager
 def scene(folder: Path, server: str, name: str) -> Iterator[Scene]:
-    """A scene on a database of its own."""
+    """Create a scene with its own database."""
     made = Scene(folder, new_database(server, name))
     try:
         yield made
@@ -417,8 +417,8 @@ def scene(folder: Path, server: str, name: str) -> Iterator[Scene]:
 
 @contextmanager
 def server(folder: Path, *, durable: bool = False) -> Iterator[str]:
-    """A Postgres of its own; its URL. Without `durable` it writes nothing through to the disk: only a power cut
-    would tell."""
+    """Start a Postgres server, and yield its URL. Without `durable` it does not sync to disk, which only a power cut
+    would reveal."""
     url = embedded.start(folder)
     try:
         if not durable:

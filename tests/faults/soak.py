@@ -1,7 +1,7 @@
-"""Row 18: one service and all faults in turn, for an hour; at the end it is as large as it was near the beginning.
+"""Row 18: one service meets all faults in turn for an hour. At the end its process must not have grown.
 
-Only faults that leave the service's process alive: what is to be seen is what stays behind in it. Somebody asks it for
-its health all the while.
+The row uses only faults that the process survives, because it looks for leaks in the process. A thread requests
+/health the whole time.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from typing import Any
 import psutil
 import psycopg2
 from damage import damage
-from database_faults import MOMENTS, await_witness, degraded, quiet, restart, terminate
+from database_faults import MOMENTS, await_status, degraded, is_idle, restart, terminate
 from fitting_faults import ledger
 from full import EVERYWHERE, DiskFault
 from http_load import burst, half_requests
-from kills import GRACE_SECONDS, met_trainers, send
+from kills import GRACE_SECONDS, await_trainers, send_signal
 from malformed import text
 from oracle import Broken, check_pointer, count
 from proxy import Proxy
@@ -40,34 +40,34 @@ from trainer.run_dir import read_json
 LEASE_SECONDS = 4.0
 SETTLE_SECONDS = 60.0
 ANSWER_SECONDS = 5.0
-"""Within this long the service says how it is, whatever goes on but that its process is stopped."""
-MOST_GROWTH = 1.05
-"""Of resident memory, from one fifth of the hour to another."""
+"""The limit for an answer of /health, except while the process is stopped."""
+MAX_GROWTH = 1.05
+"""The limit for the growth of resident memory, from the second fifth of the hour to the last."""
 HELD_OUT_FRACTION = 0.01
-"""Each claim reads all files that were ever held out, here without a limit: with many, it is them that grow."""
+"""Each claim reads all held-out files, here without a limit. With a larger fraction these would grow the process."""
 SETTINGS = (("DB_POOL_MAX_CONN", "3"), ("LOG_FORMAT", "json"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Of the service's process when nothing goes on."""
+    """The size of the service's process while it is idle."""
 
     memory_bytes: int
     descriptors: int
     threads: int
 
 
-class Asker:
-    """Asks for /health five times a second, in a thread of its own."""
+class HealthPoller:
+    """Requests /health five times a second, in its own thread."""
 
     def __init__(self, address: str) -> None:
         self._url, self._ended = f"http://{address}/health", threading.Event()
         self.expected = threading.Event()
-        """Whether an answer is to be expected: nobody gets one from a process that is stopped."""
+        """Whether an answer is expected. A stopped process does not answer."""
         self.expected.set()
         self.answers, self._seen, self.longest_seconds = 0, 0, 0.0
         self.wrong: list[str] = []
-        self._thread = threading.Thread(target=self._run, name="asker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="poller", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -83,24 +83,24 @@ class Asker:
         except urllib.error.HTTPError as error:
             if error.code != 503:
                 self.wrong.append(f"{error.code}")
-        except (OSError, http.client.HTTPException) as error:  # half an answer is none
+        except (OSError, http.client.HTTPException) as error:  # a partial answer counts as none
             if self.expected.is_set():
                 self.wrong.append(f"{type(error).__name__}: {error}")
             return
-        if self.expected.is_set():  # nor was it stopped meanwhile
+        if self.expected.is_set():  # the process was not stopped meanwhile
             self.answers += 1
             self.longest_seconds = max(self.longest_seconds, time.monotonic() - began)
 
     def check(self) -> None:
-        """There were answers since the last look, and nothing but answers.
+        """Check the requests since the last check.
 
         Raises:
-            Broken
+            Broken: a request had no answer, or there was no request.
         """
         if self.wrong:
             raise Broken(f"/health did not answer {len(self.wrong)} times: {self.wrong[:3]}")
         if self.answers == self._seen:
-            raise Broken("nobody asked for /health")
+            raise Broken("/health was not requested")
         self._seen = self.answers
 
     def end(self) -> None:
@@ -110,45 +110,47 @@ class Asker:
 
 @dataclass(kw_only=True)
 class Soak:
-    """The service, and what is around it."""
+    """The service and its surroundings."""
 
     one: Scene
     service: Service
     address: str
     proxy: Proxy
-    asker: Asker
+    poller: HealthPoller
     postgres: Path
     full: Path
-    """While this file is there, the disk is full."""
+    """The disk is full while this file exists."""
     odd: set[int] = field(default_factory=set)
-    """Ids of rows that intake may refuse."""
+    """The ids of rows that may be refused."""
 
     @property
     def pid(self) -> int:
         return self.service.process.pid or 0
 
     def await_settled(self) -> None:
-        """Until every row has its place in the ledger, and the service is at rest. The oracle, which reads all runs,
-        is asked once a round."""
+        """Wait until the ledger has settled every row and the service is idle.
+
+        The oracle reads all runs, so it is used only once per round.
+        """
         deadline = time.monotonic() + SETTLE_SECONDS
         while unsettled := self._unsettled():
             if time.monotonic() > deadline or self.service.process.exitcode is not None:
-                raise Broken(f"not settled: {unsettled[:10]}; {self.one.said()}")
+                raise Broken(f"not settled: {unsettled[:10]}; {self.one.log_tail()}")
             time.sleep(0.05)
-        await_witness(self.one, at_rest, 20.0, "it does not come to rest")
+        await_status(self.one, is_waiting, 20.0, "the service does not become idle")
 
     def _unsettled(self) -> list[int]:
         found = ledger(self.one)
         return [n for n in self.one.log.ids() if found.get(n, ("", None))[0] in ("", "claimed", "returned")]
 
     def check(self) -> None:
-        """The oracle, the pointer, the audit, and whoever asked for health."""
+        """Check the oracle, the pointer, the audit and the answers of /health."""
         refused = [n for n, (word, _) in ledger(self.one).items() if word == "rejected" and n in self.odd]
         found = count(self.one.log.ids(), self.one.pointer, self.one.home.runs, refused=refused)
         if not found.settled:
-            raise Broken(f"{found}; {self.one.said()}")
+            raise Broken(f"{found}; {self.one.log_tail()}")
         self.one.check()
-        self.asker.check()
+        self.poller.check()
 
     def size(self) -> Size:
         process = psutil.Process(self.pid)
@@ -156,26 +158,26 @@ class Soak:
                     threads=process.num_threads())  # fmt: skip
 
 
-def at_rest(seen: dict[str, Any]) -> bool:
-    """Nothing is in use, and the pointer has followed the last verdict."""
-    return quiet(seen) and bool(seen["reason"].startswith("waiting"))
+def is_waiting(seen: dict[str, Any]) -> bool:
+    """Return whether the service is idle and the pointer has followed the last verdict."""
+    return is_idle(seen) and bool(seen["reason"].startswith("waiting"))
 
 
 # --- faults ---------------------------------------------------------------------------------------------------
 
 
 def nothing(soak: Soak, chance: random.Random) -> None:
-    """An ordinary cycle."""
+    """Run an ordinary cycle."""
 
 
 def requests(soak: Soak, chance: random.Random) -> None:
-    """Many, and such as never end."""
+    """Send a burst of requests, and some that never end."""
     with half_requests(soak.address, 60, chance):
         burst(soak.address, 200)
 
 
 def ended_connections(soak: Soak, chance: random.Random) -> None:
-    """Server processes are ended while they wait, or in a transaction."""
+    """Terminate server processes while they are idle or in a transaction."""
     with closing(psycopg2.connect(soak.one.url)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -192,7 +194,7 @@ def cut_network(soak: Soak, chance: random.Random) -> None:
 
 def silent_network(soak: Soak, chance: random.Random) -> None:
     soak.proxy.black_hole(new_ones=True)
-    await_witness(soak.one, degraded, 20.0, "health does not say that the database is silent")
+    await_status(soak.one, degraded, 20.0, "health does not say that the database is silent")
 
 
 def slow_network(soak: Soak, chance: random.Random) -> None:
@@ -206,22 +208,22 @@ def sliced_network(soak: Soak, chance: random.Random) -> None:
 
 
 def lost_commit(soak: Soak, chance: random.Random) -> None:
-    """The answer to one never arrives."""
+    """Lose the answer to a COMMIT."""
     soak.proxy.lose_answer(chance.choice(("reset", "hole")), number=chance.randrange(1, 6))
     for _ in range(10):
         soak.one.produce(4)
         if soak.proxy.lost.wait(2.0):
             return
-    raise RuntimeError("no COMMIT came by")
+    raise RuntimeError("there was no COMMIT")
 
 
 def killed_trainer(soak: Soak, chance: random.Random) -> None:
-    while not send(met_trainers(soak.one), signal.SIGKILL):
-        continue  # it ended this moment
+    while not send_signal(await_trainers(soak.one), signal.SIGKILL):
+        continue  # the trainer has just ended
 
 
 def full_disk(soak: Soak, chance: random.Random) -> None:
-    """Whatever the service writes fails, for a while."""
+    """Let every write of the service fail for a while."""
     hit = soak.full.with_name("full.hit")
     hit.unlink(missing_ok=True)
     soak.full.touch()
@@ -239,17 +241,17 @@ def full_disk(soak: Soak, chance: random.Random) -> None:
 
 
 def stopped_service(soak: Soak, chance: random.Random) -> None:
-    """Beyond its lease."""
-    soak.asker.expected.clear()
+    """Stop the service until its lease has expired."""
+    soak.poller.expected.clear()
     os.kill(soak.pid, signal.SIGSTOP)
     time.sleep(1.5 * LEASE_SECONDS)
     os.kill(soak.pid, signal.SIGCONT)
     time.sleep(0.5)
-    soak.asker.expected.set()
+    soak.poller.expected.set()
 
 
 def damaged_adapter(soak: Soak, chance: random.Random) -> None:
-    """The published one: nothing is trained on top of it until it is back."""
+    """Damage the published adapter. No run may start from it until it is restored."""
     soak.await_settled()
     while not soak.one.pointer.is_symlink():  # the first candidates may have been refused
         soak.one.produce(8)
@@ -258,13 +260,13 @@ def damaged_adapter(soak: Soak, chance: random.Random) -> None:
     kept = {path: path.read_bytes() for path in folder.iterdir()}
     damage(folder, chance)
     soak.one.produce(4)
-    await_witness(soak.one, lambda seen: "cannot be trained on" in seen["reason"], 30.0, "nobody noticed")
+    await_status(soak.one, lambda seen: "cannot be trained on" in seen["reason"], 30.0, "the service did not notice")
     for path, data in kept.items():
         path.write_bytes(data)
 
 
 def odd_rows(soak: Soak, chance: random.Random) -> None:
-    """Texts that are hard to swallow, and rows that are not eligible."""
+    """Insert difficult texts, and rows that are not eligible."""
     odd = []
     with closing(psycopg2.connect(soak.one.url)) as connection, connection, connection.cursor() as cursor:
         for n in range(6):
@@ -277,7 +279,7 @@ def odd_rows(soak: Soak, chance: random.Random) -> None:
 
 
 def odd_producers(soak: Soak, chance: random.Random) -> None:
-    """A COMMIT that comes late, a transaction that is rolled back, a score that rises later."""
+    """Commit one transaction late, roll one back, and raise a score later."""
     late, undone = psycopg2.connect(soak.one.url), psycopg2.connect(soak.one.url)
     with closing(late), closing(undone), late.cursor() as first, undone.cursor() as second:
         number = soak.one.made + 10**6 * chance.randrange(1, 1000)
@@ -313,23 +315,23 @@ def soaking(folder: Path) -> Iterator[Soak]:
         one, proxy = Scene(folder / "scene", new_database(url, "soak")), Proxy(url)
         full, address = one.folder / "full", one.folder / "address"
         service = one.start(
-            url=proxy.url(one.url), hurried=True, witness=one.folder / "witness", settings=SETTINGS,
+            url=proxy.url(one.url), short_timeouts=True, status_file=one.folder / "status", settings=SETTINGS,
             lease_seconds=LEASE_SECONDS, http=address, held_out_fraction=HELD_OUT_FRACTION,
             disk=DiskFault(point=EVERYWHERE, time=1, error="ENOSPC", flag=full),
         )  # fmt: skip
-        await_witness(one, lambda seen: address.exists(), 30.0, "the service does not start")
-        asker = Asker(address.read_text())
+        await_status(one, lambda seen: address.exists(), 30.0, "the service does not start")
+        poller = HealthPoller(address.read_text())
         try:
-            yield Soak(one=one, service=service, address=address.read_text(), proxy=proxy, asker=asker,
+            yield Soak(one=one, service=service, address=address.read_text(), proxy=proxy, poller=poller,
                        postgres=folder / "postgres", full=full)  # fmt: skip
         finally:
-            asker.end()
+            poller.end()
             one.stop()
             proxy.close()
 
 
 def one_fault(soak: Soak, fault: Callable[[Soak, random.Random], None], chance: random.Random) -> Size:
-    """A fault in the middle of a cycle; all is settled after it."""
+    """Inject a fault during a cycle. Every row must be settled after it."""
     soak.one.produce(chance.randrange(2, 16))
     time.sleep(chance.uniform(0, 0.5))
     try:
@@ -347,26 +349,26 @@ def one_fault(soak: Soak, fault: Callable[[Soak, random.Random], None], chance: 
 
 
 def soak_for(soak: Soak, seconds: float, faults: tuple[Callable[[Soak, random.Random], None], ...]) -> Done:
-    """Round after round."""
+    """Run rounds of all faults for this time."""
     sizes, began, chance = [], time.monotonic(), random.Random(18)
     while not sizes or time.monotonic() < began + seconds:
         sizes += [one_fault(soak, fault, chance) for fault in chance.sample(faults, len(faults))]
         soak.check()
         print(f"row 18, after {len(sizes)} faults: {sizes[-1]}", flush=True)
     soak.service.terminate(GRACE_SECONDS)
-    seen = read_json(soak.one.folder / "witness")
+    seen = read_json(soak.one.folder / "status")
     if seen["in_use"] or seen["taken"]:
         raise Broken(f"the service ended with connections in use: {seen}")
-    note = f"{time.monotonic() - began:.0f} s, {len(soak.one.log.ids()):,} rows, {soak.asker.answers:,} answers of " \
-        f"/health within {soak.asker.longest_seconds:.2f} s; {growth(sizes)}"  # fmt: skip
+    note = f"{time.monotonic() - began:.0f} s, {len(soak.one.log.ids()):,} rows, {soak.poller.answers:,} answers of " \
+        f"/health within {soak.poller.longest_seconds:.2f} s; {growth(sizes)}"  # fmt: skip
     return Done(count=len(sizes), note=note)
 
 
 def growth(sizes: list[Size]) -> str:
-    """From the second fifth of the sizes to the last: in the first, everything is called for the first time.
+    """Compare the second fifth of the sizes with the last. The first fifth includes first-time costs.
 
     Raises:
-        Broken: it is no growth that chance explains.
+        Broken: the process has grown.
     """
     fifth = len(sizes) // 5
     if fifth < 3:
@@ -378,11 +380,11 @@ def growth(sizes: list[Size]) -> str:
                      for name in ("memory_bytes", "descriptors", "threads"))  # type: ignore[return-value]  # fmt: skip
 
     (memory, descriptors, threads), (memory_then, descriptors_then, threads_then) = medians(late), medians(early)
-    said = f"{memory_then / 2**20:.1f} to {memory / 2**20:.1f} MiB, {descriptors_then:g} to {descriptors:g} " \
+    change = f"{memory_then / 2**20:.1f} to {memory / 2**20:.1f} MiB, {descriptors_then:g} to {descriptors:g} " \
         f"descriptors, {threads_then:g} to {threads:g} threads"  # fmt: skip
-    if memory > MOST_GROWTH * memory_then or descriptors > descriptors_then + 1 or threads > threads_then:
-        raise Broken(f"it grows: {said}")
-    return said
+    if memory > MAX_GROWTH * memory_then or descriptors > descriptors_then + 1 or threads > threads_then:
+        raise Broken(f"the process grew: {change}")
+    return change
 
 
 @contextmanager
@@ -396,6 +398,6 @@ def soak_row(folder: Path, sample: bool) -> Iterator[Trials]:
 
 
 ROWS = {
-    18: Row(fault="all faults that a service outlives, in turn, for an hour (`--hours`)", unit="faults",
-            passes="each settled, /health answers, memory, descriptors and threads flat", prepare=soak_row),
+    18: Row(fault="all faults that a service survives, in turn, for an hour (`--hours`)", unit="faults",
+            passes="rows settled; /health answers; memory, descriptors and threads flat", prepare=soak_row),
 }  # fmt: skip

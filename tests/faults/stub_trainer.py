@@ -1,7 +1,8 @@
-"""A trainer without a model: consumes the rows of a run directory, checkpoints, and reports as the real one does.
+"""A trainer without a model: it consumes the rows of a run directory, and writes checkpoints and a report.
 
-`python stub_trainer.py run DIR`. Everything that the service sees of a trainer is real: the lock, stdin, signals,
-events, outcomes, adapter folder, report last. Each adapter holds the ids that its whole lineage consumed.
+Usage: `python stub_trainer.py run DIR`. Everything that the service sees of a trainer is real: the lock, stdin,
+signals, events, outcomes, the adapter folder, and the report at the end. Each adapter lists the ids that its whole
+lineage consumed.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from trainer.run_dir import RunDirectory, held_lock, new_folder, read_json, veri
 from trainer.stop import StopRequest
 
 STEP_ROWS = 4
-MOST_STEPS = 200
+MAX_STEPS = 200
 STEP_SECONDS = 0.004
 CONSUMED = "consumed.json"
 
 
 def main(root: Path) -> int:
-    """Train a run directory; the exit codes are the real one's."""
+    """Train a run directory. The exit codes are those of the real trainer."""
     directory, stop = RunDirectory(root), StopRequest()
     try:
         stop.listen()
@@ -51,7 +52,7 @@ def train(directory: RunDirectory, stop: StopRequest) -> None:
     done = directory.checkpoints / "done.json"
     step = read_json(done)["rows"] if done.exists() else 0
     directory.checkpoints.mkdir(exist_ok=True)
-    step_rows = max(STEP_ROWS, len(rows) // MOST_STEPS)
+    step_rows = max(STEP_ROWS, len(rows) // MAX_STEPS)
     while step < len(rows):
         time.sleep(STEP_SECONDS)
         step = min(step + step_rows, len(rows))
@@ -80,7 +81,7 @@ def write_adapter(directory: RunDirectory, trained: list[Row]) -> None:
 
 
 def report(run_id: int, manifest: dict[str, object], *, trained: int, held_out: int) -> dict[str, object]:
-    """Every seventh candidate is worse than what is current."""
+    """Return the report. Every seventh candidate is worse than the current adapter."""
     current = 1.0 - 1e-6 * run_id
     candidate = current + 1.0 if run_id % 7 == 0 else current - 1e-6
     return {

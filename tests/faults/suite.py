@@ -1,4 +1,4 @@
-"""All rows of the fault suite, by number."""
+"""The rows of the fault suite, by number."""
 
 import control_tokens
 import damage

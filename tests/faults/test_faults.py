@@ -1,5 +1,5 @@
-"""A sample of each row of the fault suite. `make faults` runs them in full; those that train for a minute and more are
-left to `make faults ARGS=--sample`."""
+"""Runs a sample of each row of the fault suite. `make faults` runs the full rows. Samples that train for a minute or
+more are marked as long, and run only with `make faults ARGS=--sample`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from suite import ROWS
 
 LONG = {2, 13, 16}
-"""Rows whose shortest sample is a real service or trainer from its start to a verdict."""
+"""Rows whose shortest sample runs a real service or trainer from its start to a verdict."""
 
 
 @pytest.mark.parametrize(

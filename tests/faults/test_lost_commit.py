@@ -1,4 +1,4 @@
-"""The answer to a COMMIT of a cycle is lost: the service takes up what arrived, and asks nobody for help."""
+"""The answer to a COMMIT is lost. The service continues from what was committed, without help from an operator."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ COMMITS = {
     "trained, to be judged": (b"update codelupe.runs\nset state", 2),
     "the verdict": (b"insert into codelupe.adapters", 1),
 }
-"""A statement of the transaction, and its number in a cycle."""
+"""A statement of each transaction, and which of its occurrences in a cycle is meant."""
 
 
-def test_no_commit_is_one_that_a_person_has_to_look_after(postgres_url: str, tmp_path: Path) -> None:
+def test_a_lost_commit_answer_never_pauses_the_service(postgres_url: str, tmp_path: Path) -> None:
     proxy = Proxy(postgres_url)
     with scene(tmp_path, postgres_url, "lost_commits") as one:
-        service = one.start(url=proxy.url(one.url), hurried=True)
+        service = one.start(url=proxy.url(one.url), short_timeouts=True)
         one.produce(8)
         one.settle()
         for what, (write, number) in COMMITS.items():

@@ -1,4 +1,4 @@
-"""`make faults` counts what was done, and nothing else."""
+"""`make faults` keeps results correctly across runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rows import Done, Row, Trials
 
 
 class Made:
-    """A row whose trials say which of some things they were."""
+    """A row that records the names of the trials it ran."""
 
     def __init__(self) -> None:
         self.things = ["a: ", "b: ", "c: "]
@@ -52,7 +52,7 @@ def start(program: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str)
     return int(program.main())
 
 
-def test_what_passed_is_not_made_again_and_what_it_stands_for_now_is(
+def test_a_passed_trial_is_not_repeated_but_a_new_one_in_its_place_is_run(
     program: ModuleType, row: Made, monkeypatch: pytest.MonkeyPatch
 ):
     assert start(program, monkeypatch, "7") == start(program, monkeypatch, "7") == 0
@@ -81,7 +81,7 @@ def test_what_passed_is_not_made_again_and_what_it_stands_for_now_is(
         ("20",),
     ],
 )
-def test_what_cannot_be_meant_is_an_error_and_counts_for_nothing(
+def test_a_usage_error_runs_no_trial_and_records_nothing(
     program: ModuleType, row: Made, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ):
     start(program, monkeypatch, "7")
@@ -92,7 +92,7 @@ def test_what_cannot_be_meant_is_an_error_and_counts_for_nothing(
     assert "| 3 times | 0 |" in program.report()
 
 
-def test_a_longer_soak_is_made_although_a_shorter_one_has_passed(
+def test_a_longer_soak_runs_although_a_shorter_one_passed(
     program: ModuleType, row: Made, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("FAULTS_HOURS", "1")
@@ -102,10 +102,10 @@ def test_a_longer_soak_is_made_although_a_shorter_one_has_passed(
     assert row.made == ["a: "]
 
 
-def test_a_result_is_of_the_commit_that_was_there_when_it_began(
+def test_a_result_names_the_commit_at_the_start_of_its_row(
     program: ModuleType, row: Made, monkeypatch: pytest.MonkeyPatch
 ):
-    """Somebody commits in the middle of a row of hours."""
+    """A new commit is made while a long row runs."""
     prepare = row.prepare
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Nobody waits for ever for a database that has gone silent: the pool's sentinel."""
+"""The pool's sentinel ends waits on a silent database."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from db.pool import Pool
 
 
 @pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sentinel, "PROBE_AFTER_SECONDS", 0.6)
     monkeypatch.setattr(sentinel, "CHECK_SECONDS", 0.1)
     monkeypatch.setattr(sentinel, "ANSWER_SECONDS", 0.5)
 
 
 @pytest.fixture(scope="module")
-def frozen_later(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def freezable_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     folder = tmp_path_factory.mktemp("postgres")
     with server(folder) as url:
         yield url, folder
@@ -45,7 +45,7 @@ def processes(folder: Path) -> list[psutil.Process]:
     return [postmaster, *postmaster.children(recursive=True)]
 
 
-def sentinels() -> list[threading.Thread]:
+def sentinel_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "database sentinel"]
 
 
@@ -58,7 +58,7 @@ def activity(url: str, pid: int) -> list[tuple[str]]:
     return found
 
 
-def gone(url: str, pid: int) -> bool:
+def has_ended(url: str, pid: int) -> bool:
     deadline = time.monotonic() + 10
     while activity(url, pid):
         if time.monotonic() > deadline:
@@ -67,8 +67,10 @@ def gone(url: str, pid: int) -> bool:
     return True
 
 
-def test_a_frozen_server_is_given_up_and_its_transaction_ended_once_it_thaws(frozen_later: tuple[str, Path]) -> None:
-    url, folder = frozen_later
+def test_a_frozen_server_is_unavailable_and_its_transaction_ends_after_it_resumes(
+    freezable_server: tuple[str, Path],
+) -> None:
+    url, folder = freezable_server
     pool = Pool(url, max_connections=2)
     with pool.transaction() as cursor:
         cursor.execute("create table if not exists notes (n int)")
@@ -88,16 +90,16 @@ def test_a_frozen_server_is_given_up_and_its_transaction_ended_once_it_thaws(fro
     finally:
         for process in frozen:
             process.resume()
-    assert gone(url, pid)
+    assert has_ended(url, pid)
     with pool.transaction() as cursor:
         cursor.execute("select count(*) from notes")
         assert cursor.fetchone() == (0,)
     pool.close()
-    assert not sentinels()
+    assert not sentinel_threads()
 
 
-def test_a_copy_into_a_frozen_server_is_given_up(frozen_later: tuple[str, Path]) -> None:
-    url, folder = frozen_later
+def test_a_copy_into_a_frozen_server_is_ended(freezable_server: tuple[str, Path]) -> None:
+    url, folder = freezable_server
     pool, frozen = Pool(url), processes(folder)
 
     class Endless:
@@ -120,7 +122,7 @@ def test_a_copy_into_a_frozen_server_is_given_up(frozen_later: tuple[str, Path])
     pool.close()
 
 
-def test_a_long_statement_of_a_server_that_answers_is_left_alone(proxy: Proxy, postgres_url: str) -> None:
+def test_a_long_statement_on_a_responsive_server_is_not_ended(proxy: Proxy, postgres_url: str) -> None:
     pool = Pool(proxy.url(postgres_url))
     with pool.transaction() as cursor:
         cursor.execute("select pg_sleep(1.8)")
@@ -129,8 +131,8 @@ def test_a_long_statement_of_a_server_that_answers_is_left_alone(proxy: Proxy, p
     pool.close()
 
 
-def test_many_short_statements_are_left_alone(proxy: Proxy, postgres_url: str) -> None:
-    """The thread looks from outside: they look like one."""
+def test_many_short_statements_are_not_ended(proxy: Proxy, postgres_url: str) -> None:
+    """To the sentinel's thread, many short statements look like one long statement."""
     pool = Pool(proxy.url(postgres_url))
     proxy.delay(0.05)
     until = time.monotonic() + 2
@@ -141,37 +143,37 @@ def test_many_short_statements_are_left_alone(proxy: Proxy, postgres_url: str) -
 
 
 @pytest.mark.parametrize("new_ones", [True, False])
-def test_a_black_hole(proxy: Proxy, postgres_url: str, new_ones: bool) -> None:
-    """Also where a new connection would get through: the server says that it has nothing to do for the first."""
+def test_a_statement_in_a_black_hole_is_ended(proxy: Proxy, postgres_url: str, new_ones: bool) -> None:
+    """It also ends when new connections work: the server then reports that the first connection is idle."""
     pool = Pool(proxy.url(postgres_url))
-    said = "does not answer" if new_ones else "the statement or its answer was lost"
-    with pytest.raises(Unavailable, match=said), pool.transaction() as cursor:
+    message = "does not answer" if new_ones else "the statement or its answer was lost"
+    with pytest.raises(Unavailable, match=message), pool.transaction() as cursor:
         cursor.execute("select 1")
         pid = cursor.connection.info.backend_pid
         proxy.black_hole(new_ones=new_ones)
         began = time.monotonic()
         cursor.execute("select 1")
     assert time.monotonic() - began < 5
-    assert new_ones == bool(activity(postgres_url, pid)) or gone(postgres_url, pid)
+    assert new_ones == bool(activity(postgres_url, pid)) or has_ended(postgres_url, pid)
     proxy.heal()
-    assert gone(postgres_url, pid)
+    assert has_ended(postgres_url, pid)
     pool.close()
 
 
-def test_a_transaction_that_the_server_holds_for_nobody_is_ended(proxy: Proxy, postgres_url: str) -> None:
-    """The network ended the connection on one side: its locks would stay for ten minutes."""
+def test_an_orphaned_transaction_is_ended(proxy: Proxy, postgres_url: str) -> None:
+    """The network closed only the client's side. Without the sentinel, the locks would stay for ten minutes."""
     pool = Pool(proxy.url(postgres_url))
     with pytest.raises(Unavailable, match="lost"), pool.transaction() as cursor:
         cursor.execute("select 1")
         pid = cursor.connection.info.backend_pid
         proxy.reset(server_too=False)
         cursor.execute("select 1")
-    assert gone(postgres_url, pid)
+    assert has_ended(postgres_url, pid)
     pool.close()
 
 
-def test_the_error_of_another_connection(proxy: Proxy, postgres_url: str) -> None:
-    """A claim commits while it holds a second one: the first one's loss is raised within the second one's block."""
+def test_an_error_of_another_connection_counts_as_a_lost_connection(proxy: Proxy, postgres_url: str) -> None:
+    """A claim holds two connections. When the outer one is lost, the error is raised inside the inner one's block."""
     pool = Pool(proxy.url(postgres_url))
     with pool.transaction() as outer:
         outer.execute("select 1")
@@ -181,8 +183,8 @@ def test_the_error_of_another_connection(proxy: Proxy, postgres_url: str) -> Non
     pool.close()
 
 
-def test_two_connections_at_once_are_one_silence(proxy: Proxy, postgres_url: str) -> None:
-    """Who holds two does not wait for the second one after the first."""
+def test_two_silent_connections_are_waited_for_once(proxy: Proxy, postgres_url: str) -> None:
+    """A caller with two connections does not wait for the second after the first."""
     pool = Pool(proxy.url(postgres_url))
     with pytest.raises(Unavailable), pool.transaction() as outer:
         outer.execute("select 1")
@@ -193,11 +195,11 @@ def test_two_connections_at_once_are_one_silence(proxy: Proxy, postgres_url: str
             began = time.monotonic()
             outer.execute("select 1")
     assert time.monotonic() - began < 1.4
-    assert gone(postgres_url, pid)
+    assert has_ended(postgres_url, pid)
     pool.close()
 
 
-def test_the_answer_to_a_commit_is_lost(proxy: Proxy, postgres_url: str) -> None:
+def test_a_commit_stands_when_its_answer_is_lost(proxy: Proxy, postgres_url: str) -> None:
     pool = Pool(proxy.url(postgres_url))
     with pool.transaction() as cursor:
         cursor.execute("create schema if not exists codelupe")
@@ -211,8 +213,8 @@ def test_the_answer_to_a_commit_is_lost(proxy: Proxy, postgres_url: str) -> None
     pool.close()
 
 
-def test_a_new_connection_that_is_silent_from_the_start(proxy: Proxy, postgres_url: str) -> None:
-    """Before it is known which process of the server is its own."""
+def test_a_silent_new_connection_is_unavailable(proxy: Proxy, postgres_url: str) -> None:
+    """The connection is silent before the pool knows its server process."""
     pool = Pool(proxy.url(postgres_url))
     for first in (b"set_config", b"pg_backend_pid"):
         proxy.lose_answer("hole", to=first)
@@ -223,7 +225,7 @@ def test_a_new_connection_that_is_silent_from_the_start(proxy: Proxy, postgres_u
     pool.close()
 
 
-def test_a_connection_that_breaks_at_once(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_breaks_at_once_is_unavailable(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: object) -> None:
         raise OSError("Transport endpoint is not connected")
 
@@ -235,7 +237,9 @@ def test_a_connection_that_breaks_at_once(postgres_url: str, monkeypatch: pytest
     pool.close()
 
 
-def test_a_server_that_has_no_connection_left_answers_too(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_with_no_connection_left_counts_as_responsive(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pool = Pool(postgres_url)
     asked = []
 
@@ -270,10 +274,10 @@ def test_closing_the_pool_ends_a_statement_and_the_sentinel(proxy: Proxy, postgr
         with pytest.raises(Unavailable):
             future.result()
     assert time.monotonic() - began < 3
-    assert not sentinels()
+    assert not sentinel_threads()
 
 
-def test_nothing_is_left_of_many_silences(proxy: Proxy, postgres_url: str) -> None:
+def test_repeated_silences_leave_no_connection_and_no_thread(proxy: Proxy, postgres_url: str) -> None:
     pool = Pool(proxy.url(postgres_url))
     for _ in range(2):
         with pytest.raises(Unavailable), pool.transaction() as cursor:
@@ -285,26 +289,26 @@ def test_nothing_is_left_of_many_silences(proxy: Proxy, postgres_url: str) -> No
             cursor.execute("select 1")
     deadline = time.monotonic() + 5
     while clients_of(proxy) > 1 and time.monotonic() < deadline:
-        time.sleep(0.05)  # it may be asking
+        time.sleep(0.05)  # the sentinel may be probing
     assert clients_of(proxy) == 1
-    assert len(sentinels()) == 1
+    assert len(sentinel_threads()) == 1
     pool.close()
-    assert not sentinels() and not clients_of(proxy)
+    assert not sentinel_threads() and not clients_of(proxy)
 
 
 def clients_of(proxy: Proxy) -> int:
-    """Sockets of this process whose other end is the proxy's, in whatever state."""
+    """Return how many sockets of this process lead to the proxy, in any state."""
     found = psutil.Process().net_connections("tcp")
     return sum(1 for one in found if one.raddr and one.raddr.port == proxy.port and one.fd != -1)
 
 
-def test_a_pool_that_nobody_closes_leaves_no_thread(postgres_url: str) -> None:
+def test_an_unclosed_pool_leaves_no_thread(postgres_url: str) -> None:
     pool = Pool(postgres_url)
     with pool.transaction() as cursor:
         cursor.execute("select 1")
-    assert len(sentinels()) == 1
+    assert len(sentinel_threads()) == 1
     del pool, cursor
     deadline = time.monotonic() + 5
-    while sentinels() and time.monotonic() < deadline:
+    while sentinel_threads() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not sentinels()
+    assert not sentinel_threads()

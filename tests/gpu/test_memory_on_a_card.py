@@ -1,4 +1,4 @@
-"""On a card: offloaded checkpoints give the same gradients, and a plan's peak is the measured one."""
+"""On a GPU: offloaded checkpoints give the same gradients, and a plan predicts the measured peak."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOKENS = 4096
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """0.6 B parameters, by chance."""
+    """Return the folder of a model with 0.6 B random parameters."""
     folder = tmp_path_factory.mktemp("card")
     config = Qwen2Config(
         hidden_size=2560, num_hidden_layers=8, num_attention_heads=20, num_key_value_heads=4, intermediate_size=6912,
@@ -73,7 +73,7 @@ def test_offloaded_checkpoints_give_the_same_gradients(base, policy):
     found = []
     for offload in ("never", "always"):
         model = on_card(recipe_with(base, policy, offload))
-        for seed in (1, 2, 3):  # buffers are used again while copies are under way
+        for seed in (1, 2, 3):  # buffers are reused while copies are in progress
             model.zero_grad()
             torch.manual_seed(seed)
             step(model, batch)
@@ -86,7 +86,7 @@ def test_offloaded_checkpoints_give_the_same_gradients(base, policy):
 @pytest.mark.parametrize(
     ("policy", "offload"), [("none", "never"), ("selective", "never"), ("full", "never"), ("full", "always")]
 )
-def test_the_peak_is_the_plans(base, policy, offload):
+def test_the_measured_peak_matches_the_plan(base, policy, offload):
     recipe = recipe_with(base, policy, offload)
     shape = read_model(architecture(recipe.base)[0], recipe.lora)
     (plan,) = possible_plans(shape, recipe, CARDS["h200"])

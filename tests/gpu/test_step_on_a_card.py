@@ -1,4 +1,4 @@
-"""On a card: nothing inside a micro-batch makes the processor wait for it, whatever the kernel of attention."""
+"""On a GPU: a micro-batch never makes the CPU wait for the device, with any attention kernel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = needs_a_card
 
 
 def pack():
-    """Three documents, a third of each without loss."""
+    """Return a pack of three documents. A third of each has no loss."""
     samples = []
     for number, length in enumerate((700, 1500, 37)):
         ids = torch.randint(0, 32_000, (length,), dtype=torch.int32)
@@ -28,7 +28,7 @@ def pack():
 def test_a_micro_batch_never_waits_for_the_device(base, policy):  # noqa: F811
     model = on_card(recipe_with(base, policy, "never"))
     batch = pack().pin_memory()
-    step(model, batch.to(torch.device("cuda")))  # kernels are loaded at their first use
+    step(model, batch.to(torch.device("cuda")))  # the first use loads the kernels
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:

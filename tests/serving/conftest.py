@@ -1,4 +1,4 @@
-"""Fixtures of the serving tests."""
+"""Fixtures for the serving tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def publish(home: Home) -> Callable[..., None]:
-    """An adapter folder for the stand-in: it answers with this log probability."""
+    """Return a function that writes an adapter folder. The stand-in answers with the given log probability."""
 
     def write(version: int, answers: float = -1.0) -> None:
         home.adapter(version).mkdir()

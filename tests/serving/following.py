@@ -1,4 +1,4 @@
-"""What the tests of the follower share."""
+"""Shared code for the tests of the follower."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from service.web.board import Board, Snapshot
 
 
 class Followed:
-    """A follower that looks when told, and has forgotten its delays unless asked to keep them."""
+    """A follower that polls on demand. It skips its retry delays unless `patient` is set."""
 
     def __init__(self, url: str, home: Home, key: str | None) -> None:
         self.board = Board(Snapshot(state="waiting"))
         self.follower = Follower(Vllm(url, key), home, self.board)
 
     def poll(self, current: int | None, *, patient: bool = False) -> str | None:
-        """One look; returns the trouble."""
+        """Poll once. Return the reported trouble."""
         self.board.update(current_version=current, current_known=True)
         if not patient:
             self.follower._retry_at = 0.0

@@ -1,4 +1,4 @@
-"""The printed configurations parse, and name the model, the address and the place of the key."""
+"""The printed configurations parse. They name the model, the address and the place of the key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def connect(tmp_path: Path, *arguments: str, key: str = SECRET) -> subprocess.Co
 
 
 def printed(tmp_path: Path, editor: str, *arguments: str) -> tuple[Any, str]:
-    """The parsed configuration, and everything that was written."""
+    """Return the parsed configuration and the whole output."""
     done = connect(tmp_path, editor, *arguments)
     assert done.returncode == 0, done.stderr
     return PARSERS[editor](done.stdout), done.stdout + done.stderr
@@ -52,7 +52,7 @@ def _strings(value: Any) -> list[str]:
     return [str(value)]
 
 
-def test_continue(tmp_path: Path):
+def test_continue_is_configured(tmp_path: Path):
     config, _ = printed(tmp_path, "continue")
     assert {"name", "version", "schema"} <= set(config) and config["schema"] == "v1"
     (model,) = config["models"]
@@ -63,7 +63,7 @@ def test_continue(tmp_path: Path):
     assert template == "<|fim_prefix|>{{{prefix}}}<|fim_suffix|>{{{suffix}}}<|fim_middle|>"
 
 
-def test_zed(tmp_path: Path):
+def test_zed_is_configured(tmp_path: Path):
     settings, written = printed(tmp_path, "zed", "--url", "https://code.example/v1/")
     provider = settings["language_models"]["openai_compatible"]["codelupe"]
     assert provider["api_url"] == "https://code.example/v1"
@@ -71,12 +71,12 @@ def test_zed(tmp_path: Path):
     assert provider["available_models"][0]["max_tokens"] > provider["available_models"][0]["max_output_tokens"]
     assert settings["edit_predictions"]["provider"] == "open_ai_compatible_api"
     prediction = settings["edit_predictions"]["open_ai_compatible_api"]
-    assert prediction["api_url"] == "https://code.example/v1/completions"  # the whole address, as Zed wants it
+    assert prediction["api_url"] == "https://code.example/v1/completions"  # Zed needs the complete address
     assert (prediction["model"], prediction["prompt_format"]) == ("codelupe:latest", "qwen")
     assert "CODELUPE_API_KEY=" in written and "ZED_OPEN_AI_COMPATIBLE_EDIT_PREDICTION_API_KEY=" in written
 
 
-def test_tabby(tmp_path: Path):
+def test_tabby_is_configured(tmp_path: Path):
     models = printed(tmp_path, "tabby")[0]["model"]
     completion, chat = models["completion"]["http"], models["chat"]["http"]
     assert (completion["kind"], chat["kind"]) == ("vllm/completion", "openai/chat")
@@ -86,7 +86,7 @@ def test_tabby(tmp_path: Path):
         assert model["api_key"] == "your_vllm_api_key_here"
 
 
-def test_llama_vscode(tmp_path: Path):
+def test_llama_vscode_is_configured(tmp_path: Path):
     settings, _ = printed(tmp_path, "llama-vscode")
     assert all(name.startswith("llama-vscode.") for name in settings)
     of = {name.removeprefix("llama-vscode."): value for name, value in settings.items()}
@@ -99,12 +99,12 @@ def test_llama_vscode(tmp_path: Path):
 
 
 @pytest.mark.parametrize("arguments", [("emacs",), ("zed", "--url", "127.0.0.1:8094/v1"), ("zed", "--url", "http://x")])
-def test_what_makes_no_sense_is_a_usage_error(tmp_path: Path, arguments: tuple[str, ...]):
+def test_an_unknown_editor_or_a_bad_url_is_a_usage_error(tmp_path: Path, arguments: tuple[str, ...]):
     done = connect(tmp_path, *arguments)
     assert done.returncode == 2 and done.stdout == ""
     assert "continue, zed, tabby, llama-vscode" in done.stderr or "127.0.0.1:8094/v1" in done.stderr
 
 
-def test_a_key_that_is_not_set_cannot_be_shown(tmp_path: Path):
+def test_an_unset_key_cannot_be_shown(tmp_path: Path):
     done = connect(tmp_path, "tabby", "--show-key", key="")
     assert done.returncode == 3 and "no key to show. Set VLLM_API_KEY" in done.stderr

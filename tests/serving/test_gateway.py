@@ -1,4 +1,4 @@
-"""The gateway under a real nginx: four paths, streamed; everything else is 404, however it is written."""
+"""The gateway under a real nginx. It forwards and streams four paths. Every other path is 404 in any spelling."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (a
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """Notes what arrives; a completion comes in two pieces, the second only once the test has seen the first."""
+    """Records requests. It sends a completion in two parts, the second after the test has seen the first."""
 
     protocol_version = "HTTP/1.1"
     seen: list[tuple[str, str, str | None]]
@@ -32,7 +32,7 @@ class Upstream(BaseHTTPRequestHandler):
         self.seen.append((self.command, self.path, self.headers.get("Authorization")))
         self.send_response(200)
         if self.path.endswith("completions"):
-            # Its length is said: nginx hands chunks on even where it buffers, and such a body only where it does not.
+            # The body has a Content-Length, because nginx forwards chunked bodies at once even if it buffers.
             self.send_header("Content-Length", str(len(FIRST + SECOND)))
             self.end_headers()
             self.wfile.write(FIRST)
@@ -54,7 +54,7 @@ class Gateway:
         self.port, self.upstream = port, upstream
 
     def open(self, request: str, body: bytes = b"") -> socket.socket:
-        """Send a request line as it stands: no client tidies the path up."""
+        """Send a request line unchanged. An HTTP client would normalise the path."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
         head = f"{request} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer k\r\nConnection: close\r\n"
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -116,7 +116,7 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], folder: Path) -> 
             time.sleep(0.05)
 
 
-def test_the_four_paths_arrive_as_they_are_and_with_the_key(gateway: Gateway):
+def test_the_four_paths_are_forwarded_unchanged_with_the_key(gateway: Gateway):
     gateway.upstream.first_was_seen.set()
     requests = ["GET /health", "GET /v1/models", "POST /v1/completions", "POST /v1/chat/completions"]
     assert [gateway.status(request) for request in requests] == [200] * 4
@@ -136,14 +136,14 @@ def test_the_four_paths_arrive_as_they_are_and_with_the_key(gateway: Gateway):
         "/v1/responses", "/v1/embeddings", "/metrics", "/version", "/docs", "/openapi.json", "/", "/pause", "/sleep",
     ],
 )  # fmt: skip
-def test_everything_else_is_404_and_never_arrives(gateway: Gateway, path: str):
+def test_every_other_path_is_404_and_is_not_forwarded(gateway: Gateway, path: str):
     for method in ("GET", "POST", "DELETE"):
         assert gateway.status(f"{method} {path}") == 404
     assert gateway.upstream.seen == []
 
 
 @pytest.mark.parametrize("path", ["/v1/load_lora_adapter/../models", "//v1/models", "/v1/%6dodels", "/v1/models?a=b"])
-def test_another_spelling_of_an_open_path_arrives_as_the_plain_one(gateway: Gateway, path: str):
+def test_another_spelling_of_an_open_path_is_normalised(gateway: Gateway, path: str):
     assert gateway.status(f"GET {path}") == 200
     assert [seen[1] for seen in gateway.upstream.seen] == ["/v1/models"]
 
@@ -151,16 +151,16 @@ def test_another_spelling_of_an_open_path_arrives_as_the_plain_one(gateway: Gate
 @pytest.mark.parametrize(
     "request_line", ["DELETE /v1/models", "POST /v1/models", "PUT /v1/completions", "POST /health"]
 )
-def test_other_methods_do_not_arrive(gateway: Gateway, request_line: str):
+def test_other_methods_are_not_forwarded(gateway: Gateway, request_line: str):
     assert gateway.status(request_line) == 403
     assert gateway.upstream.seen == []
 
 
-def test_a_completion_streams_through(gateway: Gateway):
+def test_a_completion_is_streamed(gateway: Gateway):
     with gateway.open("POST /v1/chat/completions", b'{"stream": true}') as connection:
         received = b""
         while FIRST not in received:
-            received += connection.recv(4096)  # within 10 s, while the upstream holds the second piece back
+            received += connection.recv(4096)  # within 10 s, before the upstream sends the second part
         assert SECOND not in received
         gateway.upstream.first_was_seen.set()
         while piece := connection.recv(4096):

@@ -1,4 +1,4 @@
-"""What vLLM serves follows `current`, whatever fails on the way."""
+"""vLLM serves the current adapter, even after failures."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_publish_and_a_rollback_move_the_alias_after_a_test(vllm, home, follow
     ]  # fmt: skip
 
 
-def test_nothing_is_done_again_while_all_is_well(vllm, followed, publish):
+def test_a_correct_server_is_left_unchanged(vllm, followed, publish):
     publish(1)
     followed.poll(1)
     vllm.calls.clear()
@@ -74,7 +74,7 @@ def test_nothing_is_done_again_while_all_is_well(vllm, followed, publish):
     assert {what for what, _ in vllm.calls} == {"models"}
 
 
-def test_without_a_current_nothing_of_ours_is_served(vllm, followed, publish, home):
+def test_without_a_current_adapter_none_of_ours_is_served(vllm, followed, publish, home):
     publish(1)
     followed.poll(1)
     vllm.loaded["somebody-elses"] = "/elsewhere"
@@ -82,7 +82,7 @@ def test_without_a_current_nothing_of_ours_is_served(vllm, followed, publish, ho
     assert vllm.loaded == {"somebody-elses": "/elsewhere"} and followed.served is None
 
 
-def test_what_is_not_known_yet_and_what_another_service_leads_is_left_alone(vllm, followed, publish):
+def test_nothing_changes_during_startup_or_standby(vllm, followed, publish):
     publish(1)
     followed.poll(1)
     before = dict(vllm.loaded)
@@ -92,7 +92,7 @@ def test_what_is_not_known_yet_and_what_another_service_leads_is_left_alone(vllm
 
 
 @pytest.mark.parametrize("answers", [float("nan"), float("inf")])
-def test_an_adapter_that_answers_nan_is_taken_back(vllm, home, followed, publish, answers):
+def test_an_adapter_that_answers_nan_is_not_served(vllm, home, followed, publish, answers):
     publish(1), publish(2, answers)
     followed.poll(1)
     trouble = followed.poll(2)
@@ -103,7 +103,7 @@ def test_an_adapter_that_answers_nan_is_taken_back(vllm, home, followed, publish
 
 
 @pytest.mark.parametrize("what", ["load", "complete"])
-def test_a_server_error_leaves_the_old_one_and_is_tried_again(vllm, home, followed, publish, what):
+def test_a_server_error_keeps_the_old_adapter_and_is_retried(vllm, home, followed, publish, what):
     publish(1), publish(2)
     followed.poll(1)
     vllm.faults[what, version_name(2)] = vllm.broken
@@ -114,21 +114,21 @@ def test_a_server_error_leaves_the_old_one_and_is_tried_again(vllm, home, follow
     assert followed.poll(2) is None and served_by(vllm, home, 2)
 
 
-def test_a_failure_waits_longer_each_time_and_a_new_version_does_not(vllm, followed, publish, lines):
+def test_retries_wait_longer_each_time_but_a_new_version_is_tried_at_once(vllm, followed, publish, lines):
     publish(1, float("nan")), publish(2)
     waits = []
     for _ in range(12):
         followed.poll(1)
         waits.append(round(followed.follower._retry_at - time.monotonic()))
     assert waits[:4] == [5, 10, 20, 40] and waits == sorted(waits) and waits[-1] == 300
-    assert sum("Adapter not served" in line for line in lines()) == 1  # one event for one trouble
+    assert sum("Adapter not served" in line for line in lines()) == 1  # each trouble is logged once
     vllm.calls.clear()
     followed.poll(1, patient=True)
     assert {what for what, _ in vllm.calls} == {"models"}
     assert followed.poll(2, patient=True) is None and followed.served == 2
 
 
-def test_a_server_that_comes_back_is_not_kept_waiting(vllm, followed, publish):
+def test_an_unreachable_server_is_retried_within_15_seconds(vllm, followed, publish):
     publish(1)
     vllm.stop()
     for _ in range(12):
@@ -137,10 +137,10 @@ def test_a_server_that_comes_back_is_not_kept_waiting(vllm, followed, publish):
     vllm.start()
 
 
-def test_the_move_puts_the_alias_back_by_itself(vllm, home, publish):
+def test_a_failed_move_restores_the_alias(vllm, home, publish):
     publish(1), publish(2)
     server = Vllm(vllm.url, KEY)
-    assert server.adapters() == {}  # the base is none
+    assert server.adapters() == {}  # the base is not an adapter
     reconcile(server, home, 1)
     asked = []
 
@@ -156,7 +156,7 @@ def test_the_move_puts_the_alias_back_by_itself(vllm, home, publish):
     assert served_by(vllm, home, 2)
 
 
-def test_a_kill_between_unload_and_load_of_the_alias_is_mended(vllm, home, followed, publish):
+def test_a_kill_between_unload_and_load_of_the_alias_is_repaired(vllm, home, followed, publish):
     publish(1), publish(2)
     followed.poll(1)
     vllm.faults["load", ALIAS] = vllm.die
@@ -167,7 +167,7 @@ def test_a_kill_between_unload_and_load_of_the_alias_is_mended(vllm, home, follo
     assert followed.poll(2) is None and served_by(vllm, home, 2) and followed.served == 2
 
 
-def test_a_service_killed_between_load_and_test_tests_before_it_moves_the_alias(vllm, home, followed, publish):
+def test_an_adapter_loaded_before_a_kill_is_tested_before_the_alias_moves(vllm, home, followed, publish):
     publish(1), publish(2, float("nan"))
     followed.poll(1)
     vllm.loaded[version_name(2)] = str(home.adapter(2))
@@ -175,7 +175,7 @@ def test_a_service_killed_between_load_and_test_tests_before_it_moves_the_alias(
     assert served_by(vllm, home, 1)
 
 
-def test_a_restart_that_forgets_names_is_made_good(vllm, home, followed, publish):
+def test_names_lost_in_a_restart_are_loaded_again(vllm, home, followed, publish):
     publish(1)
     followed.poll(1)
     vllm.stop()
@@ -185,7 +185,7 @@ def test_a_restart_that_forgets_names_is_made_good(vllm, home, followed, publish
     assert followed.poll(1) is None and served_by(vllm, home, 1) and followed.served == 1
 
 
-def test_a_restart_with_a_current_that_cannot_be_served_brings_the_last_good_one(vllm, home, followed, publish):
+def test_after_a_restart_the_last_good_adapter_replaces_a_bad_current_one(vllm, home, followed, publish):
     publish(1), publish(2, float("nan"))
     followed.poll(1), followed.poll(2)
     vllm.stop()
@@ -195,13 +195,13 @@ def test_a_restart_with_a_current_that_cannot_be_served_brings_the_last_good_one
     assert vllm.loaded == {ALIAS: str(home.adapter(1))} and followed.served == 1
 
 
-def test_a_name_that_holds_another_folder_is_loaded_afresh(vllm, home, followed, publish):
+def test_a_name_with_the_wrong_folder_is_loaded_again(vllm, home, followed, publish):
     publish(1), publish(2)
     vllm.loaded |= {version_name(2): str(home.adapter(1)), ALIAS: str(home.adapter(1))}
     assert followed.poll(2) is None and served_by(vllm, home, 2)
 
 
-def test_a_folder_that_the_server_does_not_see_says_what_to_do(vllm, followed):
+def test_a_folder_the_server_cannot_see_is_reported_with_a_remedy(vllm, followed):
     trouble = followed.poll(7)
     assert trouble is not None and "same path" in trouble
     assert vllm.loaded == {}
@@ -210,21 +210,21 @@ def test_a_folder_that_the_server_does_not_see_says_what_to_do(vllm, followed):
 # --- the protocol ---------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_key_says_so_and_shows_none(vllm, home, lines):
+def test_a_wrong_key_is_reported_but_not_shown(vllm, home, lines):
     followed = Followed(vllm.url, home, "wrong-secret")
     trouble = followed.poll(1)
     assert trouble is not None and "VLLM_API_KEY" in trouble
     assert "wrong-secret" not in trouble + "".join(lines())
 
 
-def test_a_server_that_repeats_the_key_does_not_get_it_into_a_message(vllm):
+def test_a_key_repeated_by_the_server_is_hidden(vllm):
     vllm.faults["models", ""] = lambda: error(500, f"no {KEY} here", "InternalServerError")
     with pytest.raises(VllmRefused) as caught:
         Vllm(vllm.url, KEY).adapters()
     assert "no … here" in str(caught.value) and KEY not in str(caught.value)
 
 
-def test_without_the_switch_the_trouble_names_it(home, publish):
+def test_a_missing_loading_switch_is_named(home, publish):
     publish(1)
     vllm = StandIn()
     vllm.stop()
@@ -237,7 +237,7 @@ def test_without_the_switch_the_trouble_names_it(home, publish):
     assert trouble is not None and "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1" in trouble
 
 
-def test_a_refused_connection_is_not_an_error_of_ours(home):
+def test_a_refused_connection_is_reported(home):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -255,7 +255,7 @@ def test_a_hanging_call_has_a_deadline(vllm, home, followed, publish, monkeypatc
     assert followed.served == 1
 
 
-def test_an_answer_that_trickles_has_a_deadline_too(monkeypatch):
+def test_a_slow_answer_has_a_deadline(monkeypatch):
     monkeypatch.setattr(protocol, "CALL_SECONDS", 0.5)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -283,7 +283,7 @@ def test_an_answer_that_trickles_has_a_deadline_too(monkeypatch):
 @pytest.mark.parametrize(
     "body", ["<html>", "[]", "[" * 200_000, '{"data": 3}', '{"data": [{"id": 1}]}', '{"data": ["x"]}']
 )
-def test_an_address_that_is_no_vllm_is_not_believed(vllm, body):
+def test_an_answer_from_another_server_is_rejected(vllm, body):
     vllm.faults["models", ""] = lambda: Response(body)
     loaded: dict[str, str] | None = None
     try:
@@ -294,7 +294,7 @@ def test_an_address_that_is_no_vllm_is_not_believed(vllm, body):
 
 
 @pytest.mark.parametrize("numbers", [None, {"token_logprobs": [10**400]}])
-def test_an_answer_without_log_probabilities_is_no_proof(vllm, followed, publish, numbers):
+def test_an_answer_without_log_probabilities_is_rejected(vllm, followed, publish, numbers):
     publish(1)
     vllm.faults["complete", version_name(1)] = lambda: jsonify({"choices": [{"text": "x", "logprobs": numbers}]})
     trouble = followed.poll(1)
@@ -304,7 +304,7 @@ def test_an_answer_without_log_probabilities_is_no_proof(vllm, followed, publish
 # --- the thread -----------------------------------------------------------------------------------------------
 
 
-def test_the_thread_follows_and_never_beats_for_the_loop(vllm, home, publish):
+def test_the_thread_follows_but_sends_no_heartbeat(vllm, home, publish):
     publish(1), publish(2)
     board = Board(Snapshot(state="waiting", current_version=1, current_known=True))
     heartbeat = board.read().heartbeat
@@ -313,12 +313,12 @@ def test_the_thread_follows_and_never_beats_for_the_loop(vllm, home, publish):
         board.note(current_version=2)
         wait_until(lambda: board.read().served_version == 2)
     assert board.read().heartbeat == heartbeat
-    assert served_by(vllm, home, 2)  # the end of the service is not the end of serving
+    assert served_by(vllm, home, 2)  # vLLM keeps serving after the service ends
 
 
 @pytest.mark.slow
-def test_the_service_starts_it(vllm, tmp_path):
-    """Without a published adapter, what an earlier life of the folder left in vLLM goes."""
+def test_the_service_starts_the_follower(vllm, tmp_path):
+    """Without a published adapter, the service unloads the adapters left by an earlier service."""
     vllm.loaded |= {ALIAS: "/earlier", version_name(9): "/earlier"}
     environment = {
         "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "CODELUPE_HOME": str(tmp_path / "home"),
@@ -346,7 +346,7 @@ def test_the_service_stops_while_a_load_hangs(vllm, home, publish):
 
 @pytest.fixture
 def _often_interrupted():
-    """Threads take turns after microseconds, as if the machine were busy."""
+    """Switch threads every microsecond, as on a busy machine."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -354,7 +354,7 @@ def _often_interrupted():
 
 
 @pytest.mark.usefixtures("_often_interrupted")
-def test_troubles_of_many_threads_do_not_undo_each_other():
+def test_troubles_of_many_threads_do_not_overwrite_each_other():
     board = Board(Snapshot())
 
     def work(name: str) -> None:

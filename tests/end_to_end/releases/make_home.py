@@ -1,16 +1,16 @@
-"""Write releases/<version of pyproject.toml>.tar.xz: what a service of this release leaves behind when it stops.
+"""Write releases/<version of pyproject.toml>.tar.xz: the home that a service of this release leaves when it stops.
 
     .venv/bin/python tests/end_to_end/releases/make_home.py
 
-Once a release, on its own commit and with its own packages, as root or as a user who may write below /srv; the file
-never changes afterwards. test_old_home.py starts every later service on it. In the archive:
+Run it once per release, on the release's commit and with its packages. It needs write access to /srv. The archive
+never changes afterwards. test_old_home.py starts every later service on it. The archive contains:
 
     home/          CODELUPE_HOME, without Postgres's own folder and without logs
-    database.sql   pg_dump of the embedded database, which stands in for that folder
+    database.sql   pg_dump of the embedded database, which replaces that folder
 
-Two adapters are published, one on the other, by the embedded recipe; a few rows wait for a run. While it is made, the
-home, the committed code, the cache and the files to learn from lie in /srv/codelupe, /srv/release, /srv/cache and
-/srv/sources, so that no path of the machine that makes it gets in. Nothing that a service makes anew is kept.
+The embedded recipe publishes two adapters, the second on top of the first. A few rows wait for a run. The home, the
+committed code, the cache and the source files lie in /srv/codelupe, /srv/release, /srv/cache and /srv/sources, so that
+the archive contains no paths of the local machine. It leaves out everything that a service creates again.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ FOLDER = Path(__file__).parent
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 HOME, CODE, CACHE, SOURCES = (Path("/srv") / name for name in ("codelupe", "release", "cache", "sources"))
 LEFT_OUT = {"postgres", "logs", "up.out", "up.err", "service.lock", "trainer.log", "tensorboard"}
-"""Postgres's folder, and what tells people alone of this machine."""
+"""Postgres's folder, and files that only inform about this machine."""
 RUN_FILES, WAITING_FILES = 24, 3
 
 
 def feed(service: Codelupe, name: str, count: int) -> None:
-    """Drop so many small modules."""
+    """Drop `count` small modules."""
     folder = SOURCES / name
     folder.mkdir(parents=True)
     for n in range(count):
@@ -48,18 +48,18 @@ def feed(service: Codelupe, name: str, count: int) -> None:
 
 
 def lineage(service: Codelupe) -> None:
-    """Publish two adapters, and leave a few rows that are too few for a run."""
+    """Publish two adapters, and leave too few rows for another run."""
     service.up("--no-demo")
     feed(service, "first", RUN_FILES)
     wait_for(lambda: service.published() >= 1, "the first adapter", 200)
     feed(service, "second", RUN_FILES)
     wait_for(lambda: service.published() >= 2, "the second adapter", 200)
-    wait_for(lambda: service.health()["state"] == "waiting", "a rest", 60)
+    wait_for(lambda: service.health()["state"] == "waiting", "the service to wait", 60)
     feed(service, "waiting", WAITING_FILES)
 
 
 def dump() -> bytes:
-    """The stopped service's database as SQL."""
+    """Return the stopped service's database as SQL."""
     url = embedded.start(HOME / "postgres")
     try:
         command = [embedded.programs() / "pg_dump", "--no-owner", url]
@@ -68,8 +68,8 @@ def dump() -> bytes:
         embedded.stop(HOME / "postgres")
 
 
-def nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """The member without its owner; None for what is left out."""
+def without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Return the member without its owner, or None if it is left out."""
     if LEFT_OUT.intersection(Path(member.name).parts):
         return None
     member.uid = member.gid = 0
@@ -78,16 +78,16 @@ def nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def pack(target: Path, database: bytes) -> None:
-    """The home and the dump as one archive."""
+    """Write the home and the dump to one archive."""
     with tarfile.open(target, "w:xz", preset=9) as archive:
-        archive.add(HOME, "home", filter=nobodys)
+        archive.add(HOME, "home", filter=without_owner)
         member = tarfile.TarInfo("database.sql")
         member.size = len(database)
         archive.addfile(member, io.BytesIO(database))
 
 
 def committed_code() -> None:
-    """The commit's files, in a folder that any machine may have."""
+    """Copy the commit's files to a folder that can exist on any machine."""
     CODE.mkdir(parents=True)
     packed = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
@@ -99,7 +99,7 @@ def main() -> None:
     target = FOLDER / f"{VERSION}.tar.xz"
     for path in (target, HOME, CODE, CACHE, SOURCES):
         if path.exists():
-            sys.exit(f"{path} is there; a release's home never changes. Before the release: remove it, and run again")
+            sys.exit(f"{path} exists. A release's home never changes. Before the release, remove it and run this again")
     places = {"PYTHONPATH": str(CODE), "XDG_CACHE_HOME": str(CACHE)}
     service = Codelupe(HOME, SAMPLE_PREDICTIONS="1", MAX_DATASET_SIZE="40", MIN_NEW_FILES="8", **places)
     try:
@@ -111,7 +111,7 @@ def main() -> None:
         service.stop()
         for path in (HOME, CODE, CACHE, SOURCES):
             shutil.rmtree(path, ignore_errors=True)
-    print(f"{target} written; commit it")
+    print(f"{target} written. Commit it")
 
 
 if __name__ == "__main__":
