@@ -100,23 +100,23 @@ def test_a_frozen_server_is_unavailable_and_its_transaction_ends_after_it_resume
 
 def test_a_copy_into_a_frozen_server_is_ended(freezable_server: tuple[str, Path]) -> None:
     url, folder = freezable_server
-    pool, frozen = Pool(url), processes(folder)
+    pool = Pool(url)
 
     class Endless:
         def read(self, size: int) -> str:
-            if not frozen_ones:
+            if not frozen:
                 for process in processes(folder):
                     process.suspend()
-                    frozen_ones.append(process)
+                    frozen.append(process)
             return "1\n" * (size // 2)
 
-    frozen_ones: list[psutil.Process] = []
+    frozen: list[psutil.Process] = []
     try:
         with pytest.raises(Unavailable, match="does not answer"), pool.transaction() as cursor:
             cursor.execute("create temporary table copied (n int)")
             cursor.copy_expert("copy copied from stdin", Endless())
     finally:
-        for process in frozen_ones:
+        for process in frozen:
             process.resume()
     assert frozen and pool.stats().in_use == 0
     pool.close()
