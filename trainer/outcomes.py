@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from trainer.data.batches import Windows
 from trainer.data.encoder import TokenSample
 from trainer.data.tokenize import TokenRows
+from trainer.evaluate.parts import Parts
 from trainer.records import RowOutcome
 
 
@@ -19,8 +20,8 @@ class Inputs:
     rows: TokenRows
     replay: TokenRows
     held_out: TokenRows
-    measured: Sequence[TokenSample]
-    """The held-out samples that evaluations measure."""
+    parts: Parts
+    """The held-out samples that are measured."""
 
     @property
     def training_samples(self) -> list[TokenSample]:
@@ -42,7 +43,7 @@ def row_outcomes(inputs: Inputs, windows: Windows, *, best_step: int) -> list[Ro
     """Return one outcome for each row of the three files, in order."""
     seen = tokens_seen(windows, best_step)
     measured: Counter[int] = Counter()
-    for sample in inputs.measured:
+    for sample in inputs.parts.samples:
         measured.update(dict(sample.shares))
     return [
         *_trained(inputs.rows, seen, replay=False),

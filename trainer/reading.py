@@ -19,7 +19,7 @@ from trainer.check import Checked
 from trainer.data.encoder import SampleEncoder
 from trainer.data.tokenize import TokenRows, tokenize_rows
 from trainer.errors import UnusableInput
-from trainer.evaluate.held_out import choose_held_out
+from trainer.evaluate.parts import divide_held_out
 from trainer.events import Events
 from trainer.model.load import load_tokenizer
 from trainer.outcomes import Inputs
@@ -93,8 +93,8 @@ def _read(directory: RunDirectory, checked: Checked, result: Reading, left: thre
     except RunDirectoryError as error:
         raise UnusableInput(str(error)) from error
     _check_distinct([*rows.file_ids, *replay.file_ids, *held_out.file_ids])
-    measured = choose_held_out(held_out, max_tokens=data.max_eval_tokens, seed=checked.seed)
-    return tokenizer, Inputs(rows=rows, replay=replay, held_out=held_out, measured=measured)
+    parts = divide_held_out(held_out, max_tokens=data.max_eval_tokens, seed=checked.seed)
+    return tokenizer, Inputs(rows=rows, replay=replay, held_out=held_out, parts=parts)
 
 
 def _rows(path: Path, left: threading.Event) -> Iterator[Row]:

@@ -46,6 +46,27 @@ class RowOutcome:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SampleEvaluation:
+    """What the judged models give for one held-out sample: one line of evaluation.jsonl."""
+
+    file_ids: tuple[int, ...]
+    """The sample's source rows."""
+    fresh: bool
+    """Whether this run claimed the first row. False for a row that an earlier run held out."""
+    repository: str | None
+    path: str | None
+    language: str
+    kind: str
+    """Kind of sample, as in dataset_stats.json."""
+    tokens: int
+    """Supervised tokens."""
+    loss: Mapping[str, float]
+    """Nats over all supervised tokens, by model: anchor, current, candidate."""
+    correct: Mapping[str, int]
+    """Top-1 predictions among the supervised tokens, by model."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Suspects:
     """Rows that may have made a run fail."""
 
@@ -97,6 +118,24 @@ def read_outcomes(path: Path) -> Iterator[RowOutcome]:
     """Yield the trainer's outcome of each row."""
     for record in read_lines(path):
         yield RowOutcome(**record)
+
+
+def write_evaluation(path: Path, samples: Iterable[SampleEvaluation]) -> None:
+    """Write evaluation.jsonl atomically."""
+    write_text(path, "".join(json_line(asdict(sample)) for sample in samples))
+
+
+def read_evaluation(path: Path) -> Iterator[SampleEvaluation]:
+    """Yield the lines of evaluation.jsonl.
+
+    Raises:
+        RunDirectoryError: a line has other fields.
+    """
+    for record in read_lines(path):
+        try:
+            yield SampleEvaluation(**{**record, "file_ids": tuple(record["file_ids"])})
+        except (TypeError, KeyError) as error:
+            raise RunDirectoryError(f"{path}: a line has the wrong fields ({error})") from error
 
 
 def read_suspects(path: Path) -> Suspects | None:

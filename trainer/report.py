@@ -9,6 +9,8 @@ from typing import Any
 
 from trainer.check import Checked
 from trainer.data.tokenize import TokenRows
+from trainer.evaluate.judged import Judged
+from trainer.evaluate.parts import Parts
 from trainer.fit.progress import Progress
 from trainer.outcomes import Inputs
 from trainer.records import Outcome, RowOutcome
@@ -23,6 +25,7 @@ def make_report(
     progress: Progress,
     outcomes: Sequence[RowOutcome],
     *,
+    judged: Judged | None = None,
     steps_total: int = 0,
     adapter_sha256: str | None = None,
     seconds: dict[str, float],
@@ -40,8 +43,8 @@ def make_report(
         "parent_version": checked.parent_version,
         "steps": {"total": steps_total, "done": progress.step, "best": progress.best_step},
         "early_stopped": progress.stopped_early,
-        "held_out": {"samples": len(inputs.measured), "tokens": sum(s.tokens for s in inputs.measured)},
-        "evaluation": _evaluation(progress),
+        "held_out": _held_out(inputs.parts),
+        "evaluation": _evaluation(judged, progress) if judged else None,
         "train": {
             "loss": progress.recent_loss(),
             "samples": len(inputs.training_samples),
@@ -81,13 +84,19 @@ def _rows_stats(rows: TokenRows) -> dict[str, Any]:
     }
 
 
-def _evaluation(progress: Progress) -> dict[str, Any] | None:
-    if progress.anchor is None or progress.current is None:
-        return None
+def _held_out(parts: Parts) -> dict[str, Any]:
     return {
-        "anchor": progress.anchor.as_report(),
-        "current": progress.current.as_report(),
-        "candidate": progress.score_at(progress.best_step).as_report(),
+        "samples": len(parts.judging),
+        "tokens": sum(sample.tokens for sample in parts.judging),
+        "stopping_samples": len(parts.stopping),
+        "stopping_tokens": sum(sample.tokens for sample in parts.stopping),
+        "disjoint": parts.disjoint,
+    }
+
+
+def _evaluation(judged: Judged, progress: Progress) -> dict[str, Any]:
+    return {
+        **{name: judged.score(name).as_report() for name in judged.by_model},
         "history": [{"step": step, **score.as_report()} for step, score in progress.history],
     }
 

@@ -81,6 +81,10 @@ class RunDirectory:
         return self.root / "rows_outcome.jsonl"
 
     @property
+    def evaluation(self) -> Path:
+        return self.root / "evaluation.jsonl"
+
+    @property
     def suspects(self) -> Path:
         return self.root / "suspects.json"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,16 +19,18 @@ from transformers.utils.logging import disable_progress_bar
 from trainer.adapters.export import export_adapter
 from trainer.check import Checked, check_run
 from trainer.data.batches import Windows
-from trainer.data.encoder import pad_id
+from trainer.data.encoder import TokenSample, pad_id
 from trainer.data.tokenize import TokenRows
-from trainer.errors import StepFailed
+from trainer.errors import Diverged, StepFailed
 from trainer.evaluate.held_out import HeldOut
+from trainer.evaluate.judged import MODELS, Judged, judge_samples
 from trainer.evaluate.predictions import predict
 from trainer.events import Events
 from trainer.fit.checkpoint import Checkpoint, find_checkpoint
 from trainer.fit.loop import Fit, FitContext
 from trainer.fit.optimizer import make_optimizer
 from trainer.fit.progress import Progress
+from trainer.fit.suspects import find_suspects
 from trainer.model.attention import choose_kernel
 from trainer.model.base import resolve
 from trainer.model.checkpointing import checkpoint_layers
@@ -42,7 +44,7 @@ from trainer.plan.choose import Plan
 from trainer.plan.device import fitted
 from trainer.reading import reading
 from trainer.recipe import Recipe
-from trainer.records import write_outcomes
+from trainer.records import read_rows, write_evaluation, write_outcomes
 from trainer.report import dataset_stats, make_report, versions
 from trainer.run_dir import RunDirectory, read_json, write_json
 from trainer.stop import StopRequest
@@ -103,21 +105,24 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
             model=loaded.model,
             optimizer=loaded.optimizer,
             windows=windows,
-            held_out=_held_out(inputs, loaded, stop),
+            held_out=_held_out(inputs.parts.stopping, loaded, stop),
             pad=pad_id(tokenizer),
             checkpoints=directory.checkpoints,
             events=events,
             trackers=trackers,
             stop=stop,
         )
-        with events.stage("fit"), naming_suspects(directory):
-            progress = Fit(context, resume_from).run()
+        with naming_suspects(directory):
+            with events.stage("fit"):
+                progress = Fit(context, resume_from).run()
+            with events.stage("judge"):
+                judged = judge(context, inputs, checked, progress)
         if loaded.accelerator.is_main_process:
             with events.stage("export"):
                 exporting = time.monotonic()
                 write_predictions(context, inputs, tokenizer, progress)
                 with stop.deferred():
-                    write_results(directory, checked, context, inputs, tokenizer, progress, began=exporting)
+                    write_results(directory, checked, context, inputs, tokenizer, progress, judged, began=exporting)
     finally:
         trackers.close()
     events.emit("finished", seconds=round(time.monotonic() - began, 3))
@@ -182,9 +187,37 @@ def make_trainable(
     return LossModel(adapted, kernel=kernel, label_smoothing=training.label_smoothing), optimizer
 
 
+def judge(context: FitContext, inputs: Inputs, checked: Checked, progress: Progress) -> Judged:
+    """Measure base, parent and result on samples that did not choose the result.
+
+    Raises:
+        Diverged: a loss is not finite.
+    """
+    judged = judge_samples(
+        context.held_out.on(inputs.parts.judging),
+        context.adapted,
+        parent=checked.parent,
+        trained=progress.best_step > 0,
+    )
+    step = progress.best_step
+    if name := judged.not_finite():
+        context.events.emit("non_finite", step=step, what=f"{name}_loss")
+        suspects = find_suspects(
+            context.accelerator, context.model, context.optimizer, inputs.parts.judging,
+            outside=inputs.training_samples, reason="non_finite", step=step,
+        )  # fmt: skip
+        raise Diverged(f"the {name}'s held-out loss is {judged.score(name).loss}", suspects)
+    for name in MODELS:
+        score = judged.score(name)
+        context.events.emit(
+            "evaluation", step=step, which=name, part="judging", **score.as_report(), tokens=score.tokens
+        )
+    return judged
+
+
 def write_predictions(context: FitContext, inputs: Inputs, tokenizer: Any, progress: Progress) -> None:
     """Generate answers to a few held-out prompts. Sends the texts to the trackers, and the count to the events."""
-    chosen = inputs.measured[: context.recipe.tracking.sample_predictions]
+    chosen = inputs.parts.samples[: context.recipe.tracking.sample_predictions]
     answers = predict(context.adapted, tokenizer, chosen, pad=context.pad, stop=context.stop)
     for prediction, tokens in answers:
         context.events.emit("prediction", file_id=prediction.file_id, tokens=tokens)
@@ -199,10 +232,11 @@ def write_results(
     inputs: Inputs,
     tokenizer: Any,
     progress: Progress,
+    judged: Judged,
     *,
     began: float,
 ) -> None:
-    """Write the adapter, the outcomes, and finally the report."""
+    """Write the adapter, the evaluation, the outcomes, and finally the report."""
     facts = {
         "run_id": checked.run_id,
         "seed": checked.seed,
@@ -211,6 +245,8 @@ def write_results(
         "versions": versions(),
     }
     adapter_sha256 = export_adapter(directory.adapter, context.adapted, tokenizer, checked.recipe, facts=facts)
+    rows = {row.file_id: row for row in read_rows(directory.held_out)}
+    write_evaluation(directory.evaluation, judged.as_records(rows))
     outcomes = row_outcomes(inputs, context.windows, best_step=progress.best_step)
     write_outcomes(directory.rows_outcome, outcomes)
     report = make_report(
@@ -218,6 +254,7 @@ def write_results(
         inputs,
         progress,
         outcomes,
+        judged=judged,
         steps_total=len(context.windows),
         adapter_sha256=adapter_sha256,
         seconds={**context.events.seconds, "export": round(time.monotonic() - began, 3)},
@@ -269,8 +306,8 @@ def _emit_plan(events: Events, inputs: Inputs, windows: Windows, loaded: Loaded)
         steps_total=len(windows),
         samples=windows.num_samples,
         train_tokens=sum(sample.tokens for sample in inputs.training_samples),
-        held_out_samples=len(inputs.measured),
-        held_out_tokens=sum(sample.tokens for sample in inputs.measured),
+        held_out_samples=len(inputs.parts.samples),
+        held_out_tokens=sum(sample.tokens for sample in inputs.parts.samples),
         trainable_parameters=trainable_parameters(loaded.model),
         checkpointing=loaded.recipe.training.checkpointing,
         offload_checkpoints=loaded.recipe.training.offload_checkpoints,
@@ -279,11 +316,11 @@ def _emit_plan(events: Events, inputs: Inputs, windows: Windows, loaded: Loaded)
     )
 
 
-def _held_out(inputs: Inputs, loaded: Loaded, stop: StopRequest) -> HeldOut:
+def _held_out(samples: Sequence[TokenSample], loaded: Loaded, stop: StopRequest) -> HeldOut:
     return HeldOut(
         loaded.accelerator,
         loaded.model,
-        inputs.measured,
+        samples,
         budget=loaded.recipe.evaluation.batch_size * loaded.recipe.data.max_length,
         stop=stop,
     )

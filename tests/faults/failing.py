@@ -34,8 +34,8 @@ def install(kind: str, flag: Path) -> None:
 
     forward, tokenizer, passes = step.LossModel.forward, load_tokenizer(Base(model=str(TINY_FOLDER))), [0]
 
-    def failing(self: Any, batch: Any) -> Any:
-        loss, correct = forward(self, batch)
+    def failing(self: Any, batch: Any, **options: Any) -> Any:
+        loss, correct = forward(self, batch, **options)
         passes[0] += self.training
         fails = {
             "nan": lambda: _marked(tokenizer, batch),

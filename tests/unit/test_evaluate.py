@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from run_folder import encoder, make_row, program, short_recipe, short_rows, tok
 
 from trainer.data.tokenize import tokenize_rows
 from trainer.errors import Stopped
-from trainer.evaluate.held_out import choose_held_out
+from trainer.evaluate.parts import divide_held_out
 from trainer.evaluate.predictions import predict
 from trainer.model.attention import unpacked_attention
 from trainer.stop import StopRequest
@@ -23,20 +25,42 @@ def held_out_rows(fresh: int, earlier: int):
     return tokenize_rows(rows, encoder(), DATA, seed=1)
 
 
+def file_ids(samples):
+    return [sample.file_id for sample in samples]
+
+
+def test_the_two_parts_share_no_file_and_take_turns():
+    parts = divide_held_out(held_out_rows(5, 4), max_tokens=10**6, seed=1)
+    judging, stopping = set(file_ids(parts.judging)), set(file_ids(parts.stopping))
+    assert (len(judging), len(stopping)) == (5, 4) and not judging & stopping and parts.disjoint
+    assert (len(judging & {1, 2, 3, 4, 5}), len(stopping & {1, 2, 3, 4, 5})) == (3, 2), "fresh rows in both"
+    assert sorted(file_ids(parts.samples)) == [*range(1, 10)]
+
+
 def test_this_runs_own_rows_come_first_and_the_bound_holds():
     rows = held_out_rows(4, 20)
-    every = choose_held_out(rows, max_tokens=10**6, seed=1)
-    assert len(every) == 24 and {sample.file_id for sample in every[:4]} == {1, 2, 3, 4}
-    some = choose_held_out(rows, max_tokens=2000, seed=1)
-    assert {1, 2, 3, 4} <= {sample.file_id for sample in some}
-    assert sum(sample.tokens for sample in some) <= 2000 and len(some) < 24
-    assert [s.file_id for s in every] == [s.file_id for s in choose_held_out(rows, max_tokens=10**6, seed=1)]
-    assert [s.file_id for s in every] != [s.file_id for s in choose_held_out(rows, max_tokens=10**6, seed=2)]
+    every = divide_held_out(rows, max_tokens=10**6, seed=1)
+    assert len(every.samples) == 24
+    some = divide_held_out(rows, max_tokens=2000, seed=1)
+    assert {1, 2, 3, 4} <= set(file_ids(some.samples))
+    assert sum(sample.tokens for sample in some.samples) <= 2000 and len(some.samples) < 24
+    assert every == divide_held_out(rows, max_tokens=10**6, seed=1)
+    assert file_ids(every.judging) != file_ids(divide_held_out(rows, max_tokens=10**6, seed=2).judging)
 
 
-def test_at_least_one_sample_is_measured():
-    assert len(choose_held_out(held_out_rows(3, 0), max_tokens=1, seed=1)) == 1
-    assert choose_held_out(held_out_rows(0, 0), max_tokens=1, seed=1) == []
+def test_a_single_file_serves_both_parts():
+    one = divide_held_out(held_out_rows(3, 0), max_tokens=1, seed=1)
+    assert len(one.samples) == 1 and file_ids(one.judging) == file_ids(one.stopping) and not one.disjoint
+    assert divide_held_out(held_out_rows(0, 0), max_tokens=1, seed=1).samples == []
+
+
+def test_samples_that_share_a_file_stay_in_one_part():
+    rows = held_out_rows(6, 0)
+    shared = {2: ((2, 1), (5, 1)), 3: ((3, 1), (6, 1)), 6: ((6, 1), (2, 1))}  # 2, 3, 5 and 6 hang together
+    samples = [replace(s, shares=shared.get(s.file_id, s.shares)) for s in rows.samples]
+    parts = divide_held_out(replace(rows, samples=samples), max_tokens=10**6, seed=1)
+    of_files = [{file for s in part for file, _ in s.shares} for part in (parts.judging, parts.stopping)]
+    assert not of_files[0] & of_files[1] and any({2, 3, 5, 6} <= files for files in of_files)
 
 
 def test_the_score_is_the_mean_over_all_tokens_not_over_batches(tmp_path):

@@ -10,7 +10,7 @@ from run_folder import token_samples
 
 from trainer.data.batches import collate
 from trainer.model import loss
-from trainer.model.loss import supervised_loss
+from trainer.model.loss import position_losses, supervised_loss
 
 
 @pytest.mark.parametrize("chunk", [7, 64, 100_000])
@@ -44,13 +44,36 @@ def test_loss_gradient_and_count_are_those_of_torch(chunk, smoothing, monkeypatc
     assert int(correct) == int((logits.argmax(-1) == targets).sum())
 
 
+@pytest.mark.parametrize("chunk", [3, 1000])
+def test_losses_by_position_are_those_of_torch(chunk, monkeypatch):
+    monkeypatch.setattr(loss, "CHUNK_LOGITS", chunk * 50)
+    generator = torch.Generator().manual_seed(1)
+    head = torch.nn.Linear(8, 50, bias=False)
+    hidden, targets = torch.randn(20, 8, generator=generator), torch.randint(0, 50, (20,), generator=generator)
+    found, correct = position_losses(hidden, head, targets)
+    torch.testing.assert_close(found, F.cross_entropy(head(hidden), targets, reduction="none").detach())
+    assert correct.tolist() == (head(hidden).argmax(-1) == targets).tolist()
+
+
+def test_sums_by_sample_are_each_samples_own():
+    model = loss_model().eval()
+    samples = token_samples(3)
+    with torch.no_grad():
+        losses, correct = model(collate(samples), by_sample=True)
+        alone = [model(collate([sample])) for sample in samples]
+    assert losses.tolist() == pytest.approx([float(one) for one, _ in alone], rel=1e-5)
+    assert correct.tolist() == [int(right) for _, right in alone]
+
+
 @pytest.mark.parametrize("offset", [0.0, 300.0, 1e4])
 def test_large_logits_keep_their_loss(offset):
     head = torch.nn.Linear(2, 3, bias=False).requires_grad_(False)
     head.weight.copy_(torch.tensor([[1.0, 0.0], [1.0, -8.0], [1.0, -9.0]]))
     hidden = torch.tensor([[offset, 1.0]]).expand(1000, 2)
-    found, _ = supervised_loss(hidden, head, torch.zeros(1000, dtype=torch.int64))
+    targets = torch.zeros(1000, dtype=torch.int64)
+    found, _ = supervised_loss(hidden, head, targets)
     assert found.item() == pytest.approx(0.458767, rel=1e-3)
+    assert position_losses(hidden, head, targets)[0].sum().item() == pytest.approx(0.458767, rel=1e-3)
 
 
 def test_full_logits_never_exist(monkeypatch):

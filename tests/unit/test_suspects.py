@@ -25,8 +25,8 @@ def broken(fit: Fit, harm) -> None:
     """Make the forward pass call `harm(ids, loss)`, which returns a loss or raises an error."""
     model, forward = fit.context.model, fit.context.model.forward
 
-    def failing(batch):
-        loss, correct = forward(batch)
+    def failing(batch, **options):
+        loss, correct = forward(batch, **options)
         return (harm(batch, loss) if model.training else loss), correct
 
     model.forward = failing
@@ -102,9 +102,12 @@ def test_a_held_out_row_without_a_finite_loss_is_named(tmp_path, loaded, monkeyp
     fit = fit_of(tmp_path, loaded, monkeypatch)
     culprit = fit.context.held_out.samples[1]
     forward = loaded.model.forward
-    loaded.model.forward = lambda batch: [
-        value * (math.nan if holds(batch, culprit) else 1) for value in forward(batch)
-    ]
+
+    def without_loss(batch, **options):
+        loss, correct = forward(batch, **options)
+        return (loss * math.nan if holds(batch, culprit) else loss), correct
+
+    loaded.model.forward = without_loss
     with pytest.raises(Diverged, match="anchor_loss") as failed:
         fit.run()
     assert failed.value.suspects == Suspects(reason="non_finite", step=0, file_ids=(culprit.file_id,))
@@ -116,17 +119,17 @@ def test_an_evaluation_that_runs_out_of_memory_continues_in_smaller_packs(tmp_pa
     expected = held_out.measure()
     most = max(sample.tokens for sample in held_out.samples)
 
-    def small_only(batch):
+    def small_only(batch, **options):
         if batch.tokens > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(batch)
+        return forward(batch, **options)
 
     loaded.model.forward = small_only
     assert len(held_out.packs) < len(held_out.samples)
     found = held_out.measure()
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)
     assert dataclasses.replace(found, loss=0) == dataclasses.replace(expected, loss=0)
-    loaded.model.forward = lambda batch: (_ for _ in ()).throw(MemoryError())
+    loaded.model.forward = lambda batch, **_: (_ for _ in ()).throw(MemoryError())
     with pytest.raises(MemoryError):
         held_out.measure()
 

@@ -94,9 +94,12 @@ def test_the_report_says_what_happened(finished):
     assert evaluation["anchor"] == evaluation["current"]
     assert [entry["step"] for entry in evaluation["history"]] == [0, 3, 5]
     best = min(evaluation["history"][1:], key=lambda entry: entry["loss"])
-    assert report["steps"]["best"] == best["step"] and evaluation["candidate"]["loss"] == best["loss"]
+    assert report["steps"]["best"] == best["step"]
+    assert report["held_out"] | {"tokens": 0, "stopping_tokens": 0} == {
+        "samples": 3, "tokens": 0, "stopping_samples": 2, "stopping_tokens": 0, "disjoint": True
+    }  # fmt: skip
     assert evaluation["candidate"]["loss"] < evaluation["current"]["loss"]
-    assert set(report["seconds"]) == {"check", "samples", "model", "fit", "export"}
+    assert set(report["seconds"]) == {"check", "samples", "model", "fit", "judge", "export"}
 
 
 def test_tokens_and_rows_reconcile(finished):
@@ -110,17 +113,19 @@ def test_tokens_and_rows_reconcile(finished):
     assert published == sum(step["tokens"] for step in steps[:best])
     assert report["train"]["tokens_seen"] == steps[-1]["tokens_total"] == sum(step["tokens"] for step in steps)
     assert [(o.outcome, o.reason) for o in outcomes if o.file_id == 50] == [("rejected", "too_few_lines")]
-    assert sum(o.tokens for o in outcomes if o.outcome == "held_out") == report["held_out"]["tokens"]
+    assert sum(o.tokens for o in outcomes if o.outcome == "held_out") == sum(
+        report["held_out"][part] for part in ("tokens", "stopping_tokens")
+    )
 
 
 def test_events_report_the_run_in_order(finished):
     names = [event["event"] for event in events(finished)]
     assert names[0] == "started" and names[-1] == "finished"
     stages = [(event["stage"], event["state"]) for event in events(finished, "stage")]
-    expected = ("check", "samples", "model", "fit", "export")
+    expected = ("check", "samples", "model", "fit", "judge", "export")
     assert [stage for stage, state in stages if state == "begin"] == [*expected]
     alone = [entry for entry in stages if entry[0] not in ("samples", "model")]
-    assert alone == [(stage, state) for stage in ("check", "fit", "export") for state in ("begin", "end")]
+    assert alone == [(stage, state) for stage in ("check", "fit", "judge", "export") for state in ("begin", "end")]
     assert sorted(stages[2:6]) == sorted((stage, state) for stage in ("samples", "model") for state in ("begin", "end"))
     assert {event["which"] for event in events(finished, "evaluation")} == {"anchor", "current", "candidate"}
     (plan,) = events(finished, "plan")

@@ -1,8 +1,7 @@
-"""Measures the held-out loss of the candidate, and of the base with the adapter disabled."""
+"""Measures the loss on held-out samples, in sum and by sample, with the adapter or without it."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,28 +11,10 @@ from accelerate.utils import reduce
 
 from trainer.data.batches import load_batches, pack_samples
 from trainer.data.encoder import TokenSample
-from trainer.data.tokenize import TokenRows
-from trainer.evaluate.score import Score
+from trainer.evaluate.score import SampleScore, Score, total
 from trainer.model.batch import Batch
 from trainer.model.memory import is_out_of_memory
 from trainer.stop import StopRequest
-
-
-def choose_held_out(rows: TokenRows, *, max_tokens: int, seed: int) -> list[TokenSample]:
-    """Choose the samples to measure: first this run's rows, then earlier ones, each in seeded order.
-
-    Takes whole samples up to `max_tokens`, but at least one if there is any.
-    """
-    order = list(rows.samples)
-    random.Random(seed).shuffle(order)
-    order.sort(key=lambda sample: sample.file_id not in rows.fresh)
-    chosen: list[TokenSample] = []
-    left = max_tokens
-    for sample in order:
-        if sample.tokens <= left or not chosen:
-            chosen.append(sample)
-            left -= sample.tokens
-    return chosen
 
 
 class HeldOut:
@@ -62,8 +43,24 @@ class HeldOut:
             world=accelerator.num_processes,
         )
 
+    def on(self, samples: Sequence[TokenSample]) -> HeldOut:
+        """Return the same for other samples."""
+        return HeldOut(self.accelerator, self.model, samples, budget=self.budget, stop=self.stop)
+
     def measure(self) -> Score:
         """Measure loss and token accuracy over all supervised tokens. Leaves the model in training mode.
+
+        Raises:
+            Stopped: a stop was requested meanwhile.
+        """
+        return total(self.by_sample())
+
+    def measure_base(self) -> Score:
+        """Measure with the adapter disabled."""
+        return total(self.base_by_sample())
+
+    def by_sample(self) -> list[SampleScore]:
+        """Measure each sample, in the order of `samples`. Leaves the model in training mode.
 
         Raises:
             Stopped: a stop was requested meanwhile.
@@ -74,28 +71,32 @@ class HeldOut:
         finally:
             self.model.train()
 
-    def measure_base(self) -> Score:
-        """Measure with the adapter disabled."""
+    def base_by_sample(self) -> list[SampleScore]:
+        """Measure each sample with the adapter disabled."""
         with self.accelerator.unwrap_model(self.model).model.disable_adapter():
-            return self.measure()
+            return self.by_sample()
 
     @torch.no_grad()
-    def _measure(self) -> Score:
+    def _measure(self) -> list[SampleScore]:
         device = self.accelerator.device
-        sums = torch.zeros(3, dtype=torch.float64, device=device)
-        for batch in load_batches(self.samples, self.packs, workers=0, pin_memory=False):
+        sums = torch.zeros(len(self.samples), 2, dtype=torch.float64, device=device)
+        for pack, batch in zip(
+            self.packs, load_batches(self.samples, self.packs, workers=0, pin_memory=False), strict=True
+        ):
             if self.accelerator.num_processes == 1:  # several ranks stop together, at the end of a step
                 self.stop.check()
-            sums += self._sums(batch)
-        loss_sum, correct_sum, tokens = reduce(sums, "sum").tolist()
-        return Score(loss=loss_sum / tokens, token_accuracy=correct_sum / tokens, tokens=int(tokens))
+            sums[list(pack)] = self._sums(batch)
+        return [
+            SampleScore(loss_sum=loss, correct=int(correct), tokens=sample.supervised)
+            for (loss, correct), sample in zip(reduce(sums, "sum").tolist(), self.samples, strict=True)
+        ]
 
     def _sums(self, batch: Batch) -> torch.Tensor:
-        """Return loss, correct predictions and supervised tokens of a pack. Splits it if memory runs out."""
+        """Return loss and correct predictions of each sample in a pack. Splits the pack if memory runs out."""
         while True:
             pieces = batch.split(self.budget)
             try:
-                return torch.stack([self._sums_of(piece) for piece in pieces]).sum(0)
+                return torch.cat([self._sums_of(piece) for piece in pieces])
             except Exception as error:
                 alone = self.accelerator.num_processes == 1
                 if not is_out_of_memory(error) or not alone or all(len(piece.lengths) == 1 for piece in pieces):
@@ -104,6 +105,4 @@ class HeldOut:
             torch.cuda.empty_cache()
 
     def _sums_of(self, piece: Batch) -> torch.Tensor:
-        moved = piece.to(self.accelerator.device)
-        loss, correct = self.model(moved)
-        return torch.stack([loss.double(), correct.double(), loss.new_tensor(moved.supervised).double()])
+        return torch.stack(self.model(piece.to(self.accelerator.device), by_sample=True), dim=1)

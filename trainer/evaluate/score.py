@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -24,3 +25,25 @@ class Score:
     def as_report(self) -> dict[str, float]:
         """Return the form used in report.json and events."""
         return {"loss": self.loss, "perplexity": self.perplexity, "token_accuracy": self.token_accuracy}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleScore:
+    """A model's result on one held-out sample."""
+
+    loss_sum: float
+    """Nats over all supervised tokens."""
+    correct: int
+    """Supervised tokens that are a top-1 prediction (ties count)."""
+    tokens: int
+    """Supervised tokens."""
+
+
+def total(scores: Sequence[SampleScore]) -> Score:
+    """Return the score over all supervised tokens of the samples."""
+    tokens = sum(score.tokens for score in scores)
+    return Score(
+        loss=math.fsum(score.loss_sum for score in scores) / tokens,
+        token_accuracy=sum(score.correct for score in scores) / tokens,
+        tokens=tokens,
+    )

@@ -53,6 +53,12 @@ class Batch:
         """Positions with loss."""
         return len(self.labels)
 
+    def sum_by_sample(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum values of the supervised positions, [supervised], for each sample: float64 [samples]."""
+        owner = torch.searchsorted(self.offsets.long(), self.predicting, right=True) - 1
+        sums = torch.zeros(len(self.lengths), dtype=torch.float64, device=values.device)
+        return sums.index_add(0, owner, values.double())
+
     def split(self, budget: int) -> list[Batch]:
         """Split into packs of at most `budget` tokens, in order. A longer sample gets its own pack."""
         cuts, used = [0], 0

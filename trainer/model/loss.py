@@ -9,6 +9,7 @@ chunk in the backward pass would take three. The logits of a whole batch never e
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -50,11 +51,7 @@ class _SupervisedLoss(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
         gradient = torch.empty_like(hidden) if wanted else None
-        positions = max(1, CHUNK_LOGITS // weight.shape[0])
-        if hidden.device.type == "cpu":
-            positions = min(positions, CPU_POSITIONS)
-        for start in range(0, len(targets), positions):
-            part = slice(start, start + positions)
+        for part in _chunks(hidden, weight):
             logits = F.linear(hidden[part].to(weight.dtype), weight).float()
             of_part, right, of_logits = _chunk(logits, targets[part], smoothing)
             del logits  # free them before the gradient is cast
@@ -72,6 +69,37 @@ class _SupervisedLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * grad_loss.to(gradient.dtype), None, None, None
+
+
+@torch.no_grad()
+def position_losses(hidden: torch.Tensor, head: Any, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross entropy of each position, without a gradient.
+
+    Args:
+        hidden: [positions, width], supervised positions only
+        head: a linear layer without bias, width → words
+        targets: int64 [positions]
+
+    Returns:
+        float32 [positions] losses in nats, bool [positions] whether the target is a top-1 prediction (ties count)
+    """
+    losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+    correct = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
+    for part in _chunks(hidden, head.weight):
+        logits = F.linear(hidden[part].to(head.weight.dtype), head.weight).float()
+        logits -= logits.gather(1, targets[part, None])  # subtract first: logits may be large
+        losses[part] = torch.logsumexp(logits, dim=-1)
+        correct[part] = logits.amax(dim=-1) == 0
+    return losses, correct
+
+
+def _chunks(hidden: torch.Tensor, weight: torch.Tensor) -> Iterator[slice]:
+    """Yield the positions of each chunk of logits."""
+    positions = max(1, CHUNK_LOGITS // weight.shape[0])
+    if hidden.device.type == "cpu":
+        positions = min(positions, CPU_POSITIONS)
+    for start in range(0, len(hidden), positions):
+        yield slice(start, start + positions)
 
 
 def _chunk(

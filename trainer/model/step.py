@@ -10,7 +10,7 @@ from torch import nn
 from trainer.errors import UnusableInput
 from trainer.model.attention import attend_by_document, documents, unpacked_attention
 from trainer.model.batch import Batch
-from trainer.model.loss import supervised_loss
+from trainer.model.loss import position_losses, supervised_loss
 
 
 class LossModel(nn.Module):
@@ -23,8 +23,11 @@ class LossModel(nn.Module):
         self.label_smoothing = label_smoothing
         attend_by_document(model.get_base_model())
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the summed loss and the number of correct predictions. Label smoothing applies in training only."""
+    def forward(self, batch: Batch, *, by_sample: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the summed loss and the number of correct predictions. Label smoothing applies in training only.
+
+        With `by_sample`, return the sums of each sample, float64 [samples], without a gradient or label smoothing.
+        """
         causal = self.model.get_base_model()
         hidden = causal.model(
             input_ids=batch.ids,
@@ -32,9 +35,13 @@ class LossModel(nn.Module):
             documents=documents(batch, self.kernel),
             use_cache=False,
         ).last_hidden_state[0]
+        hidden, head = hidden[batch.predicting], causal.get_output_embeddings()
+        if by_sample:
+            losses, correct = position_losses(hidden, head, batch.labels)
+            return batch.sum_by_sample(losses), batch.sum_by_sample(correct)
         return supervised_loss(
-            hidden[batch.predicting],
-            causal.get_output_embeddings(),
+            hidden,
+            head,
             batch.labels,
             label_smoothing=self.label_smoothing if self.training else 0.0,
         )
