@@ -99,7 +99,7 @@ class Watcher:
     def _evaluation(self, record: dict[str, Any]) -> None:
         which = str(record.get("which"))
         self._loss(SPLITS.get(which, which), record.get("loss"))
-        self._log(f"Eval {which}", record, "step", "loss", "perplexity", "token_accuracy", "best")
+        self._log(f"Eval {which}", record, "step", "loss", "perplexity", "token_accuracy", "best", "part")
 
     def _loss(self, split: str, value: Any) -> None:
         loss = _finite(value)
