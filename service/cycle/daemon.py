@@ -28,7 +28,7 @@ from service.settings.load import Settings
 from service.web.board import Board
 from service.web.state import State
 from trainer.recipe import Recipe
-from trainer.records import Suspects, read_outcomes, read_suspects
+from trainer.records import Suspects, read_evaluation, read_outcomes, read_suspects
 from trainer.run_dir import RunDirectoryError, read_json
 
 DATABASE_PAUSE_SECONDS, LONGEST_DATABASE_PAUSE_SECONDS = 2.0, 10.0
@@ -243,9 +243,10 @@ class Daemon:
         try:
             report = read_json(directory.report)
             outcomes = list(read_outcomes(directory.rows_outcome))
+            samples = list(read_evaluation(directory.evaluation))
         except (OSError, ValueError, TypeError, RunDirectoryError) as error:
             return self._give_up(f"the report of run {self._run_id} cannot be read: {error}")
-        self.verdict = judge(report, self.recipe.gate, run_id=self._run_id)
+        self.verdict = judge(report, self.recipe.gate, run_id=self._run_id, samples=samples)
         log(
             "Verdict",
             run=self._run_id,

@@ -99,7 +99,7 @@ class Settling:
                 adapters.NewAdapter(
                     folder=published.folder.name,
                     manifest_sha256=published.manifest_sha256,
-                    evaluation={"losses": verdict.measured},
+                    evaluation=verdict.evaluation(),
                 ),
                 report,
             )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from service.gate.interval import Interval, loss_interval
 from trainer.recipe import Gate
+from trainer.records import SampleEvaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,14 +21,29 @@ class Verdict:
     """Why the candidate is promoted, or all reasons against it."""
     measured: dict[str, float]
     """Held-out loss by name: anchor, current, candidate."""
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    """Difference to current for `new` files of this run and `earlier` ones. Slices with fewer than two files miss."""
+
+    def evaluation(self) -> dict[str, Any]:
+        """Return what is stored with a published adapter."""
+        return {"losses": self.measured, "intervals": {name: asdict(found) for name, found in self.intervals.items()}}
 
     def text(self) -> str:
-        """Return the reasons in one line."""
-        return "; ".join(self.reasons)
+        """Return the reasons and the intervals in one line."""
+        return "; ".join([*self.reasons, *(f"{name} files: {found.text()}" for name, found in self.intervals.items())])
 
 
-def judge(report: dict[str, Any], gate: Gate, *, run_id: int) -> Verdict:
-    """Judge a finished run. It measured both losses on the same held-out rows."""
+def judge(report: dict[str, Any], gate: Gate, *, run_id: int, samples: Sequence[SampleEvaluation] = ()) -> Verdict:
+    """Judge a finished run. It measured both losses on the same held-out rows.
+
+    Args:
+        samples: the run's evaluation.jsonl; empty for a run of an earlier version
+    """
+    verdict = _judge(report, gate, run_id)
+    return replace(verdict, intervals=_intervals(samples)) if math.isfinite(sum(verdict.measured.values())) else verdict
+
+
+def _judge(report: dict[str, Any], gate: Gate, run_id: int) -> Verdict:
     evaluation = report.get("evaluation") or {}
     measured = {name: _loss(evaluation, name) for name in ("anchor", "current", "candidate")}
     against = list(_objections(report, measured, gate, run_id))
@@ -37,6 +55,15 @@ def judge(report: dict[str, Any], gate: Gate, *, run_id: int) -> Verdict:
         f"({'better by' if gain >= 0 else 'within tolerance, worse by'} {abs(gain):.4f})"
     )
     return Verdict(promote=True, reasons=(reason,), measured=measured)
+
+
+def _intervals(samples: Sequence[SampleEvaluation]) -> dict[str, Interval]:
+    slices = {
+        "new": [sample for sample in samples if sample.fresh],
+        "earlier": [sample for sample in samples if not sample.fresh],
+    }
+    found = {name: loss_interval(members) for name, members in slices.items()}
+    return {name: interval for name, interval in found.items() if interval is not None}
 
 
 def _loss(evaluation: dict[str, Any], name: str) -> float:

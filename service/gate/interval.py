@@ -1,0 +1,77 @@
+"""How certain a difference of two held-out losses is: a confidence interval over files.
+
+Tokens of one file resemble each other, so the file is the unit (a cluster). In simulations with 2 to 16 files of uneven
+length, the interval held the true difference in 82 to 93 of 100 trials; a BCa bootstrap did so in 59 to 91
+(`python benchmarks/gate/interval.py`).
+
+Not covered: files of one repository resemble each other too, so the interval is too narrow with few repositories.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.records import SampleEvaluation
+
+LEVEL = 0.95
+Array = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """The candidate's loss minus another model's, in nats per token. Below zero means that the candidate is better."""
+
+    difference: float
+    low: float
+    high: float
+    files: int
+    """Number of clusters. Samples that share a file are one cluster."""
+
+    def text(self) -> str:
+        """Return "better by 0.1911, 95 % interval 0.1502 to 0.2301, 12 files"."""
+        better = self.difference <= 0
+        low, high = (-self.high, -self.low) if better else (self.low, self.high)
+        return (
+            f"{'better' if better else 'worse'} by {abs(self.difference):.4f}, 95 % interval {low:.4f} to {high:.4f}, "
+            f"{self.files} files"
+        )
+
+
+def loss_interval(samples: Iterable[SampleEvaluation], *, against: str = "current") -> Interval | None:
+    """Return the interval of the candidate's difference, or None with fewer than two files."""
+    nats, tokens = _by_file(samples, against)
+    return ratio_interval(nats, tokens) if len(tokens) > 1 else None
+
+
+def ratio_interval(nats: Array, tokens: Array) -> Interval:
+    """Return the interval of Σ nats / Σ tokens over at least two clusters: float64 [clusters] each.
+
+    The standard error is that of a ratio estimator (Cochran 1977, Sampling Techniques, equation 6.9, without the finite
+    population correction), and the quantile is Student's with clusters − 1 degrees of freedom.
+    """
+    from scipy.special import stdtrit  # imported here, because only verdicts need it
+
+    clusters = len(tokens)
+    ratio = nats.sum() / tokens.sum()
+    residuals = nats - ratio * tokens
+    error = np.sqrt(clusters / (clusters - 1) * np.square(residuals).sum()) / tokens.sum()
+    half = stdtrit(clusters - 1, (1 + LEVEL) / 2) * error
+    return Interval(difference=float(ratio), low=float(ratio - half), high=float(ratio + half), files=clusters)
+
+
+def _by_file(samples: Iterable[SampleEvaluation], against: str) -> tuple[Array, Array]:
+    """Return the difference in nats and the tokens of each cluster: float64 [clusters] each."""
+    nats: dict[int, float] = defaultdict(float)
+    tokens: dict[int, int] = defaultdict(int)
+    cluster_of: dict[int, int] = {}
+    for sample in samples:
+        known = [cluster_of[file_id] for file_id in sample.file_ids if file_id in cluster_of]
+        cluster = known[0] if known else sample.file_ids[0]
+        cluster_of.update(dict.fromkeys(sample.file_ids, cluster))
+        nats[cluster] += sample.loss["candidate"] - sample.loss[against]
+        tokens[cluster] += sample.tokens
+    return np.array([*nats.values()]), np.array([tokens[cluster] for cluster in nats], dtype=np.float64)
