@@ -22,7 +22,7 @@ def load_recipe(path: Path) -> Recipe:
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise RecipeError(str(path), [" ".join(str(error).split())]) from error
     return parse_recipe(data, where=str(path))
 

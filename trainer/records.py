@@ -104,9 +104,12 @@ def read_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of rows.jsonl, held_out.jsonl or replay.jsonl."""
     for record in read_lines(path):
         try:
-            yield Row(**record)
+            row = Row(**record)
         except TypeError as error:
             raise RunDirectoryError(f"{path}: a row has the wrong fields ({error})") from error
+        if not (isinstance(row.content, str) and isinstance(row.language, str) and type(row.file_id) is int):
+            raise RunDirectoryError(f"{path}: row {row.file_id!r} has a field of the wrong type")
+        yield row
 
 
 def write_outcomes(path: Path, outcomes: Iterable[RowOutcome]) -> None:

@@ -9,6 +9,7 @@ It writes benchmarks/results/samples.md.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import json
@@ -256,6 +257,7 @@ def processor() -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="make bench-samples", description=__doc__).parse_args()
     recipe = load_recipe(PROJECT_RECIPES / "qwen-5090.yaml")
     encoder = SampleEncoder(load_tokenizer(load_recipe(PROJECT_RECIPES / "embedded.yaml").base))
     text = "\n".join(page(taken_in(REPOSITORIES), encoder, recipe)) + "\n"

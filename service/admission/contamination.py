@@ -72,7 +72,7 @@ def _task(line: str, where: str) -> Task:
                 "task_id": name,
             }:
                 return Task(name=str(name), solution=solution, texts=(text, solution, "\n".join(map(str, tests))))
-    except ValueError:
+    except (ValueError, RecursionError):
         pass  # report it below
     raise PreconditionError(
         f"{where} has neither HumanEval's format (task_id, prompt, canonical_solution, test) nor MBPP's "

@@ -33,7 +33,8 @@ def drop(
     ] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="Hub dataset, as owner/name.")] = None,
     score: Annotated[
-        float | None, typer.Option(help="Quality score for rows without one. Default: computed by a heuristic.")
+        float | None,
+        typer.Option(min=-1e6, max=1e6, help="Quality score for rows without one. Default: computed by a heuristic."),
     ] = None,
     repository: Annotated[str | None, typer.Option(help="Repository name. Default: the folder's name.")] = None,
     phase: Annotated[str | None, typer.Option(help="Curriculum phase of the rows.")] = None,

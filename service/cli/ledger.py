@@ -76,6 +76,8 @@ def _subject(file: str | None, sha256: str | None) -> Subject:
             raise UsageError(f"--sha256: {sha256!r} is not 64 hexadecimal digits")
         return Subject(sha256=sha256.lower())
     assert file is not None
+    if not file:
+        raise UsageError("the path is empty")
     _check_text("the path", file)
     if re.fullmatch(r"-?\d{1,19}", file) and -(2**63) <= int(file) < 2**63:
         return Subject(file_id=int(file))

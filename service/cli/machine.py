@@ -19,7 +19,7 @@ from trainer.recipe_file import dump_recipe
 def plan(
     recipe: RecipeOption = None,
     card: Annotated[str | None, typer.Option(help="Short name of a card: rtx-5090, a100-80, h100, …")] = None,
-    vram_gib: Annotated[float | None, typer.Option(min=0.1, help="Memory of the card in GiB.")] = None,
+    vram_gib: Annotated[float | None, typer.Option(min=0.1, max=100_000, help="Memory of the card in GiB.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Predict memory and speed from the recipe, and choose the fastest plan that fits. Exit 3 if none fits."""

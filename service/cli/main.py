@@ -46,3 +46,8 @@ def main() -> None:
     except DatabaseError as error:
         print(f"codelupe: {error}", file=sys.stderr)
         sys.exit(PreconditionError.exit_code)
+    except OSError as error:  # a full disk, a missing permission or a name that is too long, wherever it occurs
+        if sys.argv[1:2] == ["up"]:  # a service runs for months: its log needs the traceback
+            raise
+        print(f"codelupe: {str(error)[:500]}", file=sys.stderr)
+        sys.exit(PreconditionError.exit_code)

@@ -105,7 +105,7 @@ def write_rows(rows_file: Path, paths: list[Path], hygiene: Hygiene) -> list[str
 
 
 def _has_rows(run: RunDirectory) -> bool:
-    return run.rows.is_file() or run.rows.with_name(f"{run.rows.name}.gz").is_file()
+    return run.rows.exists() or run.rows.with_name(f"{run.rows.name}.gz").exists()
 
 
 def _copy_rows(run: RunDirectory, rows_file: Path) -> None:
@@ -128,4 +128,4 @@ def _seed(run: RunDirectory) -> int | None:
         seed = json.loads(run.manifest.read_text(encoding="utf-8"))["seed"]
     except (OSError, ValueError, KeyError, TypeError):  # the rows can be shown without a manifest
         return None
-    return seed if isinstance(seed, int) else None
+    return seed if type(seed) is int else None

@@ -21,7 +21,7 @@ from trainer.run_dir import RunDirectory
 
 def runs(
     recipe: RecipeOption = None,
-    limit: Annotated[int, typer.Option(min=1)] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000)] = 20,
     as_json: JsonOption = False,
 ) -> None:
     """List the stream's runs, newest first."""
@@ -50,7 +50,8 @@ def replay(
     number = directory.root.name
     version = int(number) if number.isdecimal() else 0
     target = (to or home.root / "replays" / number).absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_relative_to(home.runs.absolute()):
+        raise UsageError(f"{target} is among the service's own runs; choose another folder with --to")
     logs.set_up(settings.log_format)
     secrets = {name: value for name, value in settings.trainer_secrets.items() if name == "HF_TOKEN"}
     found = train_again(directory, home.adapter(version), target, secrets)
@@ -78,7 +79,10 @@ def _said(found: Replayed) -> str:
         case "weights", True:
             return f"the same adapter, byte for byte: {found.folder}"
         case "weights", False:
-            return f"a different adapter: {found.folder} has {found.found[:12]}…, the run gave {found.expected[:12]}…"
+            return (
+                f"a different adapter: {found.folder} has {found.found[:12]}…, the run gave {found.expected[:12]}…. "
+                "Another processor, number of threads or version of the program can be the reason"
+            )
         case _, True:
             return f"the same losses (the run's adapter is gone): {found.folder}"
     return (

@@ -52,6 +52,8 @@ def copy_inputs(run: RunDirectory, target: Path) -> RunDirectory:
         )
     try:
         names = [*read_json(run.manifest)["files"]]
+        int(read_json(run.manifest)["run_id"])  # checked here, so that a bad one leaves no folder
+        target.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(target) as folder:
             for name in names:
                 copy_unpacked(run.root / name, folder / name)

@@ -89,7 +89,10 @@ def prepare_base(
 
 def with_absolute_folder(recipe: Recipe) -> Recipe:
     """Make a base folder's path absolute: the trainer has another working directory."""
-    folder = Path(recipe.base.model).expanduser()
-    if recipe.base.model == TINY_BASE or not folder.is_dir():
+    try:
+        folder = Path(recipe.base.model).expanduser()
+        if recipe.base.model == TINY_BASE or not folder.is_dir():
+            return recipe
+    except (OSError, RuntimeError):  # not a path; the trainer reports it
         return recipe
     return replace(recipe, base=replace(recipe.base, model=str(folder.absolute())))

@@ -133,7 +133,7 @@ class Upkeep:
         self.board.clear("disk")
 
     def note_database_trouble(self, error: Unavailable) -> None:
-        """PrintProgress on the board that the database does not answer; log it the first time."""
+        """Show on the board that the database does not answer. Log it the first time."""
         if "database" not in self.board.read().troubles:
             log("Database unavailable", level=logging.WARNING, reason=str(error))
         self.board.trouble("database", f"the database does not answer ({error}); trying again")

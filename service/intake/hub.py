@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import huggingface_hub
+from httpx2 import HTTPError
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from db.files import NewFile
@@ -30,7 +30,7 @@ def read_dataset(name: str, given: Given, token: str | None) -> Iterator[NewFile
     for file in files:
         try:
             path = huggingface_hub.hf_hub_download(name, file, repo_type="dataset", revision=revision, token=token)
-        except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError, OSError) as error:
             raise _unreachable(name, error) from error
         yield from read_parquet(Path(path), given, name=file, repository=name)
 
@@ -42,7 +42,7 @@ def _parquet_files(name: str, token: str | None) -> tuple[list[str], str | None]
             listed = huggingface_hub.list_repo_files(name, repo_type="dataset", revision=revision, token=token)
         except huggingface_hub.errors.RevisionNotFoundError:
             return [], revision
-        except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
+        except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
             raise _unreachable(name, error) from error
         if found := sorted(file for file in listed if file.endswith(".parquet")):
             return found, revision

@@ -178,7 +178,7 @@ def copy_unpacked(source: Path, target: Path) -> None:
         OSError, EOFError, zlib.error: it is missing or damaged.
     """
     packed = source.with_name(f"{source.name}.gz")
-    if source.is_file() or not packed.is_file():
+    if source.exists() or not packed.exists():
         shutil.copyfile(source, target)
         return
     with gzip.open(packed) as read, target.open("wb") as write:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from service.errors import SettingsError, UsageError
 from service.settings.variables import VARIABLES
 
 PROJECT_RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -16,10 +17,22 @@ PROJECT_RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 def read_environment(environment: Mapping[str, str], env_file: Path | None = None) -> dict[str, str]:
-    """Return the variables that are set. The environment wins over the file."""
-    from_file = dotenv_values(env_file, interpolate=False) if env_file and env_file.is_file() else {}
+    """Return the variables that are set. The environment wins over the file.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    try:
+        from_file = dotenv_values(env_file, interpolate=False) if env_file and env_file.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{env_file} cannot be read ({error}). It must be a UTF-8 text file"]) from error
     merged = {**from_file, **{name: environment[name] for name in environment if is_set(environment[name])}}
     return {name: value.strip() for name, value in merged.items() if value is not None and is_set(value)}
+
+
+def is_utf8(value: str) -> bool:
+    """Whether Python could decode all bytes of the value. It keeps others as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def is_set(value: str | None) -> bool:
@@ -40,8 +53,17 @@ def chosen_log_format(*, environment: Mapping[str, str] = os.environ, env_file: 
 def chosen_recipe(
     flag: Path | None, *, environment: Mapping[str, str] = os.environ, env_file: Path | None = Path(".env")
 ) -> Path:
-    """Return the recipe file: the flag, else CODELUPE_RECIPE. A name without suffix is one of the project's recipes."""
+    """Return the recipe file: the flag, else CODELUPE_RECIPE. A name without suffix is one of the project's recipes.
+
+    Raises:
+        UsageError: the project has no recipe of this name.
+    """
     named = flag or Path(
         read_environment(environment, env_file).get("CODELUPE_RECIPE", VARIABLES["CODELUPE_RECIPE"].default)
     )
-    return named if named.suffix or named.exists() else PROJECT_RECIPES / f"{named}.yaml"
+    if named.suffix or named.exists():
+        return named
+    if not (found := PROJECT_RECIPES / f"{named}.yaml").is_file():
+        known = ", ".join(sorted(path.stem for path in PROJECT_RECIPES.glob("*.yaml")))
+        raise UsageError(f"there is no recipe {named}. Name a file, or one of {known}")
+    return found

@@ -100,7 +100,15 @@ class Home:
         path = self.root / "instance-id"
         if not path.exists():
             write_text(path, f"{uuid.uuid4().hex[:12]}\n")
-        return path.read_text(encoding="utf-8").strip()
+        try:
+            name = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise PreconditionError(
+                f"{path} cannot be read ({error}). Delete it; the service makes a new one"
+            ) from error
+        if not name:
+            raise PreconditionError(f"{path} is empty. Delete it; the service makes a new one")
+        return name
 
     def free_bytes(self) -> int:
         """Return the free bytes for runs and adapters. On two disks, return the smaller value."""
@@ -163,7 +171,12 @@ def stop_service(home: Home, *, wait_seconds: float) -> int | None:
     pid = running_service(home)
     if pid is None:
         return None
-    os.kill(pid, signal.SIGTERM)
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:  # it ended just now
+        return pid
+    except PermissionError as error:
+        raise PreconditionError(f"process {pid} belongs to another user, who has to stop it") from error
     deadline = time.monotonic() + wait_seconds
     while running_service(home) == pid:
         if time.monotonic() > deadline:

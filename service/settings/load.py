@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from db.source import Eligibility, Source
 from service.errors import SettingsError
-from service.settings.environment import is_set, read_environment
+from service.settings.environment import is_set, is_utf8, read_environment
 from service.settings.variables import FOR_THE_TRAINER, OVER_THE_RECIPE, RECIPE_MAY_SET, VARIABLES
 from trainer.errors import RecipeError
 from trainer.recipe import Recipe
@@ -125,6 +125,8 @@ def _values(given: Mapping[str, str], recipe: Recipe | None, problems: list[str]
         if name not in given:
             continue
         try:
+            if not is_utf8(given[name]):
+                raise ValueError("UTF-8 text")
             values[name] = variable.parse(given[name])
         except ValueError as error:
             shown = "its value" if variable.secret else repr(given[name])

@@ -109,7 +109,10 @@ def server_address(text: str) -> str:
 
 def folder(text: str) -> Path:
     """A folder, made absolute."""
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:  # ~name of an unknown user
+        raise ValueError("a folder; no user has this name") from None
 
 
 def plain(text: str) -> str:

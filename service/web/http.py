@@ -162,9 +162,10 @@ def listen(host: str, port: int) -> socket.socket:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind(address)
         server.listen(1024)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host that IDNA cannot encode, such as a..b
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise PreconditionError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}). "
+            f"cannot listen on {host}:{port} ({reason}). "
             "Choose another port with METRICS_PORT or --port, or another address with METRICS_HOST"
         ) from error
     return server

@@ -832,7 +832,7 @@ MUTANTS: dict[str, Mutant] = {
         file="db/sentinel.py",
         old="        connection.give_up(reason)\n",
         new="",
-        caught_by=("row", "8"),
+        caught_by=_test("tests/faults/test_silent_server.py", "black_hole"),
     ),
     "two silent connections are waited for once": Mutant(
         file="db/pool.py",

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
         ("cycle/__main__.py", "many", "invalid int value: 'many'"),
         ("cycle/__main__.py", "1 no-such-checkout", "no-such-checkout is not a checkout"),
         ("hygiene/__main__.py", "one.gz two.gz", "unrecognized arguments: two.gz"),
+        ("samples/__main__.py", "flask", "unrecognized arguments: flask"),
     ],
 )
 def test_an_unknown_word_is_an_error(benchmark: str, words: str, complaint: str):

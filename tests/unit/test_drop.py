@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -198,7 +198,7 @@ def test_a_hub_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_an_unreachable_hub_gives_one_message(monkeypatch: pytest.MonkeyPatch):
     def refuse(*arguments: Any, **options: Any) -> None:
-        raise httpx.ConnectError("connection refused")
+        raise httpx2.ConnectError("connection refused")  # the Hub library uses httpx2
 
     monkeypatch.setattr("huggingface_hub.list_repo_files", refuse)
     with pytest.raises(

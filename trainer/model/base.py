@@ -71,9 +71,12 @@ def local_folder(model: str) -> Path | None:
     """Return the folder of a base's name, or None for a Hub name."""
     if model == TINY_BASE:
         return TINY_FOLDER
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path.resolve()
+    try:
+        path = Path(model).expanduser()
+        if path.is_dir():
+            return path.resolve()
+    except (OSError, RuntimeError) as error:  # a name that is too long, or ~name of an unknown user
+        raise UnusableInput(f"base.model: {model[:200]} is not a usable name ({error})") from error
     if model.startswith(("/", "./", "../", "~")):
         raise UnusableInput(f"base.model: the folder {model} does not exist")
     return None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from httpx2 import HTTPError
 from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from trainer.errors import UnusableInput
@@ -40,7 +40,11 @@ def architecture(base: Base) -> tuple[Any, str]:
     """
     if (folder := local_folder(base.model)) is not None:
         return load_skeleton(base.model, base.revision or ""), str(folder)
-    if isinstance(try_to_load_from_cache(base.model, "config.json", revision=base.revision), str):
+    try:
+        cached = try_to_load_from_cache(base.model, "config.json", revision=base.revision)
+    except HFValidationError as error:
+        raise UnusableInput(f"base.model: {base.model} is neither a folder nor a Hub name (owner/name)") from error
+    if isinstance(cached, str):
         return load_skeleton(base.model, base.revision or "main"), "the local cache"
     try:
         HfApi().model_info(base.model, revision=base.revision, timeout=HUB_SECONDS)
