@@ -11,21 +11,27 @@ import typer
 from db import runs as run_table
 from service import logs
 from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for, when
+from service.cli.run_view import print_run
 from service.cycle.replay import Replayed
 from service.cycle.replay import replay as train_again
 from service.database import database
 from service.errors import UsageError
 from service.settings.home import Home
+from service.settings.load import Settings
 from trainer.run_dir import RunDirectory
 
 
 def runs(
+    run: Annotated[int | None, typer.Argument(help="Show this run in detail.", min=1, max=2**63 - 1)] = None,
     recipe: RecipeOption = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000_000)] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """List the stream's runs, newest first."""
+    """List the stream's runs, newest first, or show one run in detail."""
     settings = settings_for(recipe)
+    if run is not None:
+        _show(settings, run, as_json=as_json)
+        return
     with database(settings) as pool:
         history = run_table.history(pool, settings.recipe.stream, limit=limit)
     if as_json:
@@ -33,6 +39,17 @@ def runs(
         return
     rows = [[r.run_id, r.state, r.parent_version, r.launches, when(r.created_at), r.reason] for r in history]
     print_table("runs", ["run", "state", "parent", "starts", "claimed at", "reason"], rows)
+
+
+def _show(settings: Settings, run_id: int, *, as_json: bool) -> None:
+    with database(settings) as pool:
+        found = run_table.get(pool, run_id)
+    if found is None or found.stream != settings.recipe.stream:
+        raise UsageError(f"the stream {settings.recipe.stream} has no run {run_id}; `codelupe runs` lists them")
+    if as_json:
+        print_json(asdict(found))
+    else:
+        print_run(found)
 
 
 def replay(

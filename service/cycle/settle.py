@@ -38,6 +38,7 @@ class Settling:
 
     def settle(self, run_id: int, verdict: Verdict, report: dict[str, Any], outcomes: Sequence[RowOutcome]) -> Verdict:
         """Carry out a verdict. Returns it as it turned out: a candidate that cannot be published is refused."""
+        report = {**report, "verdict": verdict.as_record()}
         try:
             if verdict.promote:
                 return self._publish(run_id, verdict, report, outcomes)

@@ -1,7 +1,7 @@
 """How certain a difference of two held-out losses is: a confidence interval over files.
 
 Tokens of one file resemble each other, so the file is the unit (a cluster). In simulations with 2 to 16 files of uneven
-length, the interval held the true difference in 82 to 93 of 100 trials; a BCa bootstrap did so in 59 to 91
+length, the interval held the true difference in 82 to 92 of 100 trials; a BCa bootstrap did so in 45 to 86
 (`python benchmarks/gate/interval.py`).
 
 Not covered: files of one repository resemble each other too, so the interval is too narrow with few repositories.

@@ -28,6 +28,10 @@ class Verdict:
         """Return what is stored with a published adapter."""
         return {"losses": self.measured, "intervals": {name: asdict(found) for name, found in self.intervals.items()}}
 
+    def as_record(self) -> dict[str, Any]:
+        """Return what is stored with the run, in its report."""
+        return {"promote": self.promote, "reasons": list(self.reasons), "intervals": self.evaluation()["intervals"]}
+
     def text(self) -> str:
         """Return the reasons and the intervals in one line."""
         return "; ".join([*self.reasons, *(f"{name} files: {found.text()}" for name, found in self.intervals.items())])

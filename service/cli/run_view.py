@@ -1,0 +1,59 @@
+"""One run in detail: what it trained on, what it measured, and why its candidate was promoted or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from db.runs import Run
+from service.cli.console import out, print_table, when
+from service.gate.interval import Interval
+
+MODELS = {"anchor": "base alone", "current": "current adapter", "candidate": "candidate"}
+
+
+def print_run(run: Run) -> None:
+    """Print a run. A run without a report shows what the ledger knows."""
+    print_table(None, [], [[name, value] for name, value in _facts(run)])
+    report = run.report or {}
+    if evaluation := report.get("evaluation"):
+        print_table(
+            "held-out files that judge",
+            ["model", "loss", "perplexity", "top-1 accuracy"],
+            [[title, *_scores(evaluation.get(name) or {})] for name, title in MODELS.items()],
+        )
+    for line in _verdict(report.get("verdict") or {}):
+        out.print(line, markup=False)
+
+
+def _facts(run: Run) -> Iterator[tuple[str, Any]]:
+    report = run.report or {}
+    yield "run", run.run_id
+    yield "state", run.state
+    yield "reason", run.reason
+    yield "parent", run.parent_version if run.parent_version is not None else "none: the base alone"
+    yield "claimed at", when(run.created_at)
+    yield "ended at", when(run.ended_at)
+    yield "starts", run.launches
+    if rows := report.get("rows"):
+        yield "rows", ", ".join(f"{count} {name}" for name, count in rows.items() if count)
+    if steps := report.get("steps"):
+        early = ", stopped early" if report.get("early_stopped") else ""
+        yield "steps", f"{steps.get('done')} of {steps.get('total')}{early}; the best is {steps.get('best')}"
+    if train := report.get("train"):
+        yield "trained tokens", train.get("tokens_published")
+    if held_out := report.get("held_out"):
+        yield "judging samples", held_out.get("samples")
+
+
+def _scores(score: dict[str, Any]) -> list[str]:
+    return [f"{score[key]:.4f}" if isinstance(score.get(key), float) else ""
+            for key in ("loss", "perplexity", "token_accuracy")]  # fmt: skip
+
+
+def _verdict(verdict: dict[str, Any]) -> Iterator[str]:
+    if not verdict:
+        return
+    yield f"verdict: {'promoted' if verdict.get('promote') else 'refused'}"
+    yield from (f"  {reason}" for reason in verdict.get("reasons", ()))
+    yield from (f"  {name} files: {Interval(**found).text()}" for name, found in verdict.get("intervals", {}).items())
