@@ -44,6 +44,8 @@ class Task:
     """Python. HumanEval: defines `check(candidate)`. MBPP: assertions, after the setup that they need."""
     solution: str
     """HumanEval: continues the prompt. MBPP: the whole code."""
+    helpers: str = ""
+    """HumanEval: the prompt as code that runs by itself. Its tests may use what it defines beside the entry point."""
     split: Split | None = None
     """MBPP's split. None for numbers outside of MBPP, and for HumanEval."""
 
@@ -106,6 +108,7 @@ def _task(record: Mapping[str, Any], where: str) -> Task:
                 entry_point=entry_point,
                 tests=tests,
                 solution=solution,
+                helpers=_helpers(prompt, where),
             )
         case {"task_id": int(number), "code": str(code), "test_list": [*tests]} if tests:
             task = _mbpp_task(record, number, code, tests, where)
@@ -119,6 +122,17 @@ def _task(record: Mapping[str, Any], where: str) -> Task:
     except (SyntaxError, ValueError) as error:
         raise UnusableInput(f"{where}: the tests are not Python ({error}). Correct or remove the task") from error
     return task
+
+
+def _helpers(prompt: str, where: str) -> str:
+    """Complete the prompt, which ends with a docstring or with a function's first line."""
+    for code in (prompt, f"{prompt.rstrip()}\n    pass\n"):
+        try:
+            ast.parse(code)
+        except (SyntaxError, ValueError):
+            continue
+        return code
+    raise UnusableInput(f"{where}: the prompt is not the start of a Python function. Correct or remove the task")
 
 
 def _mbpp_task(record: Mapping[str, Any], number: int, code: str, tests: list[Any], where: str) -> Task:

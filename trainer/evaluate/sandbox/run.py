@@ -58,23 +58,19 @@ def run_task(task: Task, completion: str, limits: Limits | None = None) -> Outco
         job: dict[str, Any] = {"code": task.program(completion)}
         candidate = owner.enter_context(Guest(sandbox, limits, "candidate_side", job, ends))
         ends = {"read_from": read_answers, "write_to": write_calls, "verdict": write_verdict}
-        job = {**_tests(task), "token": token, "answer_bytes": limits.answer_bytes}
+        job = {
+            "helpers": task.helpers,
+            "tests": task.tests,
+            "entry_point": task.entry_point,
+            "check": task.form == "humaneval",
+            "token": token,
+            "answer_bytes": limits.answer_bytes,
+        }
         tests = owner.enter_context(Guest(sandbox, limits, "tests_side", job, ends))
         candidate.wait_started()
         tests.wait_started()
         found = _watch(verdict, {candidate.output: "candidate", tests.output: "tests"}, token, limits)
     return Outcome(passed=found.passed, reason=found.reason, seconds=time.monotonic() - start)
-
-
-def _tests(task: Task) -> dict[str, Any]:
-    """What the tests' process executes. HumanEval's prompt may define helpers that its tests use."""
-    humaneval = task.form == "humaneval"
-    return {
-        "helpers": task.prompt if humaneval else "",
-        "tests": task.tests,
-        "entry_point": task.entry_point,
-        "check": humaneval,
-    }
 
 
 def _watch(verdict: FileIO, outputs: dict[FileIO, str], token: str, limits: Limits) -> Verdict:
