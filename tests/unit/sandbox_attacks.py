@@ -104,6 +104,13 @@ VERDICT = [
         harmless=True,
     ),
     wrong(
+        "raises what ends the tests' loop",
+        "def double(x): raise StopIteration",
+        "CandidateError: StopIteration",
+        tests="for found, wanted in zip(map(double, [2, 3]), [4, 6]):\n    assert found == wanted",
+        harmless=True,
+    ),
+    wrong(
         "replaces a builtin that the tests use",
         "import builtins\nbuiltins.abs = lambda number: 0\ndef double(x): return 1",
         "AssertionError",
@@ -188,7 +195,7 @@ VERDICT = [
         "answers without end",
         "import json, os\ndef double(x):\n    fd = json.load(open('/sandbox/job.json'))['write_to']\n"
         "    while True: os.write(fd, b'1' * 65536)",
-        "too long",
+        "answers too much",
     ),
 ]
 
@@ -203,7 +210,7 @@ RESOURCES = [
     wrong(
         "forks without end",
         "import os\ndef double(x):\n    while True:\n        try: os.fork()\n        except OSError: pass",
-        "no verdict after 2 s|too long|unknown form|not JSON",
+        "no verdict after 2 s|too much|unknown form|not JSON",
     ),
     reach(
         "has 30 processes", "import time\nfor _ in range(30):\n    if not os.fork(): time.sleep(99)", "BlockingIOError"
@@ -255,7 +262,7 @@ OUTSIDE = [
     ),
     reach("climbs out of /tmp", "open('../../..PLACE.folder/secret').read()", "FileNotFoundError", harmless=True),
     reach("reads the accounts", "open('/etc/passwd').read()", "FileNotFoundError", harmless=True),
-    reach("lists the homes", "os.listdir('/home')", "FileNotFoundError", harmless=True),
+    reach("lists what is variable", "os.listdir('/var')", "FileNotFoundError", harmless=True),
     reach(
         "connects to the database's socket",
         "socket.socket(socket.AF_UNIX).connect('PLACE.socket')",

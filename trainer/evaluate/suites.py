@@ -10,6 +10,7 @@ import ast
 import builtins
 import gzip
 import json
+import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ def _task(record: Mapping[str, Any], where: str) -> Task:
                 "nor MBPP's (task_id as a number, text or prompt, code, test_list)"
             )
     try:
-        ast.parse(task.tests)
+        _tree(task.tests)
     except (SyntaxError, ValueError) as error:
         raise UnusableInput(f"{where}: the tests are not Python ({error}). Correct or remove the task") from error
     return task
@@ -128,7 +129,7 @@ def _helpers(prompt: str, where: str) -> str:
     """Complete the prompt, which ends with a docstring or with a function's first line."""
     for code in (prompt, f"{prompt.rstrip()}\n    pass\n"):
         try:
-            ast.parse(code)
+            _tree(code)
         except (SyntaxError, ValueError):
             continue
         return code
@@ -152,15 +153,21 @@ def _mbpp_task(record: Mapping[str, Any], number: int, code: str, tests: list[An
     )
 
 
+def _tree(code: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MBPP's solutions have invalid escape sequences
+        return ast.parse(code)
+
+
 def _called_function(code: str, tests: str, where: str) -> str:
     """The function under test: the first one that the tests call and the solution defines."""
     try:
         called = [
             node.func.id
-            for node in ast.walk(ast.parse(tests))
+            for node in ast.walk(_tree(tests))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         ]
-        defined = {node.name for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)}
+        defined = {node.name for node in ast.walk(_tree(code)) if isinstance(node, ast.FunctionDef)}
     except (SyntaxError, ValueError) as error:
         raise UnusableInput(f"{where}: code or test_list is not Python ({error}). Correct or remove it") from error
     names = [name for name in called if name in defined] + [name for name in called if not hasattr(builtins, name)]

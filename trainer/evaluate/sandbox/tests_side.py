@@ -20,6 +20,7 @@ from trainer.evaluate.sandbox.entry import read_job
 from trainer.evaluate.sandbox.wire import Link, WireError, decode, encode
 
 TESTS = "<tests>"
+ENDS_LOOPS = (StopIteration, StopAsyncIteration)
 
 
 class CandidateError(Exception):
@@ -84,8 +85,8 @@ class Candidate:
         self._functions.append(value)
         return -len(self._functions)
 
-    def _breaks(self, error: Exception) -> CandidateError:
-        self.broken = self.broken or str(error) or type(error).__name__
+    def _breaks(self, error: WireError | RecursionError) -> CandidateError:
+        self.broken = self.broken or f"the candidate {error if isinstance(error, WireError) else 'nests too deeply'}"
         return CandidateError(self.broken)
 
 
@@ -131,9 +132,12 @@ class Remote:
 
 
 def _rebuilt(name: str, text: str) -> Exception:
-    """The exception that the candidate raised, if it is a builtin one. Tests may expect it."""
+    """The exception that the candidate raised, if it is a builtin one. Tests may expect it.
+
+    StopIteration would end a loop of the tests over `map(candidate, …)` without a failure.
+    """
     kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception):
+    if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, ENDS_LOOPS):
         try:
             return kind(text)
         except TypeError:

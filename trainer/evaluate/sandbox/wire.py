@@ -17,6 +17,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+ENDED = "ended, or closed its pipe"
+
 LONGEST_PLAIN_INT = 63
 """Bits. Longer ones travel in hexadecimal, which takes linear time and has no limit of digits."""
 
@@ -27,7 +29,7 @@ SEQUENCES: dict[str, Callable[[Any], Any]] = {"tuple": tuple, "set": set, "froze
 
 
 class WireError(Exception):
-    """The other side is gone, or sent something that is no message."""
+    """The other side is gone, or sent something that is no message. The text continues its name."""
 
 
 def encode(value: Any, refer: Callable[[Any], int]) -> Any:
@@ -79,8 +81,8 @@ def decode(data: Any, resolve: Callable[[int], Any]) -> Any:
         try:
             return _tagged(tag, body, resolve)
         except (TypeError, ValueError, LookupError) as error:
-            raise WireError(f"a value has an unknown form ({error})") from error
-    raise WireError("a value has an unknown form")
+            raise WireError(f"answers in an unknown form ({error})") from error
+    raise WireError("answers in an unknown form")
 
 
 def _tagged(tag: str, body: Any, resolve: Callable[[int], Any]) -> Any:
@@ -120,7 +122,7 @@ class Link:
             while line:
                 line = line[os.write(self._write_to, line) :]
         except OSError as error:
-            raise WireError("the other process ended") from error
+            raise WireError(ENDED) from error
 
     def receive(self) -> dict[str, Any]:
         """Wait for a message.
@@ -131,11 +133,11 @@ class Link:
         line = self._lines.readline(self._left_bytes)
         self._left_bytes -= len(line)
         if not line.endswith(b"\n"):
-            raise WireError("the answers are too long" if self._left_bytes <= 0 else "the other process ended")
+            raise WireError("answers too much" if self._left_bytes <= 0 else ENDED)
         try:
             message = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise WireError(f"an answer is not JSON ({type(error).__name__})") from error
+            raise WireError(f"answers with what is not JSON ({type(error).__name__})") from error
         if not isinstance(message, dict):
-            raise WireError("an answer has an unknown form")
+            raise WireError("answers in an unknown form")
         return message
