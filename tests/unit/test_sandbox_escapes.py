@@ -137,8 +137,10 @@ def test_the_sandbox_dies_with_a_trainer_that_is_killed(user: str) -> None:
 
     def killed() -> bool:
         if not (child := os.fork()):
-            run_task(double("import time\ndouble(2)\ntime.sleep(1000)"), code, Limits(wall_seconds=100))
-            os._exit(0)
+            try:
+                run_task(double("import time\ndouble(2)\ntime.sleep(1000)"), code, Limits(wall_seconds=100))
+            finally:
+                os._exit(0)
         assert until(lambda: bool(processes(marker)))
         os.kill(child, 9)
         os.waitpid(child, 0)
