@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import re
 import struct
 import tempfile
 from collections import Counter, OrderedDict, defaultdict, namedtuple
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from tests.unit.sandboxed import USERS, as_user, double
 from trainer.errors import UnusableInput
 from trainer.evaluate.sandbox import bubblewrap
+from trainer.evaluate.sandbox import run as run_module
 from trainer.evaluate.sandbox.bubblewrap import Sandbox, check_available
 from trainer.evaluate.sandbox.cgroup import MemoryGroup, memory_parent
 from trainer.evaluate.sandbox.limits import MIB, Limits, Outcome
@@ -204,6 +207,32 @@ def test_it_refuses_where_the_kernel_forbids_namespaces(nothing_found: None, mon
         monkeypatch.setattr(bubblewrap, "_binaries", lambda: [str(refusing)])
         with pytest.raises(UnusableInput, match=r"(?s)No permissions to create new namespace.*user namespaces"):
             check_available()
+
+
+@pytest.mark.parametrize(("name", "path"), [("bwrap", "/nowhere/bwrap"), ("interpreter", "/usr/lib")])
+def test_a_sandbox_that_does_not_start_is_no_failure_of_the_candidate(
+    monkeypatch: pytest.MonkeyPatch, name: str, path: str
+) -> None:
+    found = as_user("root" if os.geteuid() == 0 else "an ordinary user", check_available)
+    monkeypatch.setattr(run_module, "check_available", lambda: replace(found, **{name: path}))
+    with pytest.raises(UnusableInput, match=r"did not start \(.+\)|bubblewrap ended \(.+\)"):
+        run_task(double("assert double(2) == 4"), DOUBLE)
+
+
+def test_nothing_stays_open_and_no_process_is_left() -> None:
+    def counts() -> list[int]:
+        numbers = []
+        for _ in range(5):
+            run_task(double("assert double(2) == 4"), DOUBLE)
+            numbers.append(len(list(Path("/proc/self/fd").iterdir())) + len(children()))
+        return numbers
+
+    assert len(set(as_user("an ordinary user", counts))) == 1
+
+
+def children() -> list[str]:
+    """Processes that this one started, zombies included."""
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
 
 def test_it_refuses_on_other_systems_and_machines(nothing_found: None, monkeypatch: pytest.MonkeyPatch) -> None:

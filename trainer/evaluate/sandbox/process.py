@@ -53,6 +53,9 @@ class Guest:
         self._open = ExitStack()
         try:
             self._start(sandbox, side, job, ends)
+        except (OSError, subprocess.SubprocessError) as error:
+            self.close()
+            raise UnusableInput(f"the sandbox did not start ({error})") from error
         except BaseException:
             self.close()
             raise
@@ -100,7 +103,8 @@ class Guest:
         for end in (*ends.values(), write_output, write_started, write_information, read_go):
             end.close()
         self._hold_first_process(information, group)
-        go.write(b"1")
+        with suppress(BrokenPipeError):  # it ended meanwhile: wait_started says so
+            go.write(b"1")
 
     def _hold_first_process(self, information: FileIO, group: MemoryGroup | None) -> None:
         """Keep a handle to kill process 1, which waits, and move it into its cgroup."""
