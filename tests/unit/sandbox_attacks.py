@@ -31,6 +31,8 @@ class Attack:
     reason: str
     """What the outcome's reason must contain (a regular expression): the attack failed for this and not by mistake."""
     tests: str = ASSERTIONS
+    endless: bool = False
+    """Whether only the wall time ends it."""
     harmless: bool = False
     """Whether it may run unprotected, to show that it works there."""
 
@@ -200,17 +202,19 @@ VERDICT = [
 ]
 
 RESOURCES = [
-    wrong("never answers", "def double(x):\n    while True: pass", "no verdict after 2 s"),
+    wrong("never answers", "def double(x):\n    while True: pass", "no verdict after 2 s", endless=True),
     wrong(
         "ignores every signal and never answers",
         "import signal, time\nfor number in range(1, 65):\n    try: signal.signal(number, signal.SIG_IGN)\n"
         "    except (OSError, ValueError): pass\ndef double(x): time.sleep(1000)",
         "no verdict after 2 s",
+        endless=True,
     ),
     wrong(
         "forks without end",
         "import os\ndef double(x):\n    while True:\n        try: os.fork()\n        except OSError: pass",
         "no verdict after 2 s|too much|unknown form|not JSON",
+        endless=True,
     ),
     reach(
         "has 30 processes", "import time\nfor _ in range(30):\n    if not os.fork(): time.sleep(99)", "BlockingIOError"
