@@ -1,0 +1,1 @@
+"""Runs a benchmark's tests against code that a model wrote, in isolated processes. `run.py` is the entry."""
