@@ -21,16 +21,16 @@ from trainer.check import Checked, check_run
 from trainer.data.batches import Windows
 from trainer.data.encoder import TokenSample, pad_id
 from trainer.data.tokenize import TokenRows
-from trainer.errors import Diverged, StepFailed
+from trainer.errors import StepFailed
 from trainer.evaluate.held_out import HeldOut
-from trainer.evaluate.judged import MODELS, Judged, judge_samples
+from trainer.evaluate.judged import Judged
 from trainer.evaluate.predictions import predict
 from trainer.events import Events
 from trainer.fit.checkpoint import Checkpoint, find_checkpoint
+from trainer.fit.judging import judge
 from trainer.fit.loop import Fit, FitContext
 from trainer.fit.optimizer import make_optimizer
 from trainer.fit.progress import Progress
-from trainer.fit.suspects import find_suspects
 from trainer.model.attention import choose_kernel
 from trainer.model.base import resolve
 from trainer.model.checkpointing import checkpoint_layers
@@ -48,7 +48,7 @@ from trainer.records import read_rows, write_evaluation, write_outcomes
 from trainer.report import dataset_stats, make_report, versions
 from trainer.run_dir import RunDirectory, read_json, write_json
 from trainer.stop import StopRequest
-from trainer.track.trackers import open_trackers
+from trainer.track.trackers import Trackers, open_trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +92,7 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
         write_unmeasured(directory, checked, inputs, windows, events)
         return
     _emit_plan(events, inputs, windows, loaded)
-    trackers = open_trackers(
-        checked.recipe,
-        directory,
-        run_name=f"{checked.recipe.stream}-{checked.run_id:06d}",
-        on_problem=lambda tracker, message: events.emit("tracker", tracker=tracker, message=message),
-    )
-    try:
+    with _open_trackers(directory, checked, events) as trackers:
         context = FitContext(
             recipe=loaded.recipe,
             accelerator=loaded.accelerator,
@@ -112,20 +106,47 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
             trackers=trackers,
             stop=stop,
         )
-        with naming_suspects(directory):
-            with events.stage("fit"):
-                progress = Fit(context, resume_from).run()
-            with events.stage("judge"):
-                judged = judge(context, inputs, checked, progress)
-        if loaded.accelerator.is_main_process:
-            with events.stage("export"):
-                exporting = time.monotonic()
-                write_predictions(context, inputs, tokenizer, progress)
-                with stop.deferred():
-                    write_results(directory, checked, context, inputs, tokenizer, progress, judged, began=exporting)
+        fit_and_export(directory, checked, context, inputs, tokenizer, resume_from)
+    events.emit("finished", seconds=round(time.monotonic() - began, 3))
+
+
+def fit_and_export(
+    directory: RunDirectory,
+    checked: Checked,
+    context: FitContext,
+    inputs: Inputs,
+    tokenizer: Any,
+    resume_from: Checkpoint | None,
+) -> None:
+    """Train, judge, and write the results. Every process takes part in the first two."""
+    events = context.events
+    with naming_suspects(directory):
+        with events.stage("fit"):
+            progress = Fit(context, resume_from).run()
+        with events.stage("judge"):
+            judged = judge(context, inputs, checked, progress)
+    if not context.accelerator.is_main_process:
+        return
+    with events.stage("export"):
+        exporting = time.monotonic()
+        write_predictions(context, inputs, tokenizer, progress)
+        with context.stop.deferred():
+            write_results(directory, checked, context, inputs, tokenizer, progress, judged, began=exporting)
+
+
+@contextmanager
+def _open_trackers(directory: RunDirectory, checked: Checked, events: Events) -> Iterator[Trackers]:
+    """Open the recipe's trackers, and close them at the end of the block."""
+    trackers = open_trackers(
+        checked.recipe,
+        directory,
+        run_name=f"{checked.recipe.stream}-{checked.run_id:06d}",
+        on_problem=lambda tracker, message: events.emit("tracker", tracker=tracker, message=message),
+    )
+    try:
+        yield trackers
     finally:
         trackers.close()
-    events.emit("finished", seconds=round(time.monotonic() - began, 3))
 
 
 @contextmanager
@@ -185,34 +206,6 @@ def make_trainable(
     optimizer = make_optimizer(adapted.parameters(), training, draws=(seed, run_id))
     kernel = choose_kernel(recipe.base, device, compute_dtype(recipe.base, device))
     return LossModel(adapted, kernel=kernel, label_smoothing=training.label_smoothing), optimizer
-
-
-def judge(context: FitContext, inputs: Inputs, checked: Checked, progress: Progress) -> Judged:
-    """Measure base, parent and result on samples that did not choose the result.
-
-    Raises:
-        Diverged: a loss is not finite.
-    """
-    judged = judge_samples(
-        context.held_out.on(inputs.parts.judging),
-        context.adapted,
-        parent=checked.parent,
-        trained=progress.best_step > 0,
-    )
-    step = progress.best_step
-    if name := judged.not_finite():
-        context.events.emit("non_finite", step=step, what=f"{name}_loss")
-        suspects = find_suspects(
-            context.accelerator, context.model, context.optimizer, inputs.parts.judging,
-            outside=inputs.training_samples, reason="non_finite", step=step,
-        )  # fmt: skip
-        raise Diverged(f"the {name}'s held-out loss is {judged.score(name).loss}", suspects)
-    for name in MODELS:
-        score = judged.score(name)
-        context.events.emit(
-            "evaluation", step=step, which=name, part="judging", **score.as_report(), tokens=score.tokens
-        )
-    return judged
 
 
 def write_predictions(context: FitContext, inputs: Inputs, tokenizer: Any, progress: Progress) -> None:

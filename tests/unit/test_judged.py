@@ -8,8 +8,8 @@ import pytest
 import torch
 from run_folder import events, make_row, make_run, program, run, short_recipe, short_rows, weights
 
-from trainer import train
 from trainer.evaluate import judged
+from trainer.fit import judging
 from trainer.model.step import LossModel
 from trainer.records import read_evaluation, read_outcomes, read_suspects
 from trainer.run_dir import read_json
@@ -55,7 +55,7 @@ def test_current_is_the_parent_and_the_result_keeps_its_weights(first, tmp_path,
         after.update(judged.adapter_weights(adapted))
         return result
 
-    monkeypatch.setattr(train, "judge_samples", watched)
+    monkeypatch.setattr(judging, "judge_samples", watched)
     assert run(second) == 0
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(second.adapter).items())
@@ -67,10 +67,10 @@ def test_current_is_the_parent_and_the_result_keeps_its_weights(first, tmp_path,
 
 def test_a_file_of_the_judging_part_without_a_finite_loss_is_named(tmp_path, monkeypatch):
     directory = make_run(tmp_path / "000001", short_recipe(), short_rows(8), short_rows(4, start=101))
-    forward, judging = LossModel.forward, set()
+    forward, named = LossModel.forward, set()
 
     def spy(held_out, adapted, **options):
-        judging.add(held_out.samples[0].file_id)
+        named.add(held_out.samples[0].file_id)
         wanted = held_out.samples[0].ids[-40:].tolist()
 
         def failing(self, batch, **options):
@@ -80,8 +80,8 @@ def test_a_file_of_the_judging_part_without_a_finite_loss_is_named(tmp_path, mon
         monkeypatch.setattr(LossModel, "forward", failing)
         return judged.judge_samples(held_out, adapted, **options)
 
-    monkeypatch.setattr(train, "judge_samples", spy)
+    monkeypatch.setattr(judging, "judge_samples", spy)
     assert run(directory) == 4
     suspects = read_suspects(directory.suspects)
-    assert suspects is not None and set(suspects.file_ids) == judging
+    assert suspects is not None and set(suspects.file_ids) == named
     assert not directory.report.exists() and not list(read_outcomes(directory.rows_outcome))
