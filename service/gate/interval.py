@@ -50,7 +50,7 @@ def loss_interval(samples: Iterable[SampleEvaluation], *, against: str = "curren
 def ratio_interval(nats: Array, tokens: Array) -> Interval:
     """Return the interval of Σ nats / Σ tokens over at least two clusters: float64 [clusters] each.
 
-    The standard error is that of a ratio estimator (Cochran 1977, Sampling Techniques, equation 6.9, without the finite
+    The standard error is that of a ratio estimator (Cochran 1977, Sampling Techniques, chapter 6, without the finite
     population correction), and the quantile is Student's with clusters − 1 degrees of freedom.
     """
     from scipy.special import stdtrit  # imported here, because only verdicts need it
@@ -64,7 +64,10 @@ def ratio_interval(nats: Array, tokens: Array) -> Interval:
 
 
 def _by_file(samples: Iterable[SampleEvaluation], against: str) -> tuple[Array, Array]:
-    """Return the difference in nats and the tokens of each cluster: float64 [clusters] each."""
+    """Return the difference in nats and the tokens of each cluster: float64 [clusters] each.
+
+    A sample that joins two clusters counts for the first one; only the builder `repo` makes such samples.
+    """
     nats: dict[int, float] = defaultdict(float)
     tokens: dict[int, int] = defaultdict(int)
     cluster_of: dict[int, int] = {}
