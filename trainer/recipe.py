@@ -79,9 +79,11 @@ class Data:
     """Input of the held-out hash: repository and path, or only the repository."""
     held_out_fraction: float = number(0.05, 0.0, 0.5)
     min_held_out: int = number(8, 0, 10000)
-    """With fewer held-out rows, further whole files are held out, by the same hash."""
-    max_eval_tokens: int = number(200_000, 1)
-    """Maximum tokens of held-out samples per evaluation (but at least one sample)."""
+    """With fewer new held-out rows in a run, further whole files are held out, by the same hash."""
+    max_eval_tokens: int = number(32_000, 1)
+    """Maximum tokens of held-out samples that judge the candidate, once for each run (but at least one sample)."""
+    max_stopping_tokens: int = number(6_000, 1)
+    """Maximum tokens of held-out samples that decide when training stops, measured at each evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,8 @@ class Row:
     """SHA-256 of the content's UTF-8 bytes."""
     fresh: bool = True
     """False for a held-out or replay row of an earlier run."""
+    run_id: int | None = None
+    """The earlier run that claimed the row. None for a row of this run."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Further facts about the file: the source table's `metadata`."""
 
@@ -53,6 +55,8 @@ class SampleEvaluation:
     """The sample's source rows."""
     fresh: bool
     """Whether this run claimed the first row. False for a row that an earlier run held out."""
+    run_id: int | None = None
+    """The earlier run that held the first row out. None for a row of this run."""
     repository: str | None
     path: str | None
     language: str
