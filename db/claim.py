@@ -201,8 +201,8 @@ class Claim:
     def earlier_held_out(self, seed: int, max_chars: int, trunk: Sequence[int] = ()) -> Iterator[HeldOutRow]:
         """Yield settled held-out files of earlier runs, up to `max_chars` in total.
 
-        First come all files of the runs in `trunk`, then files of each other run in turn. The order within a run depends
-        on `seed` only. The first file is yielded whatever its length.
+        First come all files of the runs in `trunk`, then files of each other run in turn. The order within a run
+        depends on `seed` only. The first file is yielded whatever its length.
         """
         chars = 0
         parameters = {"stream": self.lease.stream, "seed": seed, "trunk": list(trunk)}

@@ -84,10 +84,9 @@ def revoke(
 ) -> Lineage:
     """Revoke rows, so that they are never trained on again. A revoked hash also covers rows that arrive later.
 
-    The held-out texts of the rows are deleted. A live run that trains on one of them will not be published. A trunk that
-    has learned from one of them is given up. This is an
-    operator's decision, so it needs no lease. A publication that runs at the same time waits, and then sees the
-    revocation.
+    The held-out texts of the rows are deleted. A live run that trains on one of them will not be published. A trunk
+    that has learned from one of them is given up. This is an operator's decision, so it needs no lease. A publication
+    that runs at the same time waits, and then sees the revocation.
 
     Args:
         begin_anew: also withdraw every adapter that was trained on the rows, and make the newest clean ancestor current

@@ -113,11 +113,15 @@ def refuse(
     report: Mapping[str, Any],
     max_attempts: int,
     backoff_seconds: float,
+    with_trunk: bool = True,
 ) -> None:
     """Settle the rows of a candidate that is not published, and those of the trunk that it was trained on from.
 
     Rows that it was trained on are returned for `backoff_seconds`, doubled with each earlier attempt; the
     last of `max_attempts` rejects them as `no_gain`.
+
+    Args:
+        with_trunk: False for a run that was not trained, so that it says nothing about the trunk
 
     Raises:
         SettlementMismatch: the outcomes are not those of the run's rows.
@@ -134,7 +138,7 @@ def refuse(
             plan.add_refused(outcome, role, last_attempt=last)
         plan.write(cursor, lease.stream, backoff_seconds=backoff_seconds)
         clear(cursor, lease.stream, run_id)
-        if trunk.is_start_of(cursor, lease.stream, run_id):
+        if with_trunk and trunk.is_start_of(cursor, lease.stream, run_id):
             trunk.refuse(cursor, lease.stream, max_attempts=max_attempts, backoff_seconds=backoff_seconds)
 
 

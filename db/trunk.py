@@ -72,7 +72,8 @@ def check_head(cursor: extensions.cursor, stream: str, run_id: int) -> None:
     started_from, head = _start_and_head(cursor, stream, run_id)
     if started_from != head:
         raise ParentMoved(
-            f"run {run_id} started from the candidate of run {started_from}, and {head or 'none'} is open now: refuse it"
+            f"run {run_id} started from the open candidate of run {started_from or '(none)'}, and that of run "
+            f"{head or '(none)'} is open now"
         )
 
 

@@ -94,7 +94,9 @@ def _checked_adapter(link: Path, expected: str | None, which: str) -> Path | Non
     except RunDirectoryError as error:
         raise UnusableInput(f"the {which} adapter cannot be used: {error}") from error
     if (found := sha256_file(folder / MANIFEST)) != expected:
-        raise UnusableInput(f"the {which} adapter {folder} has manifest {found}, but the run was claimed for {expected}")
+        raise UnusableInput(
+            f"the {which} adapter {folder} has manifest {found}, but the run was claimed for {expected}"
+        )
     return folder
 
 

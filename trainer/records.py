@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -86,14 +87,14 @@ def json_line(record: Any) -> str:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a JSON-lines file. A missing file has none.
+    """Yield the records of a JSON-lines file, gzipped if its name says so. A missing file has none.
 
     Raises:
         RunDirectoryError: a line is not a JSON object.
     """
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
                 record = json.loads(line)

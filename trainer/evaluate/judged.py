@@ -57,7 +57,9 @@ class Judged:
             )
 
 
-def judge_samples(held_out: HeldOut, adapted: Any, *, current: Path | None, start: Path | None, trained: bool) -> Judged:
+def judge_samples(
+    held_out: HeldOut, adapted: Any, *, current: Path | None, start: Path | None, trained: bool
+) -> Judged:
     """Measure all three models. The adapter has its final weights, before and after.
 
     Args:

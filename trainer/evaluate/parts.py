@@ -48,7 +48,7 @@ def divide_held_out(
     """Choose the samples of both parts, each up to its number of tokens. Each part has at least one, if there is any.
 
     New files are those of this run and of the runs in `trunk`. They get half of a part's tokens, and what earlier files
-    leave over. Earlier files are taken in turn from each run, in a fixed order, so that later runs measure the same ones.
+    leave over. Earlier files are taken in turn from each run, in a fixed order, so that later runs measure the same.
     """
     new: dict[bool, list[Group]] = {True: [], False: []}
     earlier: dict[bool, list[Group]] = {True: [], False: []}

@@ -57,7 +57,7 @@ def _answer(adapted: Any, tokenizer: Any, sample: TokenSample, pad: int, stop: S
 def answer_all(
     adapted: Any, tokenizer: Any, samples: Sequence[TokenSample], *, pad: int, max_new_tokens: int
 ) -> list[list[int]]:
-    """Generate greedy answers to the samples' prompts in one batch, padded on the left. Returns ids up to the end token.
+    """Generate greedy answers to the samples' prompts in one batch, padded on the left. Returns the answers' ids.
 
     The model is in evaluation mode, and its attention is transformers' own.
     """
