@@ -71,10 +71,7 @@ def run_command(root: Path) -> int:
     if not directory.root.is_dir():
         write_stderr(f"{directory.root} is not a folder")
         return UnusableInput.exit_code
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow down other processes
-    os.environ.setdefault(
-        "PYTORCH_ALLOC_CONF", "expandable_segments:True"
-    )  # reduces fragmentation by packs of many lengths
+    _set_up_torch()
     stop = StopRequest()
     try:
         stop.listen()
@@ -96,6 +93,7 @@ def examine_command(root: Path) -> int:
     if not directory.report.is_file():
         write_stderr(f"{directory.root} is not a finished run: it has no {directory.report.name}")
         return UnusableInput.exit_code
+    _set_up_torch()
     stop = StopRequest()
     try:
         stop.listen()
@@ -195,6 +193,14 @@ def samples_command(chosen: argparse.Namespace) -> int:
     except TrainerError as error:
         write_stderr(str(error))
         return error.exit_code
+
+
+def _set_up_torch() -> None:
+    """Set what torch reads when it is imported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow down other processes, and generation
+    os.environ.setdefault(
+        "PYTORCH_ALLOC_CONF", "expandable_segments:True"
+    )  # reduces fragmentation by packs of many lengths
 
 
 def _train_to_exit_code(directory: RunDirectory, stop: StopRequest) -> int:

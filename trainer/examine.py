@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers.utils.logging import disable_progress_bar
 
 from trainer.check import Checked, check_run
 from trainer.data.encoder import SampleEncoder, TokenSample, pad_id
@@ -40,6 +41,7 @@ def examine(directory: RunDirectory, stop: StopRequest) -> None:
         Stopped: a stop was requested.
     """
     began = time.monotonic()
+    disable_progress_bar()
     checked = check_run(directory)
     found: dict[str, Any] = {"format": 1, "run_id": checked.run_id}
     try:
