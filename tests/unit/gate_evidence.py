@@ -70,7 +70,9 @@ def files(
     ]
 
 
-def evidence(samples: Sequence[SampleEvaluation] | None = None, *, gate: Gate | None = None, **changes: Any) -> Evidence:
+def evidence(
+    samples: Sequence[SampleEvaluation] | None = None, *, gate: Gate | None = None, **changes: Any
+) -> Evidence:
     """Return the evidence for a good candidate: better on 8 new files, equal on 20 earlier ones."""
     if samples is None:
         samples = [*files(8, -0.1), *files(20, 0.0, run_id=3, start=100)]
