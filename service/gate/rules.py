@@ -78,7 +78,7 @@ def whole(evidence: Evidence) -> Finding:
     if names := examination["weights"]["not_finite"]:
         return Finding(
             outcome="fail",
-            text=f"{len(names)} tensors are not finite, among them {names[0]}",
+            text=f"not finite: {names[0]}{f' and {len(names) - 1} more tensors' if len(names) > 1 else ''}",
             numbers={"not_finite": len(names)},
         )
     again = examination.get("measured_again", {"samples": 0, "largest_difference": 0.0})
