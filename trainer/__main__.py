@@ -1,8 +1,9 @@
-"""The command line `python -m trainer`: run, prepare, plan, doctor and samples."""
+"""The command line `python -m trainer`: run, prepare, plan, doctor, samples and evaluate."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -10,8 +11,9 @@ import traceback
 from pathlib import Path
 
 from trainer.errors import Stopped, TrainerError, UnusableInput
+from trainer.evaluate.request import add_arguments, request_from
 from trainer.events import Events
-from trainer.imports import collector_paused, import_trainer
+from trainer.imports import collector_paused, compiler_off, import_trainer
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
 from trainer.run_dir import RunDirectory, RunDirectoryError, held_lock
@@ -47,6 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     samples.add_argument(
         "--plain", action="store_true", help="mark text with symbols instead of colours (default without a terminal)"
     )
+    add_arguments(
+        commands.add_parser("evaluate", help="evaluate an adapter or the base on a benchmark or held-out rows")
+    )
     chosen = parser.parse_args(arguments)
     match chosen.command:
         case "run":
@@ -57,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
             return doctor_command(chosen.recipe)
         case "samples":
             return samples_command(chosen)
+        case "evaluate":
+            return evaluate_command(chosen)
         case _:
             return prepare_command(chosen.recipe)
 
@@ -164,6 +171,27 @@ def samples_command(chosen: argparse.Namespace) -> int:
     except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except TrainerError as error:
+        write_stderr(str(error))
+        return error.exit_code
+
+
+def evaluate_command(chosen: argparse.Namespace) -> int:
+    """Evaluate. Returns 75 if it was stopped; the same command goes on."""
+    stop = StopRequest()
+    try:
+        request = request_from(chosen)
+        stop.listen()
+        with collector_paused():
+            with compiler_off():
+                importlib.import_module("bitsandbytes")
+            from trainer.evaluate import command
+
+        command.evaluate_command(request, stop)
+        return 0
+    except Stopped as stopped:
+        write_stderr(f"stopped: {stopped}. The same command goes on from here")
+        return stopped.exit_code
     except TrainerError as error:
         write_stderr(str(error))
         return error.exit_code
