@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from service.cli.console import JsonOption, RecipeOption, print_json, settings_for
-from service.cli.evaluation import Options, evaluate_one, folder_for, needs_rows, other_evaluation
+from service.cli.evaluation import Options, evaluate_one, other_evaluation
 from service.cli.evaluation_view import print_evaluation
 from service.publish.chosen import WORDS
-from service.settings.home import Home
 
 
 def evaluate(
@@ -41,7 +41,7 @@ def evaluate(
         bool, typer.Option("--execute", help="Run the tests on the answers, in the sandbox. Off unless asked for.")
     ] = False,
     to: Annotated[
-        str | None, typer.Option(help="Folder of the results. Default: below evaluations/ in CODELUPE_HOME.")
+        Path | None, typer.Option(help="Folder of the results. Default: below evaluations/ in CODELUPE_HOME.")
     ] = None,
     recipe: RecipeOption = None,
     as_json: JsonOption = False,
@@ -54,9 +54,8 @@ def evaluate(
         served_name=served_name, batch_size=batch_size, execute=execute,
     )  # fmt: skip
     other = None if against is None else other_evaluation(settings, options, against)
-    folder = folder_for(Home(settings.home), options, adapter, to)
-    found = evaluate_one(settings, options, adapter, folder=folder, against=other)
+    found = evaluate_one(settings, options, adapter, to=None if to is None else to.absolute(), against=other)
     if as_json:
         print_json(found)
-        return
-    print_evaluation(found, rows=needs_rows(suite))
+    else:
+        print_evaluation(found)

@@ -70,27 +70,27 @@ def needs_rows(suite: str) -> bool:
     return suite in ("held-out", "fim")
 
 
-def folder_for(home: Home, options: Options, adapter: str, to: str | None) -> Path:
-    """Return the folder of the results."""
-    if to is not None:
-        return Path(to).absolute()
-    label = adapter if not Path(adapter).is_dir() else Path(adapter).resolve().name
-    suite = options.suite if not Path(options.suite).is_file() else Path(options.suite).name.split(".")[0]
-    name = "-".join([suite, *([options.split] if options.split else []), label])
+def folder_for(home: Home, options: Options, chosen: Chosen) -> Path:
+    """Return the usual folder of the results. A version has its own, so `current` never mixes two."""
+    name = "-".join([_suite_name(options.suite), *([options.split] if options.split else []), chosen.label])
     return home.root.absolute() / "evaluations" / name
 
 
 def evaluate_one(
-    settings: Settings, options: Options, adapter: str, *, folder: Path, against: Path | None = None
+    settings: Settings, options: Options, adapter: str, *, to: Path | None = None, against: Path | None = None
 ) -> dict[str, Any]:
     """Evaluate one adapter. Returns evaluation.json, for held-out files with their slices.
+
+    Args:
+        to: folder of the results, if not the usual one
+        against: folder of the evaluation to compare with
 
     Raises:
         UsageError, PreconditionError: adapter or suite cannot be found.
         typer.Exit: the trainer ended with an error, which it printed.
     """
-    home = Home(settings.home)
     with _inputs(settings, options, adapter) as (chosen, current, file), tempfile.TemporaryDirectory() as scratch:
+        folder = to or folder_for(Home(settings.home), options, chosen)
         recipe = Path(scratch) / f"{settings.recipe.name}.yaml"
         recipe.write_text(dump_recipe(with_absolute_folder(settings.recipe)), encoding="utf-8")
         arguments = ["--suite", _suite_name(options.suite), "--file", str(file), *options.arguments()]
@@ -105,16 +105,14 @@ def evaluate_one(
         code = trainer_commands.evaluate(recipe, folder, arguments, secrets)
     if code != 0:
         raise typer.Exit(code if code > 0 else 1)
-    return _read(folder, home, options, chosen)
+    return _read(folder, options, chosen)
 
 
 def other_evaluation(settings: Settings, options: Options, against: str) -> Path:
     """Return the folder of the evaluation to compare with. An adapter is evaluated now, with the same options."""
     if (Path(against) / SUMMARY).is_file():
         return Path(against).absolute()
-    folder = folder_for(Home(settings.home), options, against, None)
-    evaluate_one(settings, options, against, folder=folder)
-    return folder
+    return Path(evaluate_one(settings, options, against)["folder"])
 
 
 @contextmanager
@@ -200,7 +198,7 @@ def _server(settings: Settings, options: Options, chosen: Chosen) -> list[str]:
     return ["--url", options.url, "--served-name", name]
 
 
-def _read(folder: Path, home: Home, options: Options, chosen: Chosen) -> dict[str, Any]:
+def _read(folder: Path, options: Options, chosen: Chosen) -> dict[str, Any]:
     try:
         found: dict[str, Any] = read_json(folder / SUMMARY)
         if options.suite == "held-out":

@@ -10,23 +10,27 @@ from service.gate.interval import Interval
 
 MODELS = {"anchor": "base alone", "current": "current adapter", "candidate": "this adapter"}
 MOST_SLICES = 10
+WHOLE = ("split", "all")
 DIVISIONS = ("split", "all", "language", "repository", "kind")
 
 
-def print_evaluation(found: Mapping[str, Any], *, rows: bool) -> None:
+def print_evaluation(found: Mapping[str, Any]) -> None:
     """Print an evaluation: losses, or measures by slice."""
     if "models" in found:
         _print_losses(found)
     else:
-        _print_measures(found, rows=rows)
+        _print_measures(found)
     out.print(f"results: {found['folder']}", markup=False)
 
 
-def _print_measures(found: Mapping[str, Any], *, rows: bool) -> None:
+def _print_measures(found: Mapping[str, Any]) -> None:
     lines = []
     for division in DIVISIONS:
-        for name, measures in list(found.get(division, {}).items())[:MOST_SLICES]:
-            shown = name if division in ("split", "all") else f"{division} {name}"
+        members = found.get(division, {})
+        for name, measures in list(members.items())[:MOST_SLICES]:
+            if len(members) == 1 and division not in WHOLE:
+                continue  # it is the whole again
+            shown = name if division in WHOLE else f"{division} {name}"
             lines += [[shown, measures["tasks"], measures["samples"], *line] for line in _measures(measures)]
     if lines:
         print_table(
@@ -35,7 +39,7 @@ def _print_measures(found: Mapping[str, Any], *, rows: bool) -> None:
             lines,
         )
         reasons = ", ".join(f"{count} {reason}" for reason, count in found["reasons"].items())
-        out.print(f"{'answers' if rows else 'verdicts'}: {reasons}", markup=False)
+        out.print(f"verdicts: {reasons}", markup=False)
     else:
         out.print(
             f"{found['samples']} answers to {found['tasks']} tasks generated. Nothing was executed: "
@@ -71,6 +75,8 @@ def _comparison(compared: Mapping[str, Any]) -> Iterator[str]:
 
 def _print_losses(found: Mapping[str, Any]) -> None:
     for division, members in found["slices"].items():
+        if len(members) == 1 and division not in WHOLE:
+            continue
         lines = []
         for one in members[:MOST_SLICES]:
             for model, title in MODELS.items():
@@ -85,7 +91,7 @@ def _print_losses(found: Mapping[str, Any]) -> None:
     for against in ("current", "anchor"):
         for name, source in (("t interval over files", found["slices"]["all"][0]["differences"]),
                              ("paired bootstrap over files", found["bootstrap"])):  # fmt: skip
-            if against in source:
+            if against in source and any(source[against][edge] for edge in ("low", "high")):  # else the same model
                 out.print(
                     f"this adapter against the {MODELS[against]}: {Interval(**source[against]).text()} ({name})",
                     markup=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +44,7 @@ def evaluate_command(request: EvaluationRequest, stop: StopRequest) -> None:
     if request.execute and request.suite not in ("held-out", "fim"):
         choose_runner()  # before hours of generation
     disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # about transformers' own names
     recipe = _pinned(load_recipe(request.recipe), request.adapter)
     tokenizer = load_tokenizer(recipe.base)
     if request.suite == "held-out":

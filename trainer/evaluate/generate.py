@@ -33,8 +33,9 @@ def generate(
         on_note(f"{already} of {len(requests)} answers are there already")
     if not left:
         return
+    opened = engine()
     began = last = time.monotonic()
-    for made, answer in enumerate(engine().answer(left, sampling), 1):
+    for made, answer in enumerate(opened.answer(left, sampling), 1):
         with stop.deferred():
             results.append(results.generations, [answer])
         stop.check()
