@@ -74,10 +74,7 @@ def run_command(root: Path) -> int:
     if not directory.root.is_dir():
         write_stderr(f"{directory.root} is not a folder")
         return UnusableInput.exit_code
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow down other processes
-    os.environ.setdefault(
-        "PYTORCH_ALLOC_CONF", "expandable_segments:True"
-    )  # reduces fragmentation by packs of many lengths
+    prepare_libraries()
     stop = StopRequest()
     try:
         stop.listen()
@@ -91,6 +88,12 @@ def run_command(root: Path) -> int:
     except RunDirectoryError as error:  # another process trains this run and writes its events
         write_stderr(f"{error}. Start again when that process has ended")
         return Stopped.exit_code
+
+
+def prepare_libraries() -> None:
+    """Set what torch reads when it is imported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow down other processes
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # less fragmentation by many lengths
 
 
 def prepare_command(path: Path) -> int:
@@ -178,6 +181,7 @@ def samples_command(chosen: argparse.Namespace) -> int:
 
 def evaluate_command(chosen: argparse.Namespace) -> int:
     """Evaluate. Returns 75 if it was stopped; the same command goes on."""
+    prepare_libraries()
     stop = StopRequest()
     try:
         request = request_from(chosen)
