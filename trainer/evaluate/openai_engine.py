@@ -46,7 +46,7 @@ class OpenAiEngine:
         self._retrying = Retrying(
             retry=retry_if_exception_type(_Busy),
             stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_exponential_jitter(initial=first_wait, max=LONGEST_WAIT_SECONDS),
+            wait=wait_exponential_jitter(multiplier=first_wait, max=LONGEST_WAIT_SECONDS, jitter=first_wait),
             reraise=True,
         )
 
