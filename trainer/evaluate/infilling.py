@@ -56,21 +56,21 @@ def make_gaps(rows: Sequence[Row], tokenizer: Any, data: Data, *, seed: int, max
     gaps = []
     for sample in short:
         seen[sample.file_id] = seen.get(sample.file_id, 0) + 1
-        gaps.append(_gap(sample, by_id[sample.file_id], seen[sample.file_id], tokenizer))
+        gaps.append(_gap(sample, by_id[sample.file_id], seen[sample.file_id], encoder))
     return gaps, len(samples) - len(short)
 
 
-def _gap(sample: TokenSample, row: Row, number: int, tokenizer: Any) -> Gap:
+def _gap(sample: TokenSample, row: Row, number: int, encoder: SampleEncoder) -> Gap:
     start = int((sample.labels != IGNORED).nonzero()[0])
+    ends = encoder.roles["fim_end"]
+    middle = sample.ids[start : len(sample.ids) - len(ends)].tolist()
     return Gap(
         task_id=f"{row.file_id}:{row.sha256[:8]}" + (f".{number}" if number > 1 else ""),
         repository=row.repository or "",
         language=row.language,
         kind=sample.kind,
-        question=Question(ids=tuple(sample.ids[:start].tolist())),
-        expected=tokenizer.decode(
-            sample.ids[start:].tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        ),
+        question=Question(ids=tuple(sample.ids[:start].tolist()), ends=tuple(ends)),
+        expected=encoder.tokenizer.decode(middle, clean_up_tokenization_spaces=False),
     )
 
 

@@ -109,6 +109,8 @@ class OpenAiEngine:
         }
         if question.stops:
             body["stop"] = list(question.stops[:MOST_STOPS])
+        if question.ends:
+            body["stop_token_ids"] = list(question.ends)  # vLLM's own; others may ignore it
         if question.messages:
             messages = [{"role": role, "content": content} for role, content in question.messages]
             return "/v1/chat/completions", {**body, "messages": messages}

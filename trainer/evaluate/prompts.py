@@ -41,6 +41,8 @@ class Question:
     """The model continues these token ids."""
     stops: tuple[str, ...] = ()
     """The text ends before the first of these."""
+    ends: tuple[int, ...] = ()
+    """Token ids that end the text, besides the tokenizer's own."""
 
 
 def question_for(task: Task, style: Style) -> Question:

@@ -74,7 +74,8 @@ class TransformersEngine:
         device = self._model.device
         rows = torch.tensor([[self._pad] * (width - len(ids)) + ids for ids, _ in batch], device=device)
         mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids, _ in batch], device=device)
-        ends = sorted({self._tokenizer.eos_token_id, self._pad})  # some families end documents with the padding token
+        # some families end documents with the padding token
+        ends = sorted({self._tokenizer.eos_token_id, self._pad, *(end for r in requests for end in r.question.ends)})
         processors = [OwnDraw([r.seed(sampling) for r in requests], sampling)] if sampling.temperature > 0 else []
         whole = StopAt(self._tokenizer, width, [_stopped(request.question) for request in requests])
         output = self._model.generate(

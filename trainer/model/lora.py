@@ -52,7 +52,7 @@ def load_adapter(model: Any, folder: Path, *, name: str = "default") -> Any:
     try:
         config = PeftConfig.from_pretrained(str(folder))
         if not isinstance(config, LoraConfig):
-            raise UnusableInput(f"the adapter {folder} is {config.peft_type}, not LoRA")
+            raise UnusableInput(f"{folder} is not a LoRA adapter, but {config.peft_type or 'of an unknown type'}")
         if isinstance(model, PeftModel):
             model.load_adapter(str(folder), adapter_name=name, is_trainable=False)
             return model
