@@ -1,4 +1,4 @@
-"""The command line `python -m trainer`: run, prepare, plan, doctor, samples and evaluate."""
+"""The command line `python -m trainer`: run, prepare, plan, doctor, samples, evaluate and sandbox."""
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     add_arguments(
         commands.add_parser("evaluate", help="evaluate an adapter or the base on a benchmark or held-out rows")
     )
+    sandbox = commands.add_parser("sandbox", help="run model-written code for a trainer in another container")
+    sandbox.add_argument("--listen", type=Path, required=True, metavar="SOCKET")
     chosen = parser.parse_args(arguments)
     match chosen.command:
         case "run":
@@ -64,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
             return samples_command(chosen)
         case "evaluate":
             return evaluate_command(chosen)
+        case "sandbox":
+            return sandbox_command(chosen.listen)
         case _:
             return prepare_command(chosen.recipe)
 
@@ -196,6 +200,18 @@ def evaluate_command(chosen: argparse.Namespace) -> int:
     except Stopped as stopped:
         write_stderr(f"stopped: {stopped}. The same command goes on from here")
         return stopped.exit_code
+    except TrainerError as error:
+        write_stderr(str(error))
+        return error.exit_code
+
+
+def sandbox_command(path: Path) -> int:
+    """Serve the sandbox on a Unix socket until it is stopped."""
+    from trainer.evaluate.sandbox.server import listen
+
+    try:
+        listen(path)
+        return 0
     except TrainerError as error:
         write_stderr(str(error))
         return error.exit_code

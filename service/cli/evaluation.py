@@ -98,11 +98,8 @@ def evaluate_one(
         arguments += [] if current is None else ["--current", str(current)]
         arguments += [] if against is None else ["--against", str(against)]
         arguments += _server(settings, options, chosen)
-        secrets = {name: value for name, value in settings.trainer_secrets.items() if name == "HF_TOKEN"}
-        if settings.vllm_api_key and options.engine == "openai":
-            secrets["VLLM_API_KEY"] = settings.vllm_api_key
         folder.parent.mkdir(parents=True, exist_ok=True)
-        code = trainer_commands.evaluate(recipe, folder, arguments, secrets)
+        code = trainer_commands.evaluate(recipe, folder, arguments, _environment(settings, options))
     if code != 0:
         raise typer.Exit(code if code > 0 else 1)
     return _read(folder, options, chosen)
@@ -196,6 +193,16 @@ def _server(settings: Settings, options: Options, chosen: Chosen) -> list[str]:
             "--engine openai needs the server's address (--url or VLLM_URL), and --served-name for an adapter folder"
         )
     return ["--url", options.url, "--served-name", name]
+
+
+def _environment(settings: Settings, options: Options) -> dict[str, str]:
+    """What the trainer's process may know beyond the usual."""
+    known = {
+        "HF_TOKEN": settings.trainer_secrets.get("HF_TOKEN"),
+        "VLLM_API_KEY": settings.vllm_api_key if options.engine == "openai" else None,
+        "SANDBOX_SOCKET": settings.sandbox_socket if options.execute else None,
+    }
+    return {name: value for name, value in known.items() if value}
 
 
 def _read(folder: Path, options: Options, chosen: Chosen) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 
 from trainer.evaluate.engines import Generation, Request
 from trainer.evaluate.prompts import Style, completion_of
 from trainer.evaluate.results import Judgement, Results
 from trainer.evaluate.sandbox.bubblewrap import check_available
+from trainer.evaluate.sandbox.client import RemoteSandbox
 from trainer.evaluate.sandbox.limits import Outcome
 from trainer.evaluate.sandbox.run import run_task
 from trainer.evaluate.suites import Task
@@ -21,11 +23,15 @@ Runner = Callable[[Task, str], Outcome]
 
 
 def choose_runner() -> Runner:
-    """Return what runs a task: the sandbox of this machine.
+    """Return what runs a task: the sandbox behind SANDBOX_SOCKET if that is set, else the one of this machine.
 
     Raises:
-        UnusableInput: it does not start.
+        UnusableInput: it does not answer, or does not start.
     """
+    if path := os.environ.get("SANDBOX_SOCKET"):
+        remote = RemoteSandbox(Path(path))
+        remote.check()
+        return remote.run_task
     check_available()
     return run_task
 
