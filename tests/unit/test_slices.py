@@ -49,4 +49,6 @@ def test_the_bootstrap_draws_files_and_keeps_the_pairs():
     assert found is not None and found.difference == pytest.approx(interval.difference) and found.files == 150
     assert found.high - found.low == pytest.approx(interval.high - interval.low, rel=0.1)
     assert bootstrap_interval(many, against="current") == found
+    equal = bootstrap_interval([sample(n, "python", 50 * n, gain=0.1) for n in range(1, 30)], against="current")
+    assert equal is not None and equal.high - equal.low < 1e-9, "a file's tokens stay with its nats"
     assert bootstrap_interval(SAMPLES[:2], against="current") is None, "both samples are of one file"
