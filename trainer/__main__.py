@@ -1,4 +1,4 @@
-"""The command line `python -m trainer`: run, prepare, plan, doctor, samples, evaluate and sandbox."""
+"""The command line `python -m trainer`: run, examine, prepare, plan, doctor, samples, evaluate and sandbox."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train a run directory")
     run.add_argument("directory", type=Path)
+    examination = commands.add_parser("examine", help="load a finished run's adapter in a fresh process, and try it")
+    examination.add_argument("directory", type=Path)
     prepare = commands.add_parser("prepare", help="resolve a recipe's base model and check that the recipe fits it")
     prepare.add_argument("recipe", type=Path)
     plan = commands.add_parser("plan", help="predict memory and speed of a recipe, and choose a plan that fits a card")
@@ -58,6 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     match chosen.command:
         case "run":
             return run_command(chosen.directory)
+        case "examine":
+            return examine_command(chosen.directory)
         case "plan":
             return plan_command(chosen.recipe, card=chosen.card, vram_gib=chosen.vram_gib, as_json=chosen.json)
         case "doctor":
@@ -78,7 +82,7 @@ def run_command(root: Path) -> int:
     if not directory.root.is_dir():
         write_stderr(f"{directory.root} is not a folder")
         return UnusableInput.exit_code
-    prepare_libraries()
+    _set_up_torch()
     stop = StopRequest()
     try:
         stop.listen()
@@ -94,10 +98,29 @@ def run_command(root: Path) -> int:
         return Stopped.exit_code
 
 
-def prepare_libraries() -> None:
-    """Set what torch reads when it is imported."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow down other processes
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # less fragmentation by many lengths
+def examine_command(root: Path) -> int:
+    """Examine the adapter of a finished run while holding the run's lock. Does nothing if it was examined."""
+    directory = RunDirectory(root.absolute())
+    if not directory.report.is_file():
+        write_stderr(f"{directory.root} is not a finished run: it has no {directory.report.name}")
+        return UnusableInput.exit_code
+    _set_up_torch()
+    stop = StopRequest()
+    try:
+        stop.listen()
+        with held_lock(directory.lock, wait_seconds=LOCK_WAIT_SECONDS):
+            if directory.examination.exists():
+                return 0
+            with collector_paused(), compiler_off():
+                from trainer import examine
+            examine.examine(directory, stop)
+            return 0
+    except TrainerError as error:
+        write_stderr(str(error))
+        return error.exit_code
+    except RunDirectoryError as error:
+        write_stderr(f"{error}. Start again when that process has ended")
+        return Stopped.exit_code
 
 
 def prepare_command(path: Path) -> int:
@@ -185,7 +208,7 @@ def samples_command(chosen: argparse.Namespace) -> int:
 
 def evaluate_command(chosen: argparse.Namespace) -> int:
     """Evaluate. Returns 75 if it was stopped; the same command goes on."""
-    prepare_libraries()
+    _set_up_torch()
     stop = StopRequest()
     try:
         request = request_from(chosen)
@@ -215,6 +238,14 @@ def sandbox_command(path: Path) -> int:
     except TrainerError as error:
         write_stderr(str(error))
         return error.exit_code
+
+
+def _set_up_torch() -> None:
+    """Set what torch reads when it is imported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow down other processes, and generation
+    os.environ.setdefault(
+        "PYTORCH_ALLOC_CONF", "expandable_segments:True"
+    )  # reduces fragmentation by packs of many lengths
 
 
 def _train_to_exit_code(directory: RunDirectory, stop: StopRequest) -> int:

@@ -73,12 +73,13 @@ class Splitter:
             return []
         return [(row, "train") for row in self._kept_back.pop(position)]
 
-    def rest(self, earlier_held_out: int) -> list[tuple[SourceRow, Role]]:
+    def rest(self) -> list[tuple[SourceRow, Role]]:
         """Decide the buffered rows. The lowest positions are held out until there are enough.
 
-        At least half of the claimed rows stay for training.
+        At least half of the claimed rows stay for training. Each run holds out rows of its own: without them, nothing
+        tells whether it learned them.
         """
-        missing = max(0, self.data.min_held_out - self.held_out - earlier_held_out)
+        missing = max(0, self.data.min_held_out - self.held_out)
         room = (self.held_out + self.trained) // 2 - self.held_out
         decided: list[tuple[SourceRow, Role]] = []
         taken = 0

@@ -135,7 +135,7 @@ def _inputs(settings: Settings, options: Options, adapter: str) -> Iterator[tupl
             limit = options.max_samples or HELD_OUT_FILES
             with rows.open("w", encoding="utf-8") as file:
                 for row in read_held_out(pool, stream, seed=options.seed, limit=limit):
-                    file.write(row_line(row, row.sha256, fresh=False))
+                    file.write(row_line(row, row.sha256, run_id=row.run_id))
         if not rows.stat().st_size:
             raise PreconditionError(f"the stream {stream} has no held-out file yet. Its first run makes some")
         current = home.adapter(now.version).absolute() if now else None
