@@ -79,6 +79,21 @@ def test_greedy_is_what_transformers_generates():
     assert made.text and whole.startswith(made.text) and made.tokens <= 24
 
 
+@pytest.mark.parametrize("sampling", [SAMPLING, replace(SAMPLING, temperature=0.0)], ids=["sampled", "greedy"])
+def test_the_bases_own_generation_settings_do_not_count(sampling, monkeypatch):
+    """Qwen2.5's instruct models come with a repetition penalty, top_k and top_p."""
+    before = texts(engine().answer(requests(1), sampling))
+    for name, value in {
+        "repetition_penalty": 3.0,
+        "top_k": 2,
+        "top_p": 0.1,
+        "temperature": 0.1,
+        "do_sample": True,
+    }.items():
+        monkeypatch.setattr(model().generation_config, name, value)
+    assert texts(engine().answer(requests(1), sampling)) == before
+
+
 def test_a_stop_ends_the_text_and_the_work():
     (whole,) = engine().answer(requests(1)[:1], replace(SAMPLING, temperature=0.0))
     assert whole.finish == "length" and whole.tokens == 24
