@@ -11,7 +11,7 @@ from service.gate.judge import Verdict
 from service.logs import event as log
 from trainer.recipe import Recipe
 from trainer.records import read_evaluation
-from trainer.run_dir import RunDirectory
+from trainer.run_dir import RunDirectory, RunDirectoryError
 
 
 def to_examine(directory: RunDirectory, recipe: Recipe) -> bool:
@@ -27,7 +27,10 @@ def evidence_of(directory: RunDirectory, recipe: Recipe, *, run_id: int, beat: C
     """
     judged = {file_id for sample in read_evaluation(directory.evaluation) for file_id in sample.file_ids}
     found = leaks(directory, judged, recipe.hygiene, beat)
-    return read_evidence(directory, recipe.gate, run_id=run_id, leaks=found)
+    evidence = read_evidence(directory, recipe.gate, run_id=run_id, leaks=found)
+    if evidence.report.get("adapter") and not directory.adapter.is_dir():
+        raise RunDirectoryError(f"{directory.adapter} is missing. A backup may be older than the run's verdict")
+    return evidence
 
 
 def log_verdict(run_id: int, verdict: Verdict) -> None:

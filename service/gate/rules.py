@@ -14,6 +14,8 @@ from service.gate.evidence import Evidence
 from service.gate.interval import Interval
 
 Outcome = Literal["pass", "fail", "inconclusive"]
+SAME_LOSS = 0.05
+"""How much a sample's loss may differ between two processes, in nats per token. 16-bit kernels round differently."""
 OUTCOMES: tuple[Outcome, ...] = ("pass", "fail", "inconclusive")
 
 
@@ -67,7 +69,7 @@ def separate(evidence: Evidence) -> Finding:
 
 
 def whole(evidence: Evidence) -> Finding:
-    """The adapter matches its manifest, all weights are finite, and a fresh process can load it."""
+    """The adapter matches its manifest, all weights are finite, and a fresh process measures the same losses."""
     examination = evidence.examination
     if examination is None:
         return _not_examined(evidence)
@@ -79,7 +81,14 @@ def whole(evidence: Evidence) -> Finding:
             text=f"{len(names)} tensors are not finite, among them {names[0]}",
             numbers={"not_finite": len(names)},
         )
-    return Finding(outcome="pass", text="a fresh process loaded it", numbers={"not_finite": 0})
+    again = examination.get("measured_again", {"samples": 0, "largest_difference": 0.0})
+    difference = float(again["largest_difference"])
+    numbers = {"not_finite": 0, "samples": again["samples"], "difference": difference, "limit": SAME_LOSS}
+    if not difference <= SAME_LOSS:
+        text = f"a fresh process measures losses that differ by {difference:.3f}; the limit is {SAME_LOSS:g}"
+        return Finding(outcome="fail", text=text, numbers=numbers)
+    text = f"a fresh process loaded it and measured the same losses on {again['samples']} samples"
+    return Finding(outcome="pass", text=text, numbers=numbers)
 
 
 def changed(evidence: Evidence) -> Finding:

@@ -12,6 +12,7 @@ from trainer.records import SampleEvaluation
 
 GOOD_EXAMINATION: dict[str, Any] = {
     "weights": {"tensors": 28, "changed": 28, "not_finite": []},
+    "measured_again": {"samples": 8, "largest_difference": 0.001},
     "norm": {"largest": 0.02, "module": "layers.3.mlp.down_proj"},
     "generation": {
         "prompts": 8,

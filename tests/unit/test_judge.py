@@ -56,6 +56,8 @@ def test_a_good_candidate_passes_every_rule():
         ("complete", evidence(report=report(trained=0))),
         ("separate", evidence(leaks=["file 5 was trained on, and it judges"])),
         ("whole", evidence(examination=examined(weights={"not_finite": ["layers.0.lora_B"]}))),
+        ("whole", evidence(examination=examined(measured_again={"largest_difference": 0.051}))),
+        ("whole", evidence(examination=examined(measured_again={"largest_difference": math.nan}))),
         ("changed", evidence(examination=examined(weights={"changed": 0}))),
         ("changed", evidence(examination=examined(norm={"largest": 0.51}))),
         ("changed", evidence(examination=examined(norm={"largest": math.nan}))),
