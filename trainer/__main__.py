@@ -133,6 +133,7 @@ def prepare_command(path: Path) -> int:
 
         found = prepare_base(recipe)
         check_tokens(recipe)
+        check_suites(recipe)
     except TrainerError as error:
         write_stderr(str(error))
         return error.exit_code
@@ -155,6 +156,21 @@ def check_tokens(recipe: Recipe) -> None:
             from trainer.model.load import load_tokenizer
 
         SampleEncoder(load_tokenizer(recipe.base)).check(needed)
+
+
+def check_suites(recipe: Recipe) -> None:
+    """Check that the recipe's suites can be read, and that their answers can be executed here.
+
+    Raises:
+        UnusableInput: a suite cannot be read, or the sandbox is not available.
+    """
+    if recipe.evaluation.suites:
+        from trainer.evaluate.execute import choose_runner
+        from trainer.evaluate.suites import read_suite
+
+        for suite in recipe.evaluation.suites:
+            read_suite(Path(suite).expanduser())
+        choose_runner()
 
 
 def plan_command(path: Path, *, card: str | None, vram_gib: float | None, as_json: bool) -> int:

@@ -1,7 +1,8 @@
 """Does the gate refuse bad adapters and promote good ones? python benchmarks/gate/sabotage.py [--out FILE]
 
 50 sabotaged and 50 good candidates of the tiny model, each trained from the same published adapter. The program's own
-trainer trains, judges and examines them, and its own gate decides. Takes about 15 minutes on two cores.
+trainer trains, judges and examines them, and its own gate decides. 15 more are noised, and may still be better than the
+published adapter. Takes about 15 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -135,8 +136,12 @@ def zeroed(lab: Lab, number: int) -> Verdict:
     return lab.verdict(directory)
 
 
-def noised(strength: float) -> Callable[[Lab, int], Verdict]:
-    """Noise in all weights, in multiples of each tensor's standard deviation. The judge measures the noised weights."""
+def noised(strength: float, *, measured: bool = False) -> Callable[[Lab, int], Verdict]:
+    """Noise in all weights, in multiples of each tensor's standard deviation.
+
+    Args:
+        measured: whether the judge measures the noised weights. Else the file was damaged after the measurement.
+    """
 
     def make(lab: Lab, number: int) -> Verdict:
         directory = lab.trained(number, *lab.batch(number))
@@ -147,7 +152,8 @@ def noised(strength: float) -> Callable[[Lab, int], Verdict]:
                 tensor.add_(torch.randn(tensor.shape, generator=generator) * tensor.std() * strength)
 
         edit(directory, change)
-        measure(directory)
+        if measured:
+            measure(directory)
         return lab.verdict(directory)
 
     return make
@@ -164,6 +170,9 @@ KINDS: dict[str, tuple[int, Callable[[Lab, int], Verdict]]] = {
     "trained on C alone": (5, one_language),
     "with a leaking control token": (4, leaking),
     "good": (50, good),
+    "judged with their noise of 1 σ": (5, noised(1.0, measured=True)),
+    "judged with their noise of 3 σ": (5, noised(3.0, measured=True)),
+    "judged with their noise of 10 σ": (5, noised(10.0, measured=True)),
 }
 
 

@@ -102,7 +102,9 @@ def prepare_base(
 
 
 def with_absolute_folder(recipe: Recipe) -> Recipe:
-    """Make a base folder's path absolute: the trainer has another working directory."""
+    """Make the paths of a base folder and of suites absolute: the trainer has another working directory."""
+    suites = tuple(str(Path(suite).expanduser().absolute()) for suite in recipe.evaluation.suites)
+    recipe = replace(recipe, evaluation=replace(recipe.evaluation, suites=suites))
     try:
         folder = Path(recipe.base.model).expanduser()
         if recipe.base.model == TINY_BASE or not folder.is_dir():
