@@ -1,7 +1,7 @@
 """What share of a run evaluation takes on this machine: python benchmarks/gate/cost.py [--tokens 800000]
 
-The tiny model, with the limits of the default recipe: as many tokens as 1,000 files of 800, all evaluations, the judging
-part and the examination. Files of the installed packages are trained on. Takes about five minutes on two cores.
+The tiny model trains on as many tokens as 1,000 files of 800, with the default recipe's limits for evaluation. The files
+are those of the installed packages. Takes about five minutes on two cores.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def recipe() -> Recipe:
 
 
 def files(tokens: int) -> list[Row]:
-    """Return Python files of the installed packages, about `tokens` tokens in all (a token has about three characters)."""
+    """Return Python files of the installed packages, with about `tokens` tokens in all (three characters each)."""
     paths = sorted(Path(sysconfig.get_path("purelib")).rglob("*.py"))
     random.Random(0).shuffle(paths)
     rows: list[Row] = []
