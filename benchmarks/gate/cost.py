@@ -1,7 +1,7 @@
 """What share of a run evaluation takes on this machine: python benchmarks/gate/cost.py [--tokens 800000]
 
-The tiny model trains on as many tokens as 1,000 files of 800, with the default recipe's limits for evaluation. The files
-are those of the installed packages. Takes about five minutes on two cores.
+The tiny model trains on as many tokens as 1,000 files of 800, with the default limits of evaluation. The files are
+those of the installed packages. Takes about five minutes on two cores.
 """
 
 from __future__ import annotations
