@@ -36,17 +36,17 @@ INTRODUCTION = """\
 
 `{command}` ran on {processor} with Python {python}, from {began} to {ended} (UTC).
 
-The model is the tiny model of `recipes/embedded.yaml` in 4 bits, with that recipe except for {changes}. The stream has
-{runs} runs: {stream}. A run has {train} files to train on and {held_out} held-out ones, of at most {chars} characters each.
-{stopping} held-out files choose the best step, and {judging} judge. No run trains on the unseen slice ({unseen}). Each
-strategy learns the stream with {seeds} seeds. All losses are in nats per token.
+The model is the tiny model of `recipes/embedded.yaml` in 4 bits, with that recipe except for {changes}. The stream
+has {runs} runs: {stream}. A run has {train} files to train on and {held_out} held-out ones, of at most {chars}
+characters each. {stopping} held-out files choose the best step, and {judging} judge. No run trains on the unseen slice
+({unseen}). Each strategy learns the stream with {seeds} seeds. All losses are in nats per token.
 
-- *gain over the base*: the base's loss on a slice, minus the loss right after the slice's run. The share compares it with
-  sequential training's.
-- *gain in the run*: the loss right before the slice's run minus right after it. A strategy that remembers a language gains
-  less when it comes back.
-- *backward transfer*: the loss on an earlier slice right after its run, minus at the end. Above 0: better at the end. The
-  interval is over the {earlier} earlier slices, each a mean over the seeds.
+- *gain over the base*: the base's loss on a slice, minus the loss right after the slice's run. The share compares it
+  with sequential training's.
+- *gain in the run*: the loss right before the slice's run minus right after it. A strategy that remembers a language
+  gains less when it comes back.
+- *backward transfer*: the loss on an earlier slice right after its run, minus at the end. Above 0: better at the end.
+  The interval is over the {earlier} earlier slices, each a mean over the seeds.
 - *area*: the mean over all runs of the mean loss on the slices seen by then.
 - *tokens*: training tokens of a stream. Replay takes the place of new tokens, except "on top".
 

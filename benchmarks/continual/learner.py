@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from peft import set_peft_model_state_dict
-
 from samples import generated, samples_of_run, tokenized
 from sources import Batch
 from strategies import Strategy
+
 from trainer.data.batches import Windows
 from trainer.data.encoder import SampleEncoder, TokenSample, pad_id
 from trainer.evaluate.held_out import HeldOut
@@ -34,7 +34,7 @@ from trainer.recipe import Recipe
 from trainer.stop import StopRequest
 from trainer.train import make_trainable
 
-STOPPING_TOKENS = 3000
+STOPPING_TOKENS = 2000
 HELD_OUT_SEED = 42
 """The prompts of held-out files do not depend on the stream's seed, so that all losses are of the same tokens."""
 Weights = dict[str, torch.Tensor]
@@ -59,9 +59,7 @@ class Learner:
         self.accelerator = Accelerator(cpu=True)
         self.recipe, _ = fitted(changed(recipe, strategy), device)
         self.tokenizer = load_tokenizer(self.recipe.base)
-        self.model, _ = make_trainable(
-            load_base(self.recipe.base, device), self.recipe, device, parent=None, seed=seed
-        )
+        self.model, _ = make_trainable(load_base(self.recipe.base, device), self.recipe, device, parent=None, seed=seed)
         self.adapted, self.stop = self.model.model, StopRequest()
         self.start: Weights = adapter_weights(self.adapted)
         self.trunk: tuple[Weights, dict[str, Any]] | None = None
@@ -83,7 +81,8 @@ class Learner:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Learn the stream. Yields the measurements before the first run, and after each run."""
-        yield {"run": 0, "losses": self.losses()}
+        names = [*self.slices]
+        yield {"run": 0, "losses": self.losses(names)}
         for number in range(len(self.batches)):
             pools = self._pools(number)  # before the clock starts: generated texts are kept for all streams
             began = time.monotonic()
@@ -93,16 +92,16 @@ class Learner:
             seconds = time.monotonic() - began
             yield {
                 "run": number + 1,
-                "losses": self.losses(),
+                "losses": self.losses([*names[: number + 2], names[-1]]),  # those learned, the next one, the unseen one
                 "tokens": sum(sample.tokens for sample in samples),
                 "replayed": replayed,
                 "kept_start": kept,
                 "seconds": round(seconds, 3),
             }
 
-    def losses(self) -> dict[str, float]:
-        """Measure the loss on the judging files of all slices."""
-        return {name: round(held_out.measure().loss, 6) for name, held_out in self.slices.items()}
+    def losses(self, names: Sequence[str]) -> dict[str, float]:
+        """Measure the loss on the judging files of slices."""
+        return {name: round(self.slices[name].measure().loss, 6) for name in dict.fromkeys(names)}
 
     def learn(self, number: int, samples: Sequence[TokenSample], draw: random.Random) -> bool:
         """Do one run. Returns whether its start was better than all its steps, and was kept."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from strategies import Strategy
+
 from trainer.data.encoder import IGNORED, SampleEncoder, TokenSample, pad_id
 from trainer.data.tokenize import tokenize_rows
 from trainer.model.attention import unpacked_attention
@@ -18,7 +18,7 @@ from trainer.recipe import Recipe
 from trainer.records import Row
 from trainer.run_dir import write_text
 
-GENERATED_SAMPLES, GENERATED_TOKENS = 12, 160
+GENERATED_SAMPLES, GENERATED_TOKENS = 7, 128
 """For each batch: texts, and the most tokens of an answer."""
 
 

@@ -1,7 +1,7 @@
 """The stream: twelve batches of files from source distributions, in an order that comes back to each language.
 
-pip and npm fetch the distributions once, by pinned version and sha256, into build/bench/continual. A batch takes files of
-one folder of one distribution, in an order by hash. The first ones are held out: they are never trained on.
+pip and npm fetch the distributions once, by pinned version and sha256, into build/bench/continual. A batch takes files
+of one folder of one distribution, in an order by hash. The first ones are held out: they are never trained on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trainer.run_dir import sha256_file
 LEAST_CHARS, LEAST_LINES = 300, 8
 HYGIENE = Hygiene(longest_line_chars=200)
 """Stricter than a run's: a single line of encoded data would outweigh a slice's other files."""
-EXCERPT_CHARS = 1000
+EXCERPT_CHARS = 700
 TRAIN_FILES, HELD_OUT_FILES, STOPPING_FILES = 26, 10, 4
 """Files of a batch. The first `STOPPING_FILES` held-out ones choose the best step, and the others judge."""
 

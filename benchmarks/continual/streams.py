@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import torch
-
 from learner import Learner
 from sources import read_stream
 from strategies import STRATEGIES
+
 from trainer.model.base import resolve
 from trainer.recipe import Recipe, pinned
 from trainer.recipe_file import load_recipe, parse_recipe, recipe_dict

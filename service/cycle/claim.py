@@ -16,6 +16,7 @@ from service.admission.admission import Admission
 from service.admission.caps import Caps
 from service.admission.split import Role, Splitter
 from service.cycle.claim_files import row_line, set_aside, temporary_folder, write_facts
+from service.cycle.claim_replay import write_replay
 from service.logs import event as log
 from service.publish.folders import Beat
 from service.settings.home import Home
@@ -49,6 +50,8 @@ class Claimed:
     trained: int = 0
     held_out: int = 0
     earlier_held_out: int = 0
+    replayed: int = 0
+    """Rows of earlier runs that the run trains on again."""
     refused: int = 0
     put_off: int = 0
     """Rows that stay pending because their repository or author reached its limit."""
@@ -64,6 +67,7 @@ def log_claim(claimed: Claimed, parent: int | None) -> None:
         rows=claimed.trained,
         held_out=claimed.held_out,
         earlier_held_out=claimed.earlier_held_out,
+        replayed=claimed.replayed or None,
         refused=claimed.refused,
         put_off=claimed.put_off or None,
         secrets=claimed.secrets or None,
@@ -117,6 +121,7 @@ def claim_run(
 def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admission, beat: Beat) -> Claimed:
     """Write the admitted rows to the row files."""
     splitter, caps = Splitter(recipe.data, rows.held_out_places()), Caps(recipe.hygiene)
+    new_chars = 0
     with ExitStack() as files:
         writing: dict[Role, TextIO] = {
             "train": files.enter_context(folder.rows.open("w", encoding="utf-8")),
@@ -129,11 +134,11 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admissio
                     rows.reject(row, reason)
                     continue
                 for decided in splitter.add(row):
-                    _keep(rows, *decided, writing)
+                    new_chars += _keep(rows, *decided, writing)
         max_chars = recipe.data.max_eval_tokens * CHARS_PER_TOKEN
         before = list(_beating(rows.earlier_held_out(recipe.training.seed, max_chars), beat))
         for decided in splitter.rest(len(before)):
-            _keep(rows, *decided, writing)
+            new_chars += _keep(rows, *decided, writing)
         for old in before:
             writing["held_out"].write(row_line(old, old.sha256, fresh=False))
     if splitter.trained and not splitter.held_out and not before:
@@ -143,11 +148,13 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admissio
             f"none of the {splitter.trained} claimed rows falls into the held-out share (split: {recipe.data.split}). "
             f"Add {advice}"
         )
+    replayed = write_replay(rows, folder, recipe, admission, splitter, new_chars, beat)
     return Claimed(
         run_id=rows.run_id if splitter.trained or splitter.held_out or rows.rejected else None,
         trained=splitter.trained,
         held_out=splitter.held_out,
         earlier_held_out=len(before),
+        replayed=replayed,
         refused=rows.rejected,
         put_off=rows.put_off,
         secrets=admission.secrets.total(),
@@ -174,6 +181,8 @@ def _batches(rows: Iterator[SourceRow]) -> Iterator[list[SourceRow]]:
         yield batch
 
 
-def _keep(rows: Claim, row: SourceRow, role: Role, files: dict[Role, TextIO]) -> None:
+def _keep(rows: Claim, row: SourceRow, role: Role, files: dict[Role, TextIO]) -> int:
+    """Claim and write a decided row. Returns its characters to train on."""
     rows.keep(row, role)
     files[role].write(row_line(row, content_sha256(row.content), fresh=True))
+    return len(row.content) if role == "train" else 0

@@ -78,8 +78,9 @@ def write_facts(
         parent_folder = home.adapter(parent.version)
         folder.parent.symlink_to(os.path.relpath(parent_folder, folder.root))
         parent_manifest = sha256_file(parent_folder / MANIFEST)
-    for path in (folder.rows, folder.held_out):
-        fsync_file(path)
+    for path in (folder.rows, folder.held_out, folder.replay):
+        if path.exists():
+            fsync_file(path)
     write_manifest(
         folder.root,
         run_id=run_id,

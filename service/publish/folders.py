@@ -89,6 +89,7 @@ def lineage(run: RunDirectory, version: int, report: dict[str, Any]) -> dict[str
         "recipe": run.recipe.read_text(encoding="utf-8"),
         "inputs": manifest["files"],
         "rows": [{"file_id": row.file_id, "sha256": row.sha256} for row in read_rows(run.rows)],
+        "replayed": [{"file_id": row.file_id, "sha256": row.sha256} for row in read_rows(run.replay)],
         "evaluation": report["evaluation"],
     }
 

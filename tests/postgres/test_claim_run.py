@@ -202,9 +202,13 @@ def published(world: World, version: int = 1) -> None:
         runs.advance(world.pool, world.lease, version, state)
     outcomes = [
         RowOutcome(file_id=row.file_id, outcome=outcome)
-        for path, outcome in ((world.home.run(version).rows, "trained"), (world.home.run(version).held_out, "held_out"))
+        for path, outcome in (
+            (world.home.run(version).rows, "trained"),
+            (world.home.run(version).held_out, "held_out"),
+            (world.home.run(version).replay, "replayed"),
+        )
         for row in read_rows(path)
-        if row.fresh
+        if row.fresh or outcome == "replayed"
     ]
     settling.publish(world.pool, world.lease, version, outcomes, adapter, {"train": {"tokens_published": 0}})
 
