@@ -1,4 +1,4 @@
-"""Finds rows that a run can train on again: rows of earlier published runs whose text is unchanged."""
+"""Finds rows that a run can train on again: what the current adapter was trained on, if its text is unchanged."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from db.statements import QUERIES
 
 
 def earlier_trained(claim: Claim, seed: str, most: int) -> Iterator[SourceRow]:
-    """Yield rows that published runs were trained on, one of each run in turn, in an order that depends on `seed`.
+    """Yield rows that the current adapter was trained on, one of each of its runs in turn, in an order by `seed`.
 
-    Runs with a withdrawn adapter do not count. A row is passed over if it was deleted, is not eligible any more, or has
+    A row is passed over if it was deleted, is not eligible any more, or has
     another text than the run recorded. Yields at most about `most` rows.
     """
     parameters: dict[str, Any] = {"stream": claim.lease.stream, "seed": seed}

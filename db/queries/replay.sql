@@ -1,8 +1,15 @@
 -- Rows of earlier runs that a run trains on again.
 
 -- name: replay_versions
--- List adapters of a stream that were not withdrawn, in an order that depends on the seed.
-select version from codelupe.adapters where stream = %(stream)s and withdrawn_at is null
+-- List the current adapter and its ancestors, in an order that depends on the seed. After a rollback, the adapters that
+-- were left behind are not among them.
+with recursive line (version, parent_version, withdrawn_at) as (
+    select version, parent_version, withdrawn_at from codelupe.adapters where stream = %(stream)s and is_current
+    union all
+    select a.version, a.parent_version, a.withdrawn_at
+    from codelupe.adapters a join line on a.version = line.parent_version
+)
+select version from line where withdrawn_at is null
 order by md5(%(seed)s || ':' || version::text), version limit %(limit)s;
 
 -- name: replay_candidates
