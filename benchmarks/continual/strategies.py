@@ -50,10 +50,11 @@ STRATEGIES = {
     "fresh": Strategy(title="a fresh adapter each run", fresh=True),
     "step-0": Strategy(title="best step counted from step 0", from_step_0=True),
     "rate-double": Strategy(title="double the rate", rate=2.0),
+    "rate-double-replay-15": Strategy(title="double the rate, replay 15 %", rate=2.0, replay=0.15),
+    "rate-double-replay-25": Strategy(title="double the rate, replay 25 %", rate=2.0, replay=0.25),
     "rate-half": Strategy(title="half the rate", rate=0.5),
     "rate-half-scale-double": Strategy(title="half the rate, double alpha / rank", rate=0.5, scale=2.0),
     "rate-double-scale-half": Strategy(title="double the rate, half alpha / rank", rate=2.0, scale=0.5),
     "replay-15-added": Strategy(title="replay 15 %, on top", replay=0.15, added=True),
-    "replay-25-added": Strategy(title="replay 25 %, on top", replay=0.25, added=True),
 }
 """By the name that `make bench-continual ARGS=…` takes, in the order of the table."""
