@@ -115,8 +115,6 @@ class Learner:
             progress = self._fit(number, samples, self.recipe, self._optimizer(), Path(folder))
             if self.strategy.averaged > 1:
                 self._set(mean([load_checkpoint(path).adapter for path in self._last(Path(folder))]))
-        if self.strategy.with_parent:
-            self._set(mean([before, adapter_weights(self.adapted)]))
         best = min(score.loss for _, score in progress.history)
         if self.strategy.from_step_0 and progress.history[0][1].loss <= best:
             self._set(before)

@@ -23,8 +23,6 @@ class Strategy:
     """Share of a run's samples for a decay on a branch. The next run goes on from before it."""
     averaged: int = 1
     """The result is the mean of the weights of this many last evaluations."""
-    with_parent: bool = False
-    """The result is the mean of the run's start and its best step."""
     fresh: bool = False
     """Every run starts from the base."""
     from_step_0: bool = False
@@ -46,15 +44,16 @@ STRATEGIES = {
     "constant-half": Strategy(title="the same as `constant`, at half the rate", carried=True, rate=0.5),
     "constant-replay-15": Strategy(title="`constant` with replay 15 %", carried=True, replay=0.15),
     "averaged": Strategy(title="mean of the last 3 evaluations", averaged=3),
-    "parent-mean": Strategy(title="mean of start and result", with_parent=True),
     "fresh": Strategy(title="a fresh adapter each run", fresh=True),
     "step-0": Strategy(title="best step counted from step 0", from_step_0=True),
     "rate-double": Strategy(title="double the rate", rate=2.0),
     "rate-double-replay-15": Strategy(title="double the rate, replay 15 %", rate=2.0, replay=0.15),
+    "rate-double-replay-15-added": Strategy(
+        title="double the rate, replay 15 %, on top", rate=2.0, replay=0.15, added=True
+    ),
     "rate-double-replay-25": Strategy(title="double the rate, replay 25 %", rate=2.0, replay=0.25),
     "rate-half": Strategy(title="half the rate", rate=0.5),
     "rate-half-scale-double": Strategy(title="half the rate, double alpha / rank", rate=0.5, scale=2.0),
-    "rate-double-scale-half": Strategy(title="double the rate, half alpha / rank", rate=2.0, scale=0.5),
     "replay-15-added": Strategy(title="replay 15 %, on top", replay=0.15, added=True),
 }
 """By the name that `make bench-continual ARGS=…` takes, in the order of the table."""
