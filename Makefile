@@ -5,6 +5,7 @@
 # make bench-gpu       measure the default recipe's step on this machine's GPU, with a model in the shape of the 14B;
 #                      without a GPU it says why it cannot run
 # make bench-growth    measure polls, sweeps and claims on 20 million rows; creates them first (10 GB)
+# make bench-continual compare ways to train one run after another, on a stream of twelve batches; about half an hour
 # make bench-samples   show what samples four real repositories become, and how fast
 # make faults  run all fault-injection tests in full; takes hours, and continues where it stopped
 # make containers      test the image and the compose file on a running Docker engine
@@ -18,7 +19,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 ARGS        ?=
 
-.PHONY: up install dev test faults containers bench bench-cycle bench-gpu bench-samples bench-growth check format lock clean
+.PHONY: up install dev test faults containers bench bench-cycle bench-gpu bench-continual bench-samples bench-growth check format lock clean
 
 up: install
 	@exec $(BIN)/codelupe up $(ARGS)
@@ -74,6 +75,9 @@ bench-cycle: install
 
 bench-gpu: install
 	$(BIN)/python benchmarks/gpu $(ARGS)
+
+bench-continual: install
+	$(BIN)/python benchmarks/continual $(ARGS)
 
 bench-samples: install
 	$(BIN)/python benchmarks/samples $(ARGS)

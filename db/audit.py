@@ -25,6 +25,8 @@ CHECKS = {
     "audit_published_without_adapter": "{n} published runs have no adapter: runs {ids}",
     "audit_held_out_without_text": "{n} held-out files have no text to evaluate on: files {ids}",
     "audit_trained_held_out": "{n} held-out files were trained on: files {ids}",
+    "audit_replay_untrained": "{n} files were replayed, but no earlier published run had trained on them: files {ids}",
+    "audit_replay_revoked": "{n} files were replayed after they had been revoked: files {ids}",
     "audit_fingerprints": "{n} files have a fingerprint, but are neither trained, claimed nor held out: files {ids}",
 }
 """The problem that each query reports if it returns rows."""
@@ -50,6 +52,10 @@ class Audit:
     published_runs: int
     trained_rows: int
     trained_tokens: int
+    """Of published runs, replayed rows included."""
+    replayed_rows: int
+    """How often published runs trained on a row again."""
+    replayed_tokens: int
     problems: list[str]
     """One sentence for each problem. Empty if everything agrees."""
 
@@ -88,6 +94,8 @@ def audit(pool: Pool, source: Source, eligibility: Eligibility, stream: str) -> 
             published_runs=runs.get("published", 0),
             trained_rows=trained[0],
             trained_tokens=trained[1],
+            replayed_rows=trained[2],
+            replayed_tokens=trained[3],
             problems=problems,
         )
 

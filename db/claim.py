@@ -21,7 +21,7 @@ from db.chunks import GREATEST_ID, LEAST_ID
 from db.errors import DatabaseError, Misconfigured
 from db.lease import Lease, fence
 from db.pool import Pool
-from db.rows import BadMetadata, HeldOutPlace, HeldOutRow, SourceRow, digest, metadata_object, text_of
+from db.rows import BadMetadata, HeldOutPlace, HeldOutRow, SourceRow, digest, source_row
 from db.statements import QUERIES, as_json
 from db.suspects import excluded_suspects
 from db.table import Eligibility, Source, resolved
@@ -33,7 +33,7 @@ PAGE_ROWS = 10_000
 """The minimum page size of a read, even if fewer rows are wanted: many of the rows may be put off."""
 HELD_OUT_ROWS = 50
 
-Role = Literal["train", "held_out"]
+Role = Literal["train", "held_out", "replay"]
 
 
 @contextmanager
@@ -178,10 +178,14 @@ class Claim:
                 yield record
 
     def keep(self, row: SourceRow, role: Role) -> None:
-        """Claim a row for this run. `row.sha256` is recorded, which is that of the text as read from the source."""
-        if row.held_out and role == "train":
+        """Add a row to this run. `row.sha256` is recorded, which is that of the text as read from the source.
+
+        A replay row stays settled by the run that trained on it. All other rows are claimed.
+        """
+        if row.held_out and role != "held_out":
             raise ValueError(f"file {row.file_id} was held out earlier and must never be trained on")
-        self._ledger.append((self.lease.stream, row.file_id, self.run_id, "claimed", None, None))
+        if role != "replay":
+            self._ledger.append((self.lease.stream, row.file_id, self.run_id, "claimed", None, None))
         self._run_rows.append((self.run_id, row.file_id, role, row.sha256, None))
         if role == "held_out":
             self._held_out.append(
@@ -224,7 +228,7 @@ class Claim:
 
     def _held_out_texts(self, order: Iterator[int]) -> Iterator[Sequence[Any]]:
         """Yield records of held-out files, a few per statement, so that Postgres does not sort all texts at once."""
-        while files := list(islice(order, min(HELD_OUT_ROWS, self._most_texts()))):
+        while files := list(islice(order, min(HELD_OUT_ROWS, self.most_texts()))):
             self.cursor.execute(QUERIES["held_out_texts"], {"stream": self.lease.stream, "files": files})
             yield from self.cursor.fetchall()
 
@@ -250,7 +254,7 @@ class Claim:
             cursor.close()
 
     def _flush_full(self) -> None:
-        if len(self._ledger) >= BATCH_ROWS or self._held_out_chars >= BATCH_CHARS:
+        if len(self._run_rows) >= BATCH_ROWS or self._held_out_chars >= BATCH_CHARS:
             self.flush()
 
     def _write(self, name: str, records: list[tuple[Any, ...]]) -> None:
@@ -273,36 +277,23 @@ class Claim:
 
     def _decoded(self, record: Sequence[Any]) -> SourceRow | None:
         """Return the row with its texts decoded. If that fails, reject the row and return None."""
-        file_id, repository, path, language, content, score, held_out, attempts, license, metadata = record
-        sha256 = digest(content)
+        file_id, content, held_out = record[0], record[4], record[6]
         try:
-            return SourceRow(
-                file_id=file_id,
-                repository=text_of(repository),
-                path=text_of(path),
-                language=(text_of(language) or "text").strip().lower() or "text",
-                content=bytes(content).decode(),
-                sha256=sha256,
-                quality_score=score,
-                held_out=held_out,
-                attempts=attempts,
-                license=text_of(license),
-                metadata=metadata_object(metadata),
-            )
+            return source_row(record)
         except UnicodeDecodeError:
-            self._reject(file_id, held_out, sha256, "not_utf8")
+            self._reject(file_id, held_out, digest(content), "not_utf8")
         except BadMetadata:
-            self._reject(file_id, held_out, sha256, "bad_metadata")
+            self._reject(file_id, held_out, digest(content), "bad_metadata")
         return None
 
     def stream(self, name: str, statement: Any, parameters: dict[str, Any]) -> Iterator[Sequence[Any]]:
         """Yield the records of a server-side cursor, so that memory never holds the whole result."""
         with self.cursor.connection.cursor(name=name) as cursor:
             self._open.append(cursor)
-            cursor.itersize = min(BATCH_ROWS, self._most_texts())
+            cursor.itersize = min(BATCH_ROWS, self.most_texts())
             cursor.execute(statement, parameters)
             yield from cursor
 
-    def _most_texts(self) -> int:
+    def most_texts(self) -> int:
         """How many texts may be in memory at once."""
         return max(1, BATCH_CHARS // self.eligibility.max_chars)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +90,29 @@ def metadata_object(value: Any) -> Mapping[str, Any]:
     if _NUL.search(text):
         raise BadMetadata
     return found if isinstance(found, dict) else {}
+
+
+def source_row(record: Sequence[Any]) -> SourceRow:
+    """Decode a record of `source_claimable` or `source_by_id`.
+
+    Raises:
+        UnicodeDecodeError: a text is not UTF-8.
+        BadMetadata: the metadata cannot be used.
+    """
+    file_id, repository, path, language, content, score, held_out, attempts, license, metadata = record
+    return SourceRow(
+        file_id=file_id,
+        repository=text_of(repository),
+        path=text_of(path),
+        language=(text_of(language) or "text").strip().lower() or "text",
+        content=bytes(content).decode(),
+        sha256=digest(content),
+        quality_score=score,
+        held_out=held_out,
+        attempts=attempts,
+        license=text_of(license),
+        metadata=metadata_object(metadata),
+    )
 
 
 def digest(content: bytes) -> str:

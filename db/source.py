@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from db.claim import Claim, Role, claim
 from db.pool import Pool
+from db.replay import earlier_trained
 from db.rows import HeldOutPlace, HeldOutRow, SourceRow
 from db.table import Eligibility, Source, resolved
 
@@ -20,6 +21,7 @@ __all__ = [
     "SourceRow",
     "check_source",
     "claim",
+    "earlier_trained",
     "is_empty",
 ]
 

@@ -105,7 +105,27 @@ order by 1;
 select distinct h.file_id from codelupe.held_out h
 join codelupe.run_rows w using (file_id) join codelupe.runs r on r.run_id = w.run_id and r.stream = h.stream
 left join codelupe.adapters a on a.version = coalesce(r.published_in, r.run_id)
-where h.stream = %(stream)s and (r.state = 'published' or r.published_in is not null) and a.withdrawn_at is null and w.outcome = 'trained' order by 1;
+where h.stream = %(stream)s and (r.state = 'published' or r.published_in is not null) and a.withdrawn_at is null
+  and w.outcome in ('trained', 'replayed') order by 1;
+
+-- name: audit_replay_untrained
+-- Find files that a run replays, but that no earlier published run had trained on with the same text.
+select distinct w.file_id from codelupe.run_rows w join codelupe.runs r using (run_id)
+where r.stream = %(stream)s and w.role = 'replay' and not exists (
+    select from codelupe.run_rows e join codelupe.runs p using (run_id)
+    where e.file_id = w.file_id and e.content_sha256 = w.content_sha256 and e.run_id < w.run_id
+      and e.role = 'train' and e.outcome = 'trained' and p.stream = r.stream
+      and (p.state = 'published' or p.published_in is not null))
+order by 1;
+
+-- name: audit_replay_revoked
+-- Find files that a published run replayed although they had been revoked before its claim.
+select distinct w.file_id from codelupe.run_rows w join codelupe.runs r using (run_id)
+join codelupe.revocations v
+  on v.stream = r.stream and v.revoked_at < r.created_at
+  and (v.file_id = w.file_id or v.content_sha256 = w.content_sha256)
+where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not null) and w.outcome = 'replayed'
+order by 1;
 
 -- name: audit_fingerprints
 -- Find fingerprints of files that are neither trained, learning, claimed nor held out.

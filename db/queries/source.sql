@@ -55,3 +55,10 @@ where {id} between %(first_id)s and %(last_id)s
   and (l.file_id is null or l.disposition = 'returned' and (l.not_before is null or l.not_before <= now()))
   and {ineligible} is null
 order by {id} limit %(limit)s;
+
+-- name: source_by_id
+-- Select the eligible rows among the given ones, with their texts as bytes. The columns are those of source_claimable.
+select {id}, {repository_bytes}, {path_bytes}, {language_bytes}, {content_bytes}, {quality_score}::double precision,
+       h.file_id is not null, 0, {license_bytes}, {metadata_bytes}
+from {table} s left join codelupe.held_out h on h.stream = %(stream)s and h.file_id = {id}
+where {id} = any(%(files)s::bigint[]) and {ineligible} is null;

@@ -10,9 +10,11 @@ select disposition, reason, count(*), max(file_id) from codelupe.ledger
 where stream = %(stream)s group by disposition, reason;
 
 -- name: totals_trained
--- Count the rows and tokens that published adapters were trained on. Replayed rows add tokens but are not counted as
--- rows.
-select count(*) filter (where w.outcome = 'trained'), coalesce(sum(w.tokens), 0)::bigint
+-- Count the rows and tokens that published adapters were trained on, and those of them that were replayed. Replayed rows
+-- add tokens but are not counted as trained rows.
+select count(*) filter (where w.outcome = 'trained'), coalesce(sum(w.tokens), 0)::bigint,
+       count(*) filter (where w.outcome = 'replayed'),
+       coalesce(sum(w.tokens) filter (where w.outcome = 'replayed'), 0)::bigint
 from codelupe.run_rows w join codelupe.runs r using (run_id)
 where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not null) and w.outcome in ('trained', 'replayed');
 

@@ -50,6 +50,17 @@ class Admission:
                 self.secrets += found
             yield row, reason
 
+    def again(self, row: SourceRow) -> SourceRow | None:
+        """Return a row of an earlier run without secrets, or None if it would be refused today.
+
+        It is not compared with other rows, because its own fingerprint is among them.
+        """
+        if self._refusal(row) is not None:
+            return None
+        clean, found = self._cleaned(row)
+        self.secrets += found
+        return clean
+
     def _cleaned(self, row: SourceRow) -> tuple[SourceRow, Counter[str]]:
         """Return the row without secrets, and their number by kind. A repository's URL may hold one too."""
         found: Counter[str] = Counter()

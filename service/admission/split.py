@@ -57,7 +57,7 @@ class Splitter:
     def add(self, row: SourceRow) -> list[tuple[SourceRow, Role]]:
         """Add a row and return all rows decided by now. The list may be empty, and may hold earlier rows."""
         position = split_position(row, self.data.split)
-        if row.held_out or position < self.data.held_out_fraction or position in self._topped_up:
+        if self.holds_out(row):
             self.held_out += 1
             return [(row, "held_out")]
         self.trained += 1
@@ -73,6 +73,11 @@ class Splitter:
             return []
         return [(row, "train") for row in self._kept_back.pop(position)]
 
+    def holds_out(self, row: SourceRow) -> bool:
+        """Whether the row, or another one of its place, is held out as far as decided by now."""
+        position = split_position(row, self.data.split)
+        return row.held_out or position < self.data.held_out_fraction or position in self._topped_up
+
     def rest(self) -> list[tuple[SourceRow, Role]]:
         """Decide the buffered rows. The lowest positions are held out until there are enough.
 
@@ -83,10 +88,12 @@ class Splitter:
         room = (self.held_out + self.trained) // 2 - self.held_out
         decided: list[tuple[SourceRow, Role]] = []
         taken = 0
-        for _, rows in sorted(self._kept_back.items(), key=lambda kept: kept[0]):
+        for position, rows in sorted(self._kept_back.items(), key=lambda kept: kept[0]):
             taking = taken < missing and taken + len(rows) <= room
             taken += len(rows) * taking
             decided += [(row, "held_out" if taking else "train") for row in rows]
+            if taking:
+                self._topped_up.add(position)
         self._kept_back = {}
         self.held_out += taken
         self.trained -= taken

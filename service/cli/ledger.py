@@ -156,6 +156,8 @@ def _print_audit(found: audit_table.Audit) -> None:
     out.print(
         f"{found.trained_rows} rows trained into {found.published_runs} published runs, {found.trained_tokens} tokens"
     )
+    if found.replayed_rows:
+        out.print(f"of these tokens, {found.replayed_tokens} are of rows trained again ({found.replayed_rows} times)")
     for problem in found.problems:
         out.print(f"PROBLEM: {escape(problem)}")
     out.print("no row lost, none trained twice" if not found.problems else f"{len(found.problems)} problems")

@@ -15,6 +15,7 @@ from service.admission.admission import Admission
 from service.admission.caps import Caps
 from service.admission.split import Role, Splitter
 from service.cycle.claim_files import Start, row_line, set_aside, temporary_folder, write_facts
+from service.cycle.claim_replay import write_replay
 from service.logs import event as log
 from service.publish.folders import Beat
 from service.settings.home import Home
@@ -48,6 +49,8 @@ class Claimed:
     trained: int = 0
     held_out: int = 0
     earlier_held_out: int = 0
+    replayed: int = 0
+    """Rows of earlier runs that the run trains on again."""
     refused: int = 0
     put_off: int = 0
     """Rows that stay pending because their repository or author reached its limit."""
@@ -63,6 +66,7 @@ def log_claim(claimed: Claimed, start: Start) -> None:
         rows=claimed.trained,
         held_out=claimed.held_out,
         earlier_held_out=claimed.earlier_held_out,
+        replayed=claimed.replayed or None,
         refused=claimed.refused,
         put_off=claimed.put_off or None,
         secrets=claimed.secrets or None,
@@ -117,6 +121,7 @@ def claim_run(
 def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admission, start: Start, beat: Beat) -> Claimed:
     """Write the admitted rows to the row files."""
     splitter, caps = Splitter(recipe.data, rows.held_out_places()), Caps(recipe.hygiene)
+    new_chars = 0
     with ExitStack() as files:
         writing: dict[Role, TextIO] = {
             "train": files.enter_context(folder.rows.open("w", encoding="utf-8")),
@@ -129,9 +134,9 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admissio
                     rows.reject(row, reason)
                     continue
                 for decided in splitter.add(row):
-                    _keep(rows, *decided, writing)
+                    new_chars += _keep(rows, *decided, writing)
         for decided in splitter.rest():
-            _keep(rows, *decided, writing)
+            new_chars += _keep(rows, *decided, writing)
         before = 0
         trunk = start.trunk.run_ids if start.trunk else ()
         for old in _beating(rows.earlier_held_out(recipe.training.seed, _earlier_chars(recipe.data), trunk), beat):
@@ -144,11 +149,13 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admissio
             f"none of the {splitter.trained} claimed rows falls into the held-out share (split: {recipe.data.split}). "
             f"Add {advice}"
         )
+    replayed = write_replay(rows, folder, recipe, admission, splitter, new_chars, beat)
     return Claimed(
         run_id=rows.run_id if splitter.trained or splitter.held_out or rows.rejected else None,
         trained=splitter.trained,
         held_out=splitter.held_out,
         earlier_held_out=before,
+        replayed=replayed,
         refused=rows.rejected,
         put_off=rows.put_off,
         secrets=admission.secrets.total(),
@@ -183,6 +190,8 @@ def _batches(rows: Iterator[SourceRow]) -> Iterator[list[SourceRow]]:
         yield batch
 
 
-def _keep(rows: Claim, row: SourceRow, role: Role, files: dict[Role, TextIO]) -> None:
+def _keep(rows: Claim, row: SourceRow, role: Role, files: dict[Role, TextIO]) -> int:
+    """Claim and write a decided row. Returns its characters to train on."""
     rows.keep(row, role)
     files[role].write(row_line(row, content_sha256(row.content)))
+    return len(row.content) if role == "train" else 0

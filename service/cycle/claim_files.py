@@ -68,8 +68,8 @@ class Start:
         return self.current.version if self.current else None
 
 
-def row_line(row: SourceRow | HeldOutRow, sha256: str, *, run_id: int | None = None) -> str:
-    """Return the line of a row. `run_id` is the earlier run that claimed it, if it is not a row of this run."""
+def row_line(row: SourceRow | HeldOutRow, sha256: str, *, fresh: bool = True, run_id: int | None = None) -> str:
+    """Return the line of a row. `fresh` is false for a row of an earlier run. `run_id` is that run, if it matters."""
     return json_line(
         asdict(
             Row(
@@ -79,7 +79,7 @@ def row_line(row: SourceRow | HeldOutRow, sha256: str, *, run_id: int | None = N
                 language=row.language,
                 content=row.content,
                 sha256=sha256,
-                fresh=run_id is None,
+                fresh=fresh and run_id is None,
                 run_id=run_id,
                 metadata=row.metadata,
             )
@@ -96,8 +96,9 @@ def write_facts(
     parent = home.run(start.trunk.head).adapter if start.trunk else published
     parent_manifest = _linked(folder.parent, parent)
     current_manifest = _linked(folder.current, published if start.trunk else None)
-    for path in (folder.rows, folder.held_out):
-        fsync_file(path)
+    for path in (folder.rows, folder.held_out, folder.replay):
+        if path.exists():
+            fsync_file(path)
     write_manifest(
         folder.root,
         run_id=run_id,

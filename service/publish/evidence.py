@@ -20,6 +20,8 @@ from service.settings.home import Home
 from trainer.records import read_outcomes
 from trainer.run_dir import CHUNK_BYTES, RunDirectory, RunDirectoryError, read_json, sha256_file
 
+SEEN = ("trained", "replayed")
+"""Outcomes of rows that a run was trained on."""
 RECHECK_SECONDS = 1.0
 """A running service may be removing or compressing these files, so a problem is checked twice."""
 
@@ -96,13 +98,13 @@ def _outcomes(run: RunDirectory, settled: dict[int, tuple[str | None, int | None
     differ = {
         file_id
         for file_id, (outcome, tokens) in settled.items()
-        if outcome == "trained"
+        if outcome in SEEN
         and (file_id not in reported or (reported[file_id].outcome, reported[file_id].tokens) != (outcome, tokens))
     }
     differ |= {
         file_id
         for file_id, outcome in reported.items()
-        if outcome.outcome == "trained" and settled.get(file_id, (None, None))[0] != "trained"
+        if outcome.outcome in SEEN and settled.get(file_id, (None, None))[0] != outcome.outcome
     }
     if differ:
         yield f"{run.rows_outcome} and the database disagree on the trained rows: files {_some(differ)}"

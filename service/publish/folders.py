@@ -95,6 +95,7 @@ def lineage(home: Home, run: RunDirectory, version: int, report: dict[str, Any])
         "inputs": manifest["files"],
         "trunk": trunk,
         "rows": [{"file_id": row.file_id, "sha256": row.sha256} for one in runs for row in read_rows(_kept(one.rows))],
+        "replayed": [{"file_id": row.file_id, "sha256": row.sha256} for row in read_rows(run.replay)],
         "evaluation": report["evaluation"],
     }
 

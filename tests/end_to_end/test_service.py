@@ -158,6 +158,8 @@ def test_token_sums_match_the_reports(running: Codelupe):
     runs = [run for run in running.json("runs") if run["state"] == "published" or run["published_in"]]
     audit = running.json("audit")
     assert audit["trained_tokens"] == sum(run["report"]["train"]["tokens_published"] for run in runs)
+    replayed = sum(run["report"]["rows"]["replayed"] for run in runs)
+    assert audit["replayed_rows"] == replayed > 0
     for run in runs:
         directory = running.home / "runs" / f"{run['run_id']:06d}"
         outcomes = list(read_lines(directory / "rows_outcome.jsonl"))

@@ -46,6 +46,7 @@ def train(directory: RunDirectory, stop: StopRequest) -> None:
     run_id = int(manifest["run_id"])
     chance = random.Random(run_id)
     rows, held_out = list(read_rows(directory.rows)), list(read_rows(directory.held_out))
+    replay = list(read_rows(directory.replay))
     chance.shuffle(rows)
     best = len(rows) if len(rows) < STEP_ROWS or chance.random() < 0.6 else len(rows) - len(rows) // STEP_ROWS
     append_event(directory.events, "started", device="none", world_size=1)
@@ -62,11 +63,14 @@ def train(directory: RunDirectory, stop: StopRequest) -> None:
         stop.check()
     outcomes = [RowOutcome(file_id=row.file_id, outcome="trained", samples=1, tokens=10) for row in rows[:best]]
     outcomes += [RowOutcome(file_id=row.file_id, outcome="unused", samples=1) for row in rows[best:]]
+    outcomes += [RowOutcome(file_id=row.file_id, outcome="replayed", samples=1, tokens=10) for row in replay]
     outcomes += [RowOutcome(file_id=row.file_id, outcome="held_out", samples=1, tokens=10) for row in held_out]
     with stop.deferred():
         write_adapter(directory, rows[:best])
         write_outcomes(directory.rows_outcome, outcomes)
-        write_json(directory.report, report(run_id, manifest, trained=best, held_out=len(held_out)))
+        write_json(
+            directory.report, report(run_id, manifest, trained=best, replayed=len(replay), held_out=len(held_out))
+        )
     append_event(directory.events, "finished", seconds=0.1)
 
 
@@ -80,7 +84,9 @@ def write_adapter(directory: RunDirectory, trained: list[Row]) -> None:
         write_manifest(folder)
 
 
-def report(run_id: int, manifest: dict[str, object], *, trained: int, held_out: int) -> dict[str, object]:
+def report(
+    run_id: int, manifest: dict[str, object], *, trained: int, replayed: int, held_out: int
+) -> dict[str, object]:
     """Return the report. Every seventh candidate is worse than the current adapter."""
     current = 1.0 - 1e-6 * run_id
     candidate = current + 1.0 if run_id % 7 == 0 else current - 1e-6
@@ -91,8 +97,8 @@ def report(run_id: int, manifest: dict[str, object], *, trained: int, held_out: 
         "parent_version": manifest["parent_version"],
         "held_out": {"samples": held_out, "tokens": 10 * held_out},
         "evaluation": {"anchor": {"loss": 1.0}, "current": {"loss": current}, "candidate": {"loss": candidate}},
-        "train": {"loss": 1.0, "tokens_published": 10 * trained},
-        "rows": {"trained": trained},
+        "train": {"loss": 1.0, "tokens_published": 10 * (trained + replayed)},
+        "rows": {"trained": trained, "replayed": replayed},
         "seconds": {},
     }
 

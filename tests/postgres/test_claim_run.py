@@ -208,9 +208,13 @@ def published(world: World, version: int = 1) -> None:
         runs.advance(world.pool, world.lease, version, state)
     outcomes = [
         RowOutcome(file_id=row.file_id, outcome=outcome)
-        for path, outcome in ((world.home.run(version).rows, "trained"), (world.home.run(version).held_out, "held_out"))
+        for path, outcome in (
+            (world.home.run(version).rows, "trained"),
+            (world.home.run(version).held_out, "held_out"),
+            (world.home.run(version).replay, "replayed"),
+        )
         for row in read_rows(path)
-        if row.fresh
+        if row.fresh or outcome == "replayed"
     ]
     settling.publish(world.pool, world.lease, version, outcomes, adapter, {"train": {"tokens_published": 0}})
 
@@ -280,6 +284,7 @@ def opened(world: World, run_id: int) -> None:
     rows, held_out = (list(read_rows(path)) for path in (directory.rows, directory.held_out))
     outcomes = [RowOutcome(file_id=row.file_id, outcome="trained", tokens=1) for row in rows]
     outcomes += [RowOutcome(file_id=row.file_id, outcome="held_out") for row in held_out]
+    outcomes += [RowOutcome(file_id=row.file_id, outcome="replayed", tokens=1) for row in read_rows(directory.replay)]
     for state in ("training", "judging"):
         runs.advance(world.pool, world.lease, run_id, state)  # type: ignore[arg-type]
     settling.keep_open(world.pool, world.lease, run_id, outcomes, reason="too few files", report={})

@@ -102,6 +102,12 @@ def test_no_plan_scans_the_source_or_the_ledger(many: Pool, name: str, between: 
         assert not [node for node in nodes if "Sort" in node["Node Type"]]
 
 
+def test_replayed_rows_are_read_by_their_ids(many: Pool) -> None:
+    nodes = plan_of(many, "source_by_id", Source(absent=frozenset()), files=[*range(1, ROWS, ROWS // 500)])
+    scans = [node for node in nodes if node.get("Relation Name") == "code_files"]
+    assert scans and not [scan for scan in scans if scan["Node Type"] == "Seq Scan"]
+
+
 def test_fingerprints_are_not_looked_for_in_all_of_the_ledger(many: Pool) -> None:
     nodes = plan_of(many, "fingerprints_missing", Source(absent=frozenset()), runs=[])
     assert not [node for node in nodes if node["Node Type"] == "Seq Scan" and node["Relation Name"] == "ledger"]

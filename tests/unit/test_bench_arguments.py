@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[2]
         ("cycle/__main__.py", "1 no-such-checkout", "no-such-checkout is not a checkout"),
         ("hygiene/__main__.py", "one.gz two.gz", "unrecognized arguments: two.gz"),
         ("samples/__main__.py", "flask", "unrecognized arguments: flask"),
+        ("continual", "sequential replay-7", "replay-7: choose from sequential, replay-5"),
+        ("continual", "--seeds 0", "--seeds: 0 is not at least 1"),
     ],
 )
 def test_an_unknown_word_is_an_error(benchmark: str, words: str, complaint: str):

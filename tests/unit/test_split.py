@@ -91,3 +91,15 @@ def test_a_later_version_of_what_a_top_up_took_is_held_out_too():
     later = [pair for row in given for pair in splitter.add(replace(row, file_id=row.file_id + 100))]
     held_out = {row.path for row, role in [*later, *splitter.rest()] if role == "held_out"}
     assert held_out == {place.path for place in places}, "they count, so nothing is added"
+
+
+def test_a_place_is_known_as_held_out_once_it_is_decided():
+    """A row of an earlier run at such a place must not be trained on again."""
+    given = rows(40)
+    splitter = Splitter(Data(min_held_out=8, held_out_fraction=0.0))
+    decided = {row.file_id: role for new in given for row, role in splitter.add(new)}
+    decided |= {row.file_id: role for row, role in splitter.rest()}
+    earlier_versions = [replace(row, file_id=100 + row.file_id, content="before") for row in given]
+    assert {row.file_id - 100 for row in earlier_versions if splitter.holds_out(row)} == {
+        n for n, role in decided.items() if role == "held_out"
+    }
