@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -110,9 +109,9 @@ def _base(base: Mapping[str, Any]) -> str:
 def _data(lineage: Mapping[str, Any]) -> str:
     own = _trained(lineage, "trained")
     parts = ["Rows of this version:", _counts(own)]
-    if replayed := lineage.get("replayed") or {}:
-        if replayed.get("rows"):
-            parts.append(f"Rows of earlier runs, trained again: {replayed['rows']} ({replayed['tokens']} tokens).")
+    replayed = lineage.get("replayed") or {}
+    if replayed.get("rows"):
+        parts.append(f"Rows of earlier runs, trained again: {replayed['rows']} ({replayed['tokens']} tokens).")
     in_all = lineage.get("trained_in_all")
     if lineage.get("parent_version") is not None:
         if in_all is None:
@@ -205,13 +204,10 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
         f"- {plain(name)} files: {_interval(Interval(**found))}, {found['files']} files"
         for name, found in (verdict.get("intervals") or {}).items()
     ]
-    told = table(
-        ["rule", "outcome", "what was found"], [[r.get("rule"), r.get("outcome"), r.get("text")] for r in rules]
-    )
-    noted = (
-        f"\n\nDifference to the version before, as the rules saw it:\n\n{chr(10).join(intervals)}" if intervals else ""
-    )
-    return f"Decision: {plain(verdict.get('decision'))}.\n\n{told}{noted}"
+    found = [[rule.get("rule"), rule.get("outcome"), rule.get("text")] for rule in rules]
+    told = f"Decision: {plain(verdict.get('decision'))}.\n\n{table(['rule', 'outcome', 'what was found'], found)}"
+    noted = "Difference to the version before, as the rules saw it:\n\n" + "\n".join(intervals)
+    return f"{told}\n\n{noted}" if intervals else told
 
 
 def _lineage(lineage: Mapping[str, Any]) -> str:
@@ -250,9 +246,3 @@ def _split(card: str) -> tuple[dict[str, Any], str]:
         return {}, card
     head = yaml.safe_load(found[1])
     return (head if isinstance(head, dict) else {}), card[found.end() :].strip()
-
-
-def card_of(folder: Path) -> str | None:
-    """Return the card of an adapter folder, or None."""
-    path = folder / CARD
-    return path.read_text(encoding="utf-8") if path.is_file() else None
