@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from service.cycle.launch import PROJECT, TRAINER, trainer_environment
@@ -79,7 +82,9 @@ class Answers:
         self, prompt: str, *, model: str, folder: Path | None, settings: Settings, style: str | None,
         on_text: Callable[[str], None],
     ) -> Answer:  # fmt: skip
-        """Ask one model, and give its text to `on_text` as it comes. Ctrl-C stops the answer, which is then returned.
+        """Ask one model, and give its text to `on_text` as it comes.
+
+        Ctrl-C stops the answer, which is then returned. A second one raises KeyboardInterrupt.
 
         Raises:
             AnswerFailed: the adapter or the prompt cannot be used.
@@ -93,22 +98,19 @@ class Answers:
                 "seed": settings.seed,
             }
         )  # fmt: skip
-        while True:
-            try:
+        with _interrupts(lambda: self._write({"stop": self._asked})):
+            while True:
                 record = self._next()
-            except KeyboardInterrupt:
-                self._write({"stop": self._asked})
-                continue
-            match record["event"]:
-                case "text":
-                    on_text(str(record["text"]))
-                case "answer":
-                    return Answer(
-                        model=model, text=record["text"], tokens=record["tokens"], seconds=record["seconds"],
-                        finish=record["finish"],
-                    )  # fmt: skip
-                case "error":
-                    raise AnswerFailed(f"{model}: {record['message']}")
+                match record["event"]:
+                    case "text":
+                        on_text(str(record["text"]))
+                    case "answer":
+                        return Answer(
+                            model=model, text=record["text"], tokens=record["tokens"], seconds=record["seconds"],
+                            finish=record["finish"],
+                        )  # fmt: skip
+                    case "error":
+                        raise AnswerFailed(f"{model}: {record['message']}")
 
     def close(self) -> None:
         """End the process."""
@@ -143,3 +145,25 @@ class Answers:
         error = ServiceError(f"the process that answers ended with code {code}. Its messages are above")
         error.exit_code = code if code in (2, 3) else 1
         return error
+
+
+@contextmanager
+def _interrupts(first: Callable[[], None]) -> Iterator[None]:
+    """Call `first` at the first Ctrl-C in the block, and raise KeyboardInterrupt at the second.
+
+    Raising at the first could lose half a line of what is being read.
+    """
+    seen = False
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        nonlocal seen
+        if seen:
+            raise KeyboardInterrupt
+        seen = True
+        first()
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -29,25 +29,24 @@ class LogitsCheck:
     difference: float
     """Difference of the two models, as a share of the logits' standard deviation."""
     effect: float
-    """The same for the base with and without the adapter: what a merge that did nothing would miss."""
+    """The same for the base with and without the adapter."""
+    from_base: float
+    """The same for the second model and the base alone. A merge that did nothing has 0."""
     tokens: int
     top_1: float
     """Share of the tokens with the same likeliest next word."""
 
     @property
     def same(self) -> bool:
-        """Whether the difference is within the tolerance, and clearly smaller than what the adapter does.
-
-        An adapter that does less than the tolerance cannot be told from rounding here. Its weights still are.
-        """
-        return self.difference <= TOLERANCE and (self.effect <= TOLERANCE or self.difference <= self.effect / 2)
+        """Whether the difference is within the tolerance, and smaller than the distance from the base alone."""
+        return self.difference <= TOLERANCE and (self.difference < self.from_base or self.effect == 0)
 
     def text(self) -> str:
         """Return one line for people."""
         return (
             f"logits differ by {100 * self.difference:.2f} % of their spread over {self.tokens} tokens (limit "
             f"{100 * TOLERANCE:g} %; the adapter itself changes them by {100 * self.effect:.2f} %), "
-            f"same likeliest word for {100 * self.top_1:.1f} %"
+            f"the base alone is {100 * self.from_base:.2f} % away; same likeliest word for {100 * self.top_1:.1f} %"
         )
 
 
@@ -77,6 +76,7 @@ def compare_logits(
     return LogitsCheck(
         difference=float((first - second).square().mean().sqrt() / spread),
         effect=float((first - third).square().mean().sqrt() / spread),
+        from_base=float((second - third).square().mean().sqrt() / spread),
         tokens=len(first),
         top_1=float((first.argmax(-1) == second.argmax(-1)).float().mean()),
     )
