@@ -13,7 +13,7 @@ from service.cli.console import JsonOption, RecipeOption, out, print_json, setti
 from service.cycle.trainer_commands import export_or_push, with_absolute_folder
 from service.database import database
 from service.errors import PreconditionError, ServiceError, UsageError
-from service.publish.card import CARD, merged_card
+from service.publish.card import CARD, LOAD_MERGED, merged_card
 from service.publish.chosen import choose_adapter
 from service.settings.home import Home
 from service.settings.load import Settings
@@ -36,7 +36,7 @@ def merge(
 ) -> None:
     """Merge an adapter into its base, in 16 bits. The logits before and after must agree."""
     settings = settings_for(recipe)
-    _print(_export(settings, adapter, to, ["merge", "--dtype", _checked_dtype(dtype)]), as_json)
+    _print(_export(settings, adapter, to, "hf", ["merge", "--dtype", _checked_dtype(dtype)]), as_json)
 
 
 def export(
@@ -61,13 +61,13 @@ def export(
     if push is not None and not token:
         raise PreconditionError("--push needs a token that may write to the repository. Set HF_TOKEN")
     arguments = ["export", "--format", form, "--dtype", _checked_dtype(dtype)]
-    found = _export(settings, adapter, to, arguments + ([] if converter is None else ["--converter", converter]))
+    found = _export(settings, adapter, to, form, arguments + ([] if converter is None else ["--converter", converter]))
     if push is not None and token:
         found |= _push(to.absolute(), push, token, public=public, minutes=push_minutes)
     _print(found, as_json)
 
 
-def _export(settings: Settings, word: str, to: Path, arguments: list[str]) -> dict[str, Any]:
+def _export(settings: Settings, word: str, to: Path, form: str, arguments: list[str]) -> dict[str, Any]:
     """Run the trainer's command, which writes the folder."""
     home = Home(settings.home)
 
@@ -84,8 +84,9 @@ def _export(settings: Settings, word: str, to: Path, arguments: list[str]) -> di
         recipe = Path(scratch) / f"{settings.recipe.name}.yaml"
         recipe.write_text(dump_recipe(with_absolute_folder(settings.recipe)), encoding="utf-8")
         card = Path(scratch) / CARD
-        if (chosen.folder / CARD).is_file():
-            card.write_text(merged_card((chosen.folder / CARD).read_text(encoding="utf-8")), encoding="utf-8")
+        if form in LOAD_MERGED and (chosen.folder / CARD).is_file():
+            text = merged_card((chosen.folder / CARD).read_text(encoding="utf-8"), form=form)
+            card.write_text(text, encoding="utf-8")
             arguments = [*arguments, "--card", str(card)]
         command, *options = arguments
         places = [str(recipe), str(chosen.folder), str(to.absolute())]

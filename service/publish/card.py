@@ -35,13 +35,15 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 base = AutoModelForCausalLM.from_pretrained(config["base_model_name_or_path"], revision=config["revision"])
 model = PeftModel.from_pretrained(base, folder)
 """
-LOAD_MERGED = """\
+LOAD_FOLDER = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "."  # this folder
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
 """
+LOAD_MERGED = {"hf": block(LOAD_FOLDER, "python"), "gguf": block("llama-cli -m *.gguf", "")}
+LIBRARY = {"hf": "transformers", "gguf": "gguf"}
 
 
 def model_card(lineage: Mapping[str, Any], report: Mapping[str, Any], judged: Sequence[SampleEvaluation]) -> str:
@@ -68,16 +70,20 @@ def model_card(lineage: Mapping[str, Any], report: Mapping[str, Any], judged: Se
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def merged_card(card: str) -> str:
-    """Return the card of a model into which the adapter was merged, from the adapter's card."""
+def merged_card(card: str, *, form: str = "hf") -> str:
+    """Return the card of a model into which the adapter was merged, from the adapter's card.
+
+    Args:
+        form: a key of LOAD_MERGED
+    """
     head, text = _split(card)
-    head |= {"library_name": "transformers"}
+    head |= {"library_name": LIBRARY[form]}
     if "base_model" in head:
         head["base_model_relation"] = "finetune"
     head["tags"] = [tag for tag in head.get("tags", []) if tag != "lora"] + ["merged"]
     body = text.partition(f"\n{LOADING}\n")[0].rstrip()
     note = "The adapter that this card describes is merged into the weights of this folder, in 16 bits."
-    return f"{_yaml(head)}\n\n{body}\n\n{LOADING}\n\n{note}\n\n{block(LOAD_MERGED, 'python')}\n"
+    return f"{_yaml(head)}\n\n{body}\n\n{LOADING}\n\n{note}\n\n{LOAD_MERGED[form]}\n"
 
 
 # --- the parts ------------------------------------------------------------------------------------------------
@@ -201,7 +207,8 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
     if not rules:
         return "No rule was noted."
     intervals = [
-        f"- {plain(name)} files: {_interval(Interval(**found))}, {found['files']} files"
+        f"- {plain(name)} files: {_interval(Interval(**found))}, {100 * found['level']:g} % interval, "
+        f"{found['files']} files"
         for name, found in (verdict.get("intervals") or {}).items()
     ]
     found = [[rule.get("rule"), rule.get("outcome"), rule.get("text")] for rule in rules]

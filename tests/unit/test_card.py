@@ -93,7 +93,7 @@ def test_the_hub_reads_the_front_matter_whatever_the_names_are(home: Home):
     assert "| all |  | 4 | 400 |" in told and "trained again: 1 (7 tokens)" in told
     assert "| rank | 16 |" in told and "learning_rate: 0.002" in told and "num_epochs" not in told
     assert "-0.1333 (-0.2768 to +0.0101)" in told, "the difference to the version before, over three files"
-    assert "| gain | pass | better" in told and "-0.1000 (-0.1500 to -0.0500), 7 files" in told
+    assert "| gain | pass | better" in told and "-0.1000 (-0.1500 to -0.0500), 95 % interval, 7 files" in told
     assert f"at revision {'a' * 40}" in told and LOADING in told
 
 
@@ -142,6 +142,7 @@ def test_the_card_of_a_merged_model(home: Home):
     card = ModelCard(merged_card(told))
     assert card.data.library_name == "transformers" and card.data.base_model_relation == "finetune"
     assert "lora" not in card.data.tags and "PeftModel" not in card.text and "| python | MIT | 2 | 200 |" in card.text
+    assert "llama-cli" in merged_card(told, form="gguf") and "AutoModel" not in merged_card(told, form="gguf")
     assert "merged" in merged_card("no card of ours")
 
 

@@ -71,14 +71,10 @@ def merge(recipe: Recipe, adapter: Path, to: Path, *, dtype: str = "auto", card:
         raise UnusableInput(f"{to} exists already. Choose a new folder")
     check_plain(adapter)
     recipe = resolve_for(recipe, adapter)
-    chosen = choose_dtype(recipe.base, dtype)
-    device = choose_device(recipe.base)
-    adapted = load_adapter(load_16_bit(recipe.base, chosen, device), adapter).eval()
+    chosen, device = choose_dtype(recipe.base, dtype), choose_device(recipe.base)
     tokenizer = load_tokenizer(recipe.base)
-    prompts = verification_prompts(tokenizer)
-    before = logits_of(adapted, prompts)
-    with adapted.disable_adapter():
-        base = logits_of(adapted, prompts)
+    adapted = load_adapter(load_16_bit(recipe.base, chosen, device), adapter).eval()
+    expected = expect(adapted, verification_prompts(tokenizer))
     modules, rounding = merge_weights(adapted)
     model = adapted.unload()
     del adapted
@@ -88,26 +84,59 @@ def merge(recipe: Recipe, adapter: Path, to: Path, *, dtype: str = "auto", card:
         model.save_pretrained(temporary, max_shard_size=SHARD_SIZE)
         tokenizer.save_pretrained(temporary)
         del model
-        gc.collect()  # a 14B twice does not fit into 32 GB
+        gc.collect()  # two copies of a 14B in 16 bits need 60 GB
         written = load_16_bit(Base(model=str(temporary)), chosen, device).eval()
-        if names := differing(written, digests):
-            raise UnusableInput(f"{', '.join(names[:3])} reads back differently. Check the disk. Nothing was written")
-        check = compare_logits(before, logits_of(written, prompts), base)
-        if not check.same:
-            raise UnusableInput(f"the merged model differs from base and adapter: {check.text()}. Nothing was written")
-        answer = answer_from(written, tokenizer, prompts[0])
-        for name in KEPT_FILES:
-            if (adapter / name).is_file():
-                write_text(temporary / name, (adapter / name).read_text(encoding="utf-8"))
-        if card is not None:
-            write_text(temporary / "README.md", card)
+        check = verify(written, expected, digests)
         merged = Merged(
             folder=str(to), base=recipe.base.model, revision=str(recipe.base.revision), dtype=_name(chosen),
-            modules=modules, rounding=rounding, logits=check, answer=answer,
+            modules=modules, rounding=rounding, logits=check,
+            answer=answer_from(written, tokenizer, expected.prompts[0]),
         )  # fmt: skip
-        facts = {name: value for name, value in asdict(merged).items() if name not in ("folder", "answer")}
-        write_manifest(temporary, merged=facts | {"adapter_sha256": sha256_file(adapter / WEIGHTS)})
+        _describe(temporary, adapter, merged, card)
     return merged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """Logits that the merged model is compared with."""
+
+    prompts: list[list[int]]
+    adapted: list[torch.Tensor]
+    """Of base and adapter, before the merge."""
+    base: list[torch.Tensor]
+    """Of the base alone."""
+
+
+def expect(adapted: Any, prompts: list[list[int]]) -> Expected:
+    """Measure base and adapter before they are merged."""
+    with_adapter = logits_of(adapted, prompts)
+    with adapted.disable_adapter():
+        return Expected(prompts=prompts, adapted=with_adapter, base=logits_of(adapted, prompts))
+
+
+def verify(written: Any, expected: Expected, digests: Mapping[str, str]) -> LogitsCheck:
+    """Check the model that was read back.
+
+    Raises:
+        UnusableInput: a tensor differs from what was to be written, or the logits differ from those before.
+    """
+    if names := differing(written, digests):
+        raise UnusableInput(f"{', '.join(names[:3])} reads back differently. Check the disk. Nothing was written")
+    check = compare_logits(expected.adapted, logits_of(written, expected.prompts), expected.base)
+    if not check.same:
+        raise UnusableInput(f"the merged model differs from base and adapter: {check.text()}. Nothing was written")
+    return check
+
+
+def _describe(folder: Path, adapter: Path, merged: Merged, card: str | None) -> None:
+    """Write where the merged model comes from, and the manifest."""
+    for name in KEPT_FILES:
+        if (adapter / name).is_file():
+            write_text(folder / name, (adapter / name).read_text(encoding="utf-8"))
+    if card is not None:
+        write_text(folder / "README.md", card)
+    facts = {name: value for name, value in asdict(merged).items() if name not in ("folder", "answer")}
+    write_manifest(folder, merged=facts | {"adapter_sha256": sha256_file(adapter / WEIGHTS)})
 
 
 @torch.no_grad()
