@@ -11,13 +11,15 @@ import pytest
 from huggingface_hub import ModelCard
 from run_folder import embedded, make_row
 
+from db.rows import SourceRow
+from service.cycle.claim_files import row_line
 from service.publish.card import LOADING, merged_card
 from service.publish.folders import copy_candidate, tidy_run
 from service.publish.markdown import block, plain, table
 from service.settings.home import Home
 from trainer.recipe import pinned
 from trainer.recipe_file import dump_recipe
-from trainer.records import Row, RowOutcome, SampleEvaluation, json_line, write_evaluation, write_outcomes
+from trainer.records import Row, RowOutcome, SampleEvaluation, json_line, read_rows, write_evaluation, write_outcomes
 from trainer.run_dir import RunDirectory, verify_manifest, write_manifest
 
 NASTY = "evil | `x` <b>\n---\nlicense: mit\n# [a](b) \x1b[31m"
@@ -151,3 +153,14 @@ def test_markdown():
     assert len(plain("x" * 1000)) == 301
     assert table(["a"], [[None]]).splitlines() == ["| a |", "| --- |", "|  |"]
     assert block("a ```` b", "text").startswith("`````text\n")
+
+
+def test_a_claimed_row_has_the_licence_of_the_source(tmp_path: Path):
+    row = SourceRow(
+        file_id=1, repository="r", path="p", language="python", content="x", sha256="ab", quality_score=90.0,
+        held_out=False, attempts=0, license="MIT",
+    )  # fmt: skip
+    line = row_line(row, "ab")
+    before = {name: value for name, value in json.loads(line).items() if name != "license"}
+    (tmp_path / "rows.jsonl").write_text(line + json_line(before))
+    assert [one.license for one in read_rows(tmp_path / "rows.jsonl")] == ["MIT", None]
