@@ -115,7 +115,7 @@ def _base(base: Mapping[str, Any]) -> str:
 def _data(lineage: Mapping[str, Any]) -> str:
     own = _trained(lineage, "trained")
     parts = ["Rows of this version:", _counts(own)]
-    replayed = lineage.get("replayed") or {}
+    replayed = lineage.get("trained_again") or {}
     if replayed.get("rows"):
         parts.append(f"Rows of earlier runs, trained again: {replayed['rows']} ({replayed['tokens']} tokens).")
     in_all = lineage.get("trained_in_all")
