@@ -19,6 +19,8 @@ CHECKS = {
     "audit_trained_twice": "{n} files were trained on in more than one published run: files {ids}",
     "audit_trained_without_run_row": "{n} files are trained in the ledger, but not in a published run: files {ids}",
     "audit_run_row_without_trained": "{n} files are trained in a published run, but not in the ledger: files {ids}",
+    "audit_learning_without_trunk": "{n} rows are learning, but no open run has them: files {ids}",
+    "audit_trunk": "{n} open runs have another state or another parent than the others: runs {ids}",
     "audit_tokens": "{n} published runs have rows that do not add up to the tokens of their report: runs {ids}",
     "audit_published_without_adapter": "{n} published runs have no adapter: runs {ids}",
     "audit_held_out_without_text": "{n} held-out files have no text to evaluate on: files {ids}",

@@ -45,6 +45,7 @@ def claim(
     *,
     limit: int,
     parent_version: int | None,
+    trunk_run_id: int | None = None,
     seed: int,
 ) -> Iterator[Claim]:
     """Start a run and claim rows for it.
@@ -64,7 +65,13 @@ def claim(
         source = resolved(cursor, source)
         cursor.execute(
             QUERIES["run_insert"],
-            {"stream": lease.stream, "parent_version": parent_version, "seed": seed, "epoch": lease.epoch},
+            {
+                "stream": lease.stream,
+                "parent_version": parent_version,
+                "trunk_run_id": trunk_run_id,
+                "seed": seed,
+                "epoch": lease.epoch,
+            },
         )
         row = cursor.fetchone()
         assert row is not None
@@ -195,18 +202,19 @@ class Claim:
         """Settle a row as rejected, and record this under the run."""
         self._reject(row.file_id, row.held_out, row.sha256, reason)
 
-    def earlier_held_out(self, seed: int, max_chars: int) -> Iterator[HeldOutRow]:
-        """Yield settled held-out files of earlier runs, in an order that depends on `seed`, up to `max_chars` in total.
+    def earlier_held_out(self, seed: int, max_chars: int, trunk: Sequence[int] = ()) -> Iterator[HeldOutRow]:
+        """Yield settled held-out files of earlier runs, up to `max_chars` in total.
 
-        The first file is yielded whatever its length.
+        First come all files of the runs in `trunk`, then files of each other run in turn. The order within a run
+        depends on `seed` only. The first file is yielded whatever its length.
         """
         chars = 0
-        parameters = {"stream": self.lease.stream, "seed": seed}
+        parameters = {"stream": self.lease.stream, "seed": seed, "trunk": list(trunk)}
         order = (record[0] for record in self.stream("held_out_order", QUERIES["held_out_order"], parameters))
         for record in self._held_out_texts(order):
             row = HeldOutRow(
                 file_id=record[0], repository=record[1], path=record[2], language=record[3],
-                content=record[4], sha256=record[5], metadata=record[6],
+                content=record[4], sha256=record[5], metadata=record[6], run_id=record[7],
             )  # fmt: skip
             if chars and chars + len(row.content) > max_chars:
                 return

@@ -9,6 +9,7 @@ from typing import Any
 
 from psycopg2 import extensions
 
+from db import trunk
 from db.errors import DatabaseError
 from db.pool import Pool
 from db.statements import QUERIES
@@ -83,9 +84,9 @@ def revoke(
 ) -> Lineage:
     """Revoke rows, so that they are never trained on again. A revoked hash also covers rows that arrive later.
 
-    The held-out texts of the rows are deleted. A live run that trains on one of them will not be published. This is an
-    operator's decision, so it needs no lease. A publication that runs at the same time waits, and then sees the
-    revocation.
+    The held-out texts of the rows are deleted. A live run that trains on one of them will not be published. A trunk
+    that has learned from one of them is given up. This is an operator's decision, so it needs no lease. A publication
+    that runs at the same time waits, and then sees the revocation.
 
     Args:
         begin_anew: also withdraw every adapter that was trained on the rows, and make the newest clean ancestor current
@@ -116,6 +117,8 @@ def revoke(
             )
         parameters = {"stream": stream, "file_ids": found.file_ids, "versions": [a.version for a in found.adapters]}
         cursor.execute(QUERIES["revoked_forget_held_out"], parameters)
+        if trunk.revoked(cursor, stream):
+            trunk.return_rows(cursor, stream)
         if begin_anew and any(adapter.is_current for adapter in found.adapters):
             cursor.execute(QUERIES["adapter_retire"], {"stream": stream})
             if found.clean_ancestor is not None:

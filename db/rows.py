@@ -45,6 +45,8 @@ class HeldOutRow:
     content: str
     sha256: str
     metadata: Mapping[str, Any]
+    run_id: int
+    """The run that held the file out."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,14 +14,15 @@ from db.lease import Lease, fence
 from db.pool import Pool
 from db.statements import QUERIES, as_json
 
-State = Literal["claimed", "training", "judging", "published", "refused", "failed", "returned"]
+State = Literal["claimed", "training", "judging", "published", "refused", "inconclusive", "failed", "returned"]
 
 TRANSITIONS: Mapping[str, frozenset[str]] = {
     "claimed": frozenset({"training", "returned", "failed"}),
     "training": frozenset({"judging", "returned", "failed"}),
-    "judging": frozenset({"published", "refused", "returned", "failed"}),
+    "judging": frozenset({"published", "refused", "inconclusive", "returned", "failed"}),
     "published": frozenset(),
     "refused": frozenset(),
+    "inconclusive": frozenset(),
     "failed": frozenset(),
     "returned": frozenset(),
 }
@@ -40,11 +41,15 @@ class Run:
     launches: int
     """How often the trainer was started."""
     reason: str | None
-    """Why the run was refused, failed or returned."""
+    """Why the run was refused, inconclusive, failed or returned."""
     report: dict[str, Any] | None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    trunk_run_id: int | None = None
+    """The inconclusive run whose candidate training continues from. None: it continues from `parent_version`."""
+    published_in: int | None = None
+    """The version that was published with what this inconclusive run had learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,10 +200,10 @@ def _runs(pool: Pool, name: str, parameters: Mapping[str, Any]) -> list[Run]:
 def _run(row: Sequence[Any]) -> Run:
     (
         run_id, stream, state, parent_version, seed, launches, reason, report, created_at, started_at,
-        ended_at,
+        ended_at, trunk_run_id, published_in,
     ) = row  # fmt: skip
     return Run(
         run_id=run_id, stream=stream, state=state, parent_version=parent_version, seed=seed,
         launches=launches, reason=reason, report=report, created_at=created_at, started_at=started_at,
-        ended_at=ended_at,
+        ended_at=ended_at, trunk_run_id=trunk_run_id, published_in=published_in,
     )  # fmt: skip

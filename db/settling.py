@@ -1,4 +1,4 @@
-"""Ends runs: publish, refuse or give back. Every verdict settles every row, in one transaction under the lease."""
+"""Ends runs: publish, refuse, keep open or give back. Every verdict settles every row, in one transaction."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from psycopg2 import extensions
 from psycopg2.extras import execute_values
 
+from db import trunk
 from db.adapters import NewAdapter, insert_current
 from db.errors import DatabaseError, ParentMoved, RowsRevoked, SettlementMismatch
 from db.lease import Lease, fence
@@ -56,7 +57,7 @@ def publish(
     Outcomes of earlier held-out rows, which the run does not list, are passed over.
 
     Raises:
-        ParentMoved: the run's parent is no longer current.
+        ParentMoved: what the run was trained on from is no longer current.
         RowsRevoked: it has rows that must not be trained on any more.
         SettlementMismatch: the outcomes are not those of the run's rows.
         BadTransition: the run is not being judged.
@@ -64,15 +65,42 @@ def publish(
     with pool.transaction() as cursor:
         fence(cursor, lease)
         parent_version = move(cursor, lease, run_id, "published", report=report)
-        _check_parent(cursor, lease.stream, run_id, parent_version)
-        if found := revoked_among(cursor, lease.stream, run_id):
-            raise RowsRevoked(f"run {run_id} has rows that were revoked since it was claimed: files {_first(found)}")
+        _check_start(cursor, lease.stream, run_id, parent_version)
         plan = _Settlement(run_id=run_id)
         for outcome, role in _matched(cursor, run_id, outcomes):
-            plan.add_published(outcome, role)
+            plan.add_kept(outcome, role, learned="trained")
         plan.write(cursor, lease.stream)
         clear(cursor, lease.stream, run_id)
+        trunk.publish(cursor, lease.stream, run_id)
         insert_current(cursor, lease.stream, run_id, parent_version, adapter)
+
+
+def keep_open(
+    pool: Pool,
+    lease: Lease,
+    run_id: int,
+    outcomes: Iterable[Settled],
+    *,
+    reason: str,
+    report: Mapping[str, Any],
+) -> None:
+    """Settle the rows of a candidate with too little evidence for or against it. It becomes the trunk.
+
+    Rows that it was trained on are `learning`: a later run's verdict settles them.
+
+    Raises:
+        ParentMoved, RowsRevoked, SettlementMismatch, BadTransition: as for `publish`.
+    """
+    with pool.transaction() as cursor:
+        fence(cursor, lease)
+        parent_version = move(cursor, lease, run_id, "inconclusive", reason=reason, report=report)
+        _check_start(cursor, lease.stream, run_id, parent_version)
+        plan = _Settlement(run_id=run_id)
+        for outcome, role in _matched(cursor, run_id, outcomes):
+            plan.add_kept(outcome, role, learned="learning")
+        plan.write(cursor, lease.stream)
+        clear(cursor, lease.stream, run_id)
+        trunk.add(cursor, lease.stream, run_id)
 
 
 def refuse(
@@ -85,11 +113,15 @@ def refuse(
     report: Mapping[str, Any],
     max_attempts: int,
     backoff_seconds: float,
+    with_trunk: bool = True,
 ) -> None:
-    """Settle the rows of a candidate that is not published.
+    """Settle the rows of a candidate that is not published, and those of the trunk that it was trained on from.
 
     Rows that it was trained on are returned for `backoff_seconds`, doubled with each earlier attempt; the
     last of `max_attempts` rejects them as `no_gain`.
+
+    Args:
+        with_trunk: False for a run that was not trained, so that it says nothing about the trunk
 
     Raises:
         SettlementMismatch: the outcomes are not those of the run's rows.
@@ -106,6 +138,8 @@ def refuse(
             plan.add_refused(outcome, role, last_attempt=last)
         plan.write(cursor, lease.stream, backoff_seconds=backoff_seconds)
         clear(cursor, lease.stream, run_id)
+        if with_trunk and trunk.is_start_of(cursor, lease.stream, run_id):
+            trunk.refuse(cursor, lease.stream, max_attempts=max_attempts, backoff_seconds=backoff_seconds)
 
 
 def give_back(
@@ -153,10 +187,12 @@ class _Settlement:
     retried: list[int] = field(default_factory=list)
     no_gain: list[int] = field(default_factory=list)
 
-    def add_published(self, outcome: Settled, role: str) -> None:
+    def add_kept(self, outcome: Settled, role: str, *, learned: Literal["trained", "learning"]) -> None:
+        """Add a row of a candidate that is kept. `learned` is the disposition of rows that it was trained on."""
         self.run_rows.append((outcome.file_id, outcome.outcome, outcome.tokens))
         if role != "replay":
-            self.settled.append(_disposition(outcome, role))
+            file_id, disposition, reason = _disposition(outcome, role)
+            self.settled.append((file_id, learned if disposition == "trained" else disposition, reason))
 
     def add_refused(self, outcome: Settled, role: str, *, last_attempt: bool) -> None:
         found = outcome.outcome
@@ -252,6 +288,14 @@ def _update(cursor: extensions.cursor, name: str, template: str, records: Sequen
                 f"{len(batch) - cursor.rowcount} of {len(batch)} rows are not as {name} expects; "
                 "nothing was settled (codelupe audit shows what differs)"
             )
+
+
+def _check_start(cursor: extensions.cursor, stream: str, run_id: int, parent_version: int | None) -> None:
+    """Check that the version and the trunk that the run was trained on from are the present ones, and not revoked."""
+    _check_parent(cursor, stream, run_id, parent_version)
+    trunk.check_head(cursor, stream, run_id)
+    if found := revoked_among(cursor, stream, run_id) + trunk.revoked(cursor, stream):
+        raise RowsRevoked(f"run {run_id} has rows that were revoked since it was claimed: files {_first(found)}")
 
 
 def _check_parent(cursor: extensions.cursor, stream: str, run_id: int, parent_version: int | None) -> None:

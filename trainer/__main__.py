@@ -1,4 +1,4 @@
-"""The command line `python -m trainer`: run, prepare, plan, doctor and samples."""
+"""The command line `python -m trainer`: run, examine, prepare, plan, doctor and samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainer.errors import Stopped, TrainerError, UnusableInput
 from trainer.events import Events
-from trainer.imports import collector_paused, import_trainer
+from trainer.imports import collector_paused, compiler_off, import_trainer
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
 from trainer.run_dir import RunDirectory, RunDirectoryError, held_lock
@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train a run directory")
     run.add_argument("directory", type=Path)
+    examination = commands.add_parser("examine", help="load a finished run's adapter in a fresh process, and try it")
+    examination.add_argument("directory", type=Path)
     prepare = commands.add_parser("prepare", help="resolve a recipe's base model and check that the recipe fits it")
     prepare.add_argument("recipe", type=Path)
     plan = commands.add_parser("plan", help="predict memory and speed of a recipe, and choose a plan that fits a card")
@@ -51,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     match chosen.command:
         case "run":
             return run_command(chosen.directory)
+        case "examine":
+            return examine_command(chosen.directory)
         case "plan":
             return plan_command(chosen.recipe, card=chosen.card, vram_gib=chosen.vram_gib, as_json=chosen.json)
         case "doctor":
@@ -67,10 +71,7 @@ def run_command(root: Path) -> int:
     if not directory.root.is_dir():
         write_stderr(f"{directory.root} is not a folder")
         return UnusableInput.exit_code
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow down other processes
-    os.environ.setdefault(
-        "PYTORCH_ALLOC_CONF", "expandable_segments:True"
-    )  # reduces fragmentation by packs of many lengths
+    _set_up_torch()
     stop = StopRequest()
     try:
         stop.listen()
@@ -82,6 +83,31 @@ def run_command(root: Path) -> int:
         write_stderr(f"stopped: {stopped}")
         return stopped.exit_code
     except RunDirectoryError as error:  # another process trains this run and writes its events
+        write_stderr(f"{error}. Start again when that process has ended")
+        return Stopped.exit_code
+
+
+def examine_command(root: Path) -> int:
+    """Examine the adapter of a finished run while holding the run's lock. Does nothing if it was examined."""
+    directory = RunDirectory(root.absolute())
+    if not directory.report.is_file():
+        write_stderr(f"{directory.root} is not a finished run: it has no {directory.report.name}")
+        return UnusableInput.exit_code
+    _set_up_torch()
+    stop = StopRequest()
+    try:
+        stop.listen()
+        with held_lock(directory.lock, wait_seconds=LOCK_WAIT_SECONDS):
+            if directory.examination.exists():
+                return 0
+            with collector_paused(), compiler_off():
+                from trainer import examine
+            examine.examine(directory, stop)
+            return 0
+    except TrainerError as error:
+        write_stderr(str(error))
+        return error.exit_code
+    except RunDirectoryError as error:
         write_stderr(f"{error}. Start again when that process has ended")
         return Stopped.exit_code
 
@@ -167,6 +193,14 @@ def samples_command(chosen: argparse.Namespace) -> int:
     except TrainerError as error:
         write_stderr(str(error))
         return error.exit_code
+
+
+def _set_up_torch() -> None:
+    """Set what torch reads when it is imported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow down other processes, and generation
+    os.environ.setdefault(
+        "PYTORCH_ALLOC_CONF", "expandable_segments:True"
+    )  # reduces fragmentation by packs of many lengths
 
 
 def _train_to_exit_code(directory: RunDirectory, stop: StopRequest) -> int:

@@ -23,7 +23,11 @@ class Checked:
     run_id: int
     seed: int
     parent: Path | None
-    """The adapter folder to continue from."""
+    """The adapter folder to continue from: the published adapter, or an unpublished candidate (the trunk)."""
+    current: Path | None
+    """The published adapter, to compare with."""
+    trunk: frozenset[int]
+    """The runs whose candidate became the trunk that `parent` is. Empty if `parent` is published."""
     parent_version: int | None
 
 
@@ -55,31 +59,45 @@ def check_run(directory: RunDirectory) -> Checked:
         )
     if _fact(manifest, "base", dict, directory) != base:
         raise UnusableInput(f"{directory.recipe} has the base {base}, but {MANIFEST} has {manifest['base']}")
+    trunk = frozenset(_trunk(manifest, directory))
+    parent = _checked_adapter(directory.parent, manifest.get("parent_manifest_sha256"), "parent")
+    current = _checked_adapter(directory.current, manifest.get("current_manifest_sha256"), "current")
     return Checked(
         recipe=recipe,
         run_id=_fact(manifest, "run_id", int, directory),
         seed=_fact(manifest, "seed", int, directory),
-        parent=_checked_parent(directory, manifest),
+        parent=parent,
+        current=current if trunk else parent,
+        trunk=trunk,
         parent_version=manifest.get("parent_version"),
     )
 
 
-def _checked_parent(directory: RunDirectory, manifest: dict[str, Any]) -> Path | None:
-    expected = manifest.get("parent_manifest_sha256")
-    if not directory.parent.exists():
-        if expected is not None or directory.parent.is_symlink():
-            raise UnusableInput(f"{directory.parent} is missing, but {MANIFEST} names a parent adapter")
+def _trunk(manifest: dict[str, Any], directory: RunDirectory) -> list[int]:
+    found = manifest.get("trunk", [])
+    if not isinstance(found, list) or not all(type(run_id) is int for run_id in found):
+        raise UnusableInput(f"{directory.manifest}: trunk is {found!r}, not a list of run numbers")
+    return found
+
+
+def _checked_adapter(link: Path, expected: str | None, which: str) -> Path | None:
+    """Return the folder behind a link, verified. None if there is no link and none is expected."""
+    if not link.exists():
+        if expected is not None or link.is_symlink():
+            raise UnusableInput(f"{link} is missing, but {MANIFEST} names a {which} adapter")
         return None
     if expected is None:
-        raise UnusableInput(f"{directory.parent} exists, but {MANIFEST} names no parent adapter")
-    parent = directory.parent.resolve()
+        raise UnusableInput(f"{link} exists, but {MANIFEST} names no {which} adapter")
+    folder = link.resolve()
     try:
-        verify_manifest(parent)
+        verify_manifest(folder)
     except RunDirectoryError as error:
-        raise UnusableInput(f"the parent adapter cannot be used: {error}") from error
-    if (found := sha256_file(parent / MANIFEST)) != expected:
-        raise UnusableInput(f"the parent adapter {parent} has manifest {found}, but the run was claimed for {expected}")
-    return parent
+        raise UnusableInput(f"the {which} adapter cannot be used: {error}") from error
+    if (found := sha256_file(folder / MANIFEST)) != expected:
+        raise UnusableInput(
+            f"the {which} adapter {folder} has manifest {found}, but the run was claimed for {expected}"
+        )
+    return folder
 
 
 def _fact(manifest: dict[str, Any], name: str, kind: type, directory: RunDirectory) -> Any:

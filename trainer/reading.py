@@ -93,7 +93,13 @@ def _read(directory: RunDirectory, checked: Checked, result: Reading, left: thre
     except RunDirectoryError as error:
         raise UnusableInput(str(error)) from error
     _check_distinct([*rows.file_ids, *replay.file_ids, *held_out.file_ids])
-    parts = divide_held_out(held_out, max_tokens=data.max_eval_tokens, seed=checked.seed)
+    parts = divide_held_out(
+        held_out,
+        judging_tokens=data.max_eval_tokens,
+        stopping_tokens=data.max_stopping_tokens,
+        trunk=checked.trunk,
+        seed=checked.seed,
+    )
     return tokenizer, Inputs(rows=rows, replay=replay, held_out=held_out, parts=parts)
 
 

@@ -79,11 +79,13 @@ class Data:
     """Input of the held-out hash: repository and path, or only the repository."""
     held_out_fraction: float = number(0.05, 0.0, 0.5)
     min_held_out: int = number(8, 0, 10000)
-    """With fewer held-out rows, further whole files are held out, by the same hash."""
+    """With fewer new held-out rows in a run, further whole files are held out, by the same hash."""
     replay_fraction: float = number(0.15, 0.0, 0.9)
     """Share of a run's training text that comes from earlier published runs (docs/continual.md). 0 replays nothing."""
-    max_eval_tokens: int = number(200_000, 1)
-    """Maximum tokens of held-out samples per evaluation (but at least one sample)."""
+    max_eval_tokens: int = number(32_000, 1)
+    """Maximum tokens of held-out samples that judge the candidate, once for each run (but at least one sample)."""
+    max_stopping_tokens: int = number(6_000, 1)
+    """Maximum tokens of held-out samples that decide when training stops, measured at each evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +132,26 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """When to promote a candidate."""
+    """When to promote a candidate (docs/gate.md)."""
 
-    tolerance: float = number(0.0, 0.0)
-    """Maximum excess of the candidate's held-out loss over the current one's, in nats."""
+    evidence: str = choice("interval", "point")
+    """`interval`: gains and losses must be certain. `point`: the losses decide as they are, however few the files."""
+    confidence: float = number(0.95, 0.5, 0.9999)
+    """How often an interval should hold the true difference."""
+    tolerance: float = number(0.02, 0.0)
+    """How much worse the candidate may be on earlier files, in nats per token."""
+    language_tolerance: float = number(0.1, 0.0)
+    """The same for each language alone."""
+    least_files: int = number(4, 2, 100_000)
+    """Minimum number of new files that judge."""
+    longest_trunk: int = number(8, 1, 1000)
+    """After this many runs without enough evidence in a row, the candidate is refused."""
+    largest_norm: float = number(0.5, 0.0)
+    """Maximum norm of a module's change, as a share of the norm of the base's weights."""
+    more_loops: float = number(0.5, 0.0, 1.0)
+    """Maximum excess of the share of answers that loop over the base's share."""
+    examination: bool = True
+    """Whether the candidate is loaded in a fresh process, where it answers a few prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +29,8 @@ class Row:
     """SHA-256 of the content's UTF-8 bytes."""
     fresh: bool = True
     """False for a held-out or replay row of an earlier run."""
+    run_id: int | None = None
+    """The earlier run that claimed the row. None for a row of this run."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Further facts about the file: the source table's `metadata`."""
 
@@ -53,6 +56,8 @@ class SampleEvaluation:
     """The sample's source rows."""
     fresh: bool
     """Whether this run claimed the first row. False for a row that an earlier run held out."""
+    run_id: int | None = None
+    """The earlier run that held the first row out. None for a row of this run."""
     repository: str | None
     path: str | None
     language: str
@@ -82,14 +87,14 @@ def json_line(record: Any) -> str:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a JSON-lines file. A missing file has none.
+    """Yield the records of a JSON-lines file, gzipped if its name says so. A missing file has none.
 
     Raises:
         RunDirectoryError: a line is not a JSON object.
     """
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
                 record = json.loads(line)

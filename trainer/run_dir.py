@@ -53,6 +53,14 @@ class RunDirectory:
         return self.root / "parent"
 
     @property
+    def current(self) -> Path:
+        return self.root / "current"
+
+    @property
+    def examination(self) -> Path:
+        return self.root / "examination.json"
+
+    @property
     def manifest(self) -> Path:
         return self.root / MANIFEST
 

@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 from db import embedded, lease, migrate, streams
 from db.pool import Pool
 from service.cycle.claim import claim_run
+from service.cycle.claim_files import Start
 from service.intake.drop import drop_paths
 from service.intake.records import Given
 from service.settings.environment import PROJECT_RECIPES
@@ -153,7 +154,7 @@ def _taken_in(repository: Repository, folder: Path) -> Intake:
             streams.bind(pool, STREAM, binding)
             held = lease.acquire(pool, STREAM, home.instance(), 600)
             assert held is not None
-            claimed = claim_run(pool, held, home, settings, recipe, None)
+            claimed = claim_run(pool, held, home, settings, recipe, Start())
             assert claimed.run_id is not None
             directory = home.run(claimed.run_id)
             rows = [*read_rows(directory.rows), *read_rows(directory.held_out)]

@@ -38,8 +38,8 @@ where l.stream = %(stream)s and l.disposition = 'claimed' and w.file_id is null 
 -- name: audit_trained_twice
 -- Find files that more than one published run trained on. Runs with a withdrawn adapter do not count.
 select w.file_id from codelupe.run_rows w join codelupe.runs r using (run_id)
-left join codelupe.adapters a on a.version = r.run_id
-where r.stream = %(stream)s and r.state = 'published' and a.withdrawn_at is null
+left join codelupe.adapters a on a.version = coalesce(r.published_in, r.run_id)
+where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not null) and a.withdrawn_at is null
   and w.role = 'train' and w.outcome = 'trained'
 group by w.file_id having count(*) > 1 order by 1;
 
@@ -48,34 +48,50 @@ group by w.file_id having count(*) > 1 order by 1;
 select l.file_id from codelupe.ledger l
 where l.stream = %(stream)s and l.disposition = 'trained' and not exists (
     select from codelupe.run_rows w join codelupe.runs r using (run_id)
-    left join codelupe.adapters a on a.version = r.run_id
-    where w.run_id = l.run_id and w.file_id = l.file_id and w.outcome = 'trained' and r.state = 'published'
-      and a.withdrawn_at is null)
+    left join codelupe.adapters a on a.version = coalesce(r.published_in, r.run_id)
+    where w.run_id = l.run_id and w.file_id = l.file_id and w.outcome = 'trained'
+      and (r.state = 'published' or r.published_in is not null) and a.withdrawn_at is null)
 order by 1;
 
 -- name: audit_run_row_without_trained
 -- Find files that a published run trained on, but that are not trained in the ledger. Runs with a withdrawn adapter do
 -- not count.
 select w.file_id from codelupe.run_rows w join codelupe.runs r using (run_id)
-left join codelupe.adapters a on a.version = r.run_id
+left join codelupe.adapters a on a.version = coalesce(r.published_in, r.run_id)
 left join codelupe.ledger l on l.stream = r.stream and l.file_id = w.file_id
-where r.stream = %(stream)s and r.state = 'published' and a.withdrawn_at is null and w.outcome = 'trained'
+where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not null) and a.withdrawn_at is null and w.outcome = 'trained'
   and l.disposition is distinct from 'trained'
+order by 1;
+
+-- name: audit_learning_without_trunk
+-- Find rows that are learning, but not in a run of the trunk.
+select l.file_id from codelupe.ledger l
+where l.stream = %(stream)s and l.disposition = 'learning' and not exists (
+    select from codelupe.trunk t join codelupe.run_rows w using (run_id)
+    where t.stream = l.stream and t.run_id = l.run_id and w.file_id = l.file_id and w.outcome = 'trained')
+order by 1;
+
+-- name: audit_trunk
+-- Find runs of the trunk that are not inconclusive, or whose parent is not the current version.
+select t.run_id from codelupe.trunk t join codelupe.runs r using (run_id)
+where t.stream = %(stream)s and (r.state <> 'inconclusive' or r.published_in is not null
+    or (select max(o.parent_version) from codelupe.trunk u join codelupe.runs o using (run_id)
+        where u.stream = t.stream) is distinct from r.parent_version)
 order by 1;
 
 -- name: audit_tokens
 -- Find published runs whose rows do not add up to the token count in their report.
 select r.run_id from codelupe.runs r
 left join codelupe.run_rows w on w.run_id = r.run_id and w.outcome in ('trained', 'replayed')
-where r.stream = %(stream)s and r.state = 'published'
+where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not null)
 group by r.run_id, r.report
 having coalesce(sum(w.tokens), 0) is distinct from (r.report -> 'train' ->> 'tokens_published')::numeric
 order by 1;
 
 -- name: audit_published_without_adapter
 -- Find published runs without an adapter.
-select r.run_id from codelupe.runs r left join codelupe.adapters a on a.version = r.run_id
-where r.stream = %(stream)s and r.state = 'published' and a.version is null order by 1;
+select r.run_id from codelupe.runs r left join codelupe.adapters a on a.version = coalesce(r.published_in, r.run_id)
+where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not null) and a.version is null order by 1;
 
 -- name: audit_held_out_without_text
 -- Find held-out files without a stored text. Revoked files have none by design, so they do not count.
@@ -88,8 +104,8 @@ order by 1;
 -- Find held-out files that a published run trained on. Runs with a withdrawn adapter do not count.
 select distinct h.file_id from codelupe.held_out h
 join codelupe.run_rows w using (file_id) join codelupe.runs r on r.run_id = w.run_id and r.stream = h.stream
-left join codelupe.adapters a on a.version = r.run_id
-where h.stream = %(stream)s and r.state = 'published' and a.withdrawn_at is null
+left join codelupe.adapters a on a.version = coalesce(r.published_in, r.run_id)
+where h.stream = %(stream)s and (r.state = 'published' or r.published_in is not null) and a.withdrawn_at is null
   and w.outcome in ('trained', 'replayed') order by 1;
 
 -- name: audit_replay_untrained
@@ -98,7 +114,8 @@ select distinct w.file_id from codelupe.run_rows w join codelupe.runs r using (r
 where r.stream = %(stream)s and w.role = 'replay' and not exists (
     select from codelupe.run_rows e join codelupe.runs p using (run_id)
     where e.file_id = w.file_id and e.content_sha256 = w.content_sha256 and e.run_id < w.run_id
-      and e.role = 'train' and e.outcome = 'trained' and p.stream = r.stream and p.state = 'published')
+      and e.role = 'train' and e.outcome = 'trained' and p.stream = r.stream
+      and (p.state = 'published' or p.published_in < w.run_id))
 order by 1;
 
 -- name: audit_replay_revoked
@@ -107,13 +124,14 @@ select distinct w.file_id from codelupe.run_rows w join codelupe.runs r using (r
 join codelupe.revocations v
   on v.stream = r.stream and v.revoked_at < r.created_at
   and (v.file_id = w.file_id or v.content_sha256 = w.content_sha256)
-where r.stream = %(stream)s and r.state = 'published' and w.outcome = 'replayed' order by 1;
+where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not null) and w.outcome = 'replayed'
+order by 1;
 
 -- name: audit_fingerprints
--- Find fingerprints of files that are neither trained, claimed nor held out.
+-- Find fingerprints of files that are neither trained, learning, claimed nor held out.
 select f.file_id from codelupe.fingerprints f
 left join codelupe.ledger l using (stream, file_id)
-where f.stream = %(stream)s and coalesce(l.disposition, '') not in ('claimed', 'trained', 'held_out') order by 1;
+where f.stream = %(stream)s and coalesce(l.disposition, '') not in ('claimed', 'learning', 'trained', 'held_out') order by 1;
 
 -- name: audit_held_out
 -- Count the stored held-out texts.

@@ -2,8 +2,8 @@
 
 -- name: run_insert
 -- Insert a new run. Fails if the stream has a live run.
-insert into codelupe.runs (stream, parent_version, seed, epoch)
-values (%(stream)s, %(parent_version)s, %(seed)s, %(epoch)s) returning run_id, created_at;
+insert into codelupe.runs (stream, parent_version, trunk_run_id, seed, epoch)
+values (%(stream)s, %(parent_version)s, %(trunk_run_id)s, %(seed)s, %(epoch)s) returning run_id, created_at;
 
 -- name: ledger_claim
 -- Claim rows that are not in the ledger or were returned. The row count is lower than the number of given rows if
@@ -28,10 +28,15 @@ on conflict (stream, file_id) do update
         metadata = excluded.metadata;
 
 -- name: held_out_order
--- List the settled held-out files of earlier runs, in an order that depends on the seed.
-select h.file_id from codelupe.held_out h join codelupe.ledger l using (stream, file_id)
-where h.stream = %(stream)s and l.disposition = 'held_out'
-order by md5(%(seed)s::text || ':' || h.file_id::text), h.file_id;
+-- List the settled held-out files of earlier runs: first all files of the runs in %(trunk)s, then one file of each other
+-- run, then a second one of each, and so on. The order within a run depends on the seed only.
+select file_id from (
+    select h.file_id, h.run_id, md5(%(seed)s::text || ':' || h.file_id::text) as place,
+           row_number() over (partition by h.run_id order by md5(%(seed)s::text || ':' || h.file_id::text)) as rank
+    from codelupe.held_out h join codelupe.ledger l using (stream, file_id)
+    where h.stream = %(stream)s and l.disposition = 'held_out'
+) files
+order by run_id <> all(%(trunk)s::bigint[]), rank, place, file_id;
 
 -- name: held_out_places
 -- List repository and path of the held-out files of a stream.
@@ -39,7 +44,7 @@ select file_id, repository, path from codelupe.held_out where stream = %(stream)
 
 -- name: held_out_texts
 -- Select held-out files in the order of the given ids.
-select h.file_id, h.repository, h.path, h.language, h.content, h.content_sha256, h.metadata
+select h.file_id, h.repository, h.path, h.language, h.content, h.content_sha256, h.metadata, h.run_id
 from unnest(%(files)s::bigint[]) with ordinality as asked (file_id, place)
 join codelupe.held_out h on h.stream = %(stream)s and h.file_id = asked.file_id
 order by place;

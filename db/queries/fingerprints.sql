@@ -28,11 +28,11 @@ on conflict (stream, file_id) do update
 select run_id from codelupe.runs where stream = %(stream)s and not remembered and run_id <> %(run_id)s;
 
 -- name: fingerprints_missing
--- Select files without a fingerprint, with text and metadata as bytes. These are the trained and held-out files of the
--- given runs, and returned files that are held out. The stored held-out text is preferred to the text in the source.
+-- Select files without a fingerprint, with text and metadata as bytes. These are the trained, learning and held-out files
+-- of the given runs, and returned files that are held out. The stored held-out text is preferred to the text in the source.
 with files as (
     select l.file_id from codelupe.ledger l
-    where l.stream = %(stream)s and l.run_id = any(%(runs)s::bigint[]) and l.disposition in ('trained', 'held_out')
+    where l.stream = %(stream)s and l.run_id = any(%(runs)s::bigint[]) and l.disposition in ('trained', 'learning', 'held_out')
     union all
     select l.file_id from codelupe.ledger l join codelupe.held_out h using (stream, file_id)
     where l.stream = %(stream)s and l.disposition = 'returned'

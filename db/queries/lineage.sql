@@ -28,14 +28,15 @@ where r.stream = %(stream)s and w.file_id = any(%(file_ids)s::bigint[]) order by
 -- name: lineage_adapters
 -- List the adapters that were trained on any of the given rows, and all adapters descended from them.
 with recursive seen (version) as (
-    select a.version from codelupe.adapters a join codelupe.run_rows w on w.run_id = a.version
+    select a.version from codelupe.adapters a join codelupe.runs r on a.version in (r.run_id, r.published_in)
+    join codelupe.run_rows w on w.run_id = r.run_id
     where a.stream = %(stream)s and w.file_id = any(%(file_ids)s::bigint[]) and w.outcome in ('trained', 'replayed')
     union
     select a.version from codelupe.adapters a join seen on a.parent_version = seen.version
 )
 select a.version, a.parent_version,
-       exists (select from codelupe.run_rows w where w.run_id = a.version
-               and w.file_id = any(%(file_ids)s::bigint[]) and w.outcome in ('trained', 'replayed')),
+       exists (select from codelupe.run_rows w join codelupe.runs r using (run_id)
+               where a.version in (r.run_id, r.published_in) and w.file_id = any(%(file_ids)s::bigint[]) and w.outcome in ('trained', 'replayed')),
        a.is_current, a.withdrawn_at is not null
 from codelupe.adapters a join seen using (version) order by 1;
 
@@ -86,4 +87,5 @@ update codelupe.ledger
 set disposition = case when file_id = any(%(file_ids)s::bigint[]) then 'rejected' else 'returned' end,
     reason = case when file_id = any(%(file_ids)s::bigint[]) then 'revoked' end,
     attempts = 0, not_before = null, settled_at = clock_timestamp()
-where stream = %(stream)s and run_id = any(%(versions)s::bigint[]) and disposition = 'trained';
+where stream = %(stream)s and disposition = 'trained' and run_id in (
+    select r.run_id from codelupe.runs r where coalesce(r.published_in, r.run_id) = any(%(versions)s::bigint[]));

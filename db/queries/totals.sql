@@ -16,10 +16,10 @@ select count(*) filter (where w.outcome = 'trained'), coalesce(sum(w.tokens), 0)
        count(*) filter (where w.outcome = 'replayed'),
        coalesce(sum(w.tokens) filter (where w.outcome = 'replayed'), 0)::bigint
 from codelupe.run_rows w join codelupe.runs r using (run_id)
-where r.stream = %(stream)s and r.state = 'published' and w.outcome in ('trained', 'replayed');
+where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not null) and w.outcome in ('trained', 'replayed');
 
 -- name: totals_last_run_seconds
 -- Compute the duration of the last run with a verdict, from its first launch.
 select extract(epoch from ended_at - started_at)::double precision from codelupe.runs
-where stream = %(stream)s and state in ('published', 'refused') and started_at is not null
+where stream = %(stream)s and state in ('published', 'refused', 'inconclusive') and started_at is not null
 order by run_id desc limit 1;

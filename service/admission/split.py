@@ -78,12 +78,13 @@ class Splitter:
         position = split_position(row, self.data.split)
         return row.held_out or position < self.data.held_out_fraction or position in self._topped_up
 
-    def rest(self, earlier_held_out: int) -> list[tuple[SourceRow, Role]]:
+    def rest(self) -> list[tuple[SourceRow, Role]]:
         """Decide the buffered rows. The lowest positions are held out until there are enough.
 
-        At least half of the claimed rows stay for training.
+        At least half of the claimed rows stay for training. Each run holds out rows of its own: without them, nothing
+        tells whether it learned them.
         """
-        missing = max(0, self.data.min_held_out - self.held_out - earlier_held_out)
+        missing = max(0, self.data.min_held_out - self.held_out)
         room = (self.held_out + self.trained) // 2 - self.held_out
         decided: list[tuple[SourceRow, Role]] = []
         taken = 0

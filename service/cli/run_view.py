@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from db.runs import Run
@@ -10,6 +10,11 @@ from service.cli.console import out, print_table, when
 from service.gate.interval import Interval
 
 MODELS = {"anchor": "base alone", "current": "current adapter", "candidate": "candidate"}
+DECISIONS = {
+    "promote": "promoted",
+    "refuse": "refused",
+    "inconclusive": "open: there is not enough evidence. The next run trains on from this candidate",
+}
 
 
 def print_run(run: Run) -> None:
@@ -22,8 +27,8 @@ def print_run(run: Run) -> None:
             ["model", "loss", "perplexity", "top-1 accuracy"],
             [[title, *_scores(evaluation.get(name) or {})] for name, title in MODELS.items()],
         )
-    for line in _verdict(report.get("verdict") or {}):
-        out.print(line, markup=False)
+    if verdict := report.get("verdict"):
+        _print_verdict(verdict)
 
 
 def _facts(run: Run) -> Iterator[tuple[str, Any]]:
@@ -32,6 +37,10 @@ def _facts(run: Run) -> Iterator[tuple[str, Any]]:
     yield "state", run.state
     yield "reason", run.reason
     yield "parent", run.parent_version if run.parent_version is not None else "none: the base alone"
+    if run.trunk_run_id is not None:
+        yield "trained on from", f"the open candidate of run {run.trunk_run_id}"
+    if run.published_in is not None:
+        yield "published in", f"version {run.published_in}"
     yield "claimed at", when(run.created_at)
     yield "ended at", when(run.ended_at)
     yield "starts", run.launches
@@ -51,9 +60,14 @@ def _scores(score: dict[str, Any]) -> list[str]:
             for key in ("loss", "perplexity", "token_accuracy")]  # fmt: skip
 
 
-def _verdict(verdict: dict[str, Any]) -> Iterator[str]:
-    if not verdict:
-        return
-    yield f"verdict: {'promoted' if verdict.get('promote') else 'refused'}"
-    yield from (f"  {reason}" for reason in verdict.get("reasons", ()))
-    yield from (f"  {name} files: {Interval(**found).text()}" for name, found in verdict.get("intervals", {}).items())
+def _print_verdict(verdict: Mapping[str, Any]) -> None:
+    """Print the decision, why, and what each rule found. Reports of earlier versions have no rules."""
+    decision = verdict.get("decision") or ("promote" if verdict.get("promote") else "refuse")
+    out.print(f"verdict: {DECISIONS[decision]}", markup=False)
+    for reason in verdict.get("reasons", ()):
+        out.print(f"  {reason}", markup=False)
+    if rules := verdict.get("rules"):
+        print_table("rules", ["rule", "outcome", "what was found"],
+                    [[rule["rule"], rule["outcome"], rule["text"]] for rule in rules])  # fmt: skip
+    for name, found in verdict.get("intervals", {}).items():
+        out.print(f"{name} files: {Interval(**found).text()}", markup=False)

@@ -8,20 +8,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TextIO, TypeVar
 
-from db.adapters import Adapter
 from db.lease import Lease
 from db.pool import Pool
 from db.source import Claim, SourceRow, claim
 from service.admission.admission import Admission
 from service.admission.caps import Caps
 from service.admission.split import Role, Splitter
-from service.cycle.claim_files import row_line, set_aside, temporary_folder, write_facts
+from service.cycle.claim_files import Start, row_line, set_aside, temporary_folder, write_facts
 from service.cycle.claim_replay import write_replay
 from service.logs import event as log
 from service.publish.folders import Beat
 from service.settings.home import Home
 from service.settings.load import Settings
-from trainer.recipe import Recipe
+from trainer.recipe import Data, Recipe
 from trainer.run_dir import (
     RunDirectory,
     content_sha256,
@@ -59,8 +58,8 @@ class Claimed:
     """Number of secrets replaced in the texts."""
 
 
-def log_claim(claimed: Claimed, parent: int | None) -> None:
-    """Log what a run claimed. `parent`: the version that it trains on from."""
+def log_claim(claimed: Claimed, start: Start) -> None:
+    """Log what a run claimed."""
     log(
         "Claimed",
         run=claimed.run_id,
@@ -71,7 +70,8 @@ def log_claim(claimed: Claimed, parent: int | None) -> None:
         refused=claimed.refused,
         put_off=claimed.put_off or None,
         secrets=claimed.secrets or None,
-        parent=parent,
+        parent=start.version,
+        trunk=start.trunk.head if start.trunk else None,
     )
 
 
@@ -81,7 +81,7 @@ def claim_run(
     home: Home,
     settings: Settings,
     recipe: Recipe,
-    parent: Adapter | None,
+    start: Start,
     beat: Beat = lambda: None,
 ) -> Claimed:
     """Claim up to MAX_DATASET_SIZE rows and write their run directory. The recipe's base must be pinned.
@@ -93,32 +93,32 @@ def claim_run(
     Raises:
         NothingToHoldOut: the claim has no held-out row.
     """
-    parent_version = parent.version if parent else None
     with claim(
         pool,
         lease,
         settings.source,
         settings.eligibility,
         limit=settings.max_dataset_size,
-        parent_version=parent_version,
+        parent_version=start.version,
+        trunk_run_id=start.trunk.head if start.trunk else None,
         seed=recipe.training.seed,
     ) as rows:
         final = home.run(rows.run_id)
         set_aside(home, rows.run_id)
         with temporary_folder(final) as folder:
             admission = Admission(rows, recipe)
-            claimed = _fill(rows, folder, recipe, admission, beat)
+            claimed = _fill(rows, folder, recipe, admission, start, beat)
             if claimed.run_id is None:
                 rows.cancel()
                 shutil.rmtree(folder.root)
                 return claimed
-            write_facts(folder, rows.run_id, recipe, home, parent, secrets=dict(admission.secrets))
+            write_facts(folder, rows.run_id, recipe, home, start, secrets=dict(admission.secrets))
     (folder.root).rename(final.root)
     fsync_folder(home.runs)
     return claimed
 
 
-def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admission, beat: Beat) -> Claimed:
+def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admission, start: Start, beat: Beat) -> Claimed:
     """Write the admitted rows to the row files."""
     splitter, caps = Splitter(recipe.data, rows.held_out_places()), Caps(recipe.hygiene)
     new_chars = 0
@@ -135,12 +135,13 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admissio
                     continue
                 for decided in splitter.add(row):
                     new_chars += _keep(rows, *decided, writing)
-        max_chars = recipe.data.max_eval_tokens * CHARS_PER_TOKEN
-        before = list(_beating(rows.earlier_held_out(recipe.training.seed, max_chars), beat))
-        for decided in splitter.rest(len(before)):
+        for decided in splitter.rest():
             new_chars += _keep(rows, *decided, writing)
-        for old in before:
-            writing["held_out"].write(row_line(old, old.sha256, fresh=False))
+        before = 0
+        trunk = start.trunk.run_ids if start.trunk else ()
+        for old in _beating(rows.earlier_held_out(recipe.training.seed, _earlier_chars(recipe.data), trunk), beat):
+            writing["held_out"].write(row_line(old, old.sha256, run_id=old.run_id))
+            before += 1
     if splitter.trained and not splitter.held_out and not before:
         by_file = recipe.data.split == "file"
         advice = "more files" if by_file else "files of another repository, or set data.split: file in the recipe"
@@ -153,12 +154,20 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admissio
         run_id=rows.run_id if splitter.trained or splitter.held_out or rows.rejected else None,
         trained=splitter.trained,
         held_out=splitter.held_out,
-        earlier_held_out=len(before),
+        earlier_held_out=before,
         replayed=replayed,
         refused=rows.rejected,
         put_off=rows.put_off,
         secrets=admission.secrets.total(),
     )
+
+
+def _earlier_chars(data: Data) -> int:
+    """Characters of earlier held-out rows that surely fill both parts of an evaluation.
+
+    The trainer takes only a share of a long file, so it needs more text than the tokens of the parts.
+    """
+    return (data.max_eval_tokens + data.max_stopping_tokens) * CHARS_PER_TOKEN * 2
 
 
 def _beating(rows: Iterable[T], beat: Beat) -> Iterator[T]:
@@ -184,5 +193,5 @@ def _batches(rows: Iterator[SourceRow]) -> Iterator[list[SourceRow]]:
 def _keep(rows: Claim, row: SourceRow, role: Role, files: dict[Role, TextIO]) -> int:
     """Claim and write a decided row. Returns its characters to train on."""
     rows.keep(row, role)
-    files[role].write(row_line(row, content_sha256(row.content), fresh=True))
+    files[role].write(row_line(row, content_sha256(row.content)))
     return len(row.content) if role == "train" else 0

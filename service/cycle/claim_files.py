@@ -7,11 +7,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from db.adapters import Adapter
 from db.source import HeldOutRow, SourceRow
+from db.trunk import Trunk
 from service.logs import event as log
 from service.settings.home import Home
 from trainer.recipe import Recipe
@@ -51,7 +53,23 @@ def temporary_folder(final: RunDirectory) -> Iterator[RunDirectory]:
         raise
 
 
-def row_line(row: SourceRow | HeldOutRow, sha256: str, *, fresh: bool) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a run is trained on from, and what its candidate is compared with."""
+
+    current: Adapter | None = None
+    """The published adapter."""
+    trunk: Trunk | None = None
+    """The open candidate that training continues from. None: training continues from `current`."""
+
+    @property
+    def version(self) -> int | None:
+        """Version of the published adapter."""
+        return self.current.version if self.current else None
+
+
+def row_line(row: SourceRow | HeldOutRow, sha256: str, *, run_id: int | None = None) -> str:
+    """Return the line of a row. `run_id` is the earlier run that claimed it, if it is not a row of this run."""
     return json_line(
         asdict(
             Row(
@@ -61,7 +79,8 @@ def row_line(row: SourceRow | HeldOutRow, sha256: str, *, fresh: bool) -> str:
                 language=row.language,
                 content=row.content,
                 sha256=sha256,
-                fresh=fresh,
+                fresh=run_id is None,
+                run_id=run_id,
                 metadata=row.metadata,
             )
         )
@@ -69,15 +88,14 @@ def row_line(row: SourceRow | HeldOutRow, sha256: str, *, fresh: bool) -> str:
 
 
 def write_facts(
-    folder: RunDirectory, run_id: int, recipe: Recipe, home: Home, parent: Adapter | None, *, secrets: dict[str, int]
+    folder: RunDirectory, run_id: int, recipe: Recipe, home: Home, start: Start, *, secrets: dict[str, int]
 ) -> None:
-    """Write recipe.yaml, the parent link and the manifest. All files are synced before the claim commits."""
+    """Write recipe.yaml, the adapters' links and the manifest. All files are synced before the claim commits."""
     write_text(folder.recipe, dump_recipe(recipe))
-    parent_manifest = None
-    if parent is not None:
-        parent_folder = home.adapter(parent.version)
-        folder.parent.symlink_to(os.path.relpath(parent_folder, folder.root))
-        parent_manifest = sha256_file(parent_folder / MANIFEST)
+    published = home.adapter(start.current.version) if start.current else None
+    parent = home.run(start.trunk.head).adapter if start.trunk else published
+    parent_manifest = _linked(folder.parent, parent)
+    current_manifest = _linked(folder.current, published if start.trunk else None)
     for path in (folder.rows, folder.held_out, folder.replay):
         if path.exists():
             fsync_file(path)
@@ -86,9 +104,19 @@ def write_facts(
         run_id=run_id,
         stream=recipe.stream,
         seed=recipe.training.seed,
-        parent_version=parent.version if parent else None,
+        parent_version=start.version,
+        trunk=list(start.trunk.run_ids) if start.trunk else [],
         parent_manifest_sha256=parent_manifest,
+        current_manifest_sha256=current_manifest,
         base={"model": recipe.base.model, "revision": recipe.base.revision},
         secrets_replaced=secrets,
     )
     fsync_folder(folder.root)
+
+
+def _linked(link: Path, target: Path | None) -> str | None:
+    """Link to an adapter folder, and return the sha256 of its manifest."""
+    if target is None:
+        return None
+    link.symlink_to(os.path.relpath(target, link.parent))
+    return sha256_file(target / MANIFEST)

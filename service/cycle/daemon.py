@@ -14,6 +14,7 @@ from db.files import CHANNEL
 from db.lease import Lease
 from db.pool import Pool
 from service.cycle.claim import NothingToHoldOut, claim_run, log_claim
+from service.cycle.judging import evidence_of, log_verdict, to_examine
 from service.cycle.leadership import RENEW_SECONDS, Leadership
 from service.cycle.memory import return_freed_memory
 from service.cycle.settle import Settling
@@ -28,8 +29,8 @@ from service.settings.load import Settings
 from service.web.board import Board
 from service.web.state import State
 from trainer.recipe import Recipe
-from trainer.records import Suspects, read_evaluation, read_outcomes, read_suspects
-from trainer.run_dir import RunDirectoryError, read_json
+from trainer.records import Suspects, read_outcomes, read_suspects
+from trainer.run_dir import RunDirectoryError
 
 DATABASE_PAUSE_SECONDS, LONGEST_DATABASE_PAUSE_SECONDS = 2.0, 10.0
 """Wait before the next try when the database does not answer. Doubles each time."""
@@ -196,10 +197,10 @@ class Daemon:
 
     def _claiming(self) -> State:
         self.upkeep.check_current()
-        current = adapters.current(self.pool, self.recipe.stream)
+        start = self.upkeep.start(self.lease)
         try:
             claimed = claim_run(
-                self.pool, self.lease, self.home, self.settings, self.recipe, current, self._beat_and_renew
+                self.pool, self.lease, self.home, self.settings, self.recipe, start, self._beat_and_renew
             )
         except NothingToHoldOut as error:
             raise Pause("held_out", str(error)) from error
@@ -209,7 +210,7 @@ class Daemon:
             chunks.discard_counts(self.pool, self.lease)
             return State.WAITING
         self._run_id, self._crashes = claimed.run_id, 0
-        log_claim(claimed, current.version if current else None)
+        log_claim(claimed, start)
         if claimed.trained == 0:
             self._settling.settle_without_training(claimed.run_id)
             return State.WAITING
@@ -240,25 +241,32 @@ class Daemon:
         if self._run().ended_at is not None:  # the answer to an earlier COMMIT was lost
             self._settling.tidy(self._run_id)
             return State.WAITING
+        if to_examine(directory, self.recipe):
+            code = self._supervisor.examine(directory, self._run_id)
+            if code is None:
+                return State.STOPPED
+            if to_examine(directory, self.recipe):
+                return self._examination_ended(code)
         try:
-            report = read_json(directory.report)
+            evidence = evidence_of(directory, self.recipe, run_id=self._run_id, beat=self._beat_and_renew)
             outcomes = list(read_outcomes(directory.rows_outcome))
-            samples = list(read_evaluation(directory.evaluation))
         except (OSError, ValueError, TypeError, RunDirectoryError) as error:
             return self._give_up(f"the report of run {self._run_id} cannot be read: {error}")
-        self.verdict = judge(report, self.recipe.gate, run_id=self._run_id, samples=samples)
-        log(
-            "Verdict",
-            run=self._run_id,
-            promote=self.verdict.promote,
-            reason=self.verdict.text(),
-            anchor=self.verdict.measured["anchor"],
-            current=self.verdict.measured["current"],
-            candidate=self.verdict.measured["candidate"],
-        )
-        self.verdict = self._settling.settle(self._run_id, self.verdict, report, outcomes)
+        self.verdict = judge(evidence)
+        log_verdict(self._run_id, self.verdict)
+        self.verdict = self._settling.settle(self._run_id, self.verdict, dict(evidence.report), outcomes)
+        self.board.update(last_verdict=self.verdict.as_record())
         self._settling.tidy(self._run_id)
         return State.WAITING
+
+    def _examination_ended(self, code: int) -> State:
+        """The examination wrote nothing: try again after a crash, and give up in the end."""
+        self._crashes += 1
+        if code not in FINAL_CODES and self._crashes < MAX_CRASHES:
+            log("Restarting the examination", level=logging.WARNING, run=self._run_id, code=code)
+            return State.JUDGING
+        log_file = self.home.run(self._run_id).log
+        return self._give_up(f"run {self._run_id} could not be examined: it ended with code {code}; see {log_file}")
 
     def _paused(self) -> State:
         """Wait, then start afresh and check again what was wrong."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from trainer.run_dir import RunDirectory
 
@@ -75,15 +76,17 @@ def trainer_environment(environment: Mapping[str, str], secrets: Mapping[str, st
 
 
 class TrainerProcess:
-    """One `python -m trainer run`, in its own session.
+    """One `python -m trainer run` or `examine`, in its own session.
 
     The trainer ends when its stdin closes, so it never outlives a killed service.
     """
 
-    def __init__(self, run: RunDirectory, secrets: Mapping[str, str]) -> None:
+    def __init__(
+        self, run: RunDirectory, secrets: Mapping[str, str], command: Literal["run", "examine"] = "run"
+    ) -> None:
         with run.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*TRAINER, "run", str(run.root)],
+                [*TRAINER, command, str(run.root)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,12 +1,11 @@
-"""How a run ends: its adapter is published, its candidate is refused, or its rows are returned."""
+"""How a run ends: its adapter is published, its candidate is refused or stays open, or its rows are returned."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from db import adapters, runs, settling
 from db.errors import ParentMoved, RowsRevoked, SettlementMismatch
@@ -40,9 +39,15 @@ class Settling:
         """Carry out a verdict. Returns it as it turned out: a candidate that cannot be published is refused."""
         report = {**report, "verdict": verdict.as_record()}
         try:
-            if verdict.promote:
-                return self._publish(run_id, verdict, report, outcomes)
-            self._refuse(run_id, outcomes, verdict.text(), report)
+            match verdict.decision:
+                case "promote":
+                    return self._publish(run_id, verdict, report, outcomes)
+                case "inconclusive":
+                    return self._keep_open(run_id, verdict, report, outcomes)
+                case "refuse":
+                    self._refuse(run_id, outcomes, verdict.text(), report)
+                case _:
+                    assert_never(verdict.decision)
         except SettlementMismatch as error:  # after a restore, the directory belongs to another run of this number
             return self._not_published(run_id, verdict, "failed", str(error))
         return verdict
@@ -73,14 +78,14 @@ class Settling:
         ]
         runs.advance(self.pool, lease, run_id, "training")
         runs.advance(self.pool, lease, run_id, "judging")
-        self._refuse(run_id, held_out, "no row was left for training", None)
+        self._refuse(run_id, held_out, "no row was left for training", None, with_trunk=False)
         tidy_run(directory)
         self.upkeep.refresh()
 
     def tidy(self, run_id: int) -> None:
         """After a verdict: move the pointer, compress the run, retire old adapters, count again."""
         self.upkeep.derive_pointer()
-        tidy_run(self.home.run(run_id))
+        self.upkeep.tidy_runs()
         self.upkeep.retire()
         self.upkeep.refresh()
 
@@ -112,12 +117,29 @@ class Settling:
         log("Saving adapter", run=run_id, version=run_id, folder=str(published.folder))
         return verdict
 
-    def _not_published(self, run_id: int, verdict: Verdict, state: RunEnd, reason: str) -> Verdict:
-        """The judge was for it, but it cannot be published. The verdict says so too."""
-        self.give_back(run_id, state, reason)
-        return replace(verdict, promote=False, reasons=(reason,))
+    def _keep_open(
+        self, run_id: int, verdict: Verdict, report: dict[str, Any], outcomes: Sequence[RowOutcome]
+    ) -> Verdict:
+        try:
+            settling.keep_open(self.pool, self.leadership.lease, run_id, outcomes, reason=verdict.text(), report=report)
+        except (ParentMoved, RowsRevoked) as error:
+            return self._not_published(run_id, verdict, "returned", str(error))
+        return verdict
 
-    def _refuse(self, run_id: int, outcomes: Sequence[RowOutcome], reason: str, report: dict[str, Any] | None) -> None:
+    def _not_published(self, run_id: int, verdict: Verdict, state: RunEnd, reason: str) -> Verdict:
+        """The judge was not against it, but it cannot be kept. The verdict says so too."""
+        self.give_back(run_id, state, reason)
+        return verdict.not_published(reason)
+
+    def _refuse(
+        self,
+        run_id: int,
+        outcomes: Sequence[RowOutcome],
+        reason: str,
+        report: dict[str, Any] | None,
+        *,
+        with_trunk: bool = True,
+    ) -> None:
         settling.refuse(
             self.pool,
             self.leadership.lease,
@@ -127,4 +149,5 @@ class Settling:
             report=report or {},
             max_attempts=self.settings.max_attempts,
             backoff_seconds=REFUSED_DELAY_SECONDS,
+            with_trunk=with_trunk,
         )

@@ -1,4 +1,4 @@
-"""One start of the trainer, watched to its end, while the lease, the books and the board are kept up to date."""
+"""Watches a trainer or an examination to its end, while lease, books and board are kept up to date."""
 
 from __future__ import annotations
 
@@ -60,6 +60,18 @@ class Supervisor:
         if code is None:
             log("Training paused; the next start resumes it", run=run_id)
         return Ending(code=code, failure=watcher.failure)
+
+    def examine(self, directory: RunDirectory, run_id: int) -> int | None:
+        """Examine a finished run's adapter in a fresh process. Returns its exit code, or None at a stop."""
+        secrets = {name: value for name, value in self.settings.trainer_secrets.items() if name == "HF_TOKEN"}
+        process = TrainerProcess(directory, secrets, "examine")
+        log("Examination", run=run_id, pid=process.pid)
+
+        def each_moment() -> None:
+            self.board.beat()
+            self.tick(run_id)
+
+        return watch_to_end(process, self.stop, each_moment)
 
     def tick(self, run_id: int) -> None:
         """Renew the lease, record a heartbeat, poll and sweep, each when it is due.

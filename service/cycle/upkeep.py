@@ -6,16 +6,21 @@ import logging
 import time
 from datetime import datetime
 
-from db import adapters, chunks, embedded, runs
+from db import adapters, chunks, embedded, runs, trunk
 from db.errors import DatabaseError, Unavailable
 from db.lease import Lease
 from db.pool import Pool
+from db.trunk import Trunk
+from service.cycle.claim_files import Start
 from service.logs import event as log
 from service.publish.folders import retire, sync_pointer, tidy_run, verify_adapter
 from service.settings.home import Home
 from service.settings.load import Settings
 from service.web.board import Board
-from trainer.run_dir import RunDirectoryError
+from trainer.run_dir import RunDirectoryError, verify_manifest
+
+RUNS_TIDIED = 20
+"""How many of the newest runs are looked at for files that are no longer needed."""
 
 
 class Pause(Exception):
@@ -70,13 +75,42 @@ class Upkeep:
                 ) from error
         self.board.clear("adapter")
 
+    def start(self, lease: Lease) -> Start:
+        """Return what the next run trains on from. An open candidate that cannot be used any more is given up."""
+        current, found = adapters.current(self.pool, self.stream), trunk.trunk(self.pool, self.stream)
+        if found is None:
+            return Start(current=current)
+        problem = self._unusable(found, current.version if current else None)
+        if problem is None:
+            return Start(current=current, trunk=found)
+        rows = trunk.give_up(self.pool, lease)
+        log("Open candidate given up", level=logging.WARNING, run=found.head, rows=rows, reason=problem)
+        return Start(current=current)
+
+    def _unusable(self, found: Trunk, version: int | None) -> str | None:
+        """Return why the next run cannot train on the open candidate, or None. `version` is the current one."""
+        if found.parent_version != version:
+            return f"it began from version {found.parent_version}, and {version} is current now"
+        try:
+            verify_manifest(self.home.run(found.head).adapter, self.board.beat)
+        except RunDirectoryError as error:
+            return str(error)
+        return None
+
     def clean_up(self) -> None:
         """Clean up after a service that was killed between a verdict and its cleanup."""
-        ended = {run.run_id for run in runs.history(self.pool, self.stream, limit=20) if run.ended_at}
-        for run_id in ended:
-            if self.home.run(run_id).rows.exists():
-                tidy_run(self.home.run(run_id))
+        self.tidy_runs()
         self.retire()
+
+    def tidy_runs(self) -> None:
+        """Compress ended runs and remove their candidates, except the one that the next run trains on."""
+        open_now = trunk.trunk(self.pool, self.stream)
+        head = open_now.head if open_now else None
+        for run in runs.history(self.pool, self.stream, limit=RUNS_TIDIED):
+            directory = self.home.run(run.run_id)
+            left = directory.rows.exists() or (directory.adapter.exists() and run.run_id != head)
+            if run.ended_at and left:
+                tidy_run(directory, keep_adapter=run.run_id == head)
 
     def retire(self) -> None:
         """Remove the folders of adapters beyond KEEP_ADAPTERS."""

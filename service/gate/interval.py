@@ -30,24 +30,28 @@ class Interval:
     high: float
     files: int
     """Number of clusters. Samples that share a file are one cluster."""
+    level: float = LEVEL
+    """How often such an interval holds the true difference, if its assumptions hold."""
 
     def text(self) -> str:
         """Return "better by 0.1911, 95 % interval 0.1502 to 0.2301, 12 files"."""
         better = self.difference <= 0
         low, high = (-self.high, -self.low) if better else (self.low, self.high)
         return (
-            f"{'better' if better else 'worse'} by {abs(self.difference):.4f}, 95 % interval {low:.4f} to {high:.4f}, "
-            f"{self.files} files"
+            f"{'better' if better else 'worse'} by {abs(self.difference):.4f}, {_percent(self.level)} interval "
+            f"{low:.4f} to {high:.4f}, {self.files} {'file' if self.files == 1 else 'files'}"
         )
 
 
-def loss_interval(samples: Iterable[SampleEvaluation], *, against: str = "current") -> Interval | None:
+def loss_interval(
+    samples: Iterable[SampleEvaluation], *, against: str = "current", level: float = LEVEL
+) -> Interval | None:
     """Return the interval of the candidate's difference, or None with fewer than two files."""
     nats, tokens = _by_file(samples, against)
-    return ratio_interval(nats, tokens) if len(tokens) > 1 else None
+    return ratio_interval(nats, tokens, level=level) if len(tokens) > 1 else None
 
 
-def ratio_interval(nats: Array, tokens: Array) -> Interval:
+def ratio_interval(nats: Array, tokens: Array, *, level: float = LEVEL) -> Interval:
     """Return the interval of Σ nats / Σ tokens over at least two clusters: float64 [clusters] each.
 
     The standard error is that of a ratio estimator (Cochran 1977, Sampling Techniques, chapter 6, without the finite
@@ -59,8 +63,14 @@ def ratio_interval(nats: Array, tokens: Array) -> Interval:
     ratio = nats.sum() / tokens.sum()
     residuals = nats - ratio * tokens
     error = np.sqrt(clusters / (clusters - 1) * np.square(residuals).sum()) / tokens.sum()
-    half = stdtrit(clusters - 1, (1 + LEVEL) / 2) * error
-    return Interval(difference=float(ratio), low=float(ratio - half), high=float(ratio + half), files=clusters)
+    half = stdtrit(clusters - 1, (1 + level) / 2) * error
+    return Interval(
+        difference=float(ratio), low=float(ratio - half), high=float(ratio + half), files=clusters, level=level
+    )
+
+
+def _percent(level: float) -> str:
+    return f"{100 * level:.4f}".rstrip("0").rstrip(".") + " %"
 
 
 def _by_file(samples: Iterable[SampleEvaluation], against: str) -> tuple[Array, Array]:

@@ -1,28 +1,51 @@
-"""Compares the candidate with the current adapter: promote or refuse, with reasons. A pure function."""
+"""Applies the rules to a finished run: promote, refuse, or neither yet. A pure function."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
-from service.gate.interval import Interval, loss_interval
-from trainer.recipe import Gate
-from trainer.records import SampleEvaluation
+from service.gate.evidence import Evidence
+from service.gate.interval import Interval
+from service.gate.rules import RULES, Finding
+
+Decision = Literal["promote", "refuse", "inconclusive"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """The decision on a candidate."""
 
-    promote: bool
-    reasons: tuple[str, ...]
-    """Why the candidate is promoted, or all reasons against it."""
+    decision: Decision
+    findings: tuple[Finding, ...]
+    """What each rule found, in the order of the rules."""
     measured: dict[str, float]
     """Held-out loss by name: anchor, current, candidate."""
     intervals: Mapping[str, Interval] = field(default_factory=dict)
-    """Difference to current for `new` files of this run and `earlier` ones. Slices with fewer than two files miss."""
+    """Difference to current for `new` and `earlier` files. Slices with fewer than two files miss."""
+    overruled: str | None = None
+    """Why a candidate that the rules promoted could not be published."""
+
+    @property
+    def promote(self) -> bool:
+        """Whether the candidate is to be published."""
+        return self.decision == "promote"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What decided: the findings that forbid the promotion, or all that measured a loss."""
+        if self.overruled is not None:
+            return (self.overruled,)
+        outcome = {"promote": "pass", "refuse": "fail", "inconclusive": "inconclusive"}[self.decision]
+        named = [found for found in self.findings if found.outcome == outcome]
+        if self.promote:
+            named = [found for found in named if found.rule in ("gain", "loss", "earlier_current")]
+        return tuple(f"{found.rule}: {found.text}" for found in named)
+
+    def text(self) -> str:
+        """Return the reasons in one line."""
+        return "; ".join(self.reasons)
 
     def evaluation(self) -> dict[str, Any]:
         """Return what is stored with a published adapter."""
@@ -30,65 +53,35 @@ class Verdict:
 
     def as_record(self) -> dict[str, Any]:
         """Return what is stored with the run, in its report."""
-        return {"promote": self.promote, "reasons": list(self.reasons), "intervals": self.evaluation()["intervals"]}
+        return {
+            "decision": self.decision,
+            "promote": self.promote,
+            "reasons": list(self.reasons),
+            "rules": [found.as_record() for found in self.findings],
+            "intervals": self.evaluation()["intervals"],
+        }
 
-    def text(self) -> str:
-        """Return the reasons and the intervals in one line."""
-        return "; ".join([*self.reasons, *(f"{name} files: {found.text()}" for name, found in self.intervals.items())])
-
-
-def judge(report: dict[str, Any], gate: Gate, *, run_id: int, samples: Sequence[SampleEvaluation] = ()) -> Verdict:
-    """Judge a finished run. It measured both losses on the same held-out rows.
-
-    Args:
-        samples: the run's evaluation.jsonl; empty for a run of an earlier version
-    """
-    verdict = _judge(report, gate, run_id)
-    return replace(verdict, intervals=_intervals(samples)) if math.isfinite(sum(verdict.measured.values())) else verdict
+    def not_published(self, reason: str) -> Verdict:
+        """Return the verdict on a candidate that could not be published after all."""
+        return replace(self, decision="refuse", overruled=reason)
 
 
-def _judge(report: dict[str, Any], gate: Gate, run_id: int) -> Verdict:
-    evaluation = report.get("evaluation") or {}
-    measured = {name: _loss(evaluation, name) for name in ("anchor", "current", "candidate")}
-    against = list(_objections(report, measured, gate, run_id))
-    if against:
-        return Verdict(promote=False, reasons=tuple(against), measured=measured)
-    gain = measured["current"] - measured["candidate"]
-    reason = (
-        f"held-out loss {measured['candidate']:.4f} against current's {measured['current']:.4f} "
-        f"({'better by' if gain >= 0 else 'within tolerance, worse by'} {abs(gain):.4f})"
+def judge(evidence: Evidence) -> Verdict:
+    """Apply all rules. One failure refuses the candidate. Else one open question keeps it open."""
+    findings = tuple(replace(rule(evidence), rule=name) for name, rule in RULES[evidence.gate.evidence].items())
+    outcomes = {found.outcome for found in findings}
+    decision: Decision = "refuse" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "promote"
+    return Verdict(
+        decision=decision,
+        findings=findings,
+        measured=evidence.losses,
+        intervals=_intervals(evidence) if evidence.measured else {},
     )
-    return Verdict(promote=True, reasons=(reason,), measured=measured)
 
 
-def _intervals(samples: Sequence[SampleEvaluation]) -> dict[str, Interval]:
-    slices = {
-        "new": [sample for sample in samples if sample.fresh],
-        "earlier": [sample for sample in samples if not sample.fresh],
+def _intervals(evidence: Evidence) -> dict[str, Interval]:
+    found = {
+        "new": evidence.interval(evidence.new, level=evidence.new_level),
+        "earlier": evidence.interval(evidence.earlier),
     }
-    found = {name: loss_interval(members) for name, members in slices.items()}
     return {name: interval for name, interval in found.items() if interval is not None}
-
-
-def _loss(evaluation: dict[str, Any], name: str) -> float:
-    value = (evaluation.get(name) or {}).get("loss")
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
-def _objections(report: dict[str, Any], measured: dict[str, float], gate: Gate, run_id: int) -> list[str]:
-    against = []
-    if report.get("run_id") != run_id:
-        against.append(f"the report belongs to run {report.get('run_id')}, not to run {run_id}")
-    if (report.get("rows") or {}).get("trained", 0) < 1:
-        against.append("no row was trained before the best step")
-    if (report.get("held_out") or {}).get("samples", 0) < 1:
-        against.append("there was no held-out sample to measure on")
-    missing = [name for name, loss in measured.items() if not math.isfinite(loss)]
-    if missing:
-        against.append(f"held-out loss of {', '.join(missing)} is not a finite number")
-    elif measured["candidate"] > measured["current"] + gate.tolerance:
-        against.append(
-            f"held-out loss {measured['candidate']:.4f} is worse than current's {measured['current']:.4f} "
-            f"by more than the tolerance of {gate.tolerance:g}"
-        )
-    return against

@@ -49,6 +49,7 @@ def _adapter(home: Home, pool: Pool, adapter: Adapter) -> Iterator[str]:
         lineage = read_json(home.adapter(adapter.version) / "lineage.json")
         told = (lineage["version"], lineage["parent_version"])
         inputs, rows = dict(lineage["inputs"]), {int(row["file_id"]) for row in lineage["rows"]}
+        trunk = [int(run_id) for run_id in lineage.get("trunk", [])]
     except RunDirectoryError as error:
         yield f"{name}: {error}"
         return
@@ -62,7 +63,8 @@ def _adapter(home: Home, pool: Pool, adapter: Adapter) -> Iterator[str]:
     if run.root.is_dir():
         yield from (f"{name}: {problem}" for problem in _run(run, inputs))
     settled = runs.settled(pool, adapter.version)
-    if strange := rows - settled.keys():
+    earlier = {file_id for run_id in trunk for file_id in runs.settled(pool, run_id)}
+    if strange := rows - settled.keys() - earlier:
         yield f"{name}: lineage.json lists rows that its run did not claim: files {_some(strange)}"
     yield from (f"{name}: {problem}" for problem in _outcomes(run, settled))
 

@@ -56,7 +56,7 @@ def copy_candidate(
                 copy = temporary / source.relative_to(run.adapter)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 _copy_file(source, copy, beat)
-        write_json(temporary / "lineage.json", lineage(run, version, report))
+        write_json(temporary / "lineage.json", lineage(home, run, version, report))
         originals = read_json(run.adapter / MANIFEST)["files"]
         manifest_sha256 = write_manifest(temporary, beat, version=version)
         copies = read_json(temporary / MANIFEST)["files"]
@@ -77,9 +77,14 @@ def _copy_file(source: Path, target: Path, beat: Beat) -> None:
             beat()
 
 
-def lineage(run: RunDirectory, version: int, report: dict[str, Any]) -> dict[str, Any]:
-    """Return an adapter's origin: parent, row hashes, recipe, seed, evaluation."""
+def lineage(home: Home, run: RunDirectory, version: int, report: dict[str, Any]) -> dict[str, Any]:
+    """Return an adapter's origin: parent, row hashes, recipe, seed, evaluation.
+
+    The rows include those of the trunk's runs, as far as their folders still exist.
+    """
     manifest = read_json(run.manifest)
+    trunk = manifest.get("trunk", [])
+    runs = [*(home.run(run_id) for run_id in trunk), run]
     return {
         "version": version,
         "stream": manifest["stream"],
@@ -88,8 +93,11 @@ def lineage(run: RunDirectory, version: int, report: dict[str, Any]) -> dict[str
         "seed": manifest["seed"],
         "recipe": run.recipe.read_text(encoding="utf-8"),
         "inputs": manifest["files"],
-        "rows": [{"file_id": row.file_id, "sha256": row.sha256} for row in read_rows(run.rows)],
-        "replayed": [{"file_id": row.file_id, "sha256": row.sha256} for row in read_rows(run.replay)],
+        "trunk": trunk,
+        "rows": [{"file_id": row.file_id, "sha256": row.sha256} for one in runs for row in read_rows(_kept(one.rows))],
+        "replayed": [
+            {"file_id": row.file_id, "sha256": row.sha256} for one in runs for row in read_rows(_kept(one.replay))
+        ],
         "evaluation": report["evaluation"],
     }
 
@@ -158,10 +166,15 @@ def _publishing(home: Home) -> Iterator[None]:
 # --- retention ------------------------------------------------------------------------------------------------
 
 
-def tidy_run(run: RunDirectory) -> None:
-    """Clean up after a verdict: remove checkpoints and candidate, compress the rows. Safe to repeat."""
+def tidy_run(run: RunDirectory, *, keep_adapter: bool = False) -> None:
+    """Clean up after a verdict: remove checkpoints and candidate, compress the rows. Safe to repeat.
+
+    Args:
+        keep_adapter: whether the next run trains on from the candidate
+    """
     shutil.rmtree(run.checkpoints, ignore_errors=True)
-    shutil.rmtree(run.adapter, ignore_errors=True)
+    if not keep_adapter:
+        shutil.rmtree(run.adapter, ignore_errors=True)
     for path in (run.rows, run.held_out, run.replay):
         if path.exists():
             packed = path.with_name(path.name + ".gz")
@@ -170,6 +183,11 @@ def tidy_run(run: RunDirectory) -> None:
                 shutil.copyfileobj(read, write, CHUNK_BYTES)
             temporary.replace(packed)
             path.unlink()
+
+
+def _kept(path: Path) -> Path:
+    """The file, or what `tidy_run` made of it."""
+    return path if path.exists() else path.with_name(f"{path.name}.gz")
 
 
 def copy_unpacked(source: Path, target: Path) -> None:

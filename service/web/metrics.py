@@ -20,7 +20,10 @@ Value = float | int
 Reading = Iterable[tuple[tuple[str, ...], Value | None]]
 """Pairs of label values and value. None values are omitted."""
 
-RUN_OUTCOMES = ("published", "refused", "failed", "returned")
+OUTCOMES = ("pass", "fail", "inconclusive")
+"""Of a rule of the gate."""
+RUN_OUTCOMES = ("published", "refused", "inconclusive", "failed", "returned")
+JUDGED = ("published", "refused", "inconclusive")
 SETTLED = ("trained", "held_out", "rejected", "quarantined")
 
 
@@ -47,6 +50,22 @@ def _by(values: Mapping[str, Value] | None) -> Reading:
 def _counts(values: Mapping[str, int], known: tuple[str, ...]) -> Reading:
     """Return all known labels, including zeros, so that rates work from the first event on."""
     return [((key,), values.get(key, 0)) for key in known]
+
+
+def _rules(verdict: Mapping[str, Any] | None) -> Reading:
+    return [
+        ((rule["rule"], outcome), int(rule["outcome"] == outcome))
+        for rule in (verdict or {}).get("rules", ())
+        for outcome in OUTCOMES
+    ]
+
+
+def _differences(verdict: Mapping[str, Any] | None) -> Reading:
+    return [
+        ((files, bound), interval[bound])
+        for files, interval in (verdict or {}).get("intervals", {}).items()
+        for bound in ("difference", "low", "high")
+    ]
 
 
 METRICS: tuple[Definition, ...] = (
@@ -76,6 +95,26 @@ METRICS: tuple[Definition, ...] = (
         help="Rows settled, by disposition.",
         labels=("disposition",),
         read=lambda s: _counts(s.totals.rows if s.totals else {}, SETTLED),
+    ),
+    Definition(
+        name="learning_rows",
+        kind="gauge",
+        help="Rows that an open candidate has learned. A later verdict settles them.",
+        read=lambda s: _one(s.totals.rows.get("learning", 0) if s.totals else None),
+    ),
+    Definition(
+        name="gate_rule",
+        kind="gauge",
+        help="1 for what each rule of the gate found in the last run that was judged, 0 for the other outcomes.",
+        labels=("rule", "outcome"),
+        read=lambda s: _rules(s.last_verdict),
+    ),
+    Definition(
+        name="gate_difference",
+        kind="gauge",
+        help="Candidate's loss minus current's in the last judged run, in nats per token: estimate, low and high.",
+        labels=("files", "bound"),
+        read=lambda s: _differences(s.last_verdict),
     ),
     Definition(
         name="rejected_rows",
@@ -214,7 +253,7 @@ METRICS: tuple[Definition, ...] = (
 def json_metrics(snapshot: Snapshot) -> dict[str, Any]:
     """Return the JSON form: three sections for existing users, and all metrics below `metrics`."""
     totals = snapshot.totals
-    ended = sum(totals.runs.get(outcome, 0) for outcome in ("published", "refused")) if totals else 0
+    ended = sum(totals.runs.get(outcome, 0) for outcome in JUDGED) if totals else 0
     last = totals.last_success_at if totals else None
     return {
         "state": {
@@ -242,7 +281,12 @@ def _json_value(definition: Definition, snapshot: Snapshot) -> Any:
         return readings[0][1] if readings else None
     if len(definition.labels) == 1:
         return {labels[0]: value for labels, value in readings}
-    return [dict(zip(definition.labels, labels, strict=True)) for labels, _ in readings]
+    if definition.name == "build_info":
+        return [dict(zip(definition.labels, labels, strict=True)) for labels, _ in readings]
+    nested: dict[str, dict[str, Value]] = {}
+    for (first, second), value in readings:
+        nested.setdefault(first, {})[second] = value
+    return nested
 
 
 class _SnapshotCollector(Collector):

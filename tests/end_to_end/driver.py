@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "from service.cli.main import main; main()"]
 CLEAN = (
@@ -31,22 +33,31 @@ CLEAN = (
 )
 
 
+def quick_recipe(path: Path, **changes: Any) -> Path:
+    """Write the embedded recipe with a gate that gives each run a verdict at once, however few its files."""
+    data = yaml.safe_load((ROOT / "recipes" / "embedded.yaml").read_text())
+    data |= {"gate": {"evidence": "point", "examination": False}} | changes
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
 class Codelupe:
-    """One CODELUPE_HOME and its service."""
+    """One CODELUPE_HOME and its service. Its recipe is a quick one unless CODELUPE_RECIPE names another."""
 
     def __init__(self, home: Path, **settings: str) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(CLEAN)}
         self.home = home
+        home.mkdir(parents=True, exist_ok=True)
         self.environment = {
             **kept,
             "CODELUPE_HOME": str(home),
+            "CODELUPE_RECIPE": str(quick_recipe(home / "quick.yaml")),
             "METRICS_PORT": "0",
             "PYTHONPATH": str(ROOT),
             **settings,
         }
         self.service: subprocess.Popen[str] | None = None
         self.address = ""
-        home.mkdir(parents=True, exist_ok=True)
 
     def run(self, *arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command until it ends."""

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
-from driver import ROOT, Codelupe, wait_for
+from driver import ROOT, Codelupe, quick_recipe, wait_for
 
 from db import embedded
 from trainer.run_dir import verify_manifest
@@ -60,11 +59,8 @@ def machines() -> Iterator[tuple[Path, Path]]:
 @pytest.fixture(scope="module")
 def recipe(machines: tuple[Path, Path]) -> Path:
     """Return the embedded recipe with a gate that accepts every candidate."""
-    data = yaml.safe_load((ROOT / "recipes" / "embedded.yaml").read_text())
-    data |= {"stream": "kept", "gate": {"tolerance": 9.0}}
-    path = machines[0].parent / "recipe.yaml"
-    path.write_text(yaml.safe_dump(data))
-    return path
+    gate = {"evidence": "point", "examination": False, "tolerance": 9.0}
+    return quick_recipe(machines[0].parent / "recipe.yaml", stream="kept", gate=gate)
 
 
 def service_in(folder: Path, recipe: Path, **more: str) -> Codelupe:

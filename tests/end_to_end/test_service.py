@@ -100,6 +100,12 @@ def test_the_log_keeps_its_familiar_words(running: Codelupe):
         assert word in text
 
 
+def judged(service: Codelupe) -> int:
+    """Return the number of runs with a verdict."""
+    runs = service.metric("runs")
+    return int(runs["published"] + runs["refused"] + runs["inconclusive"])
+
+
 def test_every_dropped_file_is_accounted_for(running: Codelupe, tmp_path: Path):
     # Rows used only after the best step are returned. They wait if there are too few of them for a run.
     wait_for(
@@ -107,7 +113,7 @@ def test_every_dropped_file_is_accounted_for(running: Codelupe, tmp_path: Path):
         "the service to wait",
         300,
     )
-    before = running.published() + running.metric("runs")["refused"]
+    before = judged(running)
     folder = tmp_path / "mine"
     folder.mkdir()
     for n in range(12):
@@ -118,7 +124,7 @@ def test_every_dropped_file_is_accounted_for(running: Codelupe, tmp_path: Path):
     (folder / "probe.py").write_text("<|im_end|><|im_start|>system\n" * 40)
     dropped = running.json("drop", "--score", "90", str(folder))
     assert dropped["inserted"] == 15
-    wait_for(lambda: running.published() + running.metric("runs")["refused"] > before, "another run", 180)
+    wait_for(lambda: judged(running) > before, "another run", 180)
     found = running.json("audit")
     assert found["problems"] == []
     assert found["claimed"] == 0
@@ -149,7 +155,7 @@ def test_a_200_mb_row_is_ineligible(running: Codelupe):
 
 
 def test_token_sums_match_the_reports(running: Codelupe):
-    runs = [run for run in running.json("runs") if run["state"] == "published"]
+    runs = [run for run in running.json("runs") if run["state"] == "published" or run["published_in"]]
     audit = running.json("audit")
     assert audit["trained_tokens"] == sum(run["report"]["train"]["tokens_published"] for run in runs)
     replayed = sum(run["report"]["rows"]["replayed"] for run in runs)

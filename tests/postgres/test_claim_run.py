@@ -20,6 +20,7 @@ from db.revocations import Subject, revoke
 from service.admission.admission import Admission
 from service.cycle import leadership
 from service.cycle.claim import BATCH_CHARS, NothingToHoldOut, claim_run
+from service.cycle.claim_files import Start
 from service.cycle.daemon import Daemon
 from service.cycle.upkeep import Pause
 from service.intake import demo
@@ -29,7 +30,7 @@ from service.settings.home import Home
 from service.settings.load import Settings, load_settings
 from service.web.board import Board, Snapshot
 from service.web.state import State
-from trainer.recipe import Hygiene, pinned
+from trainer.recipe import Gate, Hygiene, pinned
 from trainer.records import RowOutcome, read_rows, write_outcomes
 from trainer.run_dir import new_folder, verify_manifest, write_json, write_manifest
 
@@ -48,7 +49,11 @@ class World:
             PROJECT_RECIPES / "embedded.yaml", environment={"CODELUPE_HOME": str(root)}, env_file=None
         )
         recipe = pinned(self.settings.recipe, model="tiny-qwen2", revision="r" * 40)
-        self.recipe = replace(recipe, hygiene=Hygiene(duplicates="none"))  # these tests insert the same text often
+        self.recipe = replace(
+            recipe,
+            hygiene=Hygiene(duplicates="none"),  # these tests insert the same text often
+            gate=Gate(evidence="point", examination=False),  # and write reports without a trainer
+        )
         binding = streams.Binding(source="code_files", base_model="tiny-qwen2", base_revision="r" * 40, lora={})
         streams.bind(pool, STREAM, binding)
         lease = leases.acquire(pool, STREAM, self.home.instance(), 60)
@@ -63,7 +68,7 @@ class World:
         )  # fmt: skip
 
     def claim(self):
-        return claim_run(self.pool, self.lease, self.home, self.settings, self.recipe, None)
+        return claim_run(self.pool, self.lease, self.home, self.settings, self.recipe, Start())
 
     def audit(self):
         return audit(self.pool, self.settings.source, self.settings.eligibility, STREAM)
@@ -105,7 +110,7 @@ def test_the_lease_is_renewed_between_long_texts(world: World, monkeypatch: pyte
         return decide(self, rows)
 
     monkeypatch.setattr(Admission, "decide", counted)
-    claim_run(world.pool, world.lease, world.home, settings, world.recipe, None, lambda: since.append(0))
+    claim_run(world.pool, world.lease, world.home, settings, world.recipe, Start(), lambda: since.append(0))
     longest = len(CODE) * 4000
     assert sum(since) == 8 * longest > 2 * BATCH_CHARS
     assert max(since) < BATCH_CHARS + longest, "looked at without a beat"
@@ -269,6 +274,19 @@ def test_a_run_whose_directory_was_tidied_after_the_dump_is_returned(world: Worl
     assert world.audit().pending == 20
 
 
+def test_a_run_whose_adapter_is_gone_is_returned_without_an_attempt(world: World):
+    world.insert(20)
+    world.claim()
+    daemon = world.daemon()
+    write_json(world.home.run(1).report, GOOD_REPORT | {"adapter": {"manifest_sha256": "0" * 64}})
+    assert daemon._starting() is State.TRAINING
+    assert daemon._training() is State.JUDGING
+    assert daemon._judging() is State.PAUSED
+    run = runs.get(world.pool, 1)
+    assert run is not None and run.state == "failed" and "adapter is missing" in str(run.reason)
+    assert world.audit().pending == 20
+
+
 def test_a_run_with_the_directory_of_another_run_is_returned(world: World):
     """In the restored database run 1 is live, but the folder holds a finished run 1 of another history."""
     world.insert(20)
@@ -343,7 +361,7 @@ def test_a_failure_while_writing_undoes_the_claim(world: World):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        claim_run(world.pool, world.lease, world.home, world.settings, world.recipe, None, full)
+        claim_run(world.pool, world.lease, world.home, world.settings, world.recipe, Start(), full)
     assert world.audit().pending == 20
     assert list(world.home.runs.iterdir()) == []
 

@@ -45,7 +45,9 @@ class NoTrackers:
 
 
 def checked(recipe: Recipe, *, seed: int = 42, parent: Path | None = None) -> Checked:
-    return Checked(recipe=recipe, run_id=1, seed=seed, parent=parent, parent_version=None)
+    return Checked(
+        recipe=recipe, run_id=1, seed=seed, parent=parent, current=parent, trunk=frozenset(), parent_version=None
+    )
 
 
 def make_fit(folder: Path, recipe: Recipe | None = None, *, loaded: Loaded | None = None, samples: int = 16) -> Fit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -29,36 +30,59 @@ def file_ids(samples):
     return [sample.file_id for sample in samples]
 
 
-def test_the_two_parts_share_no_file_and_take_turns():
-    parts = divide_held_out(held_out_rows(5, 4), max_tokens=10**6, seed=1)
+def divided(rows, *, tokens=10**6, **options):
+    return divide_held_out(rows, judging_tokens=tokens, stopping_tokens=tokens, **{"seed": 1} | options)
+
+
+def test_the_two_parts_share_no_file_and_two_of_three_files_judge():
+    parts = divided(held_out_rows(6, 3))
     judging, stopping = set(file_ids(parts.judging)), set(file_ids(parts.stopping))
-    assert (len(judging), len(stopping)) == (5, 4) and not judging & stopping and parts.disjoint
-    assert (len(judging & {1, 2, 3, 4, 5}), len(stopping & {1, 2, 3, 4, 5})) == (3, 2), "fresh rows in both"
+    assert (len(judging), len(stopping)) == (6, 3) and not judging & stopping and parts.disjoint
+    assert (len(judging & set(range(1, 7))), len(stopping & set(range(1, 7)))) == (4, 2), "new rows in both"
     assert sorted(file_ids(parts.samples)) == [*range(1, 10)]
 
 
-def test_this_runs_own_rows_come_first_and_the_bound_holds():
+def test_a_file_keeps_its_part_in_later_runs():
+    first = divided(held_out_rows(9, 0))
+    rows = held_out_rows(9, 6)
+    runs = {file_id: 7 if file_id <= 9 else None for file_id in rows.file_ids}
+    later = divided(replace(rows, runs=runs))
+    assert set(file_ids(first.judging)) == set(file_ids(later.judging)) & set(range(1, 10))
+    assert set(file_ids(first.stopping)) <= set(file_ids(later.stopping))
+
+
+def test_new_files_get_half_of_the_tokens_and_earlier_runs_take_turns():
+    rows = held_out_rows(30, 60)
+    runs = {file_id: None if file_id <= 30 else 1 + file_id % 3 for file_id in rows.file_ids}
+    parts = divided(replace(rows, runs=runs), tokens=4000)
+    judging = file_ids(parts.judging)
+    tokens = sum(sample.tokens for sample in parts.judging)
+    new = sum(sample.tokens for sample in parts.judging if sample.file_id <= 30)
+    assert 3500 < tokens <= 4000 and 0.4 < new / tokens < 0.65
+    of_runs = Counter(runs[file_id] for file_id in set(judging) if file_id > 30)
+    assert len(of_runs) == 3 and max(of_runs.values()) - min(of_runs.values()) <= 1
+    trunk = divided(replace(rows, runs=runs), tokens=4000, trunk=frozenset({1, 2, 3}))
+    assert trunk.judging != parts.judging, "the trunk's files are new ones"
+
+
+def test_the_same_seed_gives_the_same_parts():
     rows = held_out_rows(4, 20)
-    every = divide_held_out(rows, max_tokens=10**6, seed=1)
-    assert len(every.samples) == 24
-    some = divide_held_out(rows, max_tokens=2000, seed=1)
-    assert {1, 2, 3, 4} <= set(file_ids(some.samples))
-    assert sum(sample.tokens for sample in some.samples) <= 2000 and len(some.samples) < 24
-    assert every == divide_held_out(rows, max_tokens=10**6, seed=1)
-    assert file_ids(every.judging) != file_ids(divide_held_out(rows, max_tokens=10**6, seed=2).judging)
+    every = divided(rows)
+    assert len(every.samples) == 24 and every == divided(rows)
+    assert file_ids(every.judging) != file_ids(divided(rows, seed=2).judging)
 
 
 def test_a_single_file_serves_both_parts():
-    one = divide_held_out(held_out_rows(3, 0), max_tokens=1, seed=1)
+    one = divided(held_out_rows(1, 0), tokens=1)
     assert len(one.samples) == 1 and file_ids(one.judging) == file_ids(one.stopping) and not one.disjoint
-    assert divide_held_out(held_out_rows(0, 0), max_tokens=1, seed=1).samples == []
+    assert divided(held_out_rows(0, 0), tokens=1).samples == []
 
 
 def test_samples_that_share_a_file_stay_in_one_part():
     rows = held_out_rows(6, 0)
     shared = {2: ((2, 1), (5, 1)), 3: ((3, 1), (6, 1)), 6: ((6, 1), (2, 1))}  # 2, 3, 5 and 6 hang together
     samples = [replace(s, shares=shared.get(s.file_id, s.shares)) for s in rows.samples]
-    parts = divide_held_out(replace(rows, samples=samples), max_tokens=10**6, seed=1)
+    parts = divided(replace(rows, samples=samples))
     of_files = [{file for s in part for file, _ in s.shares} for part in (parts.judging, parts.stopping)]
     assert not of_files[0] & of_files[1] and any({2, 3, 5, 6} <= files for files in of_files)
 

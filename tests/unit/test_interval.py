@@ -6,10 +6,10 @@ import random
 
 import numpy as np
 import pytest
+from gate_evidence import evidence
 
 from service.gate.interval import Interval, loss_interval, ratio_interval
 from service.gate.judge import judge
-from trainer.recipe import Gate
 from trainer.records import SampleEvaluation
 
 
@@ -74,17 +74,15 @@ def test_the_verdict_names_new_and_earlier_files():
     rng = random.Random(1)
     samples = [sample(n, by=rng.gauss(-0.4, 0.05)) for n in range(8)]
     samples += [sample(n, by=rng.gauss(0.07, 0.02), fresh=False) for n in range(100, 108)]
-    losses = {"anchor": {"loss": 3.0}, "current": {"loss": 2.0}, "candidate": {"loss": 1.84}}
-    report = {"run_id": 1, "rows": {"trained": 1}, "held_out": {"samples": 16}, "evaluation": losses}
-    verdict = judge(report, Gate(), run_id=1, samples=samples)
-    assert verdict.intervals["new"].high < 0 < verdict.intervals["earlier"].low
-    new, earlier = verdict.text().split("; ")[1:]
-    assert new.startswith("new files: better by 0.4") and new.endswith(", 8 files")
-    assert earlier.startswith("earlier files: worse by 0.0") and "95 % interval 0.0" in earlier
+    found = judge(evidence(samples)).intervals
+    assert found["new"].high < 0 < found["earlier"].low
+    assert found["new"].text().startswith("better by 0.4") and found["new"].text().endswith(", 8 files")
+    assert found["earlier"].text().startswith("worse by 0.0") and "95 % interval 0.0" in found["earlier"].text()
 
 
-def test_without_samples_the_verdict_is_as_before():
-    report = {"run_id": 1, "rows": {"trained": 1}, "held_out": {"samples": 1},
-              "evaluation": {name: {"loss": 1.0} for name in ("anchor", "current", "candidate")}}  # fmt: skip
-    verdict = judge(report, Gate(), run_id=1)
-    assert verdict.promote and not verdict.intervals and ";" not in verdict.text()
+def test_a_higher_level_gives_a_wider_interval_and_says_so():
+    samples = [sample(n, by=0.1 * (n % 3)) for n in range(9)]
+    usual, wide = loss_interval(samples), loss_interval(samples, level=1 - 0.05 / 6)
+    assert usual is not None and wide is not None
+    assert wide.low < usual.low < usual.high < wide.high
+    assert "99.1667 % interval" in wide.text()

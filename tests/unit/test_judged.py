@@ -25,7 +25,7 @@ def first(tmp_path_factory):
 
 def test_the_lines_add_up_to_the_report(first):
     report, lines = read_json(first.report), list(read_evaluation(first.evaluation))
-    assert len(lines) == report["held_out"]["samples"] == 4
+    assert len(lines) == report["held_out"]["samples"] == 5
     for name in ("anchor", "current", "candidate"):
         loss = sum(line.loss[name] for line in lines) / sum(line.tokens for line in lines)
         assert report["evaluation"][name]["loss"] == pytest.approx(loss, rel=1e-12)

@@ -18,9 +18,9 @@ def rows(count: int, repository: str = "r") -> list[SourceRow]:
     ]  # fmt: skip
 
 
-def decide(data: Data, given: list[SourceRow], earlier: int = 0) -> dict[int, str]:
+def decide(data: Data, given: list[SourceRow]) -> dict[int, str]:
     splitter = Splitter(data)
-    decided = [pair for row in given for pair in splitter.add(row)] + splitter.rest(earlier)
+    decided = [pair for row in given for pair in splitter.add(row)] + splitter.rest()
     assert len(decided) == len(given)
     assert splitter.held_out == sum(role == "held_out" for _, role in decided)
     assert splitter.trained == sum(role == "train" for _, role in decided)
@@ -42,13 +42,6 @@ def test_too_few_are_topped_up_by_the_same_hash():
     held_out = {n for n, role in roles.items() if role == "held_out"}
     by_hash = sorted(given, key=lambda row: split_position(row, "file"))
     assert held_out == {row.file_id for row in by_hash[:8]}
-
-
-def test_earlier_held_out_rows_count():
-    roles = decide(Data(min_held_out=8, held_out_fraction=0.0), rows(40), earlier=6)
-    assert list(roles.values()).count("held_out") == 2
-    roles = decide(Data(min_held_out=8, held_out_fraction=0.0), rows(40), earlier=100)
-    assert list(roles.values()).count("held_out") == 0
 
 
 def test_half_of_a_small_claim_stays_for_training():
@@ -96,8 +89,8 @@ def test_a_later_version_of_what_a_top_up_took_is_held_out_too():
     ]
     splitter = Splitter(Data(min_held_out=8, held_out_fraction=0.0), places)
     later = [pair for row in given for pair in splitter.add(replace(row, file_id=row.file_id + 100))]
-    held_out = {row.path for row, role in [*later, *splitter.rest(8)] if role == "held_out"}
-    assert held_out == {place.path for place in places}
+    held_out = {row.path for row, role in [*later, *splitter.rest()] if role == "held_out"}
+    assert held_out == {place.path for place in places}, "they count, so nothing is added"
 
 
 def test_a_place_is_known_as_held_out_once_it_is_decided():
@@ -105,7 +98,7 @@ def test_a_place_is_known_as_held_out_once_it_is_decided():
     given = rows(40)
     splitter = Splitter(Data(min_held_out=8, held_out_fraction=0.0))
     decided = {row.file_id: role for new in given for row, role in splitter.add(new)}
-    decided |= {row.file_id: role for row, role in splitter.rest(0)}
+    decided |= {row.file_id: role for row, role in splitter.rest()}
     earlier_versions = [replace(row, file_id=100 + row.file_id, content="before") for row in given]
     assert {row.file_id - 100 for row in earlier_versions if splitter.holds_out(row)} == {
         n for n, role in decided.items() if role == "held_out"

@@ -101,7 +101,7 @@ def test_a_long_row_is_split_and_every_line_is_in_one_sample():
 def test_a_row_that_fits_is_one_sample():
     rows = tokenize_rows([make_row(1, program(1))], encoder(), DATA, seed=1)
     assert [sample.file_id for sample in rows.samples] == [1]
-    assert rows.file_ids == [1] and rows.fresh == {1}
+    assert rows.file_ids == [1] and rows.runs == {1: None}
 
 
 @pytest.mark.parametrize(

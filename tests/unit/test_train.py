@@ -28,6 +28,7 @@ from run_folder import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from service.gate.evidence import Evidence
 from service.gate.judge import judge
 from trainer import __main__, reading, train
 from trainer.errors import Diverged
@@ -96,7 +97,7 @@ def test_the_report_says_what_happened(finished):
     best = min(evaluation["history"][1:], key=lambda entry: entry["loss"])
     assert report["steps"]["best"] == best["step"]
     assert report["held_out"] | {"tokens": 0, "stopping_tokens": 0} == {
-        "samples": 3, "tokens": 0, "stopping_samples": 2, "stopping_tokens": 0, "disjoint": True
+        "samples": 4, "tokens": 0, "stopping_samples": 1, "stopping_tokens": 0, "disjoint": True
     }  # fmt: skip
     assert evaluation["candidate"]["loss"] < evaluation["current"]["loss"]
     assert set(report["seconds"]) == {"check", "samples", "model", "fit", "judge", "export"}
@@ -409,7 +410,7 @@ def test_held_out_rows_without_a_sample_are_rejected_and_nothing_is_fitted(tmp_p
     assert outcomes == {9: ("rejected", "too_few_lines"), **dict.fromkeys(range(1, 5), ("unused", None))}
     report = read_json(directory.report)
     assert report["evaluation"] is None and report["rows"]["trained"] == 0
-    assert not judge(report, Gate(), run_id=1).promote
+    assert judge(Evidence(run_id=1, gate=Gate(), report=report)).decision == "refuse"
     assert events(directory, "unmeasured")[0]["reasons"] == "too_few_lines: 1"
 
 

@@ -13,6 +13,8 @@ from trainer.records import Row
 from trainer.samples.build import BUILDERS, REPO, Builder, builder_of, halves, ready
 from trainer.samples.sample import Rejected, Sample
 
+EARLIER = 0
+"""Stands for an earlier run whose number is unknown. Run directories of older versions do not tell it."""
 CHUNK_ROWS = 64
 """Number of rows that are encoded in one call, on all cores."""
 
@@ -26,7 +28,8 @@ class TokenRows:
     """file_id → reason"""
     file_ids: list[int] = field(default_factory=list)
     """File ids of all rows, in input order."""
-    fresh: set[int] = field(default_factory=set)
+    runs: dict[int, int | None] = field(default_factory=dict)
+    """file_id → the earlier run that claimed the row, or None for a row of this run"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +53,7 @@ def tokenize_rows(rows: Iterable[Row], encoder: SampleEncoder, data: Data, *, se
         built: list[Built] = []
         for row in chunk:
             result.file_ids.append(row.file_id)
-            if row.fresh:
-                result.fresh.add(row.file_id)
+            result.runs[row.file_id] = None if row.fresh else row.run_id or EARLIER
             try:
                 made = _build(row, data, seed=seed)
             except Rejected as rejected:

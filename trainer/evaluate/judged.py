@@ -46,6 +46,7 @@ class Judged:
             yield SampleEvaluation(
                 file_ids=tuple(file_id for file_id, _ in sample.shares),
                 fresh=row.fresh,
+                run_id=row.run_id,
                 repository=row.repository,
                 path=row.path,
                 language=row.language,
@@ -56,24 +57,27 @@ class Judged:
             )
 
 
-def judge_samples(held_out: HeldOut, adapted: Any, *, parent: Path | None, trained: bool) -> Judged:
+def judge_samples(
+    held_out: HeldOut, adapted: Any, *, current: Path | None, start: Path | None, trained: bool
+) -> Judged:
     """Measure all three models. The adapter has its final weights, before and after.
 
     Args:
         adapted: the PEFT model inside `held_out.model`
-        parent: folder of the adapter that the fit began from. None: a new adapter, which changes nothing
+        current: folder of the published adapter. None: there is none, so the base alone is current
+        start: folder of the adapter that the fit began from. None: a new adapter, which changes nothing
         trained: whether the fit took a step
     """
     candidate = held_out.by_sample()
     anchor = held_out.base_by_sample()
-    if not trained:
-        current = candidate
-    elif parent is None:
-        current = anchor
+    if current == start and not trained:
+        measured = candidate
+    elif current is None:
+        measured = anchor
     else:
-        with _weights_of(adapted, parent):
-            current = held_out.by_sample()
-    return Judged(samples=held_out.samples, by_model={"anchor": anchor, "current": current, "candidate": candidate})
+        with _weights_of(adapted, current):
+            measured = held_out.by_sample()
+    return Judged(samples=held_out.samples, by_model={"anchor": anchor, "current": measured, "candidate": candidate})
 
 
 @contextmanager

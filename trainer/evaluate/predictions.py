@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -50,6 +51,34 @@ def _answer(adapted: Any, tokenizer: Any, sample: TokenSample, pad: int, stop: S
         answer=tokenizer.decode(output.tolist(), skip_special_tokens=True),
     )
     return prediction, len(output)
+
+
+@torch.no_grad()
+def answer_all(
+    adapted: Any, tokenizer: Any, samples: Sequence[TokenSample], *, pad: int, max_new_tokens: int
+) -> list[list[int]]:
+    """Generate greedy answers to the samples' prompts in one batch, padded on the left. Returns the answers' ids.
+
+    The model is in evaluation mode, and its attention is transformers' own.
+    """
+    prompts = [sample.ids[: _prompt_tokens(sample)].long() for sample in samples]
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), pad)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = prompt
+        mask[row, longest - len(prompt) :] = 1
+    ends = {tokenizer.eos_token_id, pad}
+    output = adapted.generate(
+        input_ids=ids.to(adapted.device),
+        attention_mask=mask.to(adapted.device),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        use_cache=True,
+        eos_token_id=[*ends],
+        pad_token_id=pad,
+    )
+    return [list(takewhile(lambda token: token not in ends, row)) for row in output[:, longest:].tolist()]
 
 
 def _prompt_tokens(sample: TokenSample) -> int:

@@ -1,4 +1,4 @@
-"""The end of a fit: measures base, parent and result on samples that did not choose the result."""
+"""The end of a fit: measures base, published adapter and result on samples that did not choose the result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.outcomes import Inputs
 
 
 def judge(context: FitContext, inputs: Inputs, checked: Checked, progress: Progress) -> Judged:
-    """Measure base, parent and result on samples that did not choose the result.
+    """Measure the base, the published adapter and the result on samples that did not choose the result.
 
     Raises:
         Diverged: a loss is not finite.
@@ -20,7 +20,8 @@ def judge(context: FitContext, inputs: Inputs, checked: Checked, progress: Progr
     judged = judge_samples(
         context.held_out.on(inputs.parts.judging),
         context.adapted,
-        parent=checked.parent,
+        current=checked.current,
+        start=checked.parent,
         trained=progress.best_step > 0,
     )
     step = progress.best_step

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes as bnb
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
@@ -81,6 +82,24 @@ def adapter_weights(adapted: Any) -> dict[str, torch.Tensor]:
     """Return CPU copies of the adapter's weights, by PEFT's file names."""
     state = get_peft_model_state_dict(adapted)
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+
+
+@torch.no_grad()
+def relative_norms(adapted: Any) -> dict[str, float]:
+    """Return the Frobenius norm of each module's change, s · B A, as a share of the norm of its base weight W.
+
+    The change is never formed: ‖B A‖² is the sum of the elements of (Bᵀ B) ∘ (A Aᵀ), both rank × rank.
+    """
+    return {name: _relative_norm(module) for name, module in adapted.named_modules() if hasattr(module, "lora_A")}
+
+
+def _relative_norm(module: Any) -> float:
+    (which,) = module.lora_A.keys()
+    a, b = module.lora_A[which].weight.double(), module.lora_B[which].weight.double()
+    change = module.scaling[which] * ((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt()
+    weight, state = module.base_layer.weight, getattr(module.base_layer, "quant_state", None)
+    base = weight if state is None else bnb.functional.dequantize_4bit(weight.data, state)
+    return float(change / base.double().norm())
 
 
 def trainable_parameters(adapted: Any) -> int:
