@@ -1,8 +1,9 @@
-"""The command line `python -m trainer`: run, examine, prepare, plan, doctor and samples."""
+"""The command line `python -m trainer`: run, examine, prepare, plan, doctor, samples, evaluate and sandbox."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -10,6 +11,7 @@ import traceback
 from pathlib import Path
 
 from trainer.errors import Stopped, TrainerError, UnusableInput
+from trainer.evaluate.request import add_arguments, request_from
 from trainer.events import Events
 from trainer.imports import collector_paused, compiler_off, import_trainer
 from trainer.recipe import Recipe
@@ -49,6 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
     samples.add_argument(
         "--plain", action="store_true", help="mark text with symbols instead of colours (default without a terminal)"
     )
+    add_arguments(
+        commands.add_parser("evaluate", help="evaluate an adapter or the base on a benchmark or held-out rows")
+    )
+    sandbox = commands.add_parser("sandbox", help="run model-written code for a trainer in another container")
+    sandbox.add_argument("--listen", type=Path, required=True, metavar="SOCKET")
     chosen = parser.parse_args(arguments)
     match chosen.command:
         case "run":
@@ -61,6 +68,10 @@ def main(arguments: list[str] | None = None) -> int:
             return doctor_command(chosen.recipe)
         case "samples":
             return samples_command(chosen)
+        case "evaluate":
+            return evaluate_command(chosen)
+        case "sandbox":
+            return sandbox_command(chosen.listen)
         case _:
             return prepare_command(chosen.recipe)
 
@@ -122,6 +133,7 @@ def prepare_command(path: Path) -> int:
 
         found = prepare_base(recipe)
         check_tokens(recipe)
+        check_suites(recipe)
     except TrainerError as error:
         write_stderr(str(error))
         return error.exit_code
@@ -144,6 +156,21 @@ def check_tokens(recipe: Recipe) -> None:
             from trainer.model.load import load_tokenizer
 
         SampleEncoder(load_tokenizer(recipe.base)).check(needed)
+
+
+def check_suites(recipe: Recipe) -> None:
+    """Check that the recipe's suites can be read, and that their answers can be executed here.
+
+    Raises:
+        UnusableInput: a suite cannot be read, or the sandbox is not available.
+    """
+    if recipe.evaluation.suites:
+        from trainer.evaluate.execute import choose_runner
+        from trainer.evaluate.suites import read_suite
+
+        for suite in recipe.evaluation.suites:
+            read_suite(Path(suite).expanduser())
+        choose_runner()
 
 
 def plan_command(path: Path, *, card: str | None, vram_gib: float | None, as_json: bool) -> int:
@@ -189,6 +216,40 @@ def samples_command(chosen: argparse.Namespace) -> int:
         )
     except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except TrainerError as error:
+        write_stderr(str(error))
+        return error.exit_code
+
+
+def evaluate_command(chosen: argparse.Namespace) -> int:
+    """Evaluate. Returns 75 if it was stopped; the same command goes on."""
+    _set_up_torch()
+    stop = StopRequest()
+    try:
+        request = request_from(chosen)
+        stop.listen()
+        with collector_paused():
+            with compiler_off():
+                importlib.import_module("bitsandbytes")
+            from trainer.evaluate import command
+
+        command.evaluate_command(request, stop)
+        return 0
+    except Stopped as stopped:
+        write_stderr(f"stopped: {stopped}. The same command goes on from here")
+        return stopped.exit_code
+    except TrainerError as error:
+        write_stderr(str(error))
+        return error.exit_code
+
+
+def sandbox_command(path: Path) -> int:
+    """Serve the sandbox on a Unix socket until it is stopped."""
+    from trainer.evaluate.sandbox.server import listen
+
+    try:
+        listen(path)
         return 0
     except TrainerError as error:
         write_stderr(str(error))

@@ -21,6 +21,7 @@ from trainer.data.batches import collate
 from trainer.data.encoder import SampleEncoder, TokenSample, pad_id
 from trainer.data.tokenize import tokenize_rows
 from trainer.errors import UnusableInput
+from trainer.evaluate.judged_suites import judge_suites
 from trainer.evaluate.predictions import answer_all
 from trainer.model.attention import choose_kernel
 from trainer.model.load import compute_dtype, load_tokenizer
@@ -42,7 +43,7 @@ def examine(directory: RunDirectory, stop: StopRequest) -> None:
     """Write examination.json. A candidate that cannot be used is a finding there, not an error.
 
     Raises:
-        UnusableInput: an input of the run is missing or changed.
+        UnusableInput: an input of the run is missing or changed, or a suite cannot be executed.
         Stopped: a stop was requested.
     """
     began = time.monotonic()
@@ -57,6 +58,8 @@ def examine(directory: RunDirectory, stop: StopRequest) -> None:
             found |= _used(directory, checked, stop)
     except (RunDirectoryError, UnusableInput, SafetensorError, OSError) as error:
         found["failure"] = str(error)
+    if "generation" in found and checked.recipe.evaluation.suites:
+        found["suites"] = judge_suites(directory, checked, stop)
     write_json(directory.examination, found | {"seconds": round(time.monotonic() - began, 3)})
 
 

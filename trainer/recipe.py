@@ -128,6 +128,11 @@ class Evaluation:
     threshold: float = number(0.01, 0.0)
     """Minimum improvement of the loss in nats, for early stopping."""
     batch_size: int = number(4, 1, 65536)
+    suites: tuple[str, ...] = names()
+    """JSONL benchmark files in HumanEval's or MBPP's format. The candidate and the current adapter solve their tasks,
+    and the sandbox executes the answers. An empty list executes nothing."""
+    suite_tasks: int | None = number(None, 1)
+    """Only the first tasks of each suite. None: all."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,10 @@ class RunDirectory:
         return self.root / "examination.json"
 
     @property
+    def suites(self) -> Path:
+        return self.root / "suites"
+
+    @property
     def manifest(self) -> Path:
         return self.root / MANIFEST
 

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from db.errors import DatabaseError
-from service.cli import adapters, data, ledger, machine, runs, service
+from service.cli import adapters, data, evaluate, ledger, machine, power, runs, service
 from service.errors import PreconditionError, ServiceError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -19,6 +19,8 @@ COMMANDS = (
     service.status,
     runs.runs,
     runs.replay,
+    evaluate.evaluate,
+    power.power,
     adapters.adapters,
     adapters.rollback,
     adapters.connect,

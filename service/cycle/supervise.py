@@ -64,6 +64,8 @@ class Supervisor:
     def examine(self, directory: RunDirectory, run_id: int) -> int | None:
         """Examine a finished run's adapter in a fresh process. Returns its exit code, or None at a stop."""
         secrets = {name: value for name, value in self.settings.trainer_secrets.items() if name == "HF_TOKEN"}
+        if self.settings.sandbox_socket is not None:
+            secrets["SANDBOX_SOCKET"] = self.settings.sandbox_socket
         process = TrainerProcess(directory, secrets, "examine")
         log("Examination", run=run_id, pid=process.pid)
 

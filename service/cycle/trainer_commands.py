@@ -1,4 +1,4 @@
-"""The trainer's other commands, each a process of its own: prepare, plan, samples and doctor."""
+"""The trainer's other commands, each a process of its own: prepare, plan, samples, evaluate and doctor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from service.cycle.launch import PROJECT, TRAINER, WATCH_SECONDS, trainer_environment
+from service.cycle.launch import PROJECT, STOP_GRACE_SECONDS, TRAINER, WATCH_SECONDS, trainer_environment
 from trainer.recipe import TINY_BASE, Recipe
 
 
@@ -28,6 +28,20 @@ def show_samples(recipe_file: Path, rows_file: Path, arguments: Sequence[str], s
     return subprocess.run(
         command, stdin=subprocess.DEVNULL, cwd=PROJECT, env=trainer_environment(os.environ, secrets), check=False
     ).returncode
+
+
+def evaluate(recipe_file: Path, results: Path, arguments: Sequence[str], secrets: Mapping[str, str]) -> int:
+    """Run `python -m trainer evaluate`, which says on stderr what it does. Return its exit code: 75 if it was stopped.
+
+    Ctrl-C reaches it too. It keeps what it has, and the same command goes on.
+    """
+    command = [*TRAINER, "evaluate", str(recipe_file), str(results), *arguments]
+    environment = trainer_environment(os.environ, secrets)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=PROJECT, env=environment) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            return process.wait(STOP_GRACE_SECONDS)
 
 
 def examine_trainer(recipe_file: Path, secrets: Mapping[str, str], *, seconds: float) -> tuple[str, str]:
@@ -88,7 +102,9 @@ def prepare_base(
 
 
 def with_absolute_folder(recipe: Recipe) -> Recipe:
-    """Make a base folder's path absolute: the trainer has another working directory."""
+    """Make the paths of a base folder and of suites absolute: the trainer has another working directory."""
+    suites = tuple(str(Path(suite).expanduser().absolute()) for suite in recipe.evaluation.suites)
+    recipe = replace(recipe, evaluation=replace(recipe.evaluation, suites=suites))
     try:
         folder = Path(recipe.base.model).expanduser()
         if recipe.base.model == TINY_BASE or not folder.is_dir():

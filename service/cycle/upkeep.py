@@ -101,6 +101,10 @@ class Upkeep:
         """Clean up after a service that was killed between a verdict and its cleanup."""
         self.tidy_runs()
         self.retire()
+        for run in runs.history(self.pool, self.stream, limit=RUNS_TIDIED):
+            if verdict := (run.report or {}).get("verdict"):
+                self.board.update(last_verdict=verdict)
+                break
 
     def tidy_runs(self) -> None:
         """Compress ended runs and remove their candidates, except the one that the next run trains on."""

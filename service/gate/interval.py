@@ -10,7 +10,7 @@ Not covered: files of one repository resemble each other too, so the interval is
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +47,7 @@ def loss_interval(
     samples: Iterable[SampleEvaluation], *, against: str = "current", level: float = LEVEL
 ) -> Interval | None:
     """Return the interval of the candidate's difference, or None with fewer than two files."""
-    nats, tokens = _by_file(samples, against)
+    nats, tokens = sums_by_file(samples, lambda sample: sample.loss["candidate"] - sample.loss[against])
     return ratio_interval(nats, tokens, level=level) if len(tokens) > 1 else None
 
 
@@ -61,9 +61,7 @@ def ratio_interval(nats: Array, tokens: Array, *, level: float = LEVEL) -> Inter
 
     clusters = len(tokens)
     ratio = nats.sum() / tokens.sum()
-    residuals = nats - ratio * tokens
-    error = np.sqrt(clusters / (clusters - 1) * np.square(residuals).sum()) / tokens.sum()
-    half = stdtrit(clusters - 1, (1 + level) / 2) * error
+    half = stdtrit(clusters - 1, (1 + level) / 2) * ratio_error(nats, tokens)
     return Interval(
         difference=float(ratio), low=float(ratio - half), high=float(ratio + half), files=clusters, level=level
     )
@@ -73,8 +71,17 @@ def _percent(level: float) -> str:
     return f"{100 * level:.4f}".rstrip("0").rstrip(".") + " %"
 
 
-def _by_file(samples: Iterable[SampleEvaluation], against: str) -> tuple[Array, Array]:
-    """Return the difference in nats and the tokens of each cluster: float64 [clusters] each.
+def ratio_error(nats: Array, tokens: Array) -> float:
+    """Return the standard error of Σ nats / Σ tokens over at least two clusters."""
+    clusters = len(tokens)
+    residuals = nats - nats.sum() / tokens.sum() * tokens
+    return float(np.sqrt(clusters / (clusters - 1) * np.square(residuals).sum()) / tokens.sum())
+
+
+def sums_by_file(
+    samples: Iterable[SampleEvaluation], value: Callable[[SampleEvaluation], float]
+) -> tuple[Array, Array]:
+    """Return the sum of a value, such as nats, and the tokens of each cluster: float64 [clusters] each.
 
     A sample that joins two clusters counts for the first one; only the builder `repo` makes such samples.
     """
@@ -85,6 +92,6 @@ def _by_file(samples: Iterable[SampleEvaluation], against: str) -> tuple[Array, 
         known = [cluster_of[file_id] for file_id in sample.file_ids if file_id in cluster_of]
         cluster = known[0] if known else sample.file_ids[0]
         cluster_of.update(dict.fromkeys(sample.file_ids, cluster))
-        nats[cluster] += sample.loss["candidate"] - sample.loss[against]
+        nats[cluster] += value(sample)
         tokens[cluster] += sample.tokens
     return np.array([*nats.values()]), np.array([tokens[cluster] for cluster in nats], dtype=np.float64)

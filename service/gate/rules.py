@@ -14,7 +14,7 @@ from service.gate.evidence import Evidence
 from service.gate.interval import Interval
 
 Outcome = Literal["pass", "fail", "inconclusive"]
-SAME_LOSS = 0.05
+SAME_LOSS = 0.02
 """How much a sample's loss may differ between two processes, in nats per token. 16-bit kernels round differently."""
 OUTCOMES: tuple[Outcome, ...] = ("pass", "fail", "inconclusive")
 
@@ -78,7 +78,7 @@ def whole(evidence: Evidence) -> Finding:
     if names := examination["weights"]["not_finite"]:
         return Finding(
             outcome="fail",
-            text=f"{len(names)} tensors are not finite, among them {names[0]}",
+            text=f"not finite: {names[0]}{f' and {len(names) - 1} more tensors' if len(names) > 1 else ''}",
             numbers={"not_finite": len(names)},
         )
     again = examination.get("measured_again", {"samples": 0, "largest_difference": 0.0})
@@ -125,6 +125,25 @@ def answers(evidence: Evidence) -> Finding:
     if ours["looping"] - base["looping"] > evidence.gate.more_loops * prompts:
         return Finding(outcome="fail", text=text, numbers=numbers)
     return Finding(outcome="pass", text=f"no control token in {prompts} answers; {text}", numbers=numbers)
+
+
+def suites(evidence: Evidence) -> Finding:
+    """In no suite does the candidate certainly solve fewer tasks than the current adapter."""
+    found = (evidence.examination or {}).get("suites", {})
+    numbers: dict[str, float | int] = {}
+    worse: list[str] = []
+    said: list[str] = []
+    for name, result in found.items():
+        text = (
+            f"{name}: {result['first_only']} tasks only the candidate solves, {result['second_only']} only current, "
+            f"p = {result['p_value']:.3f}"
+        )
+        numbers |= {f"{name} difference": result["difference"], f"{name} p": result["p_value"]}
+        certain = result["p_value"] < 1 - evidence.gate.confidence
+        (worse if result["difference"] < 0 and certain else said).append(text)
+    if worse:
+        return Finding(outcome="fail", text="; ".join(worse), numbers=numbers)
+    return Finding(outcome="pass", text="; ".join(said) or "the recipe names no suite", numbers=numbers)
 
 
 def _not_examined(evidence: Evidence) -> Finding:
@@ -251,6 +270,7 @@ ALWAYS: dict[str, Rule] = {
     "whole": whole,
     "changed": changed,
     "answers": answers,
+    "suites": suites,
 }
 RULES: dict[str, dict[str, Rule]] = {
     "interval": ALWAYS

@@ -51,6 +51,8 @@ class Settings:
     vllm_url: str | None
     """The vLLM server that serves the current adapter, if any."""
     vllm_api_key: str | None
+    sandbox_socket: str | None
+    """Socket of the container that executes model-written code. None: this machine's own sandbox does."""
     trainer_secrets: Mapping[str, str]
     """Keys that are passed to the trainer: trackers and Hub."""
 
@@ -110,6 +112,7 @@ def load_settings(
         keep_adapters=values["KEEP_ADAPTERS"],
         vllm_url=values["VLLM_URL"],
         vllm_api_key=values["VLLM_API_KEY"],
+        sandbox_socket=values["SANDBOX_SOCKET"],
         trainer_secrets={name: given[name] for name in FOR_THE_TRAINER if name in given},
     )
 

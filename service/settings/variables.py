@@ -71,6 +71,7 @@ VARIABLES: dict[str, Variable] = {
     "KEEP_ADAPTERS": Variable(whole(1), 10),
     "VLLM_URL": Variable(server_address),
     "VLLM_API_KEY": Variable(key, secret=True),
+    "SANDBOX_SOCKET": Variable(plain),
     "SAMPLE_PREDICTIONS": Variable(whole(0, 1000)),
     "ALLOWED_LICENSES": Variable(listed),
     "BENCHMARK_FILES": Variable(listed),

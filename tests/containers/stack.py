@@ -86,7 +86,7 @@ class Stack:
             )
 
     def down(self, *arguments: str) -> None:
-        self.compose("--profile", "cpu", "--profile", "serve", "down", *arguments)
+        self.compose("--profile", "cpu", "--profile", "serve", "--profile", "evaluation", "down", *arguments)
 
     def codelupe(self, *arguments: str) -> str:
         """Run a `codelupe` command inside the trainer's container."""

@@ -5,7 +5,13 @@ import json
 import yaml
 from stack import Stack, checkout
 
-PROFILES = [(), ("--profile", "cpu"), ("--profile", "serve"), ("--profile", "cpu", "--profile", "serve")]
+PROFILES = [
+    (),
+    ("--profile", "cpu"),
+    ("--profile", "serve"),
+    ("--profile", "cpu", "--profile", "serve"),
+    ("--profile", "evaluation"),
+]
 
 
 def test_the_compose_file_gives_no_warnings(compose, tmp_path):
@@ -25,9 +31,8 @@ def test_the_compose_file_gives_no_warnings(compose, tmp_path):
 
 def services(compose, tmp_path, *options: str, **environment: str) -> dict:
     stack = Stack(checkout(tmp_path), compose, environment)
-    return yaml.safe_load(stack.compose(*options, "--profile", "cpu", "--profile", "serve", "config").stdout)[
-        "services"
-    ]
+    profiles = ("--profile", "cpu", "--profile", "serve", "--profile", "evaluation")
+    return yaml.safe_load(stack.compose(*options, *profiles, "config").stdout)["services"]
 
 
 def test_public_names_stay_the_same(compose, tmp_path):

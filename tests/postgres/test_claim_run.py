@@ -4,12 +4,13 @@ import json
 import shutil
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from db import chunks, embedded, runs, settling, streams
+from db import chunks, embedded, runs, settling, streams, trunk
 from db import lease as leases
 from db.adapters import NewAdapter
 from db.audit import audit
@@ -272,6 +273,73 @@ def test_a_run_whose_directory_was_tidied_after_the_dump_is_returned(world: Worl
     run = runs.get(world.pool, 1)
     assert run is not None and run.state == "failed" and "the candidate is damaged" in str(run.reason)
     assert world.audit().pending == 20
+
+
+def opened(world: World, run_id: int) -> None:
+    """End a run as inconclusive, with an adapter in its directory."""
+    directory = world.home.run(run_id)
+    with new_folder(directory.adapter) as folder:
+        (folder / "adapter_model.safetensors").write_bytes(str(run_id).encode())
+        write_manifest(folder)
+    rows, held_out = (list(read_rows(path)) for path in (directory.rows, directory.held_out))
+    outcomes = [RowOutcome(file_id=row.file_id, outcome="trained", tokens=1) for row in rows]
+    outcomes += [RowOutcome(file_id=row.file_id, outcome="held_out") for row in held_out]
+    for state in ("training", "judging"):
+        runs.advance(world.pool, world.lease, run_id, state)  # type: ignore[arg-type]
+    settling.keep_open(world.pool, world.lease, run_id, outcomes, reason="too few files", report={})
+
+
+def test_a_run_starts_from_the_open_candidate_and_compares_with_the_published_one(world: World):
+    world.insert(20)
+    published(world)
+    world.insert(20, prefix="second")
+    start = world.daemon().upkeep.start(world.lease)
+    claim_run(world.pool, world.lease, world.home, world.settings, world.recipe, start)
+    opened(world, 2)
+    world.insert(20, prefix="third")
+    start = world.daemon().upkeep.start(world.lease)
+    claimed = claim_run(world.pool, world.lease, world.home, world.settings, world.recipe, start)
+    run = world.home.run(claimed.run_id)
+    manifest = verify_manifest(run.root)
+    assert (manifest["parent_version"], manifest["trunk"]) == (1, [2])
+    assert run.parent.resolve() == world.home.run(2).adapter and run.current.resolve() == world.home.adapter(1)
+    assert manifest["current_manifest_sha256"] != manifest["parent_manifest_sha256"]
+    by_run = Counter(row.run_id for row in read_rows(run.held_out))
+    assert set(by_run) == {None, 1, 2} and by_run[2] == 8
+    stored = runs.get(world.pool, claimed.run_id)
+    assert stored is not None and stored.trunk_run_id == 2 and world.audit().problems == []
+
+
+@pytest.mark.parametrize("why", ["damaged", "rolled back"])
+def test_an_open_candidate_that_cannot_be_used_is_given_up(world: World, why: str):
+    world.insert(20)
+    published(world)
+    world.insert(20, prefix="second")
+    claim_run(
+        world.pool, world.lease, world.home, world.settings, world.recipe, world.daemon().upkeep.start(world.lease)
+    )
+    opened(world, 2)
+    if why == "damaged":
+        (world.home.run(2).adapter / "adapter_model.safetensors").write_bytes(b"other")
+    else:
+        with world.pool.transaction() as cursor:
+            cursor.execute("update codelupe.adapters set is_current = false")
+    pending = world.audit().pending
+    start = world.daemon().upkeep.start(world.lease)
+    assert start.trunk is None and world.audit().pending == pending + 12
+    world.daemon().upkeep.tidy_runs()
+    assert not world.home.run(2).adapter.exists() and world.audit().problems == []
+
+
+def test_the_files_of_an_open_candidate_stay_until_the_next_verdict(world: World):
+    world.insert(20)
+    world.claim()
+    opened(world, 1)
+    world.daemon().upkeep.tidy_runs()
+    assert world.home.run(1).adapter.is_dir() and not world.home.run(1).rows.exists()
+    trunk.give_up(world.pool, world.lease)
+    world.daemon().upkeep.tidy_runs()
+    assert not world.home.run(1).adapter.exists()
 
 
 def test_a_run_whose_adapter_is_gone_is_returned_without_an_attempt(world: World):

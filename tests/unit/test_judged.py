@@ -12,7 +12,7 @@ from trainer.evaluate import judged
 from trainer.fit import judging
 from trainer.model.step import LossModel
 from trainer.records import read_evaluation, read_outcomes, read_suspects
-from trainer.run_dir import read_json
+from trainer.run_dir import MANIFEST, read_json, sha256_file
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +85,40 @@ def test_a_file_of_the_judging_part_without_a_finite_loss_is_named(tmp_path, mon
     suspects = read_suspects(directory.suspects)
     assert suspects is not None and set(suspects.file_ids) == named
     assert not directory.report.exists() and not list(read_outcomes(directory.rows_outcome))
+
+
+def test_on_a_trunk_the_published_adapter_is_current_and_not_the_start(first, tmp_path):
+    trunk = make_run(
+        tmp_path / "000002", short_recipe(), short_rows(8, start=30), short_rows(4, start=101),
+        parent=first.adapter, run_id=2,
+    )  # fmt: skip
+    assert run(trunk) == 0
+    manifest = {"parent_version": 1, "trunk": [2], "current_manifest_sha256": sha256_file(first.adapter / MANIFEST)}
+    third = make_run(
+        tmp_path / "000003", short_recipe(), short_rows(8, start=60), short_rows(4, start=101),
+        parent=trunk.adapter, run_id=3, manifest=manifest,
+    )  # fmt: skip
+    third.current.symlink_to(first.adapter)
+    assert run(third) == 0
+    before = {line.file_ids: line.loss for line in read_evaluation(trunk.evaluation)}
+    for line in read_evaluation(third.evaluation):
+        assert line.loss["current"] == pytest.approx(before[line.file_ids]["current"], rel=1e-4)
+        assert line.loss["current"] != pytest.approx(before[line.file_ids]["candidate"], rel=1e-4)
+
+
+def test_on_a_trunk_without_a_published_adapter_the_base_is_current(first, tmp_path):
+    second = make_run(
+        tmp_path / "000002", short_recipe(), short_rows(8, start=30), short_rows(4, start=101),
+        parent=first.adapter, run_id=2, manifest={"parent_version": None, "trunk": [1]},
+    )  # fmt: skip
+    assert run(second) == 0
+    assert all(line.loss["current"] == line.loss["anchor"] for line in read_evaluation(second.evaluation))
+
+
+def test_a_damaged_current_adapter_is_refused(first, tmp_path, capsys):
+    second = make_run(
+        tmp_path / "000002", short_recipe(), short_rows(8, start=30), short_rows(4, start=101),
+        parent=first.adapter, run_id=2, manifest={"trunk": [1], "current_manifest_sha256": "0" * 64},
+    )  # fmt: skip
+    assert run(second) == 2
+    assert "names a current adapter" in capsys.readouterr().err

@@ -247,3 +247,13 @@ def test_codelupe_plan_runs_the_trainers_plan(tmp_path):
     assert plan("--vram-gib", "0.5").returncode == 3
     bad = plan("--card", "abacus")
     assert bad.returncode == 2 and "abacus" in bad.stderr and "Traceback" not in bad.stderr
+
+
+def test_evaluation_takes_at_most_a_tenth_of_a_run_of_the_default_recipe(no_hub, capsys, tmp_path):
+    path, often = str(RECIPES / "qwen-5090.yaml"), tmp_path / "often.yaml"
+    often.write_text(dump_recipe(replace(DEFAULT, evaluation=replace(DEFAULT.evaluation, interval_fraction=0.02))))
+    share = plan_json(capsys, path)[1]["evaluation_share"]
+    assert 0.03 < share <= 0.10
+    assert plan_json(capsys, str(often))[1]["evaluation_share"] > share + 0.05
+    assert __main__.main(["plan", path]) == 0
+    assert "72,000 tokens to stop by and 96,000 to judge by" in capsys.readouterr().out

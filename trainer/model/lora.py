@@ -9,6 +9,7 @@ import bitsandbytes as bnb
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
+from safetensors import SafetensorError
 
 from trainer.errors import UnusableInput
 from trainer.model.base import check_targets
@@ -41,6 +42,27 @@ def add_adapter(model: Any, lora: Lora, *, parent: Path | None, seed: int, dtype
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
     return adapted
+
+
+def load_adapter(model: Any, folder: Path, *, name: str = "default") -> Any:
+    """Put a finished adapter of any LoRA shape on a base, for evaluation. A second one gets a name of its own.
+
+    Raises:
+        UnusableInput: the folder is no LoRA adapter, or belongs to another base.
+    """
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        if not isinstance(config, LoraConfig):
+            raise UnusableInput(f"{folder} is not a LoRA adapter, but {config.peft_type or 'of an unknown type'}")
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(folder), adapter_name=name, is_trainable=False)
+            return model
+        return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=False, config=config)
+    except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
+        raise UnusableInput(
+            f"the adapter {folder} cannot be loaded ({' '.join(str(error).split())[:300]}). "
+            "Use the recipe with which it was trained (--recipe)"
+        ) from error
 
 
 def lora_config(lora: Lora) -> LoraConfig:

@@ -12,6 +12,7 @@ from trainer.errors import UnusableInput
 from trainer.model.shapes import architecture
 from trainer.plan.cards import CARDS, DEFAULT_CARD, GIB
 from trainer.plan.choose import Plan, changes_that_fit, fastest_fitting, possible_plans, smallest_plan
+from trainer.plan.evaluation import EvaluationCost, evaluation_cost
 from trainer.plan.model import Model, read_model
 from trainer.plan.show import bar, count, line_dict, other_plans, summary, table
 from trainer.plan.speed import EFFICIENCY
@@ -38,13 +39,17 @@ def plan_command(recipe: Recipe, *, card: str | None, vram_gib: float | None, as
     plans = possible_plans(model, recipe, CARDS[name])
     plan = fastest_fitting(plans, vram_bytes)
     changes = [] if plan else changes_that_fit(model, recipe, CARDS[name], vram_bytes)
+    cost = evaluation_cost(model, recipe, plan or smallest_plan(plans), CARDS[name])
     if as_json:
         said = json.dumps(
-            _facts(plans, plan, recipe, changes, card=name, vram_bytes=vram_bytes, source=source), indent=1
+            _facts(plans, plan, recipe, changes, card=name, vram_bytes=vram_bytes, source=source)
+            | {"evaluation_share": round(cost.share, 4)},
+            indent=1,
         )
     else:
         head = _head(model, recipe, source)
-        said = "\n".join([*head, *_report(plans, plan, recipe, changes, card=name, vram_bytes=vram_bytes)])
+        report = _report(plans, plan, recipe, changes, cost, card=name, vram_bytes=vram_bytes)
+        said = "\n".join([*head, *report])
     sys.stdout.write(said + "\n")
     return 0 if plan else NOTHING_FITS
 
@@ -56,7 +61,14 @@ def _head(model: Model, recipe: Recipe, source: str) -> Iterator[str]:
 
 
 def _report(
-    plans: list[Plan], plan: Plan | None, recipe: Recipe, changes: list[str], *, card: str, vram_bytes: int
+    plans: list[Plan],
+    plan: Plan | None,
+    recipe: Recipe,
+    changes: list[str],
+    cost: EvaluationCost,
+    *,
+    card: str,
+    vram_bytes: int,
 ) -> Iterator[str]:
     shown = plan or smallest_plan(plans)
     yield ""
@@ -70,6 +82,7 @@ def _report(
         f"  {shown.tokens_per_second:,.0f} tokens/s on {card} at {EFFICIENCY:.0%} of its dense rate: "
         f"{shown.flops_per_token / 1e9:.0f} GFLOP per token"
     )
+    yield f"  {cost.text()}"
     yield ""
     yield from other_plans(plans, vram_bytes)
     if plan is None:
