@@ -147,6 +147,8 @@ class Gate:
     """How much worse the candidate may be on earlier files, in nats per token."""
     language_tolerance: float = number(0.1, 0.0)
     """The same for each language alone."""
+    least_gain: float = number(0.01, 0.0)
+    """How much better the candidate must be on new files, in nats per token: the end of the interval nearer to 0."""
     least_files: int = number(4, 2, 100_000)
     """Minimum number of new files that judge."""
     longest_trunk: int = number(8, 1, 1000)

@@ -23,6 +23,9 @@ from service.up import up as run_service
 
 STOP_WAIT_SECONDS = 120.0
 
+OUTCOMES = {"promote": "published", "refuse": "refused", "inconclusive": "inconclusive"}
+"""What `codelupe up --once` reports for each decision."""
+
 
 def up(
     recipe: RecipeOption = None,
@@ -49,7 +52,7 @@ def up(
         logs.event("Service failed", level=logging.ERROR, reason=str(error), exit_code=code)
         raise typer.Exit(code) from error
     if once:
-        outcome = ("published" if verdict.promote else "refused") if verdict else "none"
+        outcome = OUTCOMES[verdict.decision] if verdict else "none"
         reason = verdict.text() if verdict else "no verdict"
         if log_format == "text":
             out.print(f"verdict: {outcome}: {escape(reason)}" if verdict else reason)

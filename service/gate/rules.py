@@ -178,7 +178,7 @@ def loss(evidence: Evidence) -> Finding:
 
 
 def gain(evidence: Evidence) -> Finding:
-    """The candidate is better than the current adapter on new files, and the interval excludes 0."""
+    """On new files, the whole interval is at least `least_gain` better than the current adapter."""
     if not evidence.measured:
         return _not_measured()
     if (evidence.report.get("held_out") or {}).get("disjoint") is False:
@@ -187,12 +187,13 @@ def gain(evidence: Evidence) -> Finding:
     files, least = found.files if found else _files(evidence), evidence.gate.least_files
     if found is None or files < least:
         return _open(f"{files} new files judge; at least {least} are needed", evidence, files=files)
-    numbers = {**_numbers(found), "look": evidence.looks}
-    if found.high < 0:
+    limit = evidence.gate.least_gain
+    numbers = {**_numbers(found), "look": evidence.looks, "least_gain": limit}
+    if found.high < -limit:
         return Finding(outcome="pass", text=found.text(), numbers=numbers)
     if found.low > 0:
         return Finding(outcome="fail", text=found.text(), numbers=numbers)
-    return _open(f"{found.text()}. The interval includes 0", evidence, **numbers)
+    return _open(f"{found.text()}. That may be less than the least gain, {limit:g}", evidence, **numbers)
 
 
 def earlier_current(evidence: Evidence) -> Finding:

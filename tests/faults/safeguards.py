@@ -593,8 +593,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "an uncertain gain is not promoted": Mutant(
         file="service/gate/rules.py",
-        old="    if found.high < 0:\n",
-        new="    if found.difference < 0:\n",
+        old="    if found.high < -limit:\n",
+        new="    if found.difference < -limit:\n",
         caught_by=_test("tests/unit/test_judge.py", "too_little_evidence"),
     ),
     "a gain on too few files is not promoted": Mutant(

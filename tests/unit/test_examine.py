@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ from safetensors.torch import save_file
 
 from trainer import examine as examination
 from trainer.__main__ import main
+from trainer.errors import UnusableInput
+from trainer.evaluate.sandbox.bubblewrap import check_available
 from trainer.examine import examine, loops
-from trainer.run_dir import RunDirectory, read_json, write_manifest
+from trainer.recipe_file import dump_recipe, load_recipe
+from trainer.run_dir import RunDirectory, read_json, sha256_file, write_json, write_manifest
 from trainer.stop import StopRequest
 
 WEIGHTS = "adapter_model.safetensors"
@@ -151,3 +156,27 @@ def test_a_run_without_a_report_is_refused(first, tmp_path, capfd):
     directory.report.unlink()
     assert main(["examine", str(directory.root)]) == 2
     assert "it has no report.json" in capfd.readouterr().err
+
+
+def test_the_recipes_suites_are_solved_by_candidate_and_current(first, tmp_path):
+    try:
+        check_available()
+    except UnusableInput as error:
+        pytest.skip(str(error))
+    suite = tmp_path / "tiny.jsonl"
+    tasks = [
+        {"task_id": f"T/{n}", "prompt": f"def add_{n}(a, b):\n", "entry_point": f"add_{n}",
+         "canonical_solution": "    return a + b\n", "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n"}
+        for n in range(2)
+    ]  # fmt: skip
+    suite.write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    directory = copied(first, tmp_path)
+    recipe = load_recipe(directory.recipe)
+    recipe = replace(recipe, evaluation=replace(recipe.evaluation, suites=(str(suite),)))
+    directory.recipe.write_text(dump_recipe(recipe))
+    manifest = read_json(directory.manifest)
+    manifest["files"]["recipe.yaml"] = sha256_file(directory.recipe)
+    write_json(directory.manifest, manifest)
+    found = examined(directory)["suites"]["tiny.jsonl"]
+    assert found["tasks"] == 2 and found["difference"] == 0 and found["p_value"] == 1
+    assert (directory.suites / "tiny" / "candidate" / "outcomes.jsonl").read_text().count("\n") == 2

@@ -93,6 +93,7 @@ def test_without_an_examination_the_candidate_is_refused_unless_the_recipe_says_
     ("rule", "found"),
     [
         ("gain", evidence([*files(8, -0.005), *EARLIER])),
+        ("gain", evidence([*files(8, -0.02, spread=0.01), *EARLIER])),
         ("gain", evidence([*files(3, -0.1), *EARLIER])),
         ("gain", evidence(EARLIER)),
         ("gain", evidence(report=report(disjoint=False))),
@@ -104,6 +105,12 @@ def test_too_little_evidence_leaves_the_candidate_open(rule: str, found: Evidenc
     said = outcomes(found)
     assert said.pop(rule) == "inconclusive" and set(said.values()) <= {"inconclusive"}
     assert judge(found).decision == "inconclusive"
+
+
+def test_the_least_gain_is_the_limit():
+    samples = [*files(8, -0.02, spread=0.01), *EARLIER]
+    assert judge(evidence(samples, gate=Gate(least_gain=0.0))).promote
+    assert judge(evidence(samples, gate=Gate(least_gain=0.01))).decision == "inconclusive"
 
 
 def test_one_failure_outweighs_an_open_question():
