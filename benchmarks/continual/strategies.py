@@ -57,3 +57,13 @@ STRATEGIES = {
     "replay-15-added": Strategy(title="replay 15 %, on top", replay=0.15, added=True),
 }
 """By the name that `make bench-continual ARGS=…` takes, in the order of the table."""
+PAIRS = (
+    ("replay-15", "sequential"),
+    ("replay-25", "sequential"),
+    ("rate-double-replay-15", "rate-double"),
+    ("rate-double-replay-25", "rate-double"),
+    ("rate-double-replay-15-added", "rate-double"),
+    ("constant", "rate-double"),
+    ("constant-half", "sequential"),
+)
+"""Strategies to compare slice by slice. A constant rate is compared with the decay that has the same mean rate."""
