@@ -28,15 +28,15 @@ where r.stream = %(stream)s and w.file_id = any(%(file_ids)s::bigint[]) order by
 -- name: lineage_adapters
 -- List the adapters that were trained on any of the given rows, and all adapters descended from them.
 with recursive seen (version) as (
-    select a.version from codelupe.adapters a join codelupe.runs r on a.version in (r.run_id, r.published_in)
-    join codelupe.run_rows w on w.run_id = r.run_id
+    select a.version from codelupe.run_rows w join codelupe.runs r using (run_id)
+    join codelupe.adapters a on a.version = coalesce(r.published_in, r.run_id)
     where a.stream = %(stream)s and w.file_id = any(%(file_ids)s::bigint[]) and w.outcome in ('trained', 'replayed')
     union
     select a.version from codelupe.adapters a join seen on a.parent_version = seen.version
 )
 select a.version, a.parent_version,
        exists (select from codelupe.run_rows w join codelupe.runs r using (run_id)
-               where a.version in (r.run_id, r.published_in) and w.file_id = any(%(file_ids)s::bigint[]) and w.outcome in ('trained', 'replayed')),
+               where a.version = coalesce(r.published_in, r.run_id) and w.file_id = any(%(file_ids)s::bigint[]) and w.outcome in ('trained', 'replayed')),
        a.is_current, a.withdrawn_at is not null
 from codelupe.adapters a join seen using (version) order by 1;
 

@@ -1,19 +1,20 @@
 -- Rows of earlier runs that a run trains on again.
 
 -- name: replay_runs
--- List the runs that the current adapter and its ancestors learned from, in an order that depends on the seed. After a
--- rollback, the runs that were left behind are not among them.
+-- List the runs that the current adapter and its ancestors were trained in, inconclusive ones included, in an order that
+-- depends on the seed. After a rollback, the adapters that were left behind are not among them.
 with recursive line (version, parent_version, withdrawn_at) as (
     select version, parent_version, withdrawn_at from codelupe.adapters where stream = %(stream)s and is_current
     union all
     select a.version, a.parent_version, a.withdrawn_at
     from codelupe.adapters a join line on a.version = line.parent_version
 )
-select r.run_id from line
-cross join lateral (select line.version as run_id
-                    union all select t.run_id from codelupe.runs t where t.published_in = line.version) r
-where line.withdrawn_at is null
-order by md5(%(seed)s || ':' || r.run_id::text), r.run_id limit %(limit)s;
+select run_id from (
+    select version as run_id from line where withdrawn_at is null
+    union all
+    select r.run_id from line join codelupe.runs r on r.published_in = line.version where line.withdrawn_at is null
+) found
+order by md5(%(seed)s || ':' || run_id::text), run_id limit %(limit)s;
 
 -- name: replay_candidates
 -- List rows that the given runs were trained on: one of each run, then another one of each, in an order that depends on

@@ -284,6 +284,7 @@ def opened(world: World, run_id: int) -> None:
     rows, held_out = (list(read_rows(path)) for path in (directory.rows, directory.held_out))
     outcomes = [RowOutcome(file_id=row.file_id, outcome="trained", tokens=1) for row in rows]
     outcomes += [RowOutcome(file_id=row.file_id, outcome="held_out") for row in held_out]
+    outcomes += [RowOutcome(file_id=row.file_id, outcome="replayed", tokens=1) for row in read_rows(directory.replay)]
     for state in ("training", "judging"):
         runs.advance(world.pool, world.lease, run_id, state)  # type: ignore[arg-type]
     settling.keep_open(world.pool, world.lease, run_id, outcomes, reason="too few files", report={})
