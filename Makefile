@@ -5,7 +5,7 @@
 # make bench-gpu       measure the default recipe's step on this machine's GPU, with a model in the shape of the 14B;
 #                      without a GPU it says why it cannot run
 # make bench-growth    measure polls, sweeps and claims on 20 million rows; creates them first (10 GB)
-# make bench-continual compare ways to train one run after another, on a stream of twelve batches; about half an hour
+# make bench-continual compare ways to train one run after another, on a stream of twelve batches; an hour or more
 # make bench-samples   show what samples four real repositories become, and how fast
 # make faults  run all fault-injection tests in full; takes hours, and continues where it stopped
 # make containers      test the image and the compose file on a running Docker engine

@@ -11,11 +11,11 @@ from db.rows import BadMetadata, SourceRow, source_row
 from db.statements import QUERIES
 
 
-def earlier_trained(claim: Claim, seed: str, most: int) -> Iterator[SourceRow]:
-    """Yield rows that the current adapter was trained on, one of each of its runs in turn, in an order by `seed`.
+def earlier_trained(claim: Claim, seed: str, most: int) -> Iterator[tuple[SourceRow, int]]:
+    """Yield rows that the current adapter was trained on, each with its run: one row of each run in turn.
 
-    A row is passed over if it was deleted, is not eligible any more, or has
-    another text than the run recorded. Yields at most about `most` rows.
+    The order depends on `seed`. A row is passed over if it was deleted, is not eligible any more, or has another text
+    than the run recorded. Yields at most about `most` rows.
     """
     parameters: dict[str, Any] = {"stream": claim.lease.stream, "seed": seed}
     claim.cursor.execute(QUERIES["replay_runs"], {**parameters, "limit": most})
@@ -23,16 +23,16 @@ def earlier_trained(claim: Claim, seed: str, most: int) -> Iterator[SourceRow]:
     if not runs:
         return
     parameters |= {"runs": runs, "rows_of_run": -(-most // len(runs))}
-    records = claim.stream("replay_candidates", QUERIES["replay_candidates"], parameters)
-    candidates: Iterator[tuple[int, str]] = ((file_id, sha256) for file_id, sha256 in records)
+    candidates = claim.stream("replay_candidates", QUERIES["replay_candidates"], parameters)
     statement = claim.source.statement("source_by_id")
-    while batch := dict(islice(candidates, min(BATCH_ROWS, claim.most_texts()))):
-        claim.cursor.execute(statement, {"stream": claim.lease.stream, "files": list(batch), **vars(claim.eligibility)})
+    while batch := list(islice(candidates, min(BATCH_ROWS, claim.most_texts()))):
+        files = [file_id for file_id, *_ in batch]
+        claim.cursor.execute(statement, {"stream": claim.lease.stream, "files": files, **vars(claim.eligibility)})
         found = {record[0]: record for record in claim.cursor.fetchall()}
-        for file_id, sha256 in batch.items():
+        for file_id, sha256, run_id in batch:
             row = _decoded(found.get(file_id))
             if row is not None and row.sha256 == sha256:
-                yield row
+                yield row, run_id
 
 
 def _decoded(record: Sequence[Any] | None) -> SourceRow | None:

@@ -80,7 +80,7 @@ class Data:
     held_out_fraction: float = number(0.05, 0.0, 0.5)
     min_held_out: int = number(8, 0, 10000)
     """With fewer new held-out rows in a run, further whole files are held out, by the same hash."""
-    replay_fraction: float = number(0.15, 0.0, 0.9)
+    replay_fraction: float = number(0.25, 0.0, 0.9)
     """Share of a run's training text that comes from earlier published runs (docs/continual.md). 0 replays nothing."""
     max_eval_tokens: int = number(32_000, 1)
     """Maximum tokens of held-out samples that judge the candidate, once for each run (but at least one sample)."""

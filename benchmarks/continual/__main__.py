@@ -24,9 +24,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from figures import figures, table
+from figures import figures, pairs_table, table
 from sources import EXCERPT_CHARS, HELD_OUT_FILES, STOPPING_FILES, STREAM, TRAIN_FILES, UNSEEN, read_stream
-from strategies import STRATEGIES
+from strategies import PAIRS, STRATEGIES
 from streams import CHANGES, WORK, learn, records_of
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -34,7 +34,7 @@ SEEDS = 3
 INTRODUCTION = """\
 # Strategies for training one run after another
 
-`{command}` ran on {processor} with Python {python}, from {began} to {ended} (UTC).
+`{command}` ran on {processor} with Python {python}, on {date}.
 
 The model is the tiny model of `recipes/embedded.yaml` in 4 bits, with that recipe except for {changes}. The stream
 has {runs} runs: {stream}. A run has {train} files to train on and {held_out} held-out ones, of at most {chars}
@@ -49,8 +49,15 @@ characters each. {stopping} held-out files choose the best step, and {judging} j
   The interval is over the {earlier} earlier slices, each a mean over the seeds.
 - *area*: the mean over all runs of the mean loss on the slices seen by then.
 - *tokens*: training tokens of a stream. Replay takes the place of new tokens, except "on top".
+- *seconds*: time of the training and its evaluations on one core, the fastest seed's. Compare tokens rather than
+  seconds: other programs may have used the machine.
 
 """
+
+
+OF_PAIRS = """\
+Slice by slice, with 95 % intervals over the slices (each a mean over the seeds). Losses below 0 and backward transfer
+above 0 are better."""
 
 
 def learn_all(names: Sequence[str], seeds: int) -> None:
@@ -62,24 +69,32 @@ def learn_all(names: Sequence[str], seeds: int) -> None:
             print(f"· {number} of {len(left)}: {future.result().stem}", flush=True)
 
 
-def write_results(names: Sequence[str], seeds: int, began: datetime, command: str) -> None:
-    """Write the table and all records."""
-    streams = {
-        name: [[json.loads(line) for line in records_of(name, seed).open()] for seed in range(1, seeds + 1)]
+def write_results(names: Sequence[str], seeds: int, command: str) -> None:
+    """Write the table and all records of the complete streams."""
+    complete = {
+        name: [records_of(name, seed) for seed in range(1, seeds + 1) if records_of(name, seed).exists()]
         for name in names
     }
+    streams = {
+        name: [[json.loads(line) for line in path.open()] for path in paths]
+        for name, paths in complete.items()
+        if paths
+    }
+    if not streams:
+        raise SystemExit("no stream is complete. Start without --table")
     slices = [found.name for found in STREAM]
     found = {name: figures(its, slices, UNSEEN.name) for name, its in streams.items()}
     text = INTRODUCTION.format(
         command=command, processor=processor(), python=platform.python_version(),
-        began=f"{began:%Y-%m-%d %H:%M}", ended=f"{datetime.now(UTC):%H:%M}",
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
         changes=", ".join(f"`{s}.{key}: {value}`" for s, changes in CHANGES.items() for key, value in changes.items()),
         runs=len(STREAM), stream=", ".join(f"{its.name} ({its.distribution})" for its in STREAM),
         train=TRAIN_FILES, held_out=HELD_OUT_FILES, stopping=STOPPING_FILES, judging=HELD_OUT_FILES - STOPPING_FILES,
         chars=EXCERPT_CHARS, unseen=UNSEEN.distribution, seeds=seeds, earlier=len(STREAM) - 1,
     )  # fmt: skip
-    written = table(found, {name: STRATEGIES[name].title for name in names})
-    (RESULTS / "continual.md").write_text(text + written + "\n")
+    written = table(found, {name: STRATEGIES[name].title for name in streams})
+    pairs = pairs_table(PAIRS, streams, slices)
+    (RESULTS / "continual.md").write_text(f"{text}{written}\n\n{OF_PAIRS}\n\n{pairs}\n")
     lines: list[dict[str, Any]] = [record for its in streams.values() for stream in its for record in stream]
     (RESULTS / "continual.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     print(written)
@@ -94,6 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench-continual ARGS=…", description=__doc__.split("\n\n")[0])
     parser.add_argument("strategies", nargs="*", metavar="STRATEGY", help=f"default: all of {', '.join(STRATEGIES)}")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"streams of each strategy (default: {SEEDS})")
+    parser.add_argument("--table", action="store_true", help="learn nothing; write what the complete streams give")
     parser.add_argument("--again", action="store_true", help="learn complete streams again")
     given = parser.parse_args()
     if unknown := [name for name in given.strategies if name not in STRATEGIES]:
@@ -101,16 +117,17 @@ def main() -> None:
     if given.seeds < 1:
         parser.error(f"--seeds: {given.seeds} is not at least 1")
     names = [name for name in STRATEGIES if not given.strategies or name in given.strategies]
-    began = datetime.now(UTC)
     (WORK / "streams").mkdir(parents=True, exist_ok=True)
-    read_stream(WORK)
-    if given.again:
-        for name in names:
-            for seed in range(1, given.seeds + 1):
-                records_of(name, seed).unlink(missing_ok=True)
-    learn_all(names, given.seeds)
-    arguments = f' ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else ""
-    write_results(names, given.seeds, began, f"make bench-continual{arguments}")
+    if not given.table:
+        read_stream(WORK)
+        if given.again:
+            for name in names:
+                for seed in range(1, given.seeds + 1):
+                    records_of(name, seed).unlink(missing_ok=True)
+        learn_all(names, given.seeds)
+    arguments = [word for word in sys.argv[1:] if word not in ("--table", "--again")]
+    command = f'make bench-continual ARGS="{" ".join(arguments)}"' if arguments else "make bench-continual"
+    write_results(names, given.seeds, command)
 
 
 if __name__ == "__main__":

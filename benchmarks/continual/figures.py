@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -39,6 +39,7 @@ class Figures:
     """Training tokens of a stream, replayed ones included."""
     replayed: float
     seconds: float
+    """Of the fastest seed."""
     seeds: int
 
 
@@ -67,7 +68,7 @@ def figures(streams: Sequence[Stream], names: Sequence[str], unseen: str) -> Fig
         unseen=fmean(float(stream[count]["losses"][unseen]) for stream in streams),
         tokens=fmean(sum(record.get("tokens", 0) for record in stream) for stream in streams),
         replayed=fmean(sum(record.get("replayed", 0) for record in stream) for stream in streams),
-        seconds=fmean(sum(record.get("seconds", 0) for record in stream) for stream in streams),
+        seconds=min(sum(record.get("seconds", 0) for record in stream) for stream in streams),
         seeds=len(streams),
     )
 
@@ -81,6 +82,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 COLUMNS = (
     "strategy", "new slice after its run", "gain over the base", "share of sequential's gain", "gain in the run",
     "backward transfer (95 %)", "by seed", "all slices at the end", "area", "unseen", "tokens", "replayed", "seconds",
+    "seeds",
 )  # fmt: skip
 
 
@@ -104,6 +106,40 @@ def table(found: Mapping[str, Figures], titles: Mapping[str, str]) -> str:
             f"{its.tokens:,.0f}",
             f"{its.replayed:,.0f}",
             f"{its.seconds:.0f}",
+            f"{its.seeds}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def differences(one: Sequence[Stream], other: Sequence[Stream], names: Sequence[str]) -> list[tuple[float, ...]]:
+    """Compare two strategies slice by slice: (mean, low, high) of one's losses minus the other's.
+
+    Returns:
+        the difference of the loss right after a slice's run, of backward transfer, and of the loss at the end
+    """
+    count = len(names)
+
+    def by_slice(streams: Sequence[Stream], run_of: Callable[[int], int]) -> list[float]:
+        return [fmean(stream[run_of(k)]["losses"][names[k - 1]] for stream in streams) for k in range(1, count + 1)]
+
+    def both(run_of: Callable[[int], int]) -> list[float]:
+        return [a - b for a, b in zip(by_slice(one, run_of), by_slice(other, run_of), strict=True)]
+
+    after, last = both(lambda k: k), both(lambda k: count)
+    backward = [first - end for first, end in zip(after[:-1], last[:-1], strict=True)]
+    return [(fmean(values), *interval(values)) for values in (after, backward, last)]
+
+
+def pairs_table(pairs: Sequence[tuple[str, str]], streams: Mapping[str, Sequence[Stream]], names: Sequence[str]) -> str:
+    """Return the table of the pairs whose streams are there."""
+    lines = ["| strategy | minus | new slice after its run | backward transfer | all slices at the end |"]
+    lines.append("|---|---|--:|--:|--:|")
+    for one, other in pairs:
+        if one in streams and other in streams:
+            cells = [
+                f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+                for mean, low, high in differences(streams[one], streams[other], names)
+            ]
+            lines.append(f"| `{one}` | `{other}` | {' | '.join(cells)} |")
     return "\n".join(lines)

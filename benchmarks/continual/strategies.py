@@ -52,8 +52,24 @@ STRATEGIES = {
         title="double the rate, replay 15 %, on top", rate=2.0, replay=0.15, added=True
     ),
     "rate-double-replay-25": Strategy(title="double the rate, replay 25 %", rate=2.0, replay=0.25),
+    "rate-double-replay-25-added": Strategy(
+        title="double the rate, replay 25 %, on top", rate=2.0, replay=0.25, added=True
+    ),
     "rate-half": Strategy(title="half the rate", rate=0.5),
     "rate-half-scale-double": Strategy(title="half the rate, double alpha / rank", rate=0.5, scale=2.0),
     "replay-15-added": Strategy(title="replay 15 %, on top", replay=0.15, added=True),
+    "replay-25-added": Strategy(title="replay 25 %, on top", replay=0.25, added=True),
 }
 """By the name that `make bench-continual ARGS=…` takes, in the order of the table."""
+PAIRS = (
+    ("replay-15", "sequential"),
+    ("replay-25", "sequential"),
+    ("replay-25-added", "sequential"),
+    ("rate-double-replay-15", "rate-double"),
+    ("rate-double-replay-25", "rate-double"),
+    ("rate-double-replay-15-added", "rate-double"),
+    ("rate-double-replay-25-added", "rate-double"),
+    ("constant", "rate-double"),
+    ("constant-half", "sequential"),
+)
+"""Strategies to compare slice by slice. A constant rate is compared with the decay that has the same mean rate."""

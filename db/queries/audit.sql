@@ -115,7 +115,7 @@ where r.stream = %(stream)s and w.role = 'replay' and not exists (
     select from codelupe.run_rows e join codelupe.runs p using (run_id)
     where e.file_id = w.file_id and e.content_sha256 = w.content_sha256 and e.run_id < w.run_id
       and e.role = 'train' and e.outcome = 'trained' and p.stream = r.stream
-      and (p.state = 'published' or p.published_in is not null))
+      and (p.state = 'published' or p.published_in < w.run_id))
 order by 1;
 
 -- name: audit_replay_revoked

@@ -19,7 +19,7 @@ order by md5(%(seed)s || ':' || run_id::text), run_id limit %(limit)s;
 -- name: replay_candidates
 -- List rows that the given runs were trained on: one of each run, then another one of each, in an order that depends on
 -- the seed.
-select w.file_id, w.content_sha256
+select w.file_id, w.content_sha256, v.run_id
 from unnest(%(runs)s::bigint[]) with ordinality as v (run_id, place)
 cross join lateral (
     select r.file_id, r.content_sha256,

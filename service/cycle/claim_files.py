@@ -68,8 +68,8 @@ class Start:
         return self.current.version if self.current else None
 
 
-def row_line(row: SourceRow | HeldOutRow, sha256: str, *, fresh: bool = True, run_id: int | None = None) -> str:
-    """Return the line of a row. `fresh` is false for a row of an earlier run. `run_id` is that run, if it matters."""
+def row_line(row: SourceRow | HeldOutRow, sha256: str, *, run_id: int | None = None) -> str:
+    """Return the line of a row. `run_id` is the earlier run that claimed it, if it is not a row of this run."""
     return json_line(
         asdict(
             Row(
@@ -79,7 +79,7 @@ def row_line(row: SourceRow | HeldOutRow, sha256: str, *, fresh: bool = True, ru
                 language=row.language,
                 content=row.content,
                 sha256=sha256,
-                fresh=fresh and run_id is None,
+                fresh=run_id is None,
                 run_id=run_id,
                 license=row.license if isinstance(row, SourceRow) else None,
                 metadata=row.metadata,

@@ -38,7 +38,7 @@ def write_replay(
     if not most:
         return written
     with folder.replay.open("w", encoding="utf-8") as file:
-        for row in earlier_trained(rows, f"{recipe.training.seed}:{rows.run_id}", most):
+        for row, run_id in earlier_trained(rows, f"{recipe.training.seed}:{rows.run_id}", most):
             beat()
             clean = None if splitter.holds_out(row) else admission.again(row)
             if clean is None:
@@ -47,7 +47,7 @@ def write_replay(
                 break
             left -= len(clean.content)
             rows.keep(clean, "replay")
-            file.write(row_line(clean, content_sha256(clean.content), fresh=False))
+            file.write(row_line(clean, content_sha256(clean.content), run_id=run_id))
             written += 1
     if not written:
         folder.replay.unlink()

@@ -90,7 +90,8 @@ def lineage(home: Home, run: RunDirectory, version: int, report: dict[str, Any])
     manifest = read_json(run.manifest)
     trunk = manifest.get("trunk", [])
     tally = Tally()
-    for one in (*(home.run(run_id) for run_id in trunk), run):
+    runs = [*(home.run(run_id) for run_id in trunk), run]
+    for one in runs:
         tally.add(one)
     trained, parent = tally.trained(), manifest["parent_version"]
     in_all = with_ancestors(trained, None if parent is None else home.adapter(parent))
@@ -104,7 +105,9 @@ def lineage(home: Home, run: RunDirectory, version: int, report: dict[str, Any])
         "inputs": manifest["files"],
         "trunk": trunk,
         "rows": tally.hashes,
-        "replayed": [{"file_id": row.file_id, "sha256": row.sha256} for row in read_rows(kept(run.replay))],
+        "replayed": [
+            {"file_id": row.file_id, "sha256": row.sha256} for one in runs for row in read_rows(kept(one.replay))
+        ],
         "trained": as_records(trained),
         "trained_in_all": None if in_all is None else as_records(in_all),
         "trained_again": {"rows": tally.replayed_rows, "tokens": tally.replayed_tokens},

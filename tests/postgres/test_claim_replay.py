@@ -82,6 +82,7 @@ def test_the_share_is_of_the_whole_run_and_even_over_earlier_runs(world: World):
     counts = Counter(version for row in replayed for version in (1, 2) if row.file_id in trained(world, version))
     assert counts.total() == len(replayed) and abs(counts[1] - counts[2]) <= 1
     assert not any(row.fresh for row in replayed)
+    assert all(row.file_id in trained(world, row.run_id or 0) for row in replayed)
     assert "replay.jsonl" in verify_manifest(world.home.run(3).root)["files"]
     found = world.audit()
     assert (found.settled["trained"], found.claimed, found.problems) == (
@@ -103,9 +104,9 @@ def test_the_draw_depends_on_the_seed_alone(world: World):
     with claim(
         world.pool, world.lease, world.settings.source, world.settings.eligibility, limit=1, parent_version=None, seed=1
     ) as rows:
-        one, same, other = ([row.file_id for row in earlier_trained(rows, seed, 10)] for seed in ("1:3", "1:3", "1:4"))
+        drawn = [[row.file_id for row, _ in earlier_trained(rows, seed, 10)] for seed in ("1:3", "1:3", "1:4")]
         rows.cancel()
-    assert len(one) == 10 and one == same != other
+    assert len(drawn[0]) == 10 and drawn[0] == drawn[1] != drawn[2]
 
 
 @pytest.mark.parametrize("harm", ["changed", "deleted", "low_score", "revoked", "revoked_text", "licence"])
@@ -142,6 +143,15 @@ def test_rows_of_a_withdrawn_adapter_are_passed_over(world: World, query: Query)
 def test_rows_of_an_adapter_that_was_rolled_back_are_passed_over(world: World):
     adapters.roll_back(world.pool, STREAM, 1)
     assert ids(claim_third(world, ALL)) == trained(world, 1)
+
+
+def test_rows_of_an_open_candidate_count_once_a_later_run_published_it(world: World, query: Query):
+    """Run 1 was inconclusive, and run 2 trained on from its candidate and was published."""
+    query("update codelupe.adapters set parent_version = null where version = 2")
+    query("delete from codelupe.adapters where version = 1")
+    query("update codelupe.runs set state = 'inconclusive', published_in = 2 where run_id = 1")
+    assert ids(claim_third(world, ALL)) == trained(world, 1) | trained(world, 2)
+    assert world.audit().problems == []
 
 
 def test_a_held_out_file_is_never_replayed_whatever_its_version(world: World, query: Query):

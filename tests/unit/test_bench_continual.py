@@ -66,5 +66,8 @@ def test_the_figures_of_a_stream_of_three_runs(bench: Any):
     assert found.backward == pytest.approx((-0.4 + 0.2) / 2)
     assert found.area == pytest.approx((5.0 + 4.85 + (5.4 + 4.3 + 4.0) / 3) / 3)
     assert (found.unseen, found.tokens, found.replayed, found.seconds) == (6.5, 30, 4, 3.0)
+    better = [{"losses": {name: loss - n for name, loss in one["losses"].items()}} for n, one in enumerate(stream)]
+    differences = bench.figures.differences([better], [stream], ["a", "b", "c"])
+    assert [mean for mean, _, _ in differences] == pytest.approx([-2.0, 1.5, -3.0])
     low, high = found.backward_interval
     assert (low + high) / 2 == pytest.approx(-0.1) and high - low == pytest.approx(2 * 12.706 * 0.3, rel=1e-3)
