@@ -30,7 +30,7 @@ from trainer.model.quantized import load_kept
 from trainer.model.step import LossModel
 from trainer.recipe import Base
 from trainer.records import SampleEvaluation, read_evaluation, read_rows
-from trainer.run_dir import RunDirectory, RunDirectoryError, verify_manifest, write_json
+from trainer.run_dir import MANIFEST, RunDirectory, RunDirectoryError, sha256_file, verify_manifest, write_json
 from trainer.stop import StopRequest
 
 PROMPTS, NEW_TOKENS = 8, 64
@@ -52,6 +52,7 @@ def examine(directory: RunDirectory, stop: StopRequest) -> None:
     found: dict[str, Any] = {"format": 1, "run_id": checked.run_id}
     try:
         verify_manifest(directory.adapter)
+        found["manifest_sha256"] = sha256_file(directory.adapter / MANIFEST)
         weights = load_file(directory.adapter / WEIGHTS)
         found |= {"weights": _weights(weights, checked)}
         if not found["weights"]["not_finite"]:

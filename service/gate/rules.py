@@ -69,12 +69,15 @@ def separate(evidence: Evidence) -> Finding:
 
 
 def whole(evidence: Evidence) -> Finding:
-    """The adapter matches its manifest, all weights are finite, and a fresh process measures the same losses."""
+    """The adapter is the one that the run wrote, all weights are finite, and a fresh process measures the same losses."""
     examination = evidence.examination
     if examination is None:
         return _not_examined(evidence)
     if "failure" in examination:
         return Finding(outcome="fail", text=f"the adapter cannot be used: {examination['failure']}")
+    written, found = (evidence.report.get("adapter") or {}).get("manifest_sha256"), examination.get("manifest_sha256")
+    if written and found and written != found:
+        return Finding(outcome="fail", text="the adapter is not the one that the run wrote: its manifest differs")
     if names := examination["weights"]["not_finite"]:
         return Finding(
             outcome="fail",

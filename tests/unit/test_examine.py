@@ -59,6 +59,7 @@ def test_a_good_adapter_loads_changes_little_and_generates(first, tmp_path):
     found = read_json(directory.examination)
     assert "failure" not in found and found["run_id"] == 1
     assert found["weights"]["not_finite"] == []
+    assert found["manifest_sha256"] == read_json(first.report)["adapter"]["manifest_sha256"]
     assert found["weights"]["changed"] == found["weights"]["tensors"] > 0
     assert 0 < found["norm"]["largest"] < 0.5 and found["norm"]["module"]
     generation = found["generation"]
