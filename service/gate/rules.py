@@ -69,7 +69,7 @@ def separate(evidence: Evidence) -> Finding:
 
 
 def whole(evidence: Evidence) -> Finding:
-    """The adapter is the one that the run wrote, all weights are finite, and a fresh process measures the same losses."""
+    """The adapter is what the run wrote, all weights are finite, and a fresh process measures the same losses."""
     examination = evidence.examination
     if examination is None:
         return _not_examined(evidence)
