@@ -178,6 +178,6 @@ def test_the_recipes_suites_are_solved_by_candidate_and_current(first, tmp_path)
     manifest = read_json(directory.manifest)
     manifest["files"]["recipe.yaml"] = sha256_file(directory.recipe)
     write_json(directory.manifest, manifest)
-    found = examined(directory)["suites"]["tiny.jsonl"]
+    found = examined(directory)["suites"]["01-tiny"]
     assert found["tasks"] == 2 and found["difference"] == 0 and found["p_value"] == 1
-    assert (directory.suites / "tiny" / "candidate" / "outcomes.jsonl").read_text().count("\n") == 2
+    assert (directory.suites / "01-tiny" / "candidate" / "outcomes.jsonl").read_text().count("\n") == 2
