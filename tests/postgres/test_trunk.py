@@ -180,6 +180,17 @@ def test_a_revoked_row_of_the_trunk_gives_it_up(pool: Pool, lease: Lease, query:
         settling.publish(pool, lease, run_id, told(query, run_id), ADAPTER, {})
 
 
+def test_a_returned_held_out_file_may_have_a_fingerprint(pool: Pool, lease: Lease, query: Query) -> None:
+    run_id, files = judged(pool, lease)
+    settling.give_back(pool, lease, run_id, state="failed", reason="it crashed")
+    with pool.transaction() as cursor:
+        cursor.execute(
+            "insert into codelupe.fingerprints (stream, file_id, exact, signature, bands)"
+            " values (%s, %s, '', '', '{}')", (STREAM, files[0]),
+        )  # fmt: skip
+    assert problems(pool) == []
+
+
 def test_a_revocation_of_a_held_out_row_leaves_the_trunk(pool: Pool, lease: Lease, query: Query) -> None:
     opened(pool, lease, query)
     revocations.revoke(pool, SOURCE, STREAM, Subject(file_id=1), reason="asked for")

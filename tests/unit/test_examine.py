@@ -181,3 +181,26 @@ def test_the_recipes_suites_are_solved_by_candidate_and_current(first, tmp_path)
     found = examined(directory)["suites"]["01-tiny"]
     assert found["tasks"] == 2 and found["difference"] == 0 and found["p_value"] == 1
     assert (directory.suites / "01-tiny" / "candidate" / "outcomes.jsonl").read_text().count("\n") == 2
+
+
+def test_losses_that_are_not_finite_are_a_finding(first, tmp_path, monkeypatch):
+    losses = iter([1.0, float("nan"), 1.0, 1.0])
+
+    class Model:
+        def __init__(self, *_, **__):
+            self.eval = lambda: lambda *_, **__: (torch.tensor([next(losses)]), None)
+
+    monkeypatch.setattr(examination, "LossModel", Model)
+    directory = copied(first, tmp_path)
+    assert examined(directory)["measured_again"]["largest_difference"] is None
+
+
+def test_a_base_that_cannot_be_loaded_says_nothing_about_the_adapter(first, tmp_path, monkeypatch):
+    def failing(*_):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(examination, "load_kept", failing)
+    directory = copied(first, tmp_path)
+    with pytest.raises(OSError, match="Stale"):
+        examined(directory)
+    assert not directory.examination.exists()

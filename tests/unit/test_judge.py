@@ -59,10 +59,10 @@ def test_a_good_candidate_passes_every_rule():
         ("whole", evidence(report=report() | {"adapter": {"manifest_sha256": "a"}},
                            examination=GOOD_EXAMINATION | {"manifest_sha256": "b"})),
         ("whole", evidence(examination=examined(measured_again={"largest_difference": 0.021}))),
-        ("whole", evidence(examination=examined(measured_again={"largest_difference": math.nan}))),
+        ("whole", evidence(examination=examined(measured_again={"largest_difference": None}))),
         ("changed", evidence(examination=examined(weights={"changed": 0}))),
         ("changed", evidence(examination=examined(norm={"largest": 0.51}))),
-        ("changed", evidence(examination=examined(norm={"largest": math.nan}))),
+        ("changed", evidence(examination=examined(norm={"largest": None}))),
         ("answers", evidence(examination=answering(leaking=1))),
         ("answers", evidence(examination=answering(looping=7))),
         ("suites", evidence(examination=GOOD_EXAMINATION | {"suites": {"HumanEval.jsonl": {
@@ -209,6 +209,12 @@ def test_with_points_nothing_stays_open():
 def test_the_limits_of_the_recipe(values: dict[str, Any], problem: str):
     with pytest.raises(RecipeError, match=problem):
         parse_recipe({"name": "a", "stream": "b", "gate": values}, where="r")
+
+
+def test_suites_need_the_examination():
+    values = {"name": "a", "stream": "b", "evaluation": {"suites": ["h.jsonl"]}, "gate": {"examination": False}}
+    with pytest.raises(RecipeError, match="nothing executes them"):
+        parse_recipe(values, where="r")
 
 
 def test_a_recipe_of_an_earlier_version_is_read():

@@ -15,7 +15,7 @@ from service.publish import folders as publish
 from service.publish.folders import Beat, copy_candidate, pointer_target, retire, sync_pointer, tidy_run
 from service.settings.home import Home
 from trainer.records import json_line
-from trainer.run_dir import RunDirectory, RunDirectoryError, verify_manifest, write_manifest
+from trainer.run_dir import RunDirectory, RunDirectoryError, read_json, verify_manifest, write_json, write_manifest
 
 
 def adapter(version: int, current: bool = False) -> Adapter:
@@ -176,3 +176,17 @@ def test_tidying_compresses_rows_and_may_be_repeated(run: RunDirectory):
     tidy_run(run)
     assert not run.rows.exists() and not run.checkpoints.exists() and not run.adapter.exists()
     assert gzip.decompress((run.root / "rows.jsonl.gz").read_bytes()) == text
+
+
+@pytest.mark.parametrize("damage", [b"not gzip", b""])
+def test_damaged_rows_of_a_trunk_run_do_not_stop_a_publication(home: Home, run: RunDirectory, damage: bytes):
+    """The database has these rows too. Only lineage.json lacks them."""
+    earlier = home.run(2)
+    earlier.root.mkdir(parents=True)
+    earlier.rows.with_name("rows.jsonl.gz").write_bytes(damage)
+    earlier.rows_outcome.write_text('{"file_id": 1, "outco')
+    manifest = read_json(run.manifest)
+    write_json(run.manifest, manifest | {"trunk": [2]})
+    published = copy_candidate(home, run, 3, {"evaluation": {}})
+    lineage = read_json(published.folder / "lineage.json")
+    assert lineage["trunk"] == [2] and {row["file_id"] for row in lineage["rows"]}
