@@ -1,4 +1,5 @@
-"""The command line `python -m trainer`: run, examine, prepare, plan, doctor, samples, evaluate and sandbox."""
+"""The command line `python -m trainer`: run, examine, prepare, plan, doctor, samples, evaluate, sandbox, and the
+commands of trainer/adapters."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from trainer.adapters import commands as adapter_commands
 from trainer.errors import Stopped, TrainerError, UnusableInput
 from trainer.evaluate.request import add_arguments, request_from
 from trainer.events import Events
@@ -56,7 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     sandbox = commands.add_parser("sandbox", help="run model-written code for a trainer in another container")
     sandbox.add_argument("--listen", type=Path, required=True, metavar="SOCKET")
+    adapter_commands.add_commands(commands)
     chosen = parser.parse_args(arguments)
+    if chosen.command in adapter_commands.NAMES:
+        return adapter_commands.run_adapter_command(chosen)
     match chosen.command:
         case "run":
             return run_command(chosen.directory)

@@ -23,6 +23,12 @@ class RecipeError(UnusableInput):
         super().__init__(f"{where} cannot be used:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
+class MissingTool(TrainerError):
+    """A program that the user has to install is missing."""
+
+    exit_code = 3
+
+
 class StepFailed(TrainerError):
     """A step or an evaluation failed."""
 

@@ -31,6 +31,8 @@ class Row:
     """False for a held-out or replay row of an earlier run."""
     run_id: int | None = None
     """The earlier run that claimed the row. None for a row of this run."""
+    license: str | None = None
+    """As the source table states it. None: unknown."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Further facts about the file: the source table's `metadata`."""
 

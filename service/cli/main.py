@@ -7,7 +7,7 @@ import sys
 import typer
 
 from db.errors import DatabaseError
-from service.cli import adapters, data, evaluate, ledger, machine, power, runs, service
+from service.cli import adapters, compare, data, evaluate, exporting, ledger, machine, power, runs, service
 from service.errors import PreconditionError, ServiceError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -21,6 +21,9 @@ COMMANDS = (
     runs.replay,
     evaluate.evaluate,
     power.power,
+    compare.compare,
+    exporting.merge,
+    exporting.export,
     adapters.adapters,
     adapters.rollback,
     adapters.connect,

@@ -81,6 +81,7 @@ def row_line(row: SourceRow | HeldOutRow, sha256: str, *, run_id: int | None = N
                 sha256=sha256,
                 fresh=run_id is None,
                 run_id=run_id,
+                license=row.license if isinstance(row, SourceRow) else None,
                 metadata=row.metadata,
             )
         )

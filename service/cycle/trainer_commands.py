@@ -1,7 +1,8 @@
-"""The trainer's other commands, each a process of its own: prepare, plan, samples, evaluate and doctor."""
+"""The trainer's other commands, each a process of its own: prepare, plan, samples, evaluate, doctor, export, push."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from service.cycle.launch import PROJECT, STOP_GRACE_SECONDS, TRAINER, WATCH_SECONDS, trainer_environment
 from trainer.recipe import TINY_BASE, Recipe
@@ -42,6 +44,31 @@ def evaluate(recipe_file: Path, results: Path, arguments: Sequence[str], secrets
             return process.wait()
         except KeyboardInterrupt:
             return process.wait(STOP_GRACE_SECONDS)
+
+
+def export_or_push(
+    arguments: Sequence[str], secrets: Mapping[str, str], *, seconds: float | None = None
+) -> tuple[int, dict[str, Any]]:
+    """Run `python -m trainer merge`, `export` or `push`. Return its exit code, and what it made.
+
+    It says on stderr what it does. Ctrl-C reaches it too, and it then removes what is not complete.
+
+    Args:
+        seconds: it is killed after this time
+    """
+    environment = trainer_environment(os.environ, secrets)
+    with subprocess.Popen(
+        [*TRAINER, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT, env=environment, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            process.wait(seconds)  # its stdout is one line, which fits into the pipe
+        except KeyboardInterrupt:
+            process.wait(STOP_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        output = process.stdout.read().splitlines()
+    return process.returncode, json.loads(output[-1]) if process.returncode == 0 else {}
 
 
 def examine_trainer(recipe_file: Path, secrets: Mapping[str, str], *, seconds: float) -> tuple[str, str]:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from db.adapters import Adapter
+from service.publish.card import CARD, model_card
+from service.publish.trained import Tally, as_records, kept, with_ancestors
 from service.settings.home import Home
-from trainer.records import read_rows
+from trainer.records import read_evaluation, read_rows
 from trainer.run_dir import (
     CHUNK_BYTES,
     MANIFEST,
@@ -27,6 +29,7 @@ from trainer.run_dir import (
     verify_manifest,
     write_json,
     write_manifest,
+    write_text,
 )
 
 Beat = Callable[[], None]
@@ -56,7 +59,9 @@ def copy_candidate(
                 copy = temporary / source.relative_to(run.adapter)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 _copy_file(source, copy, beat)
-        write_json(temporary / "lineage.json", lineage(home, run, version, report))
+        origin = lineage(home, run, version, report)
+        write_json(temporary / "lineage.json", origin)
+        write_text(temporary / CARD, model_card(origin, report, list(read_evaluation(run.evaluation))))
         originals = read_json(run.adapter / MANIFEST)["files"]
         manifest_sha256 = write_manifest(temporary, beat, version=version)
         copies = read_json(temporary / MANIFEST)["files"]
@@ -78,26 +83,34 @@ def _copy_file(source: Path, target: Path, beat: Beat) -> None:
 
 
 def lineage(home: Home, run: RunDirectory, version: int, report: dict[str, Any]) -> dict[str, Any]:
-    """Return an adapter's origin: parent, row hashes, recipe, seed, evaluation.
+    """Return an adapter's origin: parent, row hashes, what was trained, recipe, seed, evaluation.
 
     The rows include those of the trunk's runs, as far as their folders still exist.
     """
     manifest = read_json(run.manifest)
     trunk = manifest.get("trunk", [])
     runs = [*(home.run(run_id) for run_id in trunk), run]
+    tally = Tally()
+    for one in runs:
+        tally.add(one)
+    trained, parent = tally.trained(), manifest["parent_version"]
+    in_all = with_ancestors(trained, None if parent is None else home.adapter(parent))
     return {
         "version": version,
         "stream": manifest["stream"],
-        "parent_version": manifest["parent_version"],
+        "parent_version": parent,
         "base": manifest["base"],
         "seed": manifest["seed"],
         "recipe": run.recipe.read_text(encoding="utf-8"),
         "inputs": manifest["files"],
         "trunk": trunk,
-        "rows": [{"file_id": row.file_id, "sha256": row.sha256} for one in runs for row in read_rows(_kept(one.rows))],
+        "rows": tally.hashes,
         "replayed": [
-            {"file_id": row.file_id, "sha256": row.sha256} for one in runs for row in read_rows(_kept(one.replay))
+            {"file_id": row.file_id, "sha256": row.sha256} for one in runs for row in read_rows(kept(one.replay))
         ],
+        "trained": as_records(trained),
+        "trained_in_all": None if in_all is None else as_records(in_all),
+        "trained_again": {"rows": tally.replayed_rows, "tokens": tally.replayed_tokens},
         "evaluation": report["evaluation"],
     }
 
@@ -183,11 +196,6 @@ def tidy_run(run: RunDirectory, *, keep_adapter: bool = False) -> None:
                 shutil.copyfileobj(read, write, CHUNK_BYTES)
             temporary.replace(packed)
             path.unlink()
-
-
-def _kept(path: Path) -> Path:
-    """The file, or what `tidy_run` made of it."""
-    return path if path.exists() else path.with_name(f"{path.name}.gz")
 
 
 def copy_unpacked(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""`codelupe evaluate` on a home with a published adapter, as a user runs it."""
+"""`codelupe evaluate`, `compare`, `merge` and `export` on a home with a published adapter, as a user runs them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from driver import COMMAND, Codelupe
+from huggingface_hub import ModelCard
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -71,12 +72,50 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(home: Codelupe):
     for arguments, code, said in [
         (["--suite", "mbpp"], 2, "BENCHMARK_FILES"),
         (["--suite", "humaneval", "--adapter", "7"], 2, "no adapter 7"),
-        (["--suite", "humaneval", "--adapter", "previous"], 3, "--adapter base"),
+        (["--suite", "humaneval", "--adapter", "previous"], 3, "`base` stands for"),
         (["--suite", "humaneval", "--adapter", "base", "--max-tokens", "9"], 2, "max_tokens 99, now 9"),
     ]:
         done = home.run("evaluate", *arguments, timeout=100)
         assert done.returncode == code and said in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_the_published_adapter_has_a_card(home: Codelupe):
+    card = ModelCard.load(home.home / "models" / "adapters" / "v000001" / "README.md")
+    assert card.data.library_name == "peft" and "python" in card.data.tags
+    assert "Decision: promote." in card.text and "| python | unknown |" in card.text
+    assert home.run("audit", timeout=100).returncode == 0, "it checks the adapter against its manifest"
+
+
+def test_base_and_adapter_are_compared(home: Codelupe):
+    arguments = ["compare", "--prompt", "import os", "--style", "completion", "--max-tokens", "8", "--json"]
+    done = home.run(*arguments, timeout=200)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [one["name"] for one in found["models"]] == ["base", "v000001"], "there is no version before it"
+    assert [one["tokens"] for one in found["prompts"][0]["answers"]] == [8, 8]
+    done = home.run("compare", "--top-p", "0")
+    assert done.returncode == 2 and "--top-p 0 is not allowed" in done.stderr
+
+
+def test_the_adapter_is_merged(home: Codelupe):
+    done = home.run("merge", "--to", "merged", "--dtype", "float16", "--json", timeout=200)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["adapter"] == "v000001" and found["logits"]["difference"] < found["logits"]["from_base"]
+    card = ModelCard.load(home.home / "merged" / "README.md")
+    assert card.data.library_name == "transformers" and "| python | unknown |" in card.text
+    for arguments, code, said in [
+        (["merge", "--to", "merged"], 2, "exists already"),
+        (["merge", "base", "--to", "other"], 2, "has no adapter"),
+        (["merge", "--to", "other", "--dtype", "nf4"], 2, "16 bits only"),
+        (["export", "--to", "other", "--format", "zip"], 2, "hf, adapter, gguf"),
+        (["export", "--to", "other", "--push", "me/x"], 3, "HF_TOKEN"),
+        (["export", "--to", "other", "--format", "gguf"], 3, "llama.cpp"),
+    ]:
+        done = home.run(*arguments, timeout=100)
+        assert done.returncode == code and said in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr and not (home.home / "other").exists()
 
 
 def lines(folder: Path) -> list[str]:

@@ -217,7 +217,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "bytes that are not UTF-8 reject the row and do not stop the service": Mutant(
         file="db/claim.py",
-        old='        except UnicodeDecodeError:\n            self._reject(file_id, held_out, sha256, "not_utf8")\n',
+        old='        except UnicodeDecodeError:\n            self._reject(file_id, held_out, digest(content), "not_utf8")\n',
         new="",
         caught_by=_test("tests/postgres/test_claim.py", "not_utf8"),
     ),
@@ -308,14 +308,14 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a held-out file is not kept for training": Mutant(
         file="db/claim.py",
-        old='        if row.held_out and role == "train":',
+        old='        if row.held_out and role != "held_out":',
         new="        if False:",
         caught_by=_test("tests/postgres/test_claim.py", "never_kept"),
     ),
     "a held-out file stays held out after it is returned": Mutant(
         file="service/admission/split.py",
-        old="        if row.held_out or position <",
-        new="        if position <",
+        old="        return row.held_out or position <",
+        new="        return position <",
         caught_by=_test("tests/unit/test_split.py", "stays_held_out"),
     ),
     "a later version of a held-out file is also held out": Mutant(
@@ -951,7 +951,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "long held-out texts are read a few at a time": Mutant(
         file="db/claim.py",
-        old="islice(order, min(HELD_OUT_ROWS, self._most_texts()))",
+        old="islice(order, min(HELD_OUT_ROWS, self.most_texts()))",
         new="islice(order, HELD_OUT_ROWS)",
         caught_by=_test("tests/postgres/test_claim.py", "long_held_out"),
     ),

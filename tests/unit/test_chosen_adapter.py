@@ -62,7 +62,7 @@ def test_the_base_and_a_folder_need_no_database(home):
 @pytest.mark.parametrize(
     ("word", "history", "error", "problem"),
     [
-        ("current", [], PreconditionError, "--adapter base"),
+        ("current", [], PreconditionError, "`base` stands for"),
         ("previous", [adapter(7, is_current=True)], PreconditionError, "no adapter before version 7"),
         ("3", HISTORY, UsageError, "codelupe adapters"),
         ("2", HISTORY, PreconditionError, "KEEP_ADAPTERS"),

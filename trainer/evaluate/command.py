@@ -24,12 +24,12 @@ from trainer.evaluate.request import EvaluationRequest
 from trainer.evaluate.results import Results, open_results
 from trainer.evaluate.suites import Task, read_suite
 from trainer.evaluate.summary import against, summarize
-from trainer.model.base import resolve
+from trainer.model.base import resolve_for
 from trainer.model.load import load_tokenizer
-from trainer.recipe import Recipe, pinned
+from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
 from trainer.records import Row, read_rows, write_evaluation
-from trainer.run_dir import MANIFEST, RunDirectoryError, read_json, sha256_file, verify_manifest
+from trainer.run_dir import RunDirectoryError, read_json, sha256_file
 from trainer.stop import StopRequest, write_stderr
 
 WEIGHTS = "adapter_model.safetensors"
@@ -45,7 +45,7 @@ def evaluate_command(request: EvaluationRequest, stop: StopRequest) -> None:
         choose_runner()  # before hours of generation
     disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)  # about transformers' own names
-    recipe = _pinned(load_recipe(request.recipe), request.adapter)
+    recipe = resolve_for(load_recipe(request.recipe), request.adapter)
     tokenizer = load_tokenizer(recipe.base)
     if request.suite == "held-out":
         _held_out(request, recipe, tokenizer, stop)
@@ -198,29 +198,6 @@ def _adapter_name(adapter: Path | None) -> dict[str, str] | None:
     if not (adapter / WEIGHTS).is_file():
         raise UnusableInput(f"{adapter} is not an adapter folder: it has no {WEIGHTS}")
     return {"folder": adapter.name, "sha256": sha256_file(adapter / WEIGHTS)}
-
-
-def _pinned(recipe: Recipe, adapter: Path | None) -> Recipe:
-    """Resolve the base: the revision that the adapter was trained on, else the recipe's."""
-    if adapter is not None:
-        if (adapter / MANIFEST).is_file():
-            try:
-                verify_manifest(adapter)
-            except RunDirectoryError as error:
-                raise UnusableInput(f"{error}. Restore the folder from a backup") from error
-        revision = _trained_on(adapter)
-        if recipe.base.revision is None and revision is not None:
-            recipe = pinned(recipe, model=recipe.base.model, revision=revision)
-    model, commit = resolve(recipe.base)
-    return pinned(recipe, model=model, revision=commit)
-
-
-def _trained_on(adapter: Path) -> str | None:
-    """The base's revision in the folder's training_args.json, if there is one."""
-    try:
-        return str(read_json(adapter / "training_args.json")["recipe"]["base"]["revision"])
-    except (OSError, ValueError, KeyError, TypeError):  # an adapter of another trainer
-        return None
 
 
 def _chats(request: EvaluationRequest, tokenizer: Any) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, StoppingCriteria
+from transformers import LogitsProcessor, StoppingCriteria, TextStreamer
 
 from trainer.evaluate.engines import Sampling
 
@@ -59,3 +59,27 @@ class StopAt(StoppingCriteria):
         for row, (text, is_whole) in enumerate(zip(texts, self._is_whole, strict=True)):
             done[row] = is_whole(text)
         return done
+
+
+class StopWhen(StoppingCriteria):
+    """Ends all rows when a function says so."""
+
+    def __init__(self, stopped: Callable[[], bool]) -> None:
+        self._stopped = stopped
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Return the same for each row: bool [rows]."""
+        return torch.full((len(input_ids),), self._stopped(), dtype=torch.bool, device=input_ids.device)
+
+
+class TextAsItComes(TextStreamer):
+    """Gives the text of one row to a function, in parts that end between words."""
+
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        self._on_text = on_text
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Called by transformers for each part, which may be empty."""
+        if text:
+            self._on_text(text)

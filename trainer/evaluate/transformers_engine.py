@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, TextStreamer
 
 from trainer.data.encoder import pad_id
-from trainer.errors import OutOfMemory
+from trainer.errors import OutOfMemory, UnusableInput
 from trainer.evaluate.engines import Finish, Generation, Model, Request, Sampling
 from trainer.evaluate.prompts import Question, cut
-from trainer.evaluate.sampler import OwnDraw, StopAt
+from trainer.evaluate.sampler import OwnDraw, StopAt, StopWhen, TextAsItComes
 from trainer.model.lora import load_adapter
 from trainer.model.memory import is_out_of_memory
 from trainer.model.quantized import load_kept
@@ -57,6 +57,30 @@ class TransformersEngine:
             left = left[len(batch) :]
             yield from made
 
+    def stream(
+        self, request: Request, sampling: Sampling, *, on_text: Callable[[str], None], stopped: Callable[[], bool]
+    ) -> Generation:
+        """Answer one request, with its text as it comes. Ends early when `stopped` returns True.
+
+        Raises:
+            OutOfMemory: the answer does not fit.
+            UnusableInput: the prompt is longer than what the base can read.
+        """
+        ids = self._ids(request.question)
+        longest = getattr(self._model.config, "max_position_embeddings", None)
+        if longest is not None and len(ids) >= longest:
+            raise UnusableInput(f"the prompt has {len(ids)} tokens, but the base reads at most {longest}")
+        try:
+            (made,) = self._generate(
+                [(ids, request)], sampling, TextAsItComes(self._tokenizer, on_text), [StopWhen(stopped)]
+            )
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            torch.cuda.empty_cache()
+            raise OutOfMemory(f"there is no memory for this answer ({error}). Lower max_tokens") from error
+        return made
+
     def _smaller(self, error: Exception) -> None:
         if self.batch_size == 1:
             raise OutOfMemory(
@@ -67,7 +91,13 @@ class TransformersEngine:
         torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def _generate(self, batch: Sequence[tuple[list[int], Request]], sampling: Sampling) -> list[Generation]:
+    def _generate(
+        self,
+        batch: Sequence[tuple[list[int], Request]],
+        sampling: Sampling,
+        streamer: TextStreamer | None = None,
+        stops: Sequence[StoppingCriteria] = (),
+    ) -> list[Generation]:
         began = time.monotonic()
         requests = [request for _, request in batch]
         width = max(len(ids) for ids, _ in batch)
@@ -92,7 +122,8 @@ class TransformersEngine:
             eos_token_id=ends,
             pad_token_id=self._pad,
             logits_processor=LogitsProcessorList(processors),
-            stopping_criteria=StoppingCriteriaList([whole]),
+            stopping_criteria=StoppingCriteriaList([whole, *stops]),
+            streamer=streamer,
         )[:, width:].tolist()
         seconds = round((time.monotonic() - began) / len(batch), 4)
         return [self._generation(request, ids, ends, seconds) for request, ids in zip(requests, output, strict=True)]

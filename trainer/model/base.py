@@ -19,8 +19,8 @@ from huggingface_hub.errors import (
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trainer.errors import UnusableInput
-from trainer.recipe import TINY_BASE, Base, Lora, Recipe
-from trainer.run_dir import sha256_file
+from trainer.recipe import TINY_BASE, Base, Lora, Recipe, pinned
+from trainer.run_dir import MANIFEST, RunDirectoryError, read_json, sha256_file, verify_manifest
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
 NF4_BLOCK = 64
@@ -65,6 +65,53 @@ def resolve(base: Base) -> tuple[str, str]:
             "Restore the old files, or start a new stream"
         )
     return (TINY_BASE if base.model == TINY_BASE else str(folder)), revision
+
+
+def resolve_for(recipe: Recipe, adapter: Path | None) -> Recipe:
+    """Pin a recipe's base for an adapter: to the revision that the adapter was trained on, else the recipe's.
+
+    Raises:
+        UnusableInput: the folder does not match its manifest, or the adapter was trained on another base.
+    """
+    revision = None if adapter is None else check_base_of(adapter, recipe)
+    if recipe.base.revision is None and revision is not None:
+        recipe = pinned(recipe, model=recipe.base.model, revision=revision)
+    model, commit = resolve(recipe.base)
+    return pinned(recipe, model=model, revision=commit)
+
+
+def check_base_of(adapter: Path, recipe: Recipe) -> str | None:
+    """Return the revision of the recipe's base that an adapter was trained on, or None if its folder does not say.
+
+    Raises:
+        UnusableInput: the folder does not match its manifest, or the adapter was trained on another base.
+    """
+    if (adapter / MANIFEST).is_file():
+        try:
+            verify_manifest(adapter)
+        except RunDirectoryError as error:
+            raise UnusableInput(f"{error}. Restore the folder from a backup") from error
+    model, revision = _trained_on(adapter)
+    if model is not None and model != recipe.base.model and not _moved(model, recipe.base.model):
+        raise UnusableInput(
+            f"{adapter} was trained on {model}, but the recipe {recipe.name} has {recipe.base.model}. "
+            "Use the recipe with which it was trained (--recipe)"
+        )
+    return revision
+
+
+def _trained_on(adapter: Path) -> tuple[str | None, str | None]:
+    """The base and its revision in the folder's training_args.json, if there is one."""
+    try:
+        base = read_json(adapter / "training_args.json")["recipe"]["base"]
+        return str(base["model"]), None if base["revision"] is None else str(base["revision"])
+    except (OSError, ValueError, KeyError, TypeError):  # an adapter of another trainer
+        return None, None
+
+
+def _moved(before: str, now: str) -> bool:
+    """Whether two names are folders. A folder may have moved; its revision says whether it is the same base."""
+    return local_folder(now) is not None and Path(before).is_absolute()
 
 
 def local_folder(model: str) -> Path | None:

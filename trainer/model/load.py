@@ -38,16 +38,17 @@ def compute_dtype(base: Base, device: torch.device) -> torch.dtype:
             return torch.bfloat16 if native else torch.float32
 
 
-def load_base(base: Base, device: torch.device, *, copy: Path | None = None) -> Any:
+def load_base(base: Base, device: torch.device, *, copy: Path | None = None, dtype: torch.dtype | None = None) -> Any:
     """Load the base's causal language model on `device`, frozen.
 
     Args:
         copy: a folder with a 4-bit copy of it.
+        dtype: dtype of what is not quantized. None: the recipe's
 
     Raises:
         UnusableInput: it cannot be loaded, or is not quantized as required.
     """
-    dtype = compute_dtype(base, device)
+    dtype = dtype or compute_dtype(base, device)
     source, revision = source_of(base) if copy is None else (str(copy), None)
     options: dict[str, Any] = {}
     if base.quantization == "nf4" and copy is None:  # a copy has its own config, and another one would be ignored
