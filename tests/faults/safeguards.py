@@ -217,7 +217,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "bytes that are not UTF-8 reject the row and do not stop the service": Mutant(
         file="db/claim.py",
-        old='        except UnicodeDecodeError:\n            self._reject(file_id, held_out, digest(content), "not_utf8")\n',
+        old="        except UnicodeDecodeError:\n"
+        '            self._reject(file_id, held_out, digest(content), "not_utf8")\n',
         new="",
         caught_by=_test("tests/postgres/test_claim.py", "not_utf8"),
     ),
