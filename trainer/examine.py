@@ -5,6 +5,7 @@ Not covered: whether the adapter is better. The held-out losses and the gate dec
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from trainer.model.quantized import load_kept
 from trainer.model.step import LossModel
 from trainer.recipe import Base
 from trainer.records import SampleEvaluation, read_evaluation, read_rows
-from trainer.run_dir import RunDirectory, RunDirectoryError, verify_manifest, write_json
+from trainer.run_dir import MANIFEST, RunDirectory, RunDirectoryError, sha256_file, verify_manifest, write_json
 from trainer.stop import StopRequest
 
 PROMPTS, NEW_TOKENS = 8, 64
@@ -50,13 +51,18 @@ def examine(directory: RunDirectory, stop: StopRequest) -> None:
     disable_progress_bar()
     checked = check_run(directory)
     found: dict[str, Any] = {"format": 1, "run_id": checked.run_id}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    base = load_kept(
+        checked.recipe.base, device, lambda _event, /, **_fields: None
+    )  # its errors say nothing of the adapter
     try:
         verify_manifest(directory.adapter)
+        found["manifest_sha256"] = sha256_file(directory.adapter / MANIFEST)
         weights = load_file(directory.adapter / WEIGHTS)
         found |= {"weights": _weights(weights, checked)}
         if not found["weights"]["not_finite"]:
-            found |= _used(directory, checked, stop)
-    except (RunDirectoryError, UnusableInput, SafetensorError, OSError) as error:
+            found |= _used(directory, checked, base, stop)
+    except (RunDirectoryError, UnusableInput, SafetensorError) as error:
         found["failure"] = str(error)
     if "generation" in found and checked.recipe.evaluation.suites:
         found["suites"] = judge_suites(directory, checked, stop)
@@ -80,20 +86,18 @@ def _weights(weights: Mapping[str, torch.Tensor], checked: Checked) -> dict[str,
     }
 
 
-def _used(directory: RunDirectory, checked: Checked, stop: StopRequest) -> dict[str, Any]:
-    """Load base and adapter as a later run does, repeat a few measurements, and let them answer a few prompts."""
+def _used(directory: RunDirectory, checked: Checked, base: Any, stop: StopRequest) -> dict[str, Any]:
+    """Load the adapter as a later run does, repeat a few measurements, and let it answer a few prompts."""
     recipe = checked.recipe
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    base = load_kept(recipe.base, device, lambda _event, /, **_fields: None)
     adapted = add_adapter(base, recipe.lora, parent=directory.adapter, seed=checked.seed)
     adapted.eval()
     norms = relative_norms(adapted)
-    largest = max(norms, key=lambda name: norms[name])
+    largest = max(norms, key=lambda name: norms[name] if math.isfinite(norms[name]) else math.inf)
     tokenizer = load_tokenizer(recipe.base)
     judged = _judged_samples(directory, checked, tokenizer)
     generation = _generation(adapted, tokenizer, [sample for sample, _ in judged], stop)
     return {
-        "norm": {"largest": norms[largest], "module": largest},
+        "norm": {"largest": _finite(norms[largest]), "module": largest},
         "generation": generation,
         "measured_again": _measured_again(adapted, recipe.base, judged),
     }
@@ -126,7 +130,7 @@ def _measured_again(
 ) -> dict[str, Any]:
     """Return the largest difference between the losses now and those of the run, in nats per token.
 
-    The run measured what it had in memory. This is what it wrote to the disk.
+    The run measured what it had in memory. This is what it wrote to the disk. None: a loss is not finite.
     """
     device = adapted.device
     model = LossModel(adapted, kernel=choose_kernel(base, device, compute_dtype(base, device)))
@@ -135,7 +139,13 @@ def _measured_again(
         if line is not None:
             losses, _ = model.eval()(collate([sample]).to(device), by_sample=True)
             differences.append(abs(float(losses[0]) - line.loss["candidate"]) / line.tokens)
-    return {"samples": len(differences), "largest_difference": max(differences, default=0.0)}
+    finite = all(map(math.isfinite, differences))
+    return {"samples": len(differences), "largest_difference": max(differences, default=0.0) if finite else None}
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def _generation(adapted: Any, tokenizer: Any, prompts: Sequence[TokenSample], stop: StopRequest) -> dict[str, Any]:

@@ -186,5 +186,7 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
             f"training.adapter_dtype: bfloat16 needs optimizer: adamw_8bit, which rounds stochastically. "
             f"With {recipe.training.optimizer}, most small steps would be lost"
         )
+    if recipe.evaluation.suites and not recipe.gate.examination:
+        yield "evaluation.suites: nothing executes them, because gate.examination is false"
     if data.held_out_fraction == 0 and data.min_held_out == 0:
         yield "data.held_out_fraction and data.min_held_out are both 0, so no row would be held out"

@@ -268,6 +268,7 @@ def measure(directory: RunDirectory) -> None:
     write_evaluation(directory.evaluation, judged.as_records(known))
     report = read_json(directory.report)
     report["evaluation"] |= {name: judged.score(name).as_report() for name in judged.by_model}
+    report["adapter"] = {"manifest_sha256": sha256_file(directory.adapter / "MANIFEST.json")}
     write_json(directory.report, report)
 
 

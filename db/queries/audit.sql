@@ -128,10 +128,13 @@ where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not 
 order by 1;
 
 -- name: audit_fingerprints
--- Find fingerprints of files that are neither trained, learning, claimed nor held out.
+-- Find fingerprints of files that are neither trained, learning, claimed nor held out. A returned file may be held out.
 select f.file_id from codelupe.fingerprints f
 left join codelupe.ledger l using (stream, file_id)
-where f.stream = %(stream)s and coalesce(l.disposition, '') not in ('claimed', 'learning', 'trained', 'held_out') order by 1;
+left join codelupe.held_out h using (stream, file_id)
+where f.stream = %(stream)s and coalesce(l.disposition, '') not in ('claimed', 'learning', 'trained', 'held_out')
+  and not (l.disposition = 'returned' and h.file_id is not null)
+order by 1;
 
 -- name: audit_held_out
 -- Count the stored held-out texts.

@@ -6,10 +6,11 @@ Admission refuses such rows before a claim keeps them. This is a second look, at
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 
 from db.fingerprints import Fingerprint
+from db.source import SourceRow
 from service.admission.duplicates import fingerprints, similarity, text_to_compare
 from trainer.recipe import Hygiene
 from trainer.records import Row, read_rows
@@ -29,7 +30,7 @@ def leaks(
     Raises:
         RunDirectoryError: a row file cannot be read.
     """
-    known = _Judged(row for row in read_rows(directory.held_out) if row.file_id in judged)
+    known = Judged(row for row in read_rows(directory.held_out) if row.file_id in judged)
     found = []
     for path in (directory.rows, directory.replay):
         rows = read_rows(path)
@@ -39,10 +40,10 @@ def leaks(
     return found
 
 
-class _Judged:
+class Judged:
     """The judged rows by id, by text and by fingerprint."""
 
-    def __init__(self, rows: Iterator[Row]) -> None:
+    def __init__(self, rows: Iterable[Row]) -> None:
         every = list(rows)
         self.ids = {row.file_id for row in every}
         self.made = dict(zip((row.file_id for row in every), fingerprints(_texts(every)), strict=True))
@@ -52,7 +53,7 @@ class _Judged:
             for band in made.bands:
                 self.by_band[band].append(file_id)
 
-    def compared(self, rows: Sequence[Row], hygiene: Hygiene) -> Iterator[str]:
+    def compared(self, rows: Sequence[Row | SourceRow], hygiene: Hygiene) -> Iterator[str]:
         """Yield a line for each row that must not have been trained on."""
         for row, made in zip(rows, fingerprints(_texts(rows)), strict=True):
             trained = f"file {row.file_id} was trained on"
@@ -70,5 +71,5 @@ class _Judged:
         )
 
 
-def _texts(rows: Sequence[Row]) -> list[str]:
+def _texts(rows: Sequence[Row | SourceRow]) -> list[str]:
     return [text_to_compare(row.content, row.metadata) for row in rows]

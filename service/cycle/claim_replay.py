@@ -6,10 +6,12 @@ import math
 
 from db.source import Claim, earlier_trained
 from service.admission.admission import Admission
+from service.admission.separation import Judged
 from service.admission.split import Splitter
 from service.cycle.claim_files import row_line
 from service.publish.folders import Beat
 from trainer.recipe import Recipe
+from trainer.records import read_rows
 from trainer.run_dir import RunDirectory, content_sha256
 
 CANDIDATES = 4
@@ -37,11 +39,12 @@ def write_replay(
     written = 0
     if not most:
         return written
+    judged = Judged(read_rows(folder.held_out))
     with folder.replay.open("w", encoding="utf-8") as file:
         for row, run_id in earlier_trained(rows, f"{recipe.training.seed}:{rows.run_id}", most):
             beat()
             clean = None if splitter.holds_out(row) else admission.again(row)
-            if clean is None:
+            if clean is None or any(judged.compared([clean], recipe.hygiene)):
                 continue
             if len(clean.content) / 2 > left:
                 break

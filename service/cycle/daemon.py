@@ -233,7 +233,7 @@ class Daemon:
                 return self._trainer_ended(ending.code, ending.failure)
         runs.advance(self.pool, self.lease, self._run_id, "judging")
         self.board.clear("trainer")
-        self._pauses = 0
+        self._crashes = self._pauses = 0
         return State.JUDGING
 
     def _judging(self) -> State:
@@ -250,9 +250,9 @@ class Daemon:
         try:
             evidence = evidence_of(directory, self.recipe, run_id=self._run_id, beat=self._beat_and_renew)
             outcomes = list(read_outcomes(directory.rows_outcome))
-        except (OSError, ValueError, TypeError, RunDirectoryError) as error:
-            return self._give_up(f"the report of run {self._run_id} cannot be read: {error}")
-        self.verdict = judge(evidence)
+            self.verdict = judge(evidence)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RunDirectoryError) as error:
+            return self._give_up(f"the report of run {self._run_id} cannot be read: {error!r}")
         log_verdict(self._run_id, self.verdict)
         self.verdict = self._settling.settle(self._run_id, self.verdict, dict(evidence.report), outcomes)
         self.board.update(last_verdict=self.verdict.as_record())

@@ -45,11 +45,12 @@ def copy_inputs(run: RunDirectory, target: Path) -> RunDirectory:
     """
     if target.exists():
         raise UsageError(f"{target} exists already; choose another folder with --to")
-    if run.parent.is_symlink() and not run.parent.exists():
-        raise PreconditionError(
-            f"the parent adapter {run.parent.readlink()} is gone (retention removes old ones); "
-            "restore its folder from a backup"
-        )
+    for link in (run.parent, run.current):
+        if link.is_symlink() and not link.exists():
+            raise PreconditionError(
+                f"the adapter {link.readlink()} is gone, and the run needs it. Retention removes old versions, and the "
+                "next verdict removes an open candidate; restore the folder from a backup"
+            )
     try:
         names = [*read_json(run.manifest)["files"]]
         int(read_json(run.manifest)["run_id"])  # checked here, so that a bad one leaves no folder
@@ -58,8 +59,9 @@ def copy_inputs(run: RunDirectory, target: Path) -> RunDirectory:
             for name in names:
                 copy_unpacked(run.root / name, folder / name)
             shutil.copyfile(run.manifest, folder / MANIFEST)
-            if run.parent.exists():
-                (folder / "parent").symlink_to(run.parent.resolve())
+            for link in (run.parent, run.current):
+                if link.exists():
+                    (folder / link.name).symlink_to(link.resolve())
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RunDirectoryError) as error:
         raise PreconditionError(f"the inputs of {run.root} cannot be copied to {target}: {error}") from error
     return RunDirectory(target)

@@ -45,7 +45,8 @@ class Settling:
                 case "inconclusive":
                     return self._keep_open(run_id, verdict, report, outcomes)
                 case "refuse":
-                    self._refuse(run_id, outcomes, verdict.text(), report)
+                    trained = any(outcome.outcome == "trained" for outcome in outcomes)
+                    self._refuse(run_id, outcomes, verdict.text(), report, with_trunk=trained)
                 case _:
                     assert_never(verdict.decision)
         except SettlementMismatch as error:  # after a restore, the directory belongs to another run of this number

@@ -69,12 +69,15 @@ def separate(evidence: Evidence) -> Finding:
 
 
 def whole(evidence: Evidence) -> Finding:
-    """The adapter matches its manifest, all weights are finite, and a fresh process measures the same losses."""
+    """The adapter is what the run wrote, all weights are finite, and a fresh process measures the same losses."""
     examination = evidence.examination
     if examination is None:
         return _not_examined(evidence)
     if "failure" in examination:
         return Finding(outcome="fail", text=f"the adapter cannot be used: {examination['failure']}")
+    written, found = (evidence.report.get("adapter") or {}).get("manifest_sha256"), examination.get("manifest_sha256")
+    if written and found and written != found:
+        return Finding(outcome="fail", text="the adapter is not the one that the run wrote: its manifest differs")
     if names := examination["weights"]["not_finite"]:
         return Finding(
             outcome="fail",
@@ -82,13 +85,13 @@ def whole(evidence: Evidence) -> Finding:
             numbers={"not_finite": len(names)},
         )
     again = examination.get("measured_again", {"samples": 0, "largest_difference": 0.0})
-    difference = float(again["largest_difference"])
-    numbers = {"not_finite": 0, "samples": again["samples"], "difference": difference, "limit": SAME_LOSS}
+    difference = _number(again["largest_difference"])
+    numbers = {"not_finite": 0, "samples": again["samples"], "limit": SAME_LOSS}
     if not difference <= SAME_LOSS:
         text = f"a fresh process measures losses that differ by {difference:.3f}; the limit is {SAME_LOSS:g}"
         return Finding(outcome="fail", text=text, numbers=numbers)
     text = f"a fresh process loaded it and measured the same losses on {again['samples']} samples"
-    return Finding(outcome="pass", text=text, numbers=numbers)
+    return Finding(outcome="pass", text=text, numbers=numbers | {"difference": difference})
 
 
 def changed(evidence: Evidence) -> Finding:
@@ -96,8 +99,8 @@ def changed(evidence: Evidence) -> Finding:
     found, limit = evidence.examination or {}, evidence.gate.largest_norm
     if "norm" not in found:
         return _not_used(evidence)
-    norm, weights = float(found["norm"]["largest"]), found["weights"]
-    numbers = {"changed": weights["changed"], "tensors": weights["tensors"], "norm": norm, "limit": limit}
+    norm, weights = _number(found["norm"]["largest"]), found["weights"]
+    numbers = {"changed": weights["changed"], "tensors": weights["tensors"], "limit": limit}
     if weights["changed"] == 0:
         return Finding(outcome="fail", text="the adapter is equal to what the run started from", numbers=numbers)
     if not norm <= limit:
@@ -105,7 +108,7 @@ def changed(evidence: Evidence) -> Finding:
         return Finding(outcome="fail", text=text, numbers=numbers)
     count = f"{weights['changed']} of {weights['tensors']} tensors changed"
     text = f"{count}; the largest change is {norm:.3f} of the base's norm, and the limit is {limit:g}"
-    return Finding(outcome="pass", text=text, numbers=numbers)
+    return Finding(outcome="pass", text=text, numbers=numbers | {"norm": norm})
 
 
 def answers(evidence: Evidence) -> Finding:
@@ -143,7 +146,12 @@ def suites(evidence: Evidence) -> Finding:
         (worse if result["difference"] < 0 and certain else said).append(text)
     if worse:
         return Finding(outcome="fail", text="; ".join(worse), numbers=numbers)
-    return Finding(outcome="pass", text="; ".join(said) or "the recipe names no suite", numbers=numbers)
+    return Finding(outcome="pass", text="; ".join(said) or "no suite was executed", numbers=numbers)
+
+
+def _number(value: float | None) -> float:
+    """A measured number. The examination writes null for one that is not finite."""
+    return math.nan if value is None else float(value)
 
 
 def _not_examined(evidence: Evidence) -> Finding:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import gzip
+import logging
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from db.adapters import Adapter
+from service.logs import event as log
 from service.publish.card import CARD, model_card
 from service.publish.trained import Tally, as_records, kept, with_ancestors
 from service.settings.home import Home
@@ -85,12 +88,12 @@ def _copy_file(source: Path, target: Path, beat: Beat) -> None:
 def lineage(home: Home, run: RunDirectory, version: int, report: dict[str, Any]) -> dict[str, Any]:
     """Return an adapter's origin: parent, row hashes, what was trained, recipe, seed, evaluation.
 
-    The rows include those of the trunk's runs, as far as their folders still exist.
+    The rows include those of the trunk's runs, as far as their files can still be read. The database has all of them.
     """
     manifest = read_json(run.manifest)
     trunk = manifest.get("trunk", [])
-    runs = [*(home.run(run_id) for run_id in trunk), run]
     tally = Tally()
+    runs = [*(home.run(run_id) for run_id in trunk if _readable(home.run(run_id))), run]
     for one in runs:
         tally.add(one)
     trained, parent = tally.trained(), manifest["parent_version"]
@@ -113,6 +116,18 @@ def lineage(home: Home, run: RunDirectory, version: int, report: dict[str, Any])
         "trained_again": {"rows": tally.replayed_rows, "tokens": tally.replayed_tokens},
         "evaluation": report["evaluation"],
     }
+
+
+def _readable(run: RunDirectory) -> bool:
+    """Whether the row files of an ended run can be read. Nothing else needs them."""
+    try:
+        Tally().add(run)
+        for _ in read_rows(kept(run.replay)):
+            pass
+    except (RunDirectoryError, OSError, EOFError, zlib.error) as error:
+        log("Files of an earlier run cannot be read", level=logging.WARNING, folder=str(run.root), reason=str(error))
+        return False
+    return True
 
 
 def verify_adapter(home: Home, adapter: Adapter, beat: Beat = lambda: None) -> None:

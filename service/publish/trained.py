@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.records import read_outcomes, read_rows
-from trainer.run_dir import RunDirectory, read_json
+from trainer.run_dir import RunDirectory, RunDirectoryError, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +36,14 @@ class Tally:
         """Add the rows of one run.
 
         Raises:
-            RunDirectoryError: a file cannot be read.
+            RunDirectoryError: a file cannot be read. Nothing was added.
         """
-        outcomes = {one.file_id: one for one in read_outcomes(run.rows_outcome)}
-        for row in read_rows(kept(run.rows)):
+        try:
+            outcomes = {one.file_id: one for one in read_outcomes(run.rows_outcome)}
+            every = list(read_rows(kept(run.rows)))
+        except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
+            raise RunDirectoryError(f"the rows of {run.root} cannot be read ({error})") from error
+        for row in every:
             self.hashes.append({"file_id": row.file_id, "sha256": row.sha256})
             found = outcomes.get(row.file_id)
             if found is not None and found.outcome == "trained":

@@ -59,6 +59,7 @@ def test_a_good_adapter_loads_changes_little_and_generates(first, tmp_path):
     found = read_json(directory.examination)
     assert "failure" not in found and found["run_id"] == 1
     assert found["weights"]["not_finite"] == []
+    assert found["manifest_sha256"] == read_json(first.report)["adapter"]["manifest_sha256"]
     assert found["weights"]["changed"] == found["weights"]["tensors"] > 0
     assert 0 < found["norm"]["largest"] < 0.5 and found["norm"]["module"]
     generation = found["generation"]
@@ -177,6 +178,6 @@ def test_the_recipes_suites_are_solved_by_candidate_and_current(first, tmp_path)
     manifest = read_json(directory.manifest)
     manifest["files"]["recipe.yaml"] = sha256_file(directory.recipe)
     write_json(directory.manifest, manifest)
-    found = examined(directory)["suites"]["tiny.jsonl"]
+    found = examined(directory)["suites"]["01-tiny"]
     assert found["tasks"] == 2 and found["difference"] == 0 and found["p_value"] == 1
-    assert (directory.suites / "tiny" / "candidate" / "outcomes.jsonl").read_text().count("\n") == 2
+    assert (directory.suites / "01-tiny" / "candidate" / "outcomes.jsonl").read_text().count("\n") == 2

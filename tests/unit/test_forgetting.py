@@ -29,7 +29,11 @@ SEEN, UNSEEN = range(1, 37), range(900, 912)
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
     return embedded(
-        data__max_length=384, training__num_epochs=6, tracking__sample_predictions=0, tracking__tensorboard=False
+        base__compute_dtype="float32",
+        data__max_length=384,
+        training__num_epochs=6,
+        tracking__sample_predictions=0,
+        tracking__tensorboard=False,
     )
 
 

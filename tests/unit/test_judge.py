@@ -56,6 +56,8 @@ def test_a_good_candidate_passes_every_rule():
         ("complete", evidence(report=report(trained=0))),
         ("separate", evidence(leaks=["file 5 was trained on, and it judges"])),
         ("whole", evidence(examination=examined(weights={"not_finite": ["layers.0.lora_B"]}))),
+        ("whole", evidence(report=report() | {"adapter": {"manifest_sha256": "a"}},
+                           examination=GOOD_EXAMINATION | {"manifest_sha256": "b"})),
         ("whole", evidence(examination=examined(measured_again={"largest_difference": 0.021}))),
         ("whole", evidence(examination=examined(measured_again={"largest_difference": math.nan}))),
         ("changed", evidence(examination=examined(weights={"changed": 0}))),

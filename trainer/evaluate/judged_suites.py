@@ -17,7 +17,7 @@ MAX_TOKENS = 512
 
 
 def judge_suites(directory: RunDirectory, checked: Checked, stop: StopRequest) -> dict[str, Any]:
-    """Return the paired result of each of the recipe's suites, by the file's name. Greedy, one answer a task.
+    """Return the paired result of each of the recipe's suites, by number and name. Greedy, one answer a task.
 
     What was answered is kept in the run directory, so that a later start goes on from there.
 
@@ -26,11 +26,11 @@ def judge_suites(directory: RunDirectory, checked: Checked, stop: StopRequest) -
         Stopped, OutOfMemory
     """
     found = {}
-    for file in map(Path, checked.recipe.evaluation.suites):
-        folder = directory.suites / file.name.split(".")[0]
+    for number, file in enumerate(map(Path, checked.recipe.evaluation.suites), 1):
+        folder = directory.suites / f"{number:02d}-{file.name.split('.')[0]}"
         for request in _requests(directory, checked, file, folder):
             evaluate_command(request, stop)
-        found[file.name] = read_json(folder / "candidate" / "evaluation.json")["against"]["passed"]
+        found[folder.name] = read_json(folder / "candidate" / "evaluation.json")["against"]["passed"]
     return found
 
 
