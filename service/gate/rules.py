@@ -197,11 +197,12 @@ def gain(evidence: Evidence) -> Finding:
         return _open(f"{files} new files judge; at least {least} are needed", evidence, files=files)
     limit = evidence.gate.least_gain
     numbers = {**_numbers(found), "look": evidence.looks, "least_gain": limit}
+    text = f"on new files {found.text()}"
     if found.high < -limit:
-        return Finding(outcome="pass", text=found.text(), numbers=numbers)
+        return Finding(outcome="pass", text=text, numbers=numbers)
     if found.low > 0:
-        return Finding(outcome="fail", text=found.text(), numbers=numbers)
-    return _open(f"{found.text()}. That may be less than the least gain, {limit:g}", evidence, **numbers)
+        return Finding(outcome="fail", text=text, numbers=numbers)
+    return _open(f"{text}. That may be less than the least gain, {limit:g}", evidence, **numbers)
 
 
 def earlier_current(evidence: Evidence) -> Finding:
@@ -225,7 +226,7 @@ def languages(evidence: Evidence) -> Finding:
     worse = {name: one for name, one in known.items() if one.low > 0 and one.difference > limit}
     if worse:
         text = "; ".join(f"{name}: {one.text()}" for name, one in worse.items())
-        return Finding(outcome="fail", text=f"{text}. The limit is {limit:g}", numbers=numbers)
+        return Finding(outcome="fail", text=f"{text}. At most {limit:g} worse is allowed", numbers=numbers)
     said = ", ".join(f"{name} {difference:+.4f}" for name, difference in numbers.items())
     return Finding(outcome="pass", text=said or "no language has two judged files", numbers=numbers)
 
@@ -240,11 +241,13 @@ def _not_worse(evidence: Evidence, against: str) -> Finding:
     if found is None:
         return _open("only one earlier file judges", evidence, files=1)
     numbers = {**_numbers(found), "tolerance": limit}
+    than = {"current": "the current adapter", "anchor": "the base alone"}[against]
+    text = f"on earlier files, against {than}: {found.text()}. At most {limit:g} worse is allowed"
     if found.high <= limit:
-        return Finding(outcome="pass", text=f"{found.text()}. The limit is {limit:g}", numbers=numbers)
+        return Finding(outcome="pass", text=text, numbers=numbers)
     if found.low > 0 and found.difference > limit:
-        return Finding(outcome="fail", text=f"{found.text()}. The limit is {limit:g}", numbers=numbers)
-    return _open(f"{found.text()}. The limit is {limit:g}, and it lies inside", evidence, **numbers)
+        return Finding(outcome="fail", text=text, numbers=numbers)
+    return _open(f"{text}, and that lies inside the interval", evidence, **numbers)
 
 
 def _open(text: str, evidence: Evidence, **numbers: float | int) -> Finding:
