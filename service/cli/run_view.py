@@ -11,9 +11,10 @@ from service.gate.interval import Interval
 
 MODELS = {"anchor": "base alone", "current": "current adapter", "candidate": "candidate"}
 DECISIONS = {
-    "promote": "promoted",
-    "refuse": "refused",
-    "inconclusive": "open: there is not enough evidence. The next run trains on from this candidate",
+    "promote": "promoted: the candidate is published",
+    "refuse": "refused: the current adapter stays, and the rows come back later",
+    "inconclusive": "inconclusive: there is not enough evidence. "
+    "The current adapter stays, and the next run trains on from this candidate",
 }
 
 
@@ -36,7 +37,7 @@ def _facts(run: Run) -> Iterator[tuple[str, Any]]:
     yield "run", run.run_id
     yield "state", run.state
     yield "reason", run.reason
-    yield "parent", run.parent_version if run.parent_version is not None else "none: the base alone"
+    yield "parent version", run.parent_version if run.parent_version is not None else "none: the base alone"
     if run.trunk_run_id is not None:
         yield "trained on from", f"the open candidate of run {run.trunk_run_id}"
     if run.published_in is not None:
@@ -67,7 +68,7 @@ def _print_verdict(verdict: Mapping[str, Any]) -> None:
     for reason in verdict.get("reasons", ()):
         out.print(f"  {reason}", markup=False)
     if rules := verdict.get("rules"):
-        print_table("rules", ["rule", "outcome", "what was found"],
+        print_table("rules (losses in nats per token)", ["rule", "outcome", "what was found"],
                     [[rule["rule"], rule["outcome"], rule["text"]] for rule in rules])  # fmt: skip
     for name, found in verdict.get("intervals", {}).items():
         out.print(f"{name} files: {Interval(**found).text()}", markup=False)

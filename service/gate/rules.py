@@ -227,7 +227,10 @@ def languages(evidence: Evidence) -> Finding:
     if worse:
         text = "; ".join(f"{name}: {one.text()}" for name, one in worse.items())
         return Finding(outcome="fail", text=f"{text}. At most {limit:g} worse is allowed", numbers=numbers)
-    said = ", ".join(f"{name} {difference:+.4f}" for name, difference in numbers.items())
+    said = ", ".join(
+        f"{name} {'better' if difference <= 0 else 'worse'} by {abs(difference):.4f}"
+        for name, difference in numbers.items()
+    )
     return Finding(outcome="pass", text=said or "no language has two judged files", numbers=numbers)
 
 

@@ -29,7 +29,10 @@ def test_a_verdict_is_shown_with_its_losses_and_intervals(capsys):
     shown = capsys.readouterr().out
     assert "8 of 10, stopped early; the best is 5" in shown and "20 trained" in shown and "rejected" not in shown
     assert "candidate" in shown and "3.6000" in shown
-    assert "verdict: refused\n  held-out loss 3.6 is worse" in shown
+    assert (
+        "verdict: refused: the current adapter stays, and the rows come back later\n  held-out loss 3.6 is worse"
+        in shown
+    )
     assert "earlier files: worse by 0.0700, 95 % interval 0.0300 to 0.1100, 9 files" in shown
 
 
