@@ -7,7 +7,6 @@ import gzip
 import logging
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from typing import Any
 from db.adapters import Adapter
 from service.logs import event as log
 from service.publish.card import CARD, model_card
-from service.publish.trained import Tally, as_records, kept, with_ancestors
+from service.publish.trained import Tally, as_records, with_ancestors
 from service.settings.home import Home
-from trainer.records import read_evaluation, read_rows
+from trainer.records import read_evaluation
 from trainer.run_dir import (
     CHUNK_BYTES,
     MANIFEST,
@@ -93,9 +92,12 @@ def lineage(home: Home, run: RunDirectory, version: int, report: dict[str, Any])
     manifest = read_json(run.manifest)
     trunk = manifest.get("trunk", [])
     tally = Tally()
-    runs = [*(home.run(run_id) for run_id in trunk if _readable(home.run(run_id))), run]
-    for one in runs:
-        tally.add(one)
+    for earlier in map(home.run, trunk):
+        try:
+            tally.add(earlier)
+        except RunDirectoryError as error:
+            log("Rows of an earlier run cannot be read", level=logging.WARNING, reason=str(error))
+    tally.add(run)
     trained, parent = tally.trained(), manifest["parent_version"]
     in_all = with_ancestors(trained, None if parent is None else home.adapter(parent))
     return {
@@ -108,26 +110,12 @@ def lineage(home: Home, run: RunDirectory, version: int, report: dict[str, Any])
         "inputs": manifest["files"],
         "trunk": trunk,
         "rows": tally.hashes,
-        "replayed": [
-            {"file_id": row.file_id, "sha256": row.sha256} for one in runs for row in read_rows(kept(one.replay))
-        ],
+        "replayed": tally.replayed,
         "trained": as_records(trained),
         "trained_in_all": None if in_all is None else as_records(in_all),
         "trained_again": {"rows": tally.replayed_rows, "tokens": tally.replayed_tokens},
         "evaluation": report["evaluation"],
     }
-
-
-def _readable(run: RunDirectory) -> bool:
-    """Whether the row files of an ended run can be read. Nothing else needs them."""
-    try:
-        Tally().add(run)
-        for _ in read_rows(kept(run.replay)):
-            pass
-    except (RunDirectoryError, OSError, EOFError, zlib.error) as error:
-        log("Files of an earlier run cannot be read", level=logging.WARNING, folder=str(run.root), reason=str(error))
-        return False
-    return True
 
 
 def verify_adapter(home: Home, adapter: Adapter, beat: Beat = lambda: None) -> None:

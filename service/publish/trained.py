@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainer.records import read_outcomes, read_rows
+from trainer.records import Row, read_outcomes, read_rows
 from trainer.run_dir import RunDirectory, RunDirectoryError, read_json
 
 
@@ -29,6 +29,8 @@ class Tally:
     def __init__(self) -> None:
         self.hashes: list[dict[str, Any]] = []
         """Each row of rows.jsonl, whatever became of it."""
+        self.replayed: list[dict[str, Any]] = []
+        """Each row of replay.jsonl."""
         self._counts: dict[tuple[str, str | None], tuple[int, int]] = {}
         self.replayed_rows = self.replayed_tokens = 0
 
@@ -40,9 +42,10 @@ class Tally:
         """
         try:
             outcomes = {one.file_id: one for one in read_outcomes(run.rows_outcome)}
-            every = list(read_rows(kept(run.rows)))
+            every, again = [*map(_bare, read_rows(kept(run.rows)))], [*map(_bare, read_rows(kept(run.replay)))]
         except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
             raise RunDirectoryError(f"the rows of {run.root} cannot be read ({error})") from error
+        self.replayed += [{"file_id": row.file_id, "sha256": row.sha256} for row in again]
         for row in every:
             self.hashes.append({"file_id": row.file_id, "sha256": row.sha256})
             found = outcomes.get(row.file_id)
@@ -60,6 +63,11 @@ class Tally:
             TrainedOn(language=language, license=license, rows=rows, tokens=tokens)
             for (language, license), (rows, tokens) in self._counts.items()
         )
+
+
+def _bare(row: Row) -> Row:
+    """The row without its texts: all rows of a run together would not fit into memory."""
+    return replace(row, content="", metadata={})
 
 
 def kept(path: Path) -> Path:
