@@ -16,6 +16,8 @@ IDS_SHOWN = 10
 CHECKS = {
     "audit_claimed_by_ended_run": "{n} rows are claimed by a run that has ended: files {ids}",
     "audit_claimed_without_run_row": "{n} rows are claimed, but their run does not list them: files {ids}",
+    "audit_unseen_text": "{n} rows have another text than the one that was settled, and no look finds it: files {ids}",
+    "audit_versions": "{n} rows have earlier texts that are not recorded, or not in the ledger: files {ids}",
     "audit_trained_twice": "{n} files were trained on in more than one published run: files {ids}",
     "audit_trained_without_run_row": "{n} files are trained in the ledger, but not in a published run: files {ids}",
     "audit_run_row_without_trained": "{n} files are trained in a published run, but not in the ledger: files {ids}",
@@ -45,6 +47,10 @@ class Audit:
     """Rows by reason."""
     settled: dict[str, int]
     """Rows by disposition, followed by the reason if there is one (`rejected:no_gain`)."""
+    changed: int
+    """Settled rows that have another text by now. They are counted as pending or ineligible."""
+    superseded: dict[str, int]
+    """Earlier texts of rows, by what became of them. The counts above do not include them."""
     gone: int
     """Ledger rows whose source row was deleted. The counts above do not include them."""
     held_out: int
@@ -68,14 +74,20 @@ def audit(pool: Pool, source: Source, eligibility: Eligibility, stream: str) -> 
         parameters = {"stream": stream, **vars(eligibility)}
         total = _count(cursor, source, "audit_total", parameters)
         cursor.execute(source.statement("audit_classes"), parameters)
-        classes: list[tuple[str, str | None, int]] = cursor.fetchall()
+        classes: list[tuple[str, str | None, int]] = []
+        changed = 0
+        for name, reason, count, with_other_text in cursor.fetchall():
+            classes.append((name, reason, count))
+            changed += with_other_text
+        cursor.execute(QUERIES["audit_superseded"], parameters)
+        superseded: dict[str, int] = dict(cursor.fetchall())
         cursor.execute(QUERIES["totals_runs"], parameters)
         runs = {state: count for state, count, _ in cursor.fetchall()}
         cursor.execute(QUERIES["totals_trained"], parameters)
         trained = cursor.fetchone()
         assert trained is not None
         counted = sum(count for *_, count in classes)
-        problems = list(_problems(cursor, parameters))
+        problems = list(_problems(cursor, source, parameters))
         if counted != total:
             repeated = f"the classes have {counted} rows, but the source has {total}: an id occurs more than once"
             problems.insert(0, repeated)
@@ -89,6 +101,8 @@ def audit(pool: Pool, source: Source, eligibility: Eligibility, stream: str) -> 
                 for name, reason, count in classes
                 if name not in ("pending", "claimed", "ineligible")
             },
+            changed=changed,
+            superseded=superseded,
             gone=_count(cursor, source, "audit_gone", parameters),
             held_out=_count(cursor, source, "audit_held_out", parameters),
             published_runs=runs.get("published", 0),
@@ -100,9 +114,9 @@ def audit(pool: Pool, source: Source, eligibility: Eligibility, stream: str) -> 
         )
 
 
-def _problems(cursor: extensions.cursor, parameters: dict[str, object]) -> Iterator[str]:
+def _problems(cursor: extensions.cursor, source: Source, parameters: dict[str, object]) -> Iterator[str]:
     for name, sentence in CHECKS.items():
-        cursor.execute(QUERIES[name], parameters)
+        cursor.execute(source.statement(name), {**parameters, "has_xmin": source.has_xmin})
         ids = [row[0] for row in cursor.fetchall()]
         if ids:
             shown = ", ".join(str(item) for item in ids[:IDS_SHOWN])

@@ -22,6 +22,7 @@ from db.lease import Lease, fence
 from db.pool import Pool
 from db.statements import QUERIES, as_json
 from db.table import Eligibility, Source, resolved
+from db.versions import Compared, compare
 
 LEAST_ID, GREATEST_ID = -(2**63), 2**63 - 1
 WINDOW_ROWS, WINDOW_SECONDS = 10_000, 0.03
@@ -56,6 +57,8 @@ class Pending:
     """The age of the oldest count of a range. None if no range was counted."""
     at: datetime
     """The time of these totals, by the database's clock."""
+    changed: int = 0
+    """Settled rows in which this count found another text. They wait again."""
 
 
 class _Range(NamedTuple):
@@ -65,6 +68,8 @@ class _Range(NamedTuple):
     last_id: int
     most_rows: int
     """The range is split if it has more rows than this."""
+    compared_to: int | None = None
+    """The last row whose text was compared, for a source whose marks do not show every change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,14 @@ class _Count:
     """When the first retry delay among the returned rows ends."""
     most_rows: int
     """`most_rows` of the range from now on."""
+    marked: int = 0
+    """Settled rows whose mark differs, so that their text must be compared."""
+    compared_to: int | None = None
+    """`compared_to` of the range from now on."""
+    compare_on: bool = False
+    """Whether there are texts left to compare, so that the range is due again at once."""
+    changed: int = 0
+    """Settled rows that were returned because their text had changed."""
 
 
 def poll(pool: Pool, lease: Lease, source: Source, eligibility: Eligibility) -> Pending:
@@ -92,13 +105,16 @@ def poll(pool: Pool, lease: Lease, source: Source, eligibility: Eligibility) -> 
         ranges = _Ranges(cursor, resolved(cursor, source), eligibility, lease.stream)
         ranges.run("chunks_forget")
         newest = ranges.newest()
+        if newest.first_id > LEAST_ID and ranges.nth("source_nth_newest", newest, 1) is None:
+            ranges.run("chunks_begin_anew")  # the table was emptied, and its ids may begin anew
+            newest = ranges.newest()
         if ranges.nth("source_nth_newest", newest, 2 * newest.most_rows) is not None:
             begin = ranges.nth("source_nth_newest", newest, newest.most_rows)
             if begin is not None and begin > newest.first_id:
                 newest = ranges.split_newest(newest, begin)
-        counted = ranges.count_timed(newest, WINDOW_SECONDS, WINDOW_ROWS)
+        counted = ranges.look(newest, WINDOW_SECONDS, WINDOW_ROWS)
         ranges.store(newest, counted, interval_seconds=0)
-        return ranges.totals()
+        return replace(ranges.totals(), changed=counted.changed)
 
 
 def sweep(
@@ -132,9 +148,9 @@ def sweep(
         end = ranges.nth("source_nth", chunk, chunk.most_rows)
         if end is not None and end < chunk.last_id:
             chunk = ranges.split(chunk, end)
-        counted = ranges.count_timed(chunk, CHUNK_SECONDS, CHUNK_ROWS)
+        counted = ranges.look(chunk, CHUNK_SECONDS, CHUNK_ROWS)
         ranges.store(chunk, counted, interval_seconds=interval_seconds)
-        return ranges.totals()
+        return replace(ranges.totals(), changed=counted.changed)
 
 
 def count(pool: Pool, source: Source, eligibility: Eligibility, stream: str) -> int:
@@ -167,7 +183,7 @@ class _Ranges:
     """The ranges of one stream, within one transaction."""
 
     def __init__(self, cursor: extensions.cursor, source: Source, eligibility: Eligibility, stream: str) -> None:
-        self._cursor, self._source, self._limits = cursor, source, vars(eligibility)
+        self._cursor, self._source, self._stream, self._limits = cursor, source, stream, vars(eligibility)
         self._fixed = {"stream": stream, "eligibility": as_json(self._limits), "greatest": GREATEST_ID}
 
     def run(self, name: str, **values: Any) -> None:
@@ -181,7 +197,7 @@ class _Ranges:
             newest = _Range(LEAST_ID, GREATEST_ID, WINDOW_ROWS)
             self.run("chunk_insert", **newest._asdict())
             return newest
-        return _Range(row[0], GREATEST_ID, row[1])
+        return _Range(row[0], GREATEST_ID, row[1], row[2])
 
     def split_newest(self, newest: _Range, begin: int) -> _Range:
         """Let the newest range begin at `begin`. The ids before that go to the previous range."""
@@ -203,6 +219,26 @@ class _Ranges:
         self._cursor.execute(self._source.statement(name), {**chunk._asdict(), "rows": rows})
         row = self._cursor.fetchone()
         return None if row is None else int(row[0])
+
+    def look(self, chunk: _Range, seconds: float, most_rows: int) -> _Count:
+        """Count the rows of a range, and return settled rows whose text has changed."""
+        counted = self.count_timed(chunk, seconds, most_rows)
+        changed, left = 0, False
+        if counted.marked:
+            marked = self._compare(chunk.first_id, chunk.last_id, every=False)
+            changed, left = marked.changed, not marked.is_complete
+        compared_to = None
+        if not self._source.has_xmin:
+            begin = chunk.first_id if chunk.compared_to is None else max(chunk.first_id, chunk.compared_to + 1)
+            turn = self._compare(begin, chunk.last_id, every=True)
+            changed += turn.changed
+            compared_to = None if turn.is_complete else turn.last_id
+        most_rows = counted.most_rows
+        counted = self.count(chunk) if changed else counted
+        return replace(counted, most_rows=most_rows, changed=changed, compare_on=left, compared_to=compared_to)
+
+    def _compare(self, first_id: int, last_id: int, *, every: bool) -> Compared:
+        return compare(self._cursor, self._source, self._stream, first_id, last_id, every=every)
 
     def count_timed(self, chunk: _Range, seconds: float, most_rows: int) -> _Count:
         """Count the rows of a range, and adapt `most_rows` so that a count takes about `seconds`.
@@ -235,6 +271,7 @@ class _Ranges:
                 oldest, rests_until = since, until
         return _Count(
             pending=counts.pop("", 0),
+            marked=counts.pop("changed", 0),
             oldest=oldest,
             rests_until=rests_until,
             ineligible={reason: rows for reason, rows in counts.items() if rows},

@@ -185,22 +185,26 @@ class Claim:
         if row.held_out and role != "held_out":
             raise ValueError(f"file {row.file_id} was held out earlier and must never be trained on")
         if role != "replay":
-            self._ledger.append((self.lease.stream, row.file_id, self.run_id, "claimed", None, None))
+            self._ledger.append((self.lease.stream, row.file_id, self.run_id, "claimed", None, None, row.mark, None))
         self._run_rows.append((self.run_id, row.file_id, role, row.sha256, None))
         if role == "held_out":
             self._held_out.append(
                 (
                     self.lease.stream, row.file_id, self.run_id,
                     row.repository, row.path, row.language, row.content, digest(row.content.encode()),
-                    as_json(row.metadata),
+                    as_json(row.metadata), row.version,
                 )
             )  # fmt: skip
             self._held_out_chars += len(row.content)
         self._flush_full()
 
-    def reject(self, row: SourceRow, reason: str) -> None:
-        """Settle a row as rejected, and record this under the run."""
-        self._reject(row.file_id, row.held_out, row.sha256, reason)
+    def reject(self, row: SourceRow, reason: str, *, settings: str | None = None) -> None:
+        """Settle a row as rejected, and record this under the run.
+
+        Args:
+            settings: a digest of the settings that the rejection depends on. It is void when they change (db/void.py)
+        """
+        self._reject(row.file_id, row.held_out, row.sha256, reason, row.mark, settings)
 
     def earlier_held_out(self, seed: int, max_chars: int, trunk: Sequence[int] = ()) -> Iterator[HeldOutRow]:
         """Yield settled held-out files of earlier runs, up to `max_chars` in total.
@@ -240,8 +244,11 @@ class Claim:
         """Write the buffered records."""
         self._write("ledger_claim", self._ledger)
         self._write("run_rows_insert", self._run_rows)
+        replaced = any(record[-1] > 0 for record in self._held_out)
         self._write("held_out_insert", self._held_out)
         self._held_out_chars = 0
+        if replaced:
+            self.cursor.execute(QUERIES["held_out_replace"], {"stream": self.lease.stream, "run_id": self.run_id})
 
     def discard_counts(self) -> None:
         """Discard the counts of the ranges that rows were read from."""
@@ -268,22 +275,25 @@ class Claim:
             )
         records.clear()
 
-    def _reject(self, file_id: int, held_out: bool, sha256: str, reason: str) -> None:
+    def _reject(
+        self, file_id: int, held_out: bool, sha256: str, reason: str, mark: int | None, settings: str | None = None
+    ) -> None:
         self.rejected += 1
         role: Role = "held_out" if held_out else "train"
-        self._ledger.append((self.lease.stream, file_id, self.run_id, "rejected", reason, self.began))
+        entry = (self.lease.stream, file_id, self.run_id, "rejected", reason, self.began, mark, settings)
+        self._ledger.append(entry)
         self._run_rows.append((self.run_id, file_id, role, sha256, "rejected"))
         self._flush_full()
 
     def _decoded(self, record: Sequence[Any]) -> SourceRow | None:
         """Return the row with its texts decoded. If that fails, reject the row and return None."""
-        file_id, content, held_out = record[0], record[4], record[6]
+        file_id, content, held_out, mark = record[0], record[4], record[6], record[10]
         try:
             return source_row(record)
         except UnicodeDecodeError:
-            self._reject(file_id, held_out, digest(content), "not_utf8")
+            self._reject(file_id, held_out, digest(content), "not_utf8", mark)
         except BadMetadata:
-            self._reject(file_id, held_out, digest(content), "bad_metadata")
+            self._reject(file_id, held_out, digest(content), "bad_metadata", mark)
         return None
 
     def stream(self, name: str, statement: Any, parameters: dict[str, Any]) -> Iterator[Sequence[Any]]:

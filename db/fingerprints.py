@@ -13,7 +13,7 @@ from typing import Any
 from psycopg2.extras import execute_values
 
 from db.claim import BATCH_ROWS, Claim
-from db.rows import BadMetadata, metadata_object
+from db.rows import BadMetadata, digest, metadata_object
 from db.statements import QUERIES
 
 
@@ -38,6 +38,22 @@ class Candidate:
     """The id of the queried file."""
     exact: bytes
     signature: bytes
+    is_own: bool
+    """Whether it is an earlier version of the queried file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknown:
+    """A trained or held-out text without a fingerprint."""
+
+    file_id: int
+    version: int
+    content: str
+    metadata: Mapping[str, Any]
+
+
+Versions = Mapping[tuple[int, int], Fingerprint]
+"""Fingerprints by file id and version."""
 
 
 class Fingerprints:
@@ -46,24 +62,26 @@ class Fingerprints:
     def __init__(self, claim: Claim) -> None:
         self._claim = claim
 
-    def candidates(self, queried: Mapping[int, Fingerprint]) -> Iterator[Candidate]:
-        """Yield the stored files that share a band with a queried file. A file is never a candidate for itself."""
-        pairs = [(file_id, band) for file_id, fingerprint in queried.items() for band in fingerprint.bands]
+    def candidates(self, queried: Versions) -> Iterator[Candidate]:
+        """Yield the stored files that share a band with a queried file. A text is never a candidate for itself."""
+        asked = [(*key, band) for key, fingerprint in queried.items() for band in fingerprint.bands]
         parameters = {
             "stream": self._claim.lease.stream,
-            "files": [file_id for file_id, _ in pairs],
-            "bands": [band for _, band in pairs],
+            "files": [file_id for file_id, _, _ in asked],
+            "versions": [version for _, version, _ in asked],
+            "bands": [band for _, _, band in asked],
         }
         self._claim.cursor.execute(QUERIES["set_seqscan"], {"scan": "off"})
-        for file_id, exact, signature in self._claim.stream("candidates", QUERIES["fingerprints_alike"], parameters):
-            yield Candidate(file_id=file_id, exact=bytes(exact), signature=bytes(signature))
+        found = self._claim.stream("candidates", QUERIES["fingerprints_alike"], parameters)
+        for file_id, exact, signature, own in found:
+            yield Candidate(file_id=file_id, exact=bytes(exact), signature=bytes(signature), is_own=own)
         self._claim.cursor.execute(QUERIES["set_seqscan"], {"scan": "on"})
 
-    def remember(self, kept: Mapping[int, Fingerprint]) -> None:
+    def remember(self, kept: Versions) -> None:
         """Store fingerprints."""
         records = [
-            (self._claim.lease.stream, file_id, found.exact, found.signature, list(found.bands))
-            for file_id, found in kept.items()
+            (self._claim.lease.stream, *key, found.exact, found.signature, list(found.bands))
+            for key, found in kept.items()
         ]
         if records:
             execute_values(self._claim.cursor, QUERIES["fingerprints_insert"], records, page_size=BATCH_ROWS)
@@ -72,18 +90,23 @@ class Fingerprints:
         """Mark all runs of the stream as complete, the run of this claim included, so that `missing` skips them."""
         self._claim.cursor.execute(QUERIES["fingerprints_complete"], {"stream": self._claim.lease.stream})
 
-    def missing(self) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
+    def missing(self) -> Iterator[Unknown]:
         """Yield trained and held-out files without a fingerprint, with their text and metadata.
 
         These files come from runs of versions without fingerprints, or of times when the duplicate check was off. Files
-        that were deleted from the source, or that cannot be decoded, are skipped.
+        that were deleted from the source, that have another text by now, or that cannot be decoded, are skipped.
         """
         ours = {"stream": self._claim.lease.stream, "run_id": self._claim.run_id}
         self._claim.cursor.execute(QUERIES["fingerprints_incomplete"], ours)
         runs = [run_id for (run_id,) in self._claim.cursor.fetchall()]
         statement = self._claim.source.statement("fingerprints_missing")
-        for file_id, content, metadata in self._claim.stream("missing", statement, {**ours, "runs": runs}):
+        for file_id, version, content, metadata, sha256 in self._claim.stream(
+            "missing", statement, {**ours, "runs": runs}
+        ):
+            if sha256 is not None and digest(content) != sha256:
+                continue
             try:
-                yield file_id, bytes(content).decode(), metadata_object(metadata)
+                facts = metadata_object(metadata)
+                yield Unknown(file_id=file_id, version=version, content=bytes(content).decode(), metadata=facts)
             except (UnicodeDecodeError, BadMetadata):
                 continue

@@ -126,6 +126,7 @@ def revoke(
         if begin_anew:
             cursor.execute(QUERIES["adapters_withdraw"], parameters)
             cursor.execute(QUERIES["ledger_withdraw"], parameters)
+            cursor.execute(QUERIES["superseded_withdraw"], parameters)
         return _lineage(cursor, resolved(cursor, source), stream, subject)
 
 

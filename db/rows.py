@@ -30,6 +30,12 @@ class SourceRow:
     attempts: int
     """How many refused candidates were trained on the row."""
     license: str | None = None
+    mark: int | None = None
+    """Tells whether the source row may have changed since (db/table.py)."""
+    version: int = 0
+    """How many earlier texts of the row were settled."""
+    trained_before: bool = False
+    """Whether an earlier text of the row was trained on, so that the row must not be held out to fill up a run."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Further data from the producer. Empty if the source has no such column, or if its value is not a JSON object."""
 
@@ -99,7 +105,8 @@ def source_row(record: Sequence[Any]) -> SourceRow:
         UnicodeDecodeError: a text is not UTF-8.
         BadMetadata: the metadata cannot be used.
     """
-    file_id, repository, path, language, content, score, held_out, attempts, license, metadata = record
+    file_id, repository, path, language, content, score, held_out, attempts, license, metadata = record[:10]
+    mark, version, trained_before = record[10:]
     return SourceRow(
         file_id=file_id,
         repository=text_of(repository),
@@ -111,6 +118,9 @@ def source_row(record: Sequence[Any]) -> SourceRow:
         held_out=held_out,
         attempts=attempts,
         license=text_of(license),
+        mark=mark,
+        version=version,
+        trained_before=bool(trained_before),
         metadata=metadata_object(metadata),
     )
 

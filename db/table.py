@@ -18,6 +18,7 @@ OPTIONAL = {
     "license": "text",
     "metadata": "jsonb",
     "created_at": "timestamptz",
+    "updated_at": "text",
 }
 """Columns that are used where they exist, with the type of the null that stands for them elsewhere."""
 
@@ -34,6 +35,8 @@ class Source:
     """The table's own names of columns, by ours; a column that is not listed has our name."""
     absent: frozenset[str] | None = None
     """Optional columns that the table does not have; None until `check_source` has looked."""
+    has_xmin: bool = False
+    """Whether rows have Postgres' own `xmin`, which changes with every write. A view's rows have none."""
 
     @classmethod
     def parse(cls, table: str, columns: str) -> Source:
@@ -64,8 +67,9 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The source in one line: what a stream is bound to."""
-        renamed = ",".join(f"{ours}={theirs}" for ours, theirs in sorted(self.columns.items()) if ours != theirs)
+        """The source in one line: what a stream is bound to. `updated_at` is no part of it: it only saves work."""
+        names = sorted(self.columns.items())
+        renamed = ",".join(f"{ours}={theirs}" for ours, theirs in names if theirs != ours != "updated_at")
         return f"{self.table}({renamed})" if renamed else self.table
 
     def column(self, ours: str) -> str:
@@ -89,6 +93,19 @@ class Source:
             return sql.SQL("null::" + OPTIONAL[ours])
         return sql.Identifier("s", self.column(ours).replace("%", "%%"))
 
+    def mark(self) -> sql.Composable:
+        """A number that changes when a row may have changed, at the cost of a look at the row, not at its text.
+
+        It is made of the length of the text and of xmin, or where there is none of `updated_at`. Without both, it is
+        the length alone.
+        """
+        content, changed = self.expression("content"), self.expression("updated_at")
+        if self.has_xmin:
+            return sql.SQL("((s.xmin::text::bigint << 32) | octet_length({}))").format(content)
+        if self.absent is None or "updated_at" in self.absent:
+            return sql.SQL("octet_length({})::bigint").format(content)
+        return sql.SQL("hashtextextended({}::text, octet_length({}))").format(changed, content)
+
     def statement(self, name: str) -> sql.Composed:
         """A statement of queries/ with this source's names; execute it with a mapping, if an empty one."""
         values = {ours: self.expression(ours) for ours in (*NEEDED, *OPTIONAL)}
@@ -97,7 +114,15 @@ class Source:
             for ours in ("repository", "path", "language", "content", "license", "metadata")
         }
         ineligible = sql.SQL(QUERIES["ineligible_reason"]).format(**values)
-        return sql.SQL(QUERIES[name]).format(table=self._escaped(), ineligible=ineligible, **values, **as_bytes)
+        settled = sql.SQL(QUERIES["text_bytes"]).format(value=sql.Identifier("s", "content"))
+        return sql.SQL(QUERIES[name]).format(
+            table=self._escaped(),
+            ineligible=ineligible,
+            mark=self.mark(),
+            settled_bytes=settled,
+            **values,
+            **as_bytes,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +144,8 @@ def resolved(cursor: extensions.cursor, source: Source) -> Source:
     """
     if source.absent is not None:
         return source
-    cursor.execute(QUERIES["source_columns"], {"table": source.identifier().as_string(cursor)})
+    table = {"table": source.identifier().as_string(cursor)}
+    cursor.execute(QUERIES["source_columns"], table)
     found = {name: (type_name, category) for name, type_name, category in cursor.fetchall()}
     if not found:
         raise Misconfigured(_missing_table(cursor, source))
@@ -130,7 +156,12 @@ def resolved(cursor: extensions.cursor, source: Source) -> Source:
             f"the source table {source.table} cannot be used: {'; '.join(problems)}. "
             f"It has the columns {listed}; correct SOURCE_COLUMNS (ours=theirs)"
         )
-    return replace(source, absent=frozenset(ours for ours in OPTIONAL if source.column(ours) not in found))
+    cursor.execute(QUERIES["source_has_xmin"], table)
+    return replace(
+        source,
+        absent=frozenset(ours for ours in OPTIONAL if source.column(ours) not in found),
+        has_xmin=cursor.fetchone() == (True,),
+    )
 
 
 def _column_problems(source: Source, found: Mapping[str, tuple[str, str]]) -> list[str]:

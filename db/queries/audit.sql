@@ -9,15 +9,50 @@ set local statement_timeout = '1h';
 select count(*) from {table};
 
 -- name: audit_classes
--- Count the rows of the source by class and reason. The class is the ledger's disposition. A row that is not in the
--- ledger, or was returned, is 'pending' or 'ineligible'.
-select case when l.file_id is null or l.disposition = 'returned'
-            then case when {ineligible} is null then 'pending' else 'ineligible' end
-            else l.disposition end,
-       case when l.file_id is null or l.disposition = 'returned' then {ineligible} else l.reason end,
-       count(*)
-from {table} s left join codelupe.ledger l on l.stream = %(stream)s and l.file_id = {id}
+-- Count the rows of the source by class and reason, and of these the settled rows with another text than the one that was
+-- settled. The class is the ledger's disposition. A row that is not in the ledger, was returned, or has another text by
+-- now is 'pending' or 'ineligible'.
+select class, case class when 'ineligible' then ineligible when 'pending' then null else reason end, count(*),
+       count(*) filter (where other_text)
+from (
+    select case when l.file_id is null or l.disposition = 'returned' or t.other_text
+                then case when i.reason is null then 'pending' else 'ineligible' end
+                else l.disposition end as class,
+           i.reason as ineligible, l.reason, t.other_text
+    from {table} s left join codelupe.ledger l on l.stream = %(stream)s and l.file_id = {id}
+    left join codelupe.run_rows w
+      on w.run_id = l.run_id and w.file_id = l.file_id
+      and l.disposition in ('trained', 'held_out', 'rejected', 'quarantined')
+    cross join lateral (select w.file_id is not null
+        and encode(sha256({content_bytes}), 'hex') is distinct from w.content_sha256 as other_text) t
+    cross join lateral (select case when l.file_id is null or l.disposition = 'returned' or t.other_text
+                                    then {ineligible} end as reason) i
+) rows
 group by 1, 2;
+
+-- name: audit_superseded
+-- Count the earlier texts of rows by disposition.
+select disposition, count(*) from codelupe.superseded where stream = %(stream)s group by 1 order by 1;
+
+-- name: audit_unseen_text
+-- Find settled rows with another text than the one that was settled, but with the same mark. No look would find them.
+-- Without xmin, the looks compare the texts themselves in turn.
+select l.file_id from {table} s join codelupe.ledger l on l.stream = %(stream)s and l.file_id = {id}
+join codelupe.run_rows w on w.run_id = l.run_id and w.file_id = l.file_id
+where %(has_xmin)s and l.disposition in ('trained', 'held_out', 'rejected', 'quarantined') and l.mark = {mark}
+  and encode(sha256({content_bytes}), 'hex') is distinct from w.content_sha256
+order by 1;
+
+-- name: audit_versions
+-- Find rows whose earlier texts are not all recorded: each version before the present one must be there once.
+select l.file_id from codelupe.ledger l
+left join (select stream, file_id, count(*) as texts, max(version) as last from codelupe.superseded group by 1, 2) p
+  using (stream, file_id)
+where l.stream = %(stream)s and (coalesce(p.texts, 0) <> l.version or coalesce(p.last, -1) <> l.version - 1)
+union
+select p.file_id from codelupe.superseded p left join codelupe.ledger l using (stream, file_id)
+where p.stream = %(stream)s and l.file_id is null
+order by 1;
 
 -- name: audit_gone
 -- Count the ledger rows whose source row was deleted.
@@ -36,16 +71,20 @@ left join codelupe.run_rows w on w.run_id = l.run_id and w.file_id = l.file_id
 where l.stream = %(stream)s and l.disposition = 'claimed' and w.file_id is null order by 1;
 
 -- name: audit_trained_twice
--- Find files that more than one published run trained on. Runs with a withdrawn adapter do not count.
+-- Find files that more than one published run trained on with the same text, or that more runs trained on than the file
+-- had texts. Runs with a withdrawn adapter do not count.
 select w.file_id from codelupe.run_rows w join codelupe.runs r using (run_id)
 left join codelupe.adapters a on a.version = coalesce(r.published_in, r.run_id)
 where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not null) and a.withdrawn_at is null
   and w.role = 'train' and w.outcome = 'trained'
-group by w.file_id having count(*) > 1 order by 1;
+group by w.file_id having count(*) > 1 and (count(*) > count(distinct w.content_sha256) or count(*) > (
+    select count(*) from codelupe.standing t
+    where t.stream = %(stream)s and t.file_id = w.file_id and t.disposition = 'trained'))
+order by 1;
 
 -- name: audit_trained_without_run_row
 -- Find files that are trained in the ledger, but not in a published run whose adapter is not withdrawn.
-select l.file_id from codelupe.ledger l
+select l.file_id from codelupe.standing l
 where l.stream = %(stream)s and l.disposition = 'trained' and not exists (
     select from codelupe.run_rows w join codelupe.runs r using (run_id)
     left join codelupe.adapters a on a.version = coalesce(r.published_in, r.run_id)
@@ -58,9 +97,10 @@ order by 1;
 -- not count.
 select w.file_id from codelupe.run_rows w join codelupe.runs r using (run_id)
 left join codelupe.adapters a on a.version = coalesce(r.published_in, r.run_id)
-left join codelupe.ledger l on l.stream = r.stream and l.file_id = w.file_id
-where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not null) and a.withdrawn_at is null and w.outcome = 'trained'
-  and l.disposition is distinct from 'trained'
+left join codelupe.standing l
+  on l.stream = r.stream and l.file_id = w.file_id and l.run_id = w.run_id and l.disposition = 'trained'
+where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not null) and a.withdrawn_at is null
+  and w.outcome = 'trained' and l.file_id is null
 order by 1;
 
 -- name: audit_learning_without_trunk
@@ -95,18 +135,27 @@ where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not 
 
 -- name: audit_held_out_without_text
 -- Find held-out files without a stored text. Revoked files have none by design, so they do not count.
-select l.file_id from codelupe.ledger l left join codelupe.held_out h using (stream, file_id)
+select l.file_id from codelupe.ledger l left join codelupe.held_out h using (stream, file_id, version)
 where l.stream = %(stream)s and l.disposition = 'held_out' and h.file_id is null
   and not exists (select from codelupe.revocations v where v.stream = l.stream and v.file_id = l.file_id)
 order by 1;
 
 -- name: audit_trained_held_out
--- Find held-out files that a published run trained on. Runs with a withdrawn adapter do not count.
+-- Find held-out files that a published run trained on: with the text or the version that is held out, or as the same file
+-- by repository and path. Runs with a withdrawn adapter do not count.
 select distinct h.file_id from codelupe.held_out h
 join codelupe.run_rows w using (file_id) join codelupe.runs r on r.run_id = w.run_id and r.stream = h.stream
 left join codelupe.adapters a on a.version = coalesce(r.published_in, r.run_id)
+left join codelupe.run_rows o on o.run_id = h.run_id and o.file_id = h.file_id
+left join codelupe.standing v on v.stream = h.stream and v.file_id = h.file_id and v.run_id = w.run_id
+left join codelupe.ledger l on l.stream = h.stream and l.file_id = h.file_id and l.run_id = w.run_id
+left join {table} s on {id} = h.file_id
 where h.stream = %(stream)s and (r.state = 'published' or r.published_in is not null) and a.withdrawn_at is null
-  and w.outcome in ('trained', 'replayed') order by 1;
+  and w.outcome in ('trained', 'replayed')
+  and (o.content_sha256 = w.content_sha256 or v.version = h.version
+       or l.file_id is not null and h.repository is not distinct from {repository}::text
+                                and h.path is not distinct from {path}::text)
+order by 1;
 
 -- name: audit_replay_untrained
 -- Find files that a run replays, but that no earlier published run had trained on with the same text.
@@ -130,8 +179,8 @@ order by 1;
 -- name: audit_fingerprints
 -- Find fingerprints of files that are neither trained, learning, claimed nor held out. A returned file may be held out.
 select f.file_id from codelupe.fingerprints f
-left join codelupe.ledger l using (stream, file_id)
-left join codelupe.held_out h using (stream, file_id)
+left join codelupe.standing l using (stream, file_id, version)
+left join codelupe.held_out h using (stream, file_id, version)
 where f.stream = %(stream)s and coalesce(l.disposition, '') not in ('claimed', 'learning', 'trained', 'held_out')
   and not (l.disposition = 'returned' and h.file_id is not null)
 order by 1;

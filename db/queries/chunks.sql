@@ -10,17 +10,20 @@ order by {id} desc offset %(rows)s - 1 limit 1;
 select {id} from {table} s where {id} between %(first_id)s and %(last_id)s order by {id} offset %(rows)s - 1 limit 1;
 
 -- name: source_count_range
--- Count the rows of a range that no run has, by ineligibility reason ('' = pending). Also returns the creation time of
--- the oldest row, and the time when the next row in its retry delay can be claimed. The join repeats the id range for
--- the ledger, because the planner does not infer it.
-select coalesce({ineligible}, ''), count(*) filter (where not rests),
+-- Count the rows of a range that no run has, by ineligibility reason ('' = pending), and as 'changed' the settled rows
+-- whose mark differs. Also returns the creation time of the oldest row, and the time when the next row in its retry
+-- delay can be claimed. The join repeats the id range for the ledger, because the planner does not infer it.
+select case when l.disposition <> 'returned' then 'changed' else coalesce({ineligible}, '') end,
+       count(*) filter (where not rests),
        min({created_at}::timestamptz) filter (where not rests and isfinite({created_at}::timestamptz))::text,
        min(not_before) filter (where rests)::text
 from {table} s
 left join codelupe.ledger l
   on l.stream = %(stream)s and l.file_id = {id} and l.file_id between %(first_id)s and %(last_id)s
 cross join lateral (select coalesce(l.not_before > now(), false) as rests) r
-where {id} between %(first_id)s and %(last_id)s and (l.file_id is null or l.disposition = 'returned')
+where {id} between %(first_id)s and %(last_id)s
+  and (l.file_id is null or l.disposition = 'returned'
+       or l.mark is distinct from {mark} and l.disposition in ('trained', 'held_out', 'rejected', 'quarantined'))
 group by 1;
 
 -- name: chunks_forget
@@ -33,9 +36,14 @@ where stream = %(stream)s and eligibility <> %(eligibility)s and looked_at is no
 update codelupe.chunks set pending = 0, oldest = null, looked_at = null, due_at = '-infinity'
 where stream = %(stream)s and pending > 0;
 
+-- name: chunks_begin_anew
+-- Delete all ranges of a stream.
+delete from codelupe.chunks where stream = %(stream)s;
+
 -- name: chunk_newest
 -- Select the newest range, which has no upper bound.
-select first_id, most_rows from codelupe.chunks where stream = %(stream)s order by first_id desc limit 1;
+select first_id, most_rows, compared_to from codelupe.chunks
+where stream = %(stream)s order by first_id desc limit 1;
 
 -- name: chunk_insert
 -- Insert a range that was never counted.
@@ -59,19 +67,20 @@ where stream = %(stream)s and last_id = %(before)s returning first_id;
 -- name: chunk_due
 -- Select the range that is most overdue for a count, the newest range excluded. If %(confirm)s is given, ranges are
 -- also due if they have pending rows that were counted before that time.
-select first_id, last_id, most_rows from codelupe.chunks
+select first_id, last_id, most_rows, compared_to from codelupe.chunks
 where stream = %(stream)s and last_id < %(greatest)s
   and (due_at <= least(now(), %(due)s::timestamptz) or pending > 0 and looked_at < %(confirm)s::timestamptz)
 order by due_at limit 1;
 
 -- name: chunk_store
 -- Store the counts of a range and the time of its next count. The next count is due after %(interval)s seconds, or
--- earlier if a retry delay ends earlier. The most recent ranges use a shorter interval, because late commits occur
--- there.
+-- earlier if a retry delay ends earlier, or at once if not all texts could be compared. The most recent ranges use a
+-- shorter interval, because late commits occur there.
 update codelupe.chunks c
 set most_rows = %(most_rows)s, pending = %(pending)s, ineligible = %(ineligible)s,
     oldest = %(oldest)s::timestamptz, eligibility = %(eligibility)s, looked_at = now(),
-    due_at = least(%(rests_until)s::timestamptz, now() + make_interval(secs => %(interval)s / case when
+    compared_to = %(compared_to)s,
+    due_at = least(%(rests_until)s::timestamptz, case when %(compare_on)s then now() end, now() + make_interval(secs => %(interval)s / case when
         (select count(*) from (select from codelupe.chunks n where n.stream = c.stream and n.first_id > c.first_id
                                limit %(recent)s) newer) < %(recent)s then %(recent_factor)s else 1 end))
 where stream = %(stream)s and first_id = %(first_id)s;

@@ -37,6 +37,9 @@ CATCH_UP_ROWS, CATCH_UP_CHARS = 200, 2_000_000
 
 DUPLICATE, NEAR_DUPLICATE = "duplicate", "near_duplicate"
 
+Version = tuple[int, int]
+"""A row's id, and how many earlier texts it had."""
+
 _BAND_FACTORS = np.array([pow(0x9E3779B97F4A7C15, n + 1, 2**64) for n in range(BAND_ROWS)], np.uint64)
 
 
@@ -88,13 +91,13 @@ class Duplicates:
         `reasons` stores the fingerprints of later rows, so the next claims find nothing to do here. `clean` is
         applied to each text before the comparison.
         """
-        batch: dict[int, str] = {}
+        batch: dict[Version, str] = {}
         count = chars = 0
-        for file_id, text, metadata in self._known.missing() if self._on else ():
+        for known in self._known.missing() if self._on else ():
             beat()
-            batch[file_id] = clean(text_to_compare(text, metadata))
+            batch[known.file_id, known.version] = clean(text_to_compare(known.content, known.metadata))
             count += 1
-            chars += len(text)
+            chars += len(known.content)
             if len(batch) == CATCH_UP_ROWS or chars >= CATCH_UP_CHARS:
                 self._remember(batch)
                 batch, chars = {}, 0
@@ -107,33 +110,37 @@ class Duplicates:
         """Return for each row why it is a duplicate, or None. Stores the fingerprints of rows with None."""
         if not self._on or not rows:
             return [None] * len(rows)
-        made = dict(
-            zip(
-                (row.file_id for row in rows),
-                fingerprints([text_to_compare(row.content, row.metadata) for row in rows]),
-                strict=True,
-            )
-        )
-        reasons: dict[int, str | None] = dict.fromkeys(made)
-        for other in self._known.candidates(made):
-            if reasons[other.file_id] != DUPLICATE:
-                found = self._reason(made[other.file_id], other.exact, other.signature)
-                reasons[other.file_id] = found or reasons[other.file_id]
-        kept: dict[int, Fingerprint] = {}
-        by_band: dict[int, list[int]] = defaultdict(list)
-        for file_id, fingerprint in made.items():
-            if reasons[file_id] is None:
+        found = fingerprints([text_to_compare(row.content, row.metadata) for row in rows])
+        made = {(row.file_id, row.version): fingerprint for row, fingerprint in zip(rows, found, strict=True)}
+        reasons = self._earlier(made)
+        kept: dict[Version, Fingerprint] = {}
+        by_band: dict[int, list[Version]] = defaultdict(list)
+        for key, fingerprint in made.items():
+            if reasons[key] is None:
                 near = {other for band in fingerprint.bands for other in by_band[band]}
                 said = {self._reason(fingerprint, kept[other].exact, kept[other].signature) for other in near}
-                reasons[file_id] = next((reason for reason in (DUPLICATE, NEAR_DUPLICATE) if reason in said), None)
-            if reasons[file_id] is None:
-                kept[file_id] = fingerprint
+                reasons[key] = next((reason for reason in (DUPLICATE, NEAR_DUPLICATE) if reason in said), None)
+            if reasons[key] is None:
+                kept[key] = fingerprint
                 for band in fingerprint.bands:
-                    by_band[band].append(file_id)
+                    by_band[band].append(key)
         self._known.remember(kept)
         return list(reasons.values())
 
-    def _remember(self, texts: dict[int, str]) -> None:
+    def _earlier(self, made: Mapping[Version, Fingerprint]) -> dict[Version, str | None]:
+        """Compare with all earlier files. A new version of a row may be similar to the earlier one, but not equal."""
+        by_file = {
+            file_id: fingerprint for (file_id, _), fingerprint in made.items()
+        }  # a claim has one version of each
+        reasons: dict[int, str | None] = dict.fromkeys(by_file)
+        for other in self._known.candidates(made):
+            if reasons[other.file_id] != DUPLICATE:
+                found = self._reason(by_file[other.file_id], other.exact, other.signature)
+                if found == DUPLICATE or not other.is_own:
+                    reasons[other.file_id] = found or reasons[other.file_id]
+        return {(file_id, version): reasons[file_id] for file_id, version in made}
+
+    def _remember(self, texts: Mapping[Version, str]) -> None:
         self._known.remember(dict(zip(texts, fingerprints(list(texts.values())), strict=True)))
 
     def _reason(self, one: Fingerprint, exact: bytes, signature: bytes) -> str | None:

@@ -153,6 +153,11 @@ def _print_audit(found: audit_table.Audit) -> None:
     rows += [[f"ineligible: {reason}", count] for reason, count in sorted(found.ineligible.items())]
     rows += [[f"settled: {name}", count] for name, count in sorted(found.settled.items())]
     print_table(f"{found.total} rows in the source", ["class", "rows"], [*rows, ["total", found.total]])
+    if found.changed:
+        out.print(f"{found.changed} settled rows have another text by now. They wait as a new version")
+    if found.superseded:
+        counts = ", ".join(f"{count} {name}" for name, count in found.superseded.items())
+        out.print(f"earlier texts of rows: {counts}")
     out.print(
         f"{found.trained_rows} rows trained into {found.published_runs} published runs, {found.trained_tokens} tokens"
     )

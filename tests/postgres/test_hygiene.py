@@ -382,7 +382,7 @@ def test_the_search_for_duplicates_never_reads_all_fingerprints(world: Careful):
     """Without the index, a claim would take quadratic time. Its table has no statistics yet."""
     with world.pool.transaction() as cursor:
         cursor.execute(QUERIES["set_seqscan"], {"scan": "off"})
-        parameters = {"stream": "s", "files": [1, 1, 2], "bands": [1, 2, 3]}
+        parameters = {"stream": "s", "files": [1, 1, 2], "versions": [0, 0, 0], "bands": [1, 2, 3]}
         cursor.execute("explain " + QUERIES["fingerprints_alike"], parameters)
         plan = "\n".join(line for (line,) in cursor.fetchall())
     assert "Index Scan on fingerprints_bands" in plan and "Seq Scan on fingerprints" not in plan
