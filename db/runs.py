@@ -91,6 +91,13 @@ def history(pool: Pool, stream: str, limit: int = 20) -> list[Run]:
     return _runs(pool, "run_history", {"stream": stream, "limit": limit})
 
 
+def unsettled(pool: Pool, run_id: int) -> set[int]:
+    """Return the rows of a run that have no outcome yet, without replayed ones."""
+    with pool.transaction(read_only=True) as cursor:
+        cursor.execute(QUERIES["run_rows_of"], {"run_id": run_id})
+        return {file_id for file_id, role, outcome in cursor.fetchall() if role != "replay" and outcome is None}
+
+
 def settled(pool: Pool, run_id: int) -> dict[int, tuple[str | None, int | None]]:
     """Return the outcome and the tokens of each row of a run."""
     with pool.transaction(read_only=True) as cursor:

@@ -27,6 +27,7 @@ OUTCOMES_OF_ROLE = {
 """What can become of a row. Training on a held-out row is a mistake, and so is holding out a train row later:
 its text would not be kept."""
 
+NO_SETTINGS: Mapping[str, str] = {}
 BATCH_ROWS = 1000
 PROBLEMS_SHOWN = 10
 
@@ -51,10 +52,15 @@ def publish(
     outcomes: Iterable[Settled],
     adapter: NewAdapter,
     report: Mapping[str, Any],
+    *,
+    settings: Mapping[str, str] = NO_SETTINGS,
 ) -> None:
     """Settle the rows, insert the adapter and make it current, all in one transaction.
 
     Outcomes of earlier held-out rows, which the run does not list, are passed over.
+
+    Args:
+        settings: by reason, a digest of the settings that a rejection depends on (db/void.py)
 
     Raises:
         ParentMoved: what the run was trained on from is no longer current.
@@ -66,7 +72,7 @@ def publish(
         fence(cursor, lease)
         parent_version = move(cursor, lease, run_id, "published", report=report)
         _check_start(cursor, lease.stream, run_id, parent_version)
-        plan = _Settlement(run_id=run_id)
+        plan = _Settlement(run_id=run_id, settings=settings)
         for outcome, role in _matched(cursor, run_id, outcomes):
             plan.add_kept(outcome, role, learned="trained")
         plan.write(cursor, lease.stream)
@@ -83,6 +89,7 @@ def keep_open(
     *,
     reason: str,
     report: Mapping[str, Any],
+    settings: Mapping[str, str] = NO_SETTINGS,
 ) -> None:
     """Settle the rows of a candidate with too little evidence for or against it. It becomes the trunk.
 
@@ -95,7 +102,7 @@ def keep_open(
         fence(cursor, lease)
         parent_version = move(cursor, lease, run_id, "inconclusive", reason=reason, report=report)
         _check_start(cursor, lease.stream, run_id, parent_version)
-        plan = _Settlement(run_id=run_id)
+        plan = _Settlement(run_id=run_id, settings=settings)
         for outcome, role in _matched(cursor, run_id, outcomes):
             plan.add_kept(outcome, role, learned="learning")
         plan.write(cursor, lease.stream)
@@ -114,6 +121,7 @@ def refuse(
     max_attempts: int,
     backoff_seconds: float,
     with_trunk: bool = True,
+    settings: Mapping[str, str] = NO_SETTINGS,
 ) -> None:
     """Settle the rows of a candidate that is not published, and those of the trunk that it was trained on from.
 
@@ -132,7 +140,7 @@ def refuse(
         move(cursor, lease, run_id, "refused", reason=reason, report=report)
         cursor.execute(QUERIES["ledger_attempts"], {"stream": lease.stream, "run_id": run_id})
         attempts: dict[int, int] = dict(cursor.fetchall())
-        plan = _Settlement(run_id=run_id)
+        plan = _Settlement(run_id=run_id, settings=settings)
         for outcome, role in _matched(cursor, run_id, outcomes):
             last = attempts.get(outcome.file_id, 0) + 1 >= max_attempts
             plan.add_refused(outcome, role, last_attempt=last)
@@ -180,6 +188,8 @@ class _Settlement:
     """What a verdict writes: one list for each kind of change."""
 
     run_id: int
+    settings: Mapping[str, str]
+    """By reason, a digest of the settings that a rejection depends on."""
     run_rows: list[tuple[int, str, int | None]] = field(default_factory=list)
     """File, outcome, tokens."""
     settled: list[tuple[int, str, str | None]] = field(default_factory=list)
@@ -211,8 +221,11 @@ class _Settlement:
             [(run_id, file_id, outcome, tokens) for file_id, outcome, tokens in self.run_rows],
         )  # fmt: skip
         _update(
-            cursor, "ledger_settle", "(%s, %s::bigint, %s::bigint, %s, %s::text)",
-            [(stream, file_id, run_id, disposition, reason) for file_id, disposition, reason in self.settled],
+            cursor, "ledger_settle", "(%s, %s::bigint, %s::bigint, %s, %s::text, %s::text)",
+            [
+                (stream, file_id, run_id, disposition, reason, self.settings.get(reason or ""))
+                for file_id, disposition, reason in self.settled
+            ],
         )  # fmt: skip
         _update(
             cursor, "ledger_retry", "(%s, %s::bigint, %s::bigint, %s::double precision)",

@@ -13,8 +13,8 @@ where r.run_id = v.run_id and r.file_id = v.file_id and r.outcome is null;
 -- name: ledger_settle
 -- Settle claimed rows of a run.
 update codelupe.ledger l
-set disposition = v.disposition, reason = v.reason, settled_at = now(), not_before = null
-from (values %s) as v (stream, file_id, run_id, disposition, reason)
+set disposition = v.disposition, reason = v.reason, settings = v.settings, settled_at = now(), not_before = null
+from (values %s) as v (stream, file_id, run_id, disposition, reason, settings)
 where l.stream = v.stream and l.file_id = v.file_id and l.run_id = v.run_id and l.disposition = 'claimed';
 
 -- name: ledger_attempts
@@ -47,3 +47,12 @@ where stream = %(stream)s and run_id = %(run_id)s and disposition = 'claimed';
 -- name: run_rows_give_back
 -- Set the outcome of the returned rows.
 update codelupe.run_rows set outcome = 'returned' where run_id = %(run_id)s and outcome is null;
+
+-- name: ledger_void
+-- Return up to %(limit)s rows that were rejected for a reason with other settings.
+update codelupe.ledger
+set disposition = 'returned', reason = null, settings = null, not_before = null, settled_at = now()
+where stream = %(stream)s and file_id in (
+    select file_id from codelupe.ledger
+    where stream = %(stream)s and disposition = 'rejected' and reason = %(reason)s
+      and (settings < %(settings)s or settings > %(settings)s) limit %(limit)s);

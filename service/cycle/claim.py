@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from db.pool import Pool
 from db.source import Claim, SourceRow, claim
 from service.admission.admission import Admission
 from service.admission.caps import Caps
+from service.admission.reasons import digests, wrong_setting
 from service.admission.split import Role, Splitter
 from service.cycle.claim_files import Start, row_line, set_aside, temporary_folder, write_facts
 from service.cycle.claim_replay import write_replay
@@ -34,6 +36,10 @@ CHARS_PER_TOKEN = 3
 
 BATCH_ROWS, BATCH_CHARS = 200, 2_000_000
 """Limits of one admission batch: rows and characters. The lease is renewed between batches."""
+
+
+class WrongSetting(Exception):
+    """Nearly all rows of the claim would be rejected because of one setting."""
 
 
 class NothingToHoldOut(Exception):
@@ -83,6 +89,8 @@ def claim_run(
     recipe: Recipe,
     start: Start,
     beat: Beat = lambda: None,
+    *,
+    reject_all: bool = False,
 ) -> Claimed:
     """Claim up to MAX_DATASET_SIZE rows and write their run directory. The recipe's base must be pinned.
 
@@ -90,8 +98,12 @@ def claim_run(
     leaves a run without a directory; the next start returns its rows. Existing folders with the new run's number are
     renamed.
 
+    Args:
+        reject_all: reject nearly all rows because of one setting, if it comes to that
+
     Raises:
         NothingToHoldOut: the claim has no held-out row.
+        WrongSetting: nearly all rows would be rejected because of one setting.
     """
     with claim(
         pool,
@@ -107,7 +119,7 @@ def claim_run(
         set_aside(home, rows.run_id)
         with temporary_folder(final) as folder:
             admission = Admission(rows, recipe)
-            claimed = _fill(rows, folder, recipe, admission, start, beat)
+            claimed = _fill(rows, folder, recipe, admission, start, beat, reject_all)
             if claimed.run_id is None:
                 rows.cancel()
                 shutil.rmtree(folder.root)
@@ -118,9 +130,18 @@ def claim_run(
     return claimed
 
 
-def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admission, start: Start, beat: Beat) -> Claimed:
+def _fill(
+    rows: Claim,
+    folder: RunDirectory,
+    recipe: Recipe,
+    admission: Admission,
+    start: Start,
+    beat: Beat,
+    reject_all: bool,
+) -> Claimed:
     """Write the admitted rows to the row files."""
     splitter, caps = Splitter(recipe.data, rows.held_out_places()), Caps(recipe.hygiene)
+    rejected: Counter[str] = Counter()
     new_chars = 0
     with ExitStack() as files:
         writing: dict[Role, TextIO] = {
@@ -128,15 +149,20 @@ def _fill(rows: Claim, folder: RunDirectory, recipe: Recipe, admission: Admissio
             "held_out": files.enter_context(folder.held_out.open("w", encoding="utf-8")),
         }
         admission.catch_up(beat)
+        settings = digests(recipe)
         for batch in _batches(_beating(rows.rows(caps.admit), beat)):
             for row, reason in admission.decide(batch):
                 if reason is not None:
-                    rows.reject(row, reason)
+                    rows.reject(row, reason, settings=settings.get(reason))
+                    rejected[reason] += 1
                     continue
                 for decided in splitter.add(row):
                     new_chars += _keep(rows, *decided, writing)
         for decided in splitter.rest():
             new_chars += _keep(rows, *decided, writing)
+        decided_rows = splitter.trained + splitter.held_out + rows.rejected
+        if not reject_all and (problem := wrong_setting(rejected, decided_rows, recipe)):
+            raise WrongSetting(problem)
         before = 0
         trunk = start.trunk.run_ids if start.trunk else ()
         for old in _beating(rows.earlier_held_out(recipe.training.seed, _earlier_chars(recipe.data), trunk), beat):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from db import adapters, chunks, runs, streams
@@ -13,7 +14,8 @@ from db.errors import DatabaseError, LeaseLost, Unavailable
 from db.files import CHANNEL
 from db.lease import Lease
 from db.pool import Pool
-from service.cycle.claim import NothingToHoldOut, claim_run, log_claim
+from service.admission.reasons import wrong_setting
+from service.cycle.claim import NothingToHoldOut, WrongSetting, claim_run, log_claim
 from service.cycle.judging import evidence_of, log_verdict, to_examine
 from service.cycle.leadership import RENEW_SECONDS, Leadership
 from service.cycle.memory import return_freed_memory
@@ -29,7 +31,8 @@ from service.settings.load import Settings
 from service.web.board import Board
 from service.web.state import State
 from trainer.recipe import Recipe
-from trainer.records import Suspects, read_outcomes, read_suspects
+from trainer.recipe_file import load_recipe
+from trainer.records import RowOutcome, Suspects, read_outcomes, read_suspects
 from trainer.run_dir import RunDirectoryError
 
 DATABASE_PAUSE_SECONDS, LONGEST_DATABASE_PAUSE_SECONDS = 2.0, 10.0
@@ -78,6 +81,8 @@ class Daemon:
         self._run_id = 0
         self._crashes = 0
         self._pauses = 0
+        self._reject_all = False
+        """Whether somebody asked for a run although nearly all rows are rejected because of one setting."""
         self._handlers: dict[State, Callable[[], State]] = {
             State.STARTING: self._starting,
             State.STANDBY: self._standby,
@@ -138,6 +143,7 @@ class Daemon:
             return State.STANDBY
         self.upkeep.derive_pointer()
         self.upkeep.clean_up()
+        self.upkeep.void(self.lease, self.recipe, self._beat_and_renew)
         self.upkeep.refresh()
         self.upkeep.poll(self.lease)
         run = runs.live(self.pool, stream)
@@ -200,8 +206,11 @@ class Daemon:
         start = self.upkeep.start(self.lease)
         try:
             claimed = claim_run(
-                self.pool, self.lease, self.home, self.settings, self.recipe, start, self._beat_and_renew
-            )
+                self.pool, self.lease, self.home, self.settings, self.recipe, start, self._beat_and_renew,
+                reject_all=self._reject_all,
+            )  # fmt: skip
+        except WrongSetting as error:
+            raise Pause("settings", str(error)) from error
         except NothingToHoldOut as error:
             raise Pause("held_out", str(error)) from error
         except PreconditionError as error:  # a benchmark file has disappeared since the start
@@ -212,7 +221,7 @@ class Daemon:
         self._run_id, self._crashes = claimed.run_id, 0
         log_claim(claimed, start)
         if claimed.trained == 0:
-            self._settling.settle_without_training(claimed.run_id)
+            self._settling.settle_without_training(claimed.run_id, self.recipe)
             return State.WAITING
         return State.TRAINING
 
@@ -250,14 +259,27 @@ class Daemon:
         try:
             evidence = evidence_of(directory, self.recipe, run_id=self._run_id, beat=self._beat_and_renew)
             outcomes = list(read_outcomes(directory.rows_outcome))
+            recipe = load_recipe(directory.recipe)
             self.verdict = judge(evidence)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RunDirectoryError) as error:
             return self._give_up(f"the report of run {self._run_id} cannot be read: {error!r}")
+        if problem := self._wrong_setting(outcomes, recipe):
+            self._settling.give_back(self._run_id, "returned", problem)
+            self._settling.tidy(self._run_id)
+            raise Pause("settings", problem)
         log_verdict(self._run_id, self.verdict)
-        self.verdict = self._settling.settle(self._run_id, self.verdict, dict(evidence.report), outcomes)
+        self.verdict = self._settling.settle(self._run_id, self.verdict, dict(evidence.report), outcomes, recipe)
         self.board.update(last_verdict=self.verdict.as_record())
         self._settling.tidy(self._run_id)
         return State.WAITING
+
+    def _wrong_setting(self, outcomes: Sequence[RowOutcome], recipe: Recipe) -> str | None:
+        """Return the problem if the trainer rejected nearly all rows because of one setting."""
+        if self._reject_all:
+            return None
+        own = runs.unsettled(self.pool, self._run_id)
+        reasons = (o.reason or "" for o in outcomes if o.outcome == "rejected" and o.file_id in own)
+        return wrong_setting(Counter(reasons), len(own), recipe)
 
     def _examination_ended(self, code: int) -> State:
         """The examination wrote nothing: try again after a crash, and give up in the end."""
@@ -276,11 +298,12 @@ class Daemon:
         current_before = adapters.current(self.pool, self.recipe.stream)
         while time.monotonic() < deadline and not self.stop.is_set():
             if streams.training_requested(self.pool, self.recipe.stream) not in (None, asked_before):
+                self._reject_all = "settings" in self.board.read().troubles
                 break  # somebody asked for a run during the pause; earlier requests led to it
             if adapters.current(self.pool, self.recipe.stream) != current_before:
                 break  # somebody rolled back to another version
             self._sleep(min(5.0, pause))
-        for cause in ("service", "held_out"):
+        for cause in ("service", "held_out", "settings"):
             self.board.clear(cause)
         return State.STARTING
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, assert_never
 from db import adapters, runs, settling
 from db.errors import ParentMoved, RowsRevoked, SettlementMismatch
 from db.pool import Pool
+from service.admission.reasons import digests
 from service.cycle.leadership import Leadership
 from service.cycle.upkeep import Upkeep
 from service.gate.judge import Verdict
@@ -17,6 +18,7 @@ from service.logs import event as log
 from service.publish.folders import Beat, copy_candidate, tidy_run
 from service.settings.home import Home
 from service.settings.load import Settings
+from trainer.recipe import Recipe
 from trainer.records import RowOutcome, Suspects, read_rows
 from trainer.run_dir import RunDirectoryError
 
@@ -35,18 +37,24 @@ class Settling:
         self.settings, self.home, self.pool = settings, home, pool
         self.leadership, self.upkeep, self.beat = leadership, upkeep, beat
 
-    def settle(self, run_id: int, verdict: Verdict, report: dict[str, Any], outcomes: Sequence[RowOutcome]) -> Verdict:
-        """Carry out a verdict. Returns it as it turned out: a candidate that cannot be published is refused."""
+    def settle(
+        self, run_id: int, verdict: Verdict, report: dict[str, Any], outcomes: Sequence[RowOutcome], recipe: Recipe
+    ) -> Verdict:
+        """Carry out a verdict. Returns it as it turned out: a candidate that cannot be published is refused.
+
+        Args:
+            recipe: the one that the run was made with
+        """
         report = {**report, "verdict": verdict.as_record()}
         try:
             match verdict.decision:
                 case "promote":
-                    return self._publish(run_id, verdict, report, outcomes)
+                    return self._publish(run_id, verdict, report, outcomes, recipe)
                 case "inconclusive":
-                    return self._keep_open(run_id, verdict, report, outcomes)
+                    return self._keep_open(run_id, verdict, report, outcomes, recipe)
                 case "refuse":
                     trained = any(outcome.outcome == "trained" for outcome in outcomes)
-                    self._refuse(run_id, outcomes, verdict.text(), report, with_trunk=trained)
+                    self._refuse(run_id, outcomes, verdict.text(), report, recipe, with_trunk=trained)
                 case _:
                     assert_never(verdict.decision)
         except SettlementMismatch as error:  # after a restore, the directory belongs to another run of this number
@@ -71,7 +79,7 @@ class Settling:
             self.upkeep.refresh()
         return single
 
-    def settle_without_training(self, run_id: int) -> None:
+    def settle_without_training(self, run_id: int, recipe: Recipe) -> None:
         """Every row of the claim was refused or held out: settle them without a fit."""
         directory, lease = self.home.run(run_id), self.leadership.lease
         held_out = [
@@ -79,7 +87,7 @@ class Settling:
         ]
         runs.advance(self.pool, lease, run_id, "training")
         runs.advance(self.pool, lease, run_id, "judging")
-        self._refuse(run_id, held_out, "no row was left for training", None, with_trunk=False)
+        self._refuse(run_id, held_out, "no row was left for training", None, recipe, with_trunk=False)
         tidy_run(directory)
         self.upkeep.refresh()
 
@@ -91,7 +99,7 @@ class Settling:
         self.upkeep.refresh()
 
     def _publish(
-        self, run_id: int, verdict: Verdict, report: dict[str, Any], outcomes: Sequence[RowOutcome]
+        self, run_id: int, verdict: Verdict, report: dict[str, Any], outcomes: Sequence[RowOutcome], recipe: Recipe
     ) -> Verdict:
         try:
             published = copy_candidate(self.home, self.home.run(run_id), run_id, report, self.beat)
@@ -109,6 +117,7 @@ class Settling:
                     evaluation=verdict.evaluation(),
                 ),
                 report,
+                settings=digests(recipe),
             )
         except (ParentMoved, RowsRevoked, SettlementMismatch) as error:
             state: RunEnd = "failed" if isinstance(error, SettlementMismatch) else "returned"
@@ -119,10 +128,18 @@ class Settling:
         return verdict
 
     def _keep_open(
-        self, run_id: int, verdict: Verdict, report: dict[str, Any], outcomes: Sequence[RowOutcome]
+        self, run_id: int, verdict: Verdict, report: dict[str, Any], outcomes: Sequence[RowOutcome], recipe: Recipe
     ) -> Verdict:
         try:
-            settling.keep_open(self.pool, self.leadership.lease, run_id, outcomes, reason=verdict.text(), report=report)
+            settling.keep_open(
+                self.pool,
+                self.leadership.lease,
+                run_id,
+                outcomes,
+                reason=verdict.text(),
+                report=report,
+                settings=digests(recipe),
+            )
         except (ParentMoved, RowsRevoked) as error:
             return self._not_published(run_id, verdict, "returned", str(error))
         return verdict
@@ -138,6 +155,7 @@ class Settling:
         outcomes: Sequence[RowOutcome],
         reason: str,
         report: dict[str, Any] | None,
+        recipe: Recipe,
         *,
         with_trunk: bool = True,
     ) -> None:
@@ -151,4 +169,5 @@ class Settling:
             max_attempts=self.settings.max_attempts,
             backoff_seconds=REFUSED_DELAY_SECONDS,
             with_trunk=with_trunk,
+            settings=digests(recipe),
         )

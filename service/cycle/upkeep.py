@@ -11,12 +11,15 @@ from db.errors import DatabaseError, Unavailable
 from db.lease import Lease
 from db.pool import Pool
 from db.trunk import Trunk
+from db.void import void
+from service.admission.reasons import digests
 from service.cycle.claim_files import Start
 from service.logs import event as log
-from service.publish.folders import retire, sync_pointer, tidy_run, verify_adapter
+from service.publish.folders import Beat, retire, sync_pointer, tidy_run, verify_adapter
 from service.settings.home import Home
 from service.settings.load import Settings
 from service.web.board import Board
+from trainer.recipe import Recipe
 from trainer.run_dir import RunDirectoryError, verify_manifest
 
 RUNS_TIDIED = 20
@@ -106,6 +109,11 @@ class Upkeep:
                 self.board.update(last_verdict=verdict)
                 break
 
+    def void(self, lease: Lease, recipe: Recipe, beat: Beat) -> None:
+        """Return rows that were rejected with other settings than the present ones."""
+        for reason, rows in void(self.pool, lease, digests(recipe), beat).items():
+            log("Rejections void, because a setting changed", reason=reason, rows=rows)
+
     def tidy_runs(self) -> None:
         """Compress ended runs and remove their candidates, except the one that the next run trains on."""
         open_now = trunk.trunk(self.pool, self.stream)
@@ -135,7 +143,7 @@ class Upkeep:
         """Count the newest rows. Returns all pending rows known so far."""
         found = chunks.poll(self.pool, lease, self.settings.source, self.settings.eligibility)
         self._polled = time.monotonic()
-        self.board.update(pending=found)
+        self._show(found)
         return found
 
     def sweep(self, lease: Lease, *, urgent: bool = False, confirm: datetime | None = None) -> chunks.Pending | None:
@@ -150,8 +158,13 @@ class Upkeep:
             confirm=confirm,
         )
         if found is not None:
-            self.board.update(pending=found)
+            self._show(found)
         return found
+
+    def _show(self, found: chunks.Pending) -> None:
+        self.board.update(pending=found)
+        if found.changed:
+            log("Settled rows have another text", rows=found.changed)
 
     def check_disk(self) -> None:
         """Check that the disk has twice the space of a run before a claim.
