@@ -95,7 +95,7 @@ def test_a_few_rows_or_some_good_ones_start_no_pause(world: World, rows: int, li
 def test_the_same_files_again_are_no_wrong_setting(world: World):
     daemon = start(world, hygiene=Hygiene(), data=replace(world.recipe.data, held_out_fraction=0.0, min_held_out=1))
     world.insert(40, content=CODE)
-    world.insert(1, content="other = 'text'\n" * 9)
+    world.insert(1, content="other = 'text'\n" * 9, prefix="other")
     assert daemon._claiming() is State.TRAINING
     assert world.audit().settled == {"rejected:duplicate": 39}
 
