@@ -32,10 +32,17 @@ from db.errors import DatabaseError, LeaseLost, ParentMoved, RowsRevoked
 from db.pool import Pool
 from db.revocations import Subject, revoke, revoked
 from db.table import Eligibility, Source
+from db.void import void
 from trainer.records import Outcome, RowOutcome
 
 STREAM = "machine"
-INSERT = "insert into code_files (content, quality_score) values ('x', %s) returning id"
+INSERT = "insert into code_files (content, quality_score) values (%s, %s) returning id"
+UPSERT = """insert into code_files (id, content, quality_score) overriding system value values (%s, %s, 90)
+on conflict (id) do update set content = excluded.content, quality_score = excluded.quality_score"""
+RESTART = "select setval(pg_get_serial_sequence('code_files', 'id'), coalesce(max(id), 0) + 1, false) from code_files \
+where id between 1 and 1000000"
+TEXTS = st.sampled_from(["x", "x", "x", "y", "another text"])
+SETTLED = ("trained", "held_out", "rejected", "quarantined")
 ELIGIBLE = Eligibility(quality_threshold=70, min_chars=1, max_chars=1000)
 SOURCE = Source()
 MAX_ATTEMPTS = 3
@@ -58,6 +65,8 @@ RUNS = {
 """`ends` says how a claim ends, see `claim`. A failed run blames the ids that `blamed` divides."""
 ENDED: Counter[str] = Counter()
 """The number of runs by verdict, over all sequences so far."""
+NOTICED: Counter[str] = Counter()
+"""The number of rows with a new text, and of rejections that became void."""
 
 
 @dataclass
@@ -65,8 +74,16 @@ class File:
     """The model's state of a row."""
 
     score: float | None
+    text: str = "x"
+    """The text in the table."""
+    claimed_text: str | None = None
+    """The text that the last run with this row had."""
     state: str = "new"
     """new, claimed, trained, held_out, rejected, quarantined or returned."""
+    settings: str | None = None
+    """The settings that a rejection was made with."""
+    versions: int = 0
+    """The number of earlier texts that were settled."""
     attempts: int = 0
     is_held_out: bool = False
     """A file that was held out once stays held out."""
@@ -76,7 +93,16 @@ class File:
 
     @property
     def waits(self) -> bool:
-        return not self.is_gone and self.state in ("new", "returned") and self.score is not None and self.score >= 70
+        return self.state in ("new", "returned") and self.is_eligible
+
+    @property
+    def is_eligible(self) -> bool:
+        return not self.is_gone and self.score is not None and self.score >= 70
+
+    @property
+    def has_another_text(self) -> bool:
+        """Whether the text is not the one that was settled."""
+        return not self.is_gone and self.state in SETTLED and self.text != self.claimed_text
 
 
 @dataclass
@@ -110,12 +136,17 @@ class Books(RuleBasedStateMachine):
         self.withdrawn: set[int] = set()
         self.current: int | None = None
         self.live: Run | None = None
+        self.settings = "a"
+        self.dump: dict[int, tuple[float | None, str]] = {}
 
     def teardown(self) -> None:
         try:
             found = audit.audit(self.pool, SOURCE, ELIGIBLE, STREAM)
             assert found.problems == [], found.problems
-            assert found.pending == sum(file.waits for file in self.files.values())
+            files = self.files.values()
+            assert found.pending == sum(f.waits or (f.has_another_text and f.is_eligible) for f in files)
+            assert found.changed == sum(file.has_another_text for file in files)
+            assert sum(found.superseded.values()) == sum(file.versions for file in files)
         finally:
             self.pool.close()
 
@@ -138,16 +169,54 @@ class Books(RuleBasedStateMachine):
 
     @initialize(scores=SCORES)
     def first_files(self, scores: list[float | None]) -> None:
-        self.insert(scores)
+        self.insert(scores, "x")
 
-    @rule(scores=SCORES)
-    def insert_some(self, scores: list[float | None]) -> None:
-        self.insert(scores)
+    @rule(scores=SCORES, text=TEXTS)
+    def insert_some(self, scores: list[float | None], text: str) -> None:
+        self.insert(scores, text)
 
-    def insert(self, scores: list[float | None]) -> None:
+    def insert(self, scores: list[float | None], text: str) -> None:
         for score in scores:
-            [(file_id,)] = self.sql(INSERT, score)
-            self.files[file_id] = File(score=score)
+            [(file_id,)] = self.sql(INSERT, text, score)
+            self.written(file_id, score, text)
+
+    def written(self, file_id: int, score: float | None, text: str) -> None:
+        """Note that a row was written. Its id may have been another row's before."""
+        file = self.files.setdefault(file_id, File(score=score))
+        file.score, file.text, file.is_gone = score, text, False
+
+    @rule(number=st.integers(0, 1000), text=TEXTS)
+    def upsert(self, number: int, text: str) -> None:
+        file_id = self.pick_file(number)
+        if file_id is not None:
+            self.sql(UPSERT, file_id, text)
+            self.sql(RESTART)
+            self.written(file_id, 90.0, text)
+
+    @rule(odds=st.integers(0, 3), scores=SCORES, text=TEXTS)
+    def truncate(self, odds: int, scores: list[float | None], text: str) -> None:
+        """The ids begin anew, with other texts."""
+        if not odds:
+            self.sql("truncate code_files restart identity")
+            for file in self.files.values():
+                file.is_gone = True
+            self.insert(scores, text)
+
+    @rule()
+    def take_a_dump(self) -> None:
+        self.dump = {n: (f.score, f.text) for n, f in self.files.items() if not f.is_gone}
+
+    @rule()
+    def restore_the_dump(self) -> None:
+        if not self.dump:
+            return
+        self.sql("truncate code_files")
+        for file in self.files.values():
+            file.is_gone = True
+        for file_id, (score, text) in self.dump.items():
+            self.sql("insert into code_files (id, content, quality_score) values (%s, %s, %s)", file_id, text, score)
+            self.written(file_id, score, text)
+        self.sql(RESTART)
 
     @rule(file_id=st.integers(-(2**62), 2**62))
     def insert_by_id(self, file_id: int) -> None:
@@ -195,8 +264,15 @@ class Books(RuleBasedStateMachine):
                 assert ids == self.revoked
                 for row in made.rows():
                     assert row.held_out == self.files[row.file_id].is_held_out or row.file_id in self.revoked
-                    if row.file_id in ids or (row.file_id % refused == 0 and not row.held_out):
-                        made.reject(row, "revoked" if row.file_id in ids else "refused")
+                    assert (row.content, row.version) == (
+                        self.files[row.file_id].text,
+                        self.files[row.file_id].versions,
+                    )
+                    if row.file_id in ids:
+                        made.reject(row, "revoked")
+                        seen[row.file_id] = "rejected"
+                    elif row.file_id % refused == 0 and not row.held_out:
+                        made.reject(row, "refused", settings=self.settings)
                         seen[row.file_id] = "rejected"
                     else:
                         role = "held_out" if row.held_out or row.file_id % held_out == 0 else "train"
@@ -215,6 +291,8 @@ class Books(RuleBasedStateMachine):
         for file_id, role in seen.items():
             file = self.files[file_id]
             file.state, file.run = ("rejected" if role == "rejected" else "claimed"), run_id
+            file.claimed_text = file.text
+            file.settings = self.settings if role == "rejected" and file_id not in self.revoked else None
             if role == "held_out":
                 file.is_held_out = True
         self.live = Run(run_id, self.current, {n: r for n, r in seen.items() if r != "rejected"}, list(seen))
@@ -236,7 +314,8 @@ class Books(RuleBasedStateMachine):
             moved = run.parent != self.current
             hit = {n for n, role in run.files.items() if role == "train"} & self.revoked
             try:
-                settling.publish(self.pool, self.lease, run.run_id, outcomes, ADAPTER, report)
+                digests = {"why": self.settings}
+                settling.publish(self.pool, self.lease, run.run_id, outcomes, ADAPTER, report, settings=digests)
                 assert not moved and not hit
                 self.cleared(run)
                 self.published(run, outcomes)
@@ -246,7 +325,7 @@ class Books(RuleBasedStateMachine):
                 verdict = "returned"
         if verdict == "refuse":
             settling.refuse(self.pool, self.lease, run.run_id, outcomes, reason="worse", report=report,
-                        max_attempts=MAX_ATTEMPTS, backoff_seconds=0)  # fmt: skip
+                        max_attempts=MAX_ATTEMPTS, backoff_seconds=0, settings={"why": self.settings})  # fmt: skip
             self.cleared(run)
             self.refused(outcomes)
             return
@@ -289,7 +368,7 @@ class Books(RuleBasedStateMachine):
 
     def published(self, run: Run, outcomes: list[RowOutcome]) -> None:
         for outcome in outcomes:
-            self.files[outcome.file_id].state = {"unused": "returned"}.get(outcome.outcome, outcome.outcome)
+            self.settled(outcome)
         self.parents[run.run_id] = run.parent
         self.current, self.live = run.run_id, None
 
@@ -300,8 +379,13 @@ class Books(RuleBasedStateMachine):
                 file.attempts += 1
                 file.state = "rejected" if file.attempts >= MAX_ATTEMPTS else "returned"
             else:
-                file.state = {"unused": "returned"}.get(outcome.outcome, outcome.outcome)
+                self.settled(outcome)
         self.live = None
+
+    def settled(self, outcome: RowOutcome) -> None:
+        file = self.files[outcome.file_id]
+        file.state = {"unused": "returned"}.get(outcome.outcome, outcome.outcome)
+        file.settings = self.settings if outcome.outcome == "rejected" else None
 
     # --- operators ---------------------------------------------------------------------------------------------
 
@@ -349,6 +433,18 @@ class Books(RuleBasedStateMachine):
             if file.state == "trained" and file.run in saw:
                 file.state, file.attempts = ("rejected" if other == file_id else "returned"), 0
 
+    @rule(settings=st.sampled_from("ab"))
+    def restart_with_settings(self, settings: str) -> None:
+        """Rejections that were made with other settings are void."""
+        self.settings = settings
+        digests = {"why": settings, "refused": settings}
+        count = sum(void(self.pool, self.lease, digests, lambda: None).values())
+        found = [f for f in self.files.values() if f.state == "rejected" and f.settings not in (None, settings)]
+        assert count == len(found)
+        NOTICED["rejections void"] += count
+        for file in found:
+            file.state, file.settings = "returned", None
+
     @rule()
     def take_the_lease(self) -> None:
         """Restart the same service. Its old lease becomes invalid."""
@@ -382,8 +478,13 @@ class Books(RuleBasedStateMachine):
 
     @rule()
     def the_poll_counts_what_waits(self) -> None:
+        changed = [file for file in self.files.values() if file.has_another_text]
+        for file in changed:
+            file.state, file.attempts, file.settings, file.versions = "returned", 0, None, file.versions + 1
+        NOTICED["new texts"] += len(changed)
         waits = sum(file.waits for file in self.files.values())
-        assert chunks.poll(self.pool, self.lease, SOURCE, ELIGIBLE).rows == waits
+        found = chunks.poll(self.pool, self.lease, SOURCE, ELIGIBLE)
+        assert (found.rows, found.changed) == (waits, len(changed))
         assert chunks.count(self.pool, SOURCE, ELIGIBLE, STREAM) == waits
 
 
@@ -420,11 +521,15 @@ def state_machine(folder: Path, sample: bool) -> Iterator[Trials]:
                 phases=[Phase.generate] if sample else [Phase.generate, Phase.shrink],  # shrinking can take minutes
             )  # fmt: skip
             ENDED.clear()
+            NOTICED.clear()
             run_state_machine_as_test(seed(number)(Books), settings=options)
-            ended = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(ENDED.items()))
-            if not sample and ENDED.total() < examples // 2:
-                raise Broken(f"too few runs: {ended}")
-            return Done(count=examples, note=f"runs: {ended}")
+            ended, noticed = (
+                ", ".join(f"{count:,} {name}" for name, count in sorted(counted.items()))
+                for counted in (ENDED, NOTICED)
+            )
+            if not sample and (ENDED.total() < examples // 2 or min(NOTICED.values(), default=0) < examples // 5):
+                raise Broken(f"too little happened. Runs: {ended}. Also: {noticed}")
+            return Done(count=examples, note=f"runs: {ended}; {noticed}")
 
         yield Trials(number=1 if sample else 1000 // EXAMPLES, run=trial)
 
