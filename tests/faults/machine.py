@@ -41,7 +41,7 @@ UPSERT = """insert into code_files (id, content, quality_score) overriding syste
 on conflict (id) do update set content = excluded.content, quality_score = excluded.quality_score"""
 RESTART = "select setval(pg_get_serial_sequence('code_files', 'id'), coalesce(max(id), 0) + 1, false) from code_files \
 where id between 1 and 1000000"
-TEXTS = st.sampled_from(["x", "x", "x", "y", "another text"])
+TEXTS = st.sampled_from(["x", "y", "another text"])
 SETTLED = ("trained", "held_out", "rejected", "quarantined")
 ELIGIBLE = Eligibility(quality_threshold=70, min_chars=1, max_chars=1000)
 SOURCE = Source()
@@ -255,6 +255,8 @@ class Books(RuleBasedStateMachine):
 
     def claim(self, limit: int, held_out: int, refused: int, ends: str) -> None:
         """Claim rows in the order of their ids. `ends` is c to commit, u to cancel, or x to fail in the middle."""
+        if limit % 2:
+            self.the_poll_counts_what_waits()
         wanted = sorted({file_id for file_id, file in self.files.items() if file.waits} - self.left_alone())[:limit]
         seen: dict[int, str] = {}
         options = {"limit": limit, "parent_version": self.current, "seed": 1}
@@ -527,7 +529,9 @@ def state_machine(folder: Path, sample: bool) -> Iterator[Trials]:
                 ", ".join(f"{count:,} {name}" for name, count in sorted(counted.items()))
                 for counted in (ENDED, NOTICED)
             )
-            if not sample and (ENDED.total() < examples // 2 or min(NOTICED.values(), default=0) < examples // 5):
+            if not sample and (
+                ENDED.total() < examples // 2 or not all(NOTICED[name] for name in ("new texts", "rejections void"))
+            ):
                 raise Broken(f"too little happened. Runs: {ended}. Also: {noticed}")
             return Done(count=examples, note=f"runs: {ended}; {noticed}")
 
