@@ -34,8 +34,8 @@ class SourceRow:
     """Tells whether the source row may have changed since (db/table.py)."""
     version: int = 0
     """How many earlier texts of the row were settled."""
-    trained_before: bool = False
-    """Whether an earlier text of the row was trained on, so that the row must not be held out to fill up a run."""
+    trained_texts: frozenset[str] = frozenset()
+    """The sha256 of each earlier text of the row that was trained on. Such a row is not held out to fill up a run."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Further data from the producer. Empty if the source has no such column, or if its value is not a JSON object."""
 
@@ -106,7 +106,7 @@ def source_row(record: Sequence[Any]) -> SourceRow:
         BadMetadata: the metadata cannot be used.
     """
     file_id, repository, path, language, content, score, held_out, attempts, license, metadata = record[:10]
-    mark, version, trained_before = record[10:]
+    mark, version, trained_texts = record[10:]
     return SourceRow(
         file_id=file_id,
         repository=text_of(repository),
@@ -120,7 +120,7 @@ def source_row(record: Sequence[Any]) -> SourceRow:
         license=text_of(license),
         mark=mark,
         version=version,
-        trained_before=bool(trained_before),
+        trained_texts=frozenset(trained_texts),
         metadata=metadata_object(metadata),
     )
 

@@ -56,8 +56,9 @@ select {id}, {repository_bytes}, {path_bytes}, {language_bytes}, {content_bytes}
                and (h.version = coalesce(l.version, 0) or h.repository is not distinct from {repository}::text
                                                           and h.path is not distinct from {path}::text)),
        coalesce(l.attempts, 0), {license_bytes}, {metadata_bytes}, {mark}, coalesce(l.version, 0),
-       l.version > 0 and exists (select from codelupe.superseded p where p.stream = %(stream)s and p.file_id = {id}
-                                 and p.disposition in ('trained', 'withdrawn'))
+       case when l.version > 0 then array(
+           select w.content_sha256 from codelupe.superseded p join codelupe.run_rows w using (run_id, file_id)
+           where p.stream = %(stream)s and p.file_id = {id} and p.disposition = 'trained') else '{{}}' end
 from {table} s
 left join codelupe.ledger l
   on l.stream = %(stream)s and l.file_id = {id} and l.file_id between %(first_id)s and %(last_id)s
@@ -71,6 +72,6 @@ order by {id} limit %(limit)s;
 select {id}, {repository_bytes}, {path_bytes}, {language_bytes}, {content_bytes}, {quality_score}::double precision,
        exists (select from codelupe.held_out h join codelupe.ledger l using (stream, file_id, version)
                where h.stream = %(stream)s and h.file_id = {id}), 0,
-       {license_bytes}, {metadata_bytes}, null::bigint, 0, true
+       {license_bytes}, {metadata_bytes}, null::bigint, 0, '{{}}'::text[]
 from {table} s
 where {id} = any(%(files)s::bigint[]) and {ineligible} is null;

@@ -9,7 +9,7 @@ from dataclasses import replace
 from db.revocations import revoked
 from db.source import Claim, SourceRow
 from service.admission.contamination import Benchmarks
-from service.admission.duplicates import Duplicates
+from service.admission.duplicates import DUPLICATE, Duplicates
 from service.admission.filters import refusal
 from service.admission.licences import refused_licence
 from service.admission.secrets import metadata_without_secrets, without_secrets
@@ -81,6 +81,8 @@ class Admission:
     def _refusal(self, row: SourceRow) -> str | None:
         if row.file_id in self._revoked_ids or row.sha256 in self._revoked_texts:
             return "revoked"
+        if row.sha256 in row.trained_texts:  # whatever the recipe says of duplicates, nothing is trained on twice
+            return DUPLICATE
         return (
             refused_licence(row.license, self._hygiene)
             or refusal(row.content, self._hygiene, min_lines=self._min_lines)

@@ -62,7 +62,7 @@ class Splitter:
             return [(row, "held_out")]
         self.trained += 1
         most = 0 if self.data.split == "repository" else self.data.min_held_out
-        if row.trained_before:  # an earlier text of the row was trained on, so no row of its place is held out
+        if row.trained_texts:  # an earlier text of the row was trained on, so no row of its place is held out
             self._crowded.add(position)
             return [(kept, "train") for kept in (*self._kept_back.pop(position, ()), row)]
         if most == 0 or position >= self._least_trained or position in self._crowded:

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,8 @@ class File:
     """The settings that a rejection was made with."""
     versions: int = 0
     """The number of earlier texts that were settled."""
+    trained: list[tuple[str, int]] = field(default_factory=list)
+    """The texts that published runs trained on, each with its run."""
     attempts: int = 0
     is_held_out: bool = False
     """A file that was held out once stays held out."""
@@ -270,8 +272,9 @@ class Books(RuleBasedStateMachine):
                         self.files[row.file_id].text,
                         self.files[row.file_id].versions,
                     )
-                    if row.file_id in ids:
-                        made.reject(row, "revoked")
+                    if row.file_id in ids or row.sha256 in row.trained_texts:
+                        assert row.file_id in ids or self.was_trained(row.file_id)
+                        made.reject(row, "revoked" if row.file_id in ids else "duplicate")
                         seen[row.file_id] = "rejected"
                     elif row.file_id % refused == 0 and not row.held_out:
                         made.reject(row, "refused", settings=self.settings)
@@ -294,10 +297,16 @@ class Books(RuleBasedStateMachine):
             file = self.files[file_id]
             file.state, file.run = ("rejected" if role == "rejected" else "claimed"), run_id
             file.claimed_text = file.text
-            file.settings = self.settings if role == "rejected" and file_id not in self.revoked else None
+            final = file_id in self.revoked or self.was_trained(file_id)
+            file.settings = self.settings if role == "rejected" and not final else None
             if role == "held_out":
                 file.is_held_out = True
         self.live = Run(run_id, self.current, {n: r for n, r in seen.items() if r != "rejected"}, list(seen))
+
+    def was_trained(self, file_id: int) -> bool:
+        """Whether a live adapter was trained on the present text of a row."""
+        file = self.files[file_id]
+        return any(text == file.text and run_id not in self.withdrawn for text, run_id in file.trained)
 
     def finish(self, salt: int, verdict: str, blamed: int) -> None:
         assert self.live is not None
@@ -371,6 +380,9 @@ class Books(RuleBasedStateMachine):
     def published(self, run: Run, outcomes: list[RowOutcome]) -> None:
         for outcome in outcomes:
             self.settled(outcome)
+            if outcome.outcome == "trained":
+                file = self.files[outcome.file_id]
+                file.trained.append((file.claimed_text or "", run.run_id))
         self.parents[run.run_id] = run.parent
         self.current, self.live = run.run_id, None
 
