@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from trainer.stop import StopRequest
 STEP_ROWS = 4
 MAX_STEPS = 200
 STEP_SECONDS = 0.004
+TINY_LENGTH = 64
 CONSUMED = "consumed.json"
 
 
@@ -47,6 +49,8 @@ def train(directory: RunDirectory, stop: StopRequest) -> None:
     chance = random.Random(run_id)
     rows, held_out = list(read_rows(directory.rows)), list(read_rows(directory.held_out))
     replay = list(read_rows(directory.replay))
+    too_long = [row for row in (*rows, *held_out) if row.fresh and tiny_length(directory)]
+    rows = [row for row in rows if row not in too_long]
     chance.shuffle(rows)
     best = len(rows) if len(rows) < STEP_ROWS or chance.random() < 0.6 else len(rows) - len(rows) // STEP_ROWS
     append_event(directory.events, "started", device="none", world_size=1)
@@ -64,6 +68,8 @@ def train(directory: RunDirectory, stop: StopRequest) -> None:
     outcomes = [RowOutcome(file_id=row.file_id, outcome="trained", samples=1, tokens=10) for row in rows[:best]]
     outcomes += [RowOutcome(file_id=row.file_id, outcome="unused", samples=1) for row in rows[best:]]
     outcomes += [RowOutcome(file_id=row.file_id, outcome="replayed", samples=1, tokens=10) for row in replay]
+    outcomes += [RowOutcome(file_id=row.file_id, outcome="rejected", reason="too_long") for row in too_long]
+    held_out = [row for row in held_out if row not in too_long]
     outcomes += [RowOutcome(file_id=row.file_id, outcome="held_out", samples=1, tokens=10) for row in held_out]
     with stop.deferred():
         write_adapter(directory, rows[:best])
@@ -72,6 +78,12 @@ def train(directory: RunDirectory, stop: StopRequest) -> None:
             directory.report, report(run_id, manifest, trained=best, replayed=len(replay), held_out=len(held_out))
         )
     append_event(directory.events, "finished", seconds=0.1)
+
+
+def tiny_length(directory: RunDirectory) -> bool:
+    """Whether the recipe allows so few tokens that no file fits."""
+    found = re.search(r"^  max_length: (\d+)$", directory.recipe.read_text(), re.MULTILINE)
+    return found is not None and int(found[1]) <= TINY_LENGTH
 
 
 def write_adapter(directory: RunDirectory, trained: list[Row]) -> None:

@@ -12,12 +12,15 @@ import machine
 import malformed
 import mutants
 import producers
+import reused_ids
 import soak
+import wrong_settings
 from rows import Row
 
 MODULES = (
     kills,
     producers,
+    reused_ids,
     database_faults,
     leaders,
     disk,
@@ -28,6 +31,7 @@ MODULES = (
     http_load,
     machine,
     soak,
+    wrong_settings,
     mutants,
 )
 ROWS: dict[int, Row] = {number: row for module in MODULES for number, row in module.ROWS.items()}
