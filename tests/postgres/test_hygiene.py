@@ -11,7 +11,7 @@ import pytest
 from modules import code, edited
 from test_claim_run import World, published
 
-from db import settling
+from db import chunks, settling
 from db.files import NewFile, insert_files
 from db.statements import QUERIES
 from service.cycle.upkeep import Pause
@@ -386,3 +386,81 @@ def test_the_search_for_duplicates_never_reads_all_fingerprints(world: Careful):
         cursor.execute("explain " + QUERIES["fingerprints_alike"], parameters)
         plan = "\n".join(line for (line,) in cursor.fetchall())
     assert "Index Scan on fingerprints_bands" in plan and "Seq Scan on fingerprints" not in plan
+
+
+def trained_row(world: Careful) -> int:
+    """Publish a run of thirty files. Return one that it was trained on."""
+    world.add(*(code(n) for n in range(30)))
+    published(world)
+    return next(row.file_id for row in read_rows(world.home.run(1).rows))
+
+
+def change(world: Careful, file_id: int, text: str) -> None:
+    with world.pool.transaction() as cursor:
+        cursor.execute("update code_files set content = %s where id = %s", [text, file_id])
+    chunks.poll(world.pool, world.lease, world.settings.source, world.settings.eligibility)
+
+
+def test_an_edited_row_is_no_near_duplicate_of_itself(world: Careful):
+    file_id = trained_row(world)
+    text = code(file_id - 1)
+    change(world, file_id, edited(text, 7, lines=2))
+    world.add(edited(text, 9, lines=2), prefix="copy")  # another row with nearly the same text is one
+    world.add(*(code(n) for n in range(50, 60)), prefix="new")
+    assert world.claim().refused == 1
+    assert world.rejected() == {"near_duplicate": 1}
+    assert world.audit().settled["rejected:near_duplicate"] == 1 and world.audit().superseded == {"trained": 1}
+
+
+@pytest.mark.parametrize("duplicates", ["near", "none"])
+def test_a_text_that_comes_back_under_its_id_is_not_trained_again(world: Careful, duplicates: str):
+    file_id = trained_row(world)
+    world.hygiene(duplicates=duplicates)
+    change(world, file_id, code(99))
+    world.add(*(code(n) for n in range(50, 60)), prefix="new")
+    claimed = world.claim()
+    assert file_id in {row.file_id for row in read_rows(world.home.run(2).rows)}
+    world.give_back(claimed.run_id)
+    change(world, file_id, code(file_id - 1))
+    assert world.claim().refused == 1
+    assert world.rejected() == {"duplicate": 1}
+
+
+def test_an_earlier_text_is_known_when_it_comes_under_another_id(world: Careful):
+    """A table that is filled anew often has the same files under other ids."""
+    file_id = trained_row(world)
+    change(world, file_id, code(99))
+    world.add(code(file_id - 1), prefix="copy")
+    world.add(*(code(n) for n in range(50, 60)), prefix="new")
+    assert world.claim().refused == 1
+    assert world.rejected() == {"duplicate": 1}
+    assert world.audit().problems == []
+
+
+def test_an_earlier_held_out_text_may_be_held_out_again_under_another_id(world: Careful):
+    world.add(*(code(n) for n in range(30)))
+    published(world)
+    (held,) = (row for row in list(read_rows(world.home.run(1).held_out))[:1])
+    with world.pool.transaction() as cursor:
+        cursor.execute("update code_files set path = 'other.py' where id = %s", [held.file_id])
+    change(world, held.file_id, code(99))
+    with world.pool.transaction() as cursor:
+        cursor.execute(
+            "insert into code_files (repository, path, language, content, quality_score)"
+            " values ('r', %s, 'python', %s, 90)",
+            [held.path, held.content],
+        )
+    world.add(*(code(n) for n in range(50, 60)), prefix="new")
+    roles = world.roles(world.claim().run_id)
+    assert world.rejected() == {} and held.path in roles["held_out"]
+    assert world.audit().problems == []
+
+
+def test_missing_fingerprints_are_not_made_of_a_later_text(world: Careful):
+    world.hygiene(duplicates="none")
+    file_id = trained_row(world)
+    world.hygiene()
+    with world.pool.transaction() as cursor:  # no look has found it yet
+        cursor.execute("update code_files set content = %s where id = %s", [code(99), file_id])
+    world.add(code(99), *(code(n) for n in range(50, 60)), prefix="new")
+    assert world.claim().refused == 0

@@ -258,6 +258,20 @@ def test_rows_of_an_earlier_release_are_compared_a_part_at_a_time(
         assert query("select count(*) from codelupe.ledger where mark is null and version = 0") == [(left,)]
 
 
+def test_texts_in_an_older_range_are_compared_without_waiting_for_the_next_sweep(
+    pool: Pool, lease: Lease, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.chunks.WINDOW_ROWS", 2)
+    monkeypatch.setattr("db.versions.COMPARED_ROWS", 2)
+    fill(pool, 12)
+    look_around(pool, lease)
+    publish(pool, lease)
+    query("update code_files set content = replace(content, 'x = 1', 'x = 2') where id < 8")
+    query("update codelupe.chunks set due_at = '-infinity'")
+    look_around(pool, lease)
+    assert query("select count(*) from codelupe.ledger where version = 1") == [(7,)]
+
+
 @pytest.mark.parametrize("with_schema", [True, False])
 def test_marks_of_other_tables(pool: Pool, lease: Lease, query: Query, with_schema: bool) -> None:
     """A partitioned table has xmin as well."""

@@ -103,3 +103,13 @@ def test_a_place_is_known_as_held_out_once_it_is_decided():
     assert {row.file_id - 100 for row in earlier_versions if splitter.holds_out(row)} == {
         n for n, role in decided.items() if role == "held_out"
     }
+
+
+def test_a_row_whose_earlier_text_was_trained_on_is_not_held_out_to_fill_up_a_run():
+    data = Data(held_out_fraction=0.0, min_held_out=4)
+    given = rows(20)
+    chosen = [file_id for file_id, role in decide(data, given).items() if role == "held_out"]
+    assert len(chosen) == 4
+    again = [replace(row, trained_texts=frozenset({"0" * 64})) if row.file_id in chosen else row for row in given]
+    others = {file_id for file_id, role in decide(data, again).items() if role == "held_out"}
+    assert len(others) == 4 and not others & set(chosen)
