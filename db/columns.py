@@ -47,7 +47,7 @@ _ALLOWED = {
     "metadata": (("jsonb", "json"), "jsonb or json"),
     "created_at": (("timestamptz", "timestamp", "date"), "a time"),
 }
-"""The types that a column may have, and what a message calls them. Its category does not tell: that of money is N too."""
+"""The types that a column may have, and what a message calls them. Its category does not tell: money is N too."""
 
 
 def type_problem(ours: str, theirs: str, found: ColumnType) -> str | None:
