@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 
 from db import chunks, runs, streams
 from db.errors import DatabaseError, LeaseLost, Unavailable
@@ -21,8 +20,8 @@ from service.cycle.leadership import RENEW_SECONDS, Leadership
 from service.cycle.memory import return_freed_memory
 from service.cycle.pausing import REQUESTED, Pausing
 from service.cycle.settle import Settling
-from service.cycle.states import may_follow
-from service.cycle.supervise import Supervisor
+from service.cycle.states import TOLD_BY_EVENTS, WRITING, may_follow
+from service.cycle.supervise import FINAL_CODES, STEP_FAILED_CODES, Supervisor
 from service.cycle.upkeep import Pause, Upkeep
 from service.errors import PreconditionError
 from service.gate.judge import Verdict, judge
@@ -42,18 +41,8 @@ MAX_CRASHES = 3
 """A run is given up after this many crashes of its trainer."""
 LISTEN_SECONDS = 0.5
 """How long one wait for a notification lasts. In between, the daemon checks whether it should stop."""
-CONFIRM_SECONDS = 60.0
-"""Counts older than this are renewed before they start a run."""
 GATHERING_SECONDS = 1.0
 """New files arrive in batches, so one poll covers a second of them."""
-TOLD_BY_EVENTS = (State.STANDBY, State.CLAIMING, State.TRAINING, State.JUDGING, State.PAUSED)
-"""Entering one of these states logs an event of its own (Standby, Claimed, Training process, Verdict, Paused)."""
-WRITING = (State.CLAIMING, State.TRAINING, State.JUDGING)
-"""States that write. If the connection is lost, a COMMIT may have arrived, so the daemon starts afresh."""
-STEP_FAILED_CODES = (3, 4)
-"""Exit codes of the trainer that a single row can cause."""
-FINAL_CODES = (2, *STEP_FAILED_CODES)
-"""Exit codes after which another start of the same run would end the same way."""
 
 
 class Daemon:
@@ -186,7 +175,7 @@ class Daemon:
         self._leadership.renew()
         self.upkeep.derive_pointer()
         with self.pool.listening(CHANNEL) as notified:  # before the poll, so that later files are noticed
-            found = self._count_pending()
+            found = self.upkeep.count_pending(self.lease, self.stop, self._beat_and_renew)
             requested = found.rows > 0 and streams.training_requested(self.pool, self.recipe.stream) is not None
             if found.rows >= self.settings.min_new_files or requested:
                 self._pausing.rows = found.rows
@@ -194,21 +183,6 @@ class Daemon:
                 return State.CLAIMING
             self._sleep_until(notified, self.settings.check_interval_seconds)
         return State.WAITING
-
-    def _count_pending(self) -> chunks.Pending:
-        """Count the newest rows and every range that was never counted. If that is enough for a run, renew old counts.
-        Stops early at as many rows as a run can have."""
-        found = self.upkeep.poll(self.lease)
-        most = max(self.settings.max_dataset_size, self.settings.min_new_files)
-        counted_before = found.at - timedelta(seconds=CONFIRM_SECONDS)
-        while found.rows < most and not self.stop.is_set():
-            enough = found.rows >= self.settings.min_new_files
-            swept = self.upkeep.sweep(self.lease, urgent=True, confirm=counted_before if enough else None)
-            if swept is None:
-                break
-            found = swept
-            self._beat_and_renew()
-        return found
 
     def _claiming(self) -> State:
         self.upkeep.check_current()

@@ -248,8 +248,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a run with an unreadable result returns its rows": Mutant(
         file="service/cycle/daemon.py",
-        old="        except (OSError, ValueError, TypeError, RunDirectoryError) as error:\n            return",
-        new="        except ZeroDivisionError as error:\n            return",
+        old="        except (OSError, ValueError, TypeError, KeyError, AttributeError, RunDirectoryError) as error:\n",
+        new="        except ZeroDivisionError as error:\n",
         caught_by=_test("tests/postgres/test_claim_run.py", "cannot_be_read_is_returned"),
     ),
     "a returned row is not a duplicate of itself": Mutant(
@@ -810,9 +810,9 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/postgres/test_claim_run.py", "standby_service_pauses"),
     ),
     "the reason for a pause is on the board": Mutant(
-        file="service/cycle/daemon.py",
-        old="        self._pauses += 1\n        self.board.trouble(cause, reason)\n",
-        new="        self._pauses += 1\n",
+        file="service/cycle/pausing.py",
+        old="        self._board.trouble(cause, reason)\n",
+        new="",
         caught_by=_test("tests/postgres/test_claim_run.py", "standby_service_pauses"),
     ),
     "a pointer that cannot be updated is reported on the board": Mutant(
