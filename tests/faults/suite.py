@@ -1,5 +1,6 @@
 """The rows of the fault suite, by number."""
 
+import columns
 import control_tokens
 import damage
 import database_faults
@@ -28,6 +29,7 @@ MODULES = (
     http_load,
     machine,
     soak,
+    columns,
     mutants,
 )
 ROWS: dict[int, Row] = {number: row for module in MODULES for number, row in module.ROWS.items()}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
+from column_values import CASES, MADE, TYPES, Case, create_table, insert_row
 from modules import code
 from psycopg2 import sql
 from world import ADAPTER, ELIGIBLE, Outcome, execute_outside, in_database, look_around
@@ -35,124 +36,14 @@ from trainer.records import read_rows
 
 GOOD_ROWS = 12
 NUMBERS = count(1)
-TYPES = {
-    "id": "bigint", "repository": "text", "path": "text", "language": "text", "content": "text",
-    "quality_score": "real", "license": "text", "metadata": "jsonb", "created_at": "timestamptz",
-}  # fmt: skip
-GOOD = {"repository": "'r'", "path": "'src/' || n || '.py'", "language": "'python'", "quality_score": "90",
-        "license": "'MIT'", "metadata": "'{}'", "created_at": "now()"}  # fmt: skip
-"""What a good row has, as SQL."""
-MADE = "create type colour as enum ('red', 'blue'); create domain key as bigint; create domain label as text;" \
-       "create domain labels as label; create domain points as numeric check (value > -1)"  # fmt: skip
-LONG = "repeat('x', 20000000)"
-NAME = {"'x'": "", "null": "", "''": "", "repeat('x', 8192)": "", "repeat('x', 8193)": "long_name", LONG: "long_name",
-        "repeat('é', 4097)": "long_name"}  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """A column of some type, and what becomes of a row for each of its values."""
-
-    column: str
-    type: str
-    values: dict[str, str]
-    """The reason why a row with this value is not used, by value in SQL. Empty if the row is used."""
-    good: str = ""
-    """What a good row has in this column."""
-    time_zone: str = "UTC"
-
-    def __str__(self) -> str:
-        return f"{self.column} {self.type} {self.time_zone}"
-
-
-def names(column: str) -> list[Case]:
-    """The types that a repository, path, language or license may have, any of them."""
-    found = {
-        "text": NAME,
-        "varchar": NAME,
-        "labels": NAME,
-        "char(9000)": {"'x'": "", "repeat('x', 8193)": "long_name"},
-        "bytea": {r"'\x00ff'": "", "convert_to(repeat('x', 4096), 'UTF8')": "long_name", "null": "",
-                  f"convert_to({LONG}, 'UTF8')": "long_name"},
-        "uuid": {"gen_random_uuid()": "", "null": ""},
-        "colour": {"'blue'": "", "null": ""},
-        "json": {"""'"x"'""": "", "'null'": "", f"""('"' || {LONG} || '"')::json""": "long_name"},
-        "jsonb": {"'[1e131071]'": "long_name", "'null'": "", f"to_jsonb({LONG})": "long_name",
-                  "to_jsonb(array_fill(1e131071::numeric, '{1100}'))": "long_name"},
-        "text[]": {"array['a', null, 'b']": "", "'{}'": "", f"array[{LONG}]": "long_name"},
-        "numeric[]": {"'{0}'": "", "array_fill(1e131071::numeric, '{1100}')": "long_name"},
-        "numeric": {"'NaN'": "", "1e131071": "long_name"},
-        "bigint": {"-9223372036854775808": "", "9223372036854775807": ""},
-        "timestamp": {"'infinity'": "", "'294276-12-31'": "", "'4713-01-01 BC'": ""},
-        "varbit": {"B'1'": "", "repeat('1', 9000)::varbit": "long_name"},
-    }  # fmt: skip
-    good = {"uuid": "gen_random_uuid()", "colour": "'red'", "bytea": "'x'", "json": "'1'", "jsonb": "'1'",
-            "text[]": "array['a', n::text]", "numeric[]": "array[n]", "varbit": "n::bit(8)::varbit",
-            "timestamp": "'2020-01-01'"}  # fmt: skip
-    plain = {"text", "varchar", "labels", "char(9000)"}
-    return [
-        Case(column=column, type=kind, values=values, good="" if kind in plain else good.get(kind, "n"))
-        for kind, values in found.items()
-    ]  # fmt: skip
-
-
-ENDS = {"-9223372036854775808": "", "9223372036854775807": "", "0": "", "-1": ""}
-TIMES = {
-    "'infinity'": "",
-    "'-infinity'": "",
-    "'294276-12-31'": "",
-    "'4714-11-24 BC'": "",
-    "'0001-01-01'": "",
-    "null": "",
-}
-CASES = [
-    Case(column="id", type="bigint", values=ENDS),
-    Case(column="id", type="key", values=ENDS),
-    Case(column="id", type="smallint", values={"-32768": "", "32767": "", "0": ""}),
-    Case(column="quality_score", type="real",
-         values={"'NaN'": "no_score", "null": "no_score", "'Infinity'": "", "'-Infinity'": "low_score",
-                 "1e-45": "low_score", "3e38": "", "69.99999": "low_score", "70": ""}),
-    Case(column="quality_score", type="double precision",
-         values={"1e-60": "low_score", "1e60": "", "-1e60": "low_score", "'NaN'": "no_score", "1e-320": "low_score",
-                 "1.7e308": "", "'Infinity'": "", "'-Infinity'": "low_score", "69.99999999999": "low_score"}),
-    Case(column="quality_score", type="numeric",
-         values={"1e400": "", "-1e400": "low_score", "1e-400": "low_score", "'NaN'": "no_score", "1e131071": "",
-                 "'Infinity'": "", "'-Infinity'": "low_score", "69.99999999999999999999": "low_score",
-                 "1e-16383": "low_score"}),
-    Case(column="quality_score", type="points", values={"1e400": "", "1e-400": "low_score", "null": "no_score"}),
-    Case(column="quality_score", type="bigint",
-         values={"9223372036854775807": "", "-9223372036854775808": "low_score", "70": "", "69": "low_score"}),
-    Case(column="quality_score", type="smallint", values={"32767": "", "-32768": "low_score", "null": "no_score"}),
-    *names("repository"),
-    *names("path"),
-    *names("language"),
-    Case(column="license", type="text", values={"repeat('x', 65536)": "", "repeat('x', 65537)": "long_name"}),
-    Case(column="metadata", type="jsonb",
-         values={f"to_jsonb({LONG})": "bad_metadata", "null": "", "'[]'": "", """'{"a": 1e400}'""": "",
-                 """'{"a": 1e9000}'""": "bad_metadata",
-                 "jsonb_build_object('a', repeat('x', 4000000))": "bad_metadata",
-                 "jsonb_build_object('a', repeat('x', 3999990))": "",
-                 "to_jsonb(array_fill(1, '{3000000}'))": "bad_metadata",
-                 "('[' || repeat('[', 900) || repeat(']', 900) || ']')::jsonb": ""}),
-    Case(column="metadata", type="json",
-         values={f"""('"' || {LONG} || '"')::json""": "bad_metadata", """'{"a": "\\u0000"}'""": "bad_metadata",
-                 "null": "", """'{"a": 1, "a": 2}'""": "", """'"\\ud800"'""": "bad_metadata"}),
-    *[Case(column="created_at", type=kind, values=values, time_zone=zone)
-      for zone in ("America/New_York", "Pacific/Kiritimati")
-      for kind, values in {"timestamptz": {**TIMES, "'294276-12-31'": ""}, "timestamp": TIMES,
-                           "date": {**TIMES, "'5874897-12-31'": ""}}.items()],
-    Case(column="content", type="varchar", values={"null": "no_content", "'x'": "too_short", LONG: "too_long"}),
-    Case(column="content", type="labels", values={"null": "no_content", "''": "too_short"}),
-    Case(column="content", type="char(5000)", values={"'x'": "too_short", "null": "no_content"}),
-]  # fmt: skip
 
 
 class Bench:
     """A table with one column of the case's type, and a stream that reads it."""
 
-    def __init__(self, pool: Pool, root: Path, case: Case) -> None:
+    def __init__(self, pool: Pool, root: Path, case: Case, table: str = "") -> None:
         self.pool, self.case = pool, case
-        table = f"files_{next(NUMBERS)}"
+        table = table or f"files_{next(NUMBERS)}"
         self.stream = f"s-{table}"
         self.settings = load_settings(
             PROJECT_RECIPES / "embedded.yaml",
@@ -173,28 +64,15 @@ class Bench:
         self.source: Source = check_source(pool, self.settings.source)
 
     def _insert(self, table: str) -> None:
-        case, columns = self.case, ", ".join(TYPES)
-        types = ", ".join(f"{name} {case.type if name == case.column else kind}" for name, kind in TYPES.items())
-        good = {**GOOD, case.column: case.good or GOOD.get(case.column, "")}
+        cases = {self.case.column: self.case}
         with self.pool.transaction() as cursor:
-            cursor.execute(f"create table {table} ({types})")
-            for n in range(GOOD_ROWS + len(case.values)):
-                number, values = n - GOOD_ROWS, {"id": str(n + 1), "content": "%(content)s", **good}
-                if case.column in ("id", "content"):
-                    values[case.column] = str(n + 1) if case.column == "id" else "%(content)s"
-                if number >= 0:
-                    values[case.column] = list(case.values)[number]
-                    self.ids[n + 1] = list(case.values)[number]
-                wanted = ", ".join(
-                    f"{f'({values[name]})' if values[name] != 'null' else 'null'}"
-                    f"{'::' + case.type if name == case.column and not values[name].startswith('%') else ''}"
-                    for name in TYPES
-                )
-                statement = f"insert into {table} ({columns}) select {wanted} from (values ({n})) as v (n) returning id"
-                cursor.execute(statement, {"content": code(n, 4)})
+            cursor.execute(create_table(table, {self.case.column: self.case.type}))
+            for n, value in enumerate([None] * GOOD_ROWS + list(self.case.values), 1):
+                odd = {} if value is None else {self.case.column: value}
+                cursor.execute(insert_row(table, n, cases, odd), {"content": code(n, 4)})
                 row = cursor.fetchone()
-                if number >= 0 and row is not None:
-                    self.ids[row[0]] = self.ids.pop(n + 1)
+                if value is not None and row is not None:
+                    self.ids[row[0]] = value
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +93,15 @@ def test_one_row_never_stops_the_others(postgres: str, tmp_path: Path, case: Cas
     try:
         bench = Bench(pool, tmp_path, case)
         check(bench)
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("table", ["files", "asked", "found", "columns", "h", "s"])
+def test_a_source_may_have_a_name_that_statements_use(postgres: str, tmp_path: Path, table: str) -> None:
+    pool = Pool(postgres)
+    try:
+        check(Bench(pool, tmp_path, Case(column="id", type="bigint", values={}), table))
     finally:
         pool.close()
 
