@@ -1,5 +1,6 @@
 """The rows of the fault suite, by number."""
 
+import announced
 import columns
 import control_tokens
 import damage
@@ -30,6 +31,7 @@ MODULES = (
     machine,
     soak,
     columns,
+    announced,
     mutants,
 )
 ROWS: dict[int, Row] = {number: row for module in MODULES for number, row in module.ROWS.items()}
