@@ -9,7 +9,7 @@ TYPES = {
     "id": "bigint", "repository": "text", "path": "text", "language": "text", "content": "text",
     "quality_score": "real", "license": "text", "metadata": "jsonb", "created_at": "timestamptz",
 }  # fmt: skip
-GOOD = {"repository": "'r'", "path": "'src/' || n || '.py'", "language": "'python'", "quality_score": "90",
+GOOD = {"repository": "'r' || n", "path": "'src/' || n || '.py'", "language": "'python'", "quality_score": "90",
         "license": "'MIT'", "metadata": "'{}'", "created_at": "now()"}  # fmt: skip
 """What a good row has, as SQL."""
 MADE = "create type colour as enum ('red', 'blue'); create domain key as bigint; create domain label as text;" \
@@ -56,9 +56,11 @@ def names(column: str) -> list[Case]:
         "timestamp": {"'infinity'": "", "'294276-12-31'": "", "'4713-01-01 BC'": ""},
         "varbit": {"B'1'": "", "repeat('1', 9000)::varbit": "long_name"},
     }  # fmt: skip
-    good = {"uuid": "gen_random_uuid()", "colour": "'red'", "bytea": "'x'", "json": "'1'", "jsonb": "'1'",
+    good = {"uuid": "gen_random_uuid()", "colour": "'red'", "bytea": "convert_to(n::text, 'UTF8')",
+            "json": "to_json(n)",
+            "jsonb": "to_jsonb(n)",
             "text[]": "array['a', n::text]", "numeric[]": "array[n]", "varbit": "n::bit(8)::varbit",
-            "timestamp": "'2020-01-01'"}  # fmt: skip
+            "timestamp": "timestamp '2020-01-01' + n * interval '1 s'"}  # fmt: skip
     plain = {"text", "varchar", "labels", "char(9000)"}
     return [
         Case(column=column, type=kind, values=values, good="" if kind in plain else good.get(kind, "n"))
