@@ -10,9 +10,9 @@ from typing import Any
 from psycopg2 import extensions
 
 from db.errors import StreamMismatch
-from db.files import CHANNEL
 from db.pool import Pool
 from db.statements import QUERIES, as_json
+from db.table import CHANNEL
 
 
 @dataclass(frozen=True, kw_only=True)

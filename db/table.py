@@ -12,6 +12,8 @@ from db.columns import ColumnType, expressions, type_problem
 from db.errors import Misconfigured
 from db.statements import QUERIES
 
+CHANNEL = "codelupe_files"
+"""The channel on which the database notifies listeners of new files, and of requests for a run."""
 NEEDED = ("id", "content", "language", "quality_score")
 OPTIONAL = {
     "repository": "text",

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 from db import chunks, runs, streams
 from db.errors import DatabaseError, LeaseLost, Unavailable
-from db.files import CHANNEL
 from db.lease import Lease
 from db.pool import Pool
+from db.table import CHANNEL
 from service.admission.reasons import wrong_setting
 from service.cycle.claim import NothingToHoldOut, WrongSetting, claim_run, log_claim
 from service.cycle.judging import evidence_of, log_verdict, to_examine

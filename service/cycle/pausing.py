@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 from db import adapters, streams
-from db.files import CHANNEL
 from db.pool import Pool
+from db.table import CHANNEL
 from service.cycle.leadership import Leadership
 from service.cycle.upkeep import Pause, Upkeep
 from service.logs import event as log
