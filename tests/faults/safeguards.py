@@ -971,8 +971,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a score is read as text": Mutant(
         file="db/queries/source.sql",
-        old="{quality_score}::text,\n       h.file_id is not null, coalesce",
-        new="{quality_score}::double precision,\n       h.file_id is not null, coalesce",
+        old="{quality_score}::text,\n       exists (select from codelupe.held_out h where",
+        new="{quality_score}::double precision,\n       exists (select from codelupe.held_out h where",
         caught_by=_test("tests/postgres/test_columns.py", "quality_score"),
     ),
     "no threshold is out of range": Mutant(
@@ -1014,9 +1014,8 @@ MUTANTS: dict[str, Mutant] = {
     # --- what is said -------------------------------------------------------------------------------------------------
     "a verdict is told after it is settled": Mutant(
         file="service/cycle/daemon.py",
-        old="        settled = self._settling.settle(self._run_id, self._judged, dict(evidence.report), outcomes)\n",
-        new="        settled = self._judged\n        self._announce(settled)\n"
-        "        settled = self._settling.settle(self._run_id, settled, dict(evidence.report), outcomes)\n",
+        old="        self._judged = verdict\n",
+        new="        self._announce(verdict)\n",
         caught_by=_test("tests/postgres/test_pauses.py", "cannot_be_settled"),
     ),
     "a verdict whose COMMIT got no answer is told": Mutant(
