@@ -94,7 +94,7 @@ def test_space_ends_a_pause_for_space(world: World, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_request_wakes_a_service_that_waits(world: World) -> None:
-    world.settings = replace(world.settings, min_new_files=100)
+    world.settings = replace(world.settings, min_new_files=100, check_interval_seconds=20.0)
     world.insert(5)
     daemon = world.daemon()
     daemon._starting()
