@@ -21,7 +21,7 @@ from db.chunks import GREATEST_ID, LEAST_ID
 from db.errors import DatabaseError, Misconfigured
 from db.lease import Lease, fence
 from db.pool import Pool
-from db.rows import BadMetadata, HeldOutPlace, HeldOutRow, SourceRow, digest, source_row
+from db.rows import BadMetadata, HeldOutPlace, HeldOutRow, LongName, SourceRow, digest, source_row
 from db.statements import QUERIES, as_json
 from db.suspects import excluded_suspects
 from db.table import Eligibility, Source, resolved
@@ -128,8 +128,8 @@ class Claim:
         """Yield up to `limit` eligible rows that no run has. Rows are read as they are used.
 
         A row for which `admit` returns False stays pending and does not count towards `limit`. This method rejects rows
-        that are not UTF-8 as `not_utf8` (a SQL_ASCII database can contain any bytes), and rows with unusable metadata
-        as `bad_metadata`. Rejected rows count towards `limit`.
+        that are not UTF-8 as `not_utf8` (a SQL_ASCII database can contain any bytes), rows with a name that is too long
+        as `long_name`, and rows with unusable metadata as `bad_metadata`. Rejected rows count towards `limit`.
 
         Raises:
             Misconfigured: an id occurs twice. If the source is a view, it must give each row its own id.
@@ -292,6 +292,8 @@ class Claim:
             return source_row(record)
         except UnicodeDecodeError:
             self._reject(file_id, held_out, digest(content), "not_utf8", mark)
+        except LongName:
+            self._reject(file_id, held_out, digest(content), "long_name", mark)
         except BadMetadata:
             self._reject(file_id, held_out, digest(content), "bad_metadata", mark)
         return None

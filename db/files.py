@@ -14,13 +14,11 @@ from psycopg2 import extensions
 
 from db.pool import Pool
 from db.statements import QUERIES
-from db.table import Source
+from db.table import CHANNEL, Source
 
 INSERT_ROWS = 1000
 INSERT_CHARS = 8_000_000
 """A batch is written when its text exceeds this size, so that thousands of large files are never in memory at once."""
-CHANNEL = "codelupe_files"
-"""The channel on which the database notifies listeners of new files."""
 
 _ESCAPES = (("\\", r"\\"), ("\n", r"\n"), ("\r", r"\r"), ("\t", r"\t"))
 

@@ -100,9 +100,8 @@ class Fingerprints:
         self._claim.cursor.execute(QUERIES["fingerprints_incomplete"], ours)
         runs = [run_id for (run_id,) in self._claim.cursor.fetchall()]
         statement = self._claim.source.statement("fingerprints_missing")
-        for file_id, version, content, metadata, sha256 in self._claim.stream(
-            "missing", statement, {**ours, "runs": runs}
-        ):
+        parameters = {**ours, "runs": runs, "max_chars": self._claim.eligibility.max_chars}
+        for file_id, version, content, metadata, sha256 in self._claim.stream("missing", statement, parameters):
             if sha256 is not None and digest(content) != sha256:
                 continue
             try:

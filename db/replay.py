@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from db.claim import BATCH_ROWS, Claim
-from db.rows import BadMetadata, SourceRow, source_row
+from db.rows import BadMetadata, LongName, SourceRow, source_row
 from db.statements import QUERIES
 
 
@@ -38,5 +38,5 @@ def earlier_trained(claim: Claim, seed: str, most: int) -> Iterator[tuple[Source
 def _decoded(record: Sequence[Any] | None) -> SourceRow | None:
     try:
         return None if record is None else source_row(record)
-    except (UnicodeDecodeError, BadMetadata):  # its producer changed it
+    except (UnicodeDecodeError, LongName, BadMetadata):  # its producer changed it
         return None

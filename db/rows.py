@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_METADATA_BYTES = 4_000_000
+"""Longer metadata is not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +69,27 @@ class BadMetadata(Exception):
     """The metadata of a row cannot be used: it is too large, nested too deeply, or cannot be stored as jsonb."""
 
 
+class LongName(Exception):
+    """The repository, path, language or license of a row is too long. The statement has not read it."""
+
+
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """Matches the escape of a NUL character. A json column can contain it, but the jsonb column of `held_out` cannot."""
 
 
 def text_of(value: Any) -> str | None:
-    return None if value is None else bytes(value).decode()
+    """Decode a name.
+
+    Raises:
+        LongName: it is too long.
+        UnicodeDecodeError: the bytes are not UTF-8.
+    """
+    if value is None:
+        return None
+    found = bytes(value)
+    if found == b"\0":
+        raise LongName
+    return found.decode()
 
 
 def metadata_object(value: Any) -> Mapping[str, Any]:
@@ -85,9 +101,7 @@ def metadata_object(value: Any) -> Mapping[str, Any]:
     """
     if value is None:
         return {}
-    if len(value) > MAX_METADATA_BYTES:
-        raise BadMetadata
-    text = bytes(value).decode()
+    text = bytes(value).decode()  # empty if there are more than MAX_METADATA_BYTES
     try:
         found = json.loads(text)
         json.dumps(found, allow_nan=False, ensure_ascii=False).encode()  # Python reads 1e999 as infinity
@@ -103,6 +117,7 @@ def source_row(record: Sequence[Any]) -> SourceRow:
 
     Raises:
         UnicodeDecodeError: a text is not UTF-8.
+        LongName: a name is too long.
         BadMetadata: the metadata cannot be used.
     """
     file_id, repository, path, language, content, score, held_out, attempts, license, metadata = record[:10]
@@ -114,7 +129,7 @@ def source_row(record: Sequence[Any]) -> SourceRow:
         language=(text_of(language) or "text").strip().lower() or "text",
         content=bytes(content).decode(),
         sha256=digest(content),
-        quality_score=score,
+        quality_score=float(score),  # as text: a numeric can be beyond double precision
         held_out=held_out,
         attempts=attempts,
         license=text_of(license),

@@ -30,6 +30,8 @@ its text would not be kept."""
 NO_SETTINGS: Mapping[str, str] = {}
 BATCH_ROWS = 1000
 PROBLEMS_SHOWN = 10
+BIGINT = "cast(%s as bigint)"
+"""Not `%s::bigint`: Postgres reads `-9223372036854775808::bigint` as the negative of a number that is out of range."""
 
 
 class Settled(Protocol):
@@ -217,22 +219,22 @@ class _Settlement:
     def write(self, cursor: extensions.cursor, stream: str, *, backoff_seconds: float = 0.0) -> None:
         run_id = self.run_id
         _update(
-            cursor, "run_rows_settle", "(%s, %s::bigint, %s, %s::bigint)",
+            cursor, "run_rows_settle", f"(%s, {BIGINT}, %s, {BIGINT})",
             [(run_id, file_id, outcome, tokens) for file_id, outcome, tokens in self.run_rows],
         )  # fmt: skip
         _update(
-            cursor, "ledger_settle", "(%s, %s::bigint, %s::bigint, %s, %s::text, %s::text)",
+            cursor, "ledger_settle", f"(%s, {BIGINT}, {BIGINT}, %s, %s::text, %s::text)",
             [
                 (stream, file_id, run_id, disposition, reason, self.settings.get(reason or ""))
                 for file_id, disposition, reason in self.settled
             ],
         )  # fmt: skip
         _update(
-            cursor, "ledger_retry", "(%s, %s::bigint, %s::bigint, %s::double precision)",
+            cursor, "ledger_retry", f"(%s, {BIGINT}, {BIGINT}, %s::double precision)",
             [(stream, file_id, run_id, backoff_seconds) for file_id in self.retried],
         )  # fmt: skip
         _update(
-            cursor, "ledger_no_gain", "(%s, %s::bigint, %s::bigint)",
+            cursor, "ledger_no_gain", f"(%s, {BIGINT}, {BIGINT})",
             [(stream, file_id, run_id) for file_id in self.no_gain],
         )  # fmt: skip
 

@@ -12,6 +12,7 @@ from psycopg2 import extensions
 from db.errors import StreamMismatch
 from db.pool import Pool
 from db.statements import QUERIES, as_json
+from db.table import CHANNEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +57,10 @@ def get(pool: Pool, stream: str) -> Binding | None:
 
 
 def request_training(pool: Pool, stream: str) -> None:
-    """Ask for a run as soon as possible, whatever the minimum of new files."""
+    """Ask for a run as soon as possible, whatever the minimum of new files. A waiting service notices it at once."""
     with pool.transaction() as cursor:
         cursor.execute(QUERIES["training_request"], {"stream": stream})
+        cursor.execute(QUERIES["files_notify"], {"channel": CHANNEL})
 
 
 def training_requested(pool: Pool, stream: str) -> datetime | None:

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field, replace
 
 from psycopg2 import extensions, sql
 
+from db.columns import ColumnType, expressions, type_problem
 from db.errors import Misconfigured
 from db.statements import QUERIES
 
+CHANNEL = "codelupe_files"
+"""The channel on which the database notifies listeners of new files, and of requests for a run."""
 NEEDED = ("id", "content", "language", "quality_score")
 OPTIONAL = {
     "repository": "text",
@@ -37,6 +40,8 @@ class Source:
     """Optional columns that the table does not have; None until `check_source` has looked."""
     has_xmin: bool = False
     """Whether rows have Postgres' own `xmin`, which changes with every write. A view's rows have none."""
+    types: Mapping[str, ColumnType] = field(default_factory=dict)
+    """The types of the table's columns, by ours; those of `code_files` until `check_source` has looked."""
 
     @classmethod
     def parse(cls, table: str, columns: str) -> Source:
@@ -108,20 +113,12 @@ class Source:
 
     def statement(self, name: str) -> sql.Composed:
         """A statement of queries/ with this source's names; execute it with a mapping, if an empty one."""
-        values = {ours: self.expression(ours) for ours in (*NEEDED, *OPTIONAL)}
-        as_bytes = {
-            f"{ours}_bytes": sql.SQL(QUERIES["text_bytes"]).format(value=values[ours])
-            for ours in ("repository", "path", "language", "content", "license", "metadata")
-        }
+        columns = {ours: self.expression(ours) for ours in (*NEEDED, *OPTIONAL)}
+        values = expressions(columns, self.types)
         ineligible = sql.SQL(QUERIES["ineligible_reason"]).format(**values)
         settled = sql.SQL(QUERIES["text_bytes"]).format(value=sql.Identifier("s", "content"))
         return sql.SQL(QUERIES[name]).format(
-            table=self._escaped(),
-            ineligible=ineligible,
-            mark=self.mark(),
-            settled_bytes=settled,
-            **values,
-            **as_bytes,
+            table=self._escaped(), ineligible=ineligible, mark=self.mark(), settled_bytes=settled, **values
         )
 
 
@@ -130,7 +127,7 @@ class Eligibility:
     """Which rows may be trained on."""
 
     quality_threshold: float
-    """The least quality score; compared in single precision, as the scores are stored."""
+    """The least quality score; a `real` score is compared in single precision, as it is stored."""
     min_chars: int
     max_chars: int
     """Both lengths are allowed."""
@@ -146,7 +143,7 @@ def resolved(cursor: extensions.cursor, source: Source) -> Source:
         return source
     table = {"table": source.identifier().as_string(cursor)}
     cursor.execute(QUERIES["source_columns"], table)
-    found = {name: (type_name, category) for name, type_name, category in cursor.fetchall()}
+    found = {name: ColumnType(type_name, category) for name, type_name, category in cursor.fetchall()}
     if not found:
         raise Misconfigured(_missing_table(cursor, source))
     problems = list(_column_problems(source, found))
@@ -157,34 +154,24 @@ def resolved(cursor: extensions.cursor, source: Source) -> Source:
             f"It has the columns {listed}; correct SOURCE_COLUMNS (ours=theirs)"
         )
     cursor.execute(QUERIES["source_has_xmin"], table)
+    theirs = {ours: source.column(ours) for ours in (*NEEDED, *OPTIONAL)}
     return replace(
         source,
-        absent=frozenset(ours for ours in OPTIONAL if source.column(ours) not in found),
+        absent=frozenset(ours for ours, name in theirs.items() if name not in found),
         has_xmin=cursor.fetchone() == (True,),
+        types={ours: found[name] for ours, name in theirs.items() if name in found},
     )
 
 
-def _column_problems(source: Source, found: Mapping[str, tuple[str, str]]) -> list[str]:
+def _column_problems(source: Source, found: Mapping[str, ColumnType]) -> list[str]:
     problems = []
     for ours in (*NEEDED, *OPTIONAL):
         theirs = source.column(ours)
-        if theirs not in found:
-            if ours in NEEDED or ours in source.columns:
-                problems.append(f"the column {theirs} (for {ours}) is missing")
-            continue
-        type_name, category = found[theirs]
-        match ours:
-            case "id" if type_name not in ("int2", "int4", "int8"):
-                problems.append(f"the column {theirs} (for id) must be an integer type, not {type_name}")
-            case "content" if category != "S":
-                problems.append(f"the column {theirs} (for content) must be text, not {type_name}")
-            case "quality_score" if category != "N":
-                problems.append(f"the column {theirs} (for quality_score) must be a number, not {type_name}")
-            case "metadata" if type_name not in ("jsonb", "json"):
-                problems.append(f"the column {theirs} (for metadata) must be jsonb or json, not {type_name}")
-            case "created_at" if type_name not in ("timestamptz", "timestamp", "date"):
-                problems.append(f"the column {theirs} (for created_at) must be a time, not {type_name}")
-    return problems
+        if theirs in found:
+            problems.append(type_problem(ours, theirs, found[theirs]))
+        elif ours in NEEDED or ours in source.columns:
+            problems.append(f"the column {theirs} (for {ours}) is missing")
+    return [problem for problem in problems if problem is not None]
 
 
 def _missing_table(cursor: extensions.cursor, source: Source) -> str:

@@ -23,7 +23,7 @@ from service.cycle.stop_signals import stop_signals
 from service.cycle.trainer_commands import prepare_base, with_absolute_folder
 from service.cycle.watchdog import watched
 from service.database import get_ready, open_pool, shown_url
-from service.errors import PreconditionError, UsageError
+from service.errors import PreconditionError, ServiceError, UsageError
 from service.gate.judge import Verdict
 from service.intake import demo
 from service.logs import PrintProgress
@@ -48,6 +48,7 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, show: PrintProgress
     Raises:
         PreconditionError: folder, port, database, base model or a benchmark is not available.
         UsageError: the recipe does not fit its base model.
+        ServiceError: with `once`, there is no verdict, because something must be put right first.
     """
     hygiene = settings.recipe.hygiene
     Benchmarks(hygiene.benchmarks, hygiene.benchmark_gram_words)  # fails now for an unreadable file, not at a claim
@@ -85,6 +86,8 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, show: PrintProgress
             daemon.run()
         show("stopping", "")
         stop.set()
+        if once and daemon.verdict is None and daemon.problem is not None:
+            raise ServiceError(f"no verdict: {daemon.problem}")
         return daemon.verdict
 
 

@@ -15,7 +15,7 @@ select {id} from {table} s where {id} between %(first_id)s and %(last_id)s order
 -- delay can be claimed. The join repeats the id range for the ledger, because the planner does not infer it.
 select case when l.disposition <> 'returned' then 'changed' else coalesce({ineligible}, '') end,
        count(*) filter (where not rests),
-       min({created_at}::timestamptz) filter (where not rests and isfinite({created_at}::timestamptz))::text,
+       min({created}) filter (where not rests)::text,
        min(not_before) filter (where rests)::text
 from {table} s
 left join codelupe.ledger l

@@ -32,8 +32,9 @@ select run_id from codelupe.runs where stream = %(stream)s and not remembered an
 -- name: fingerprints_missing
 -- Select files without a fingerprint, with text and metadata as bytes. These are the trained, learning and held-out files
 -- of the given runs, and returned files that are held out. The stored held-out text is preferred to the text in the
--- source, which counts only if it is still the one that was settled.
-with files as (
+-- source, which counts only if it is still the one that was settled. A text that has become too long is not read.
+-- The name of the subquery must not be that of a source.
+with codelupe_wanted as (
     select l.file_id, l.version, l.run_id from codelupe.ledger l
     where l.stream = %(stream)s and l.run_id = any(%(runs)s::bigint[])
       and l.disposition in ('trained', 'learning', 'held_out')
@@ -44,12 +45,12 @@ with files as (
 select l.file_id, l.version, coalesce(convert_to(h.content, 'UTF8'), {content_bytes}),
        coalesce(convert_to(h.metadata::text, 'UTF8'), {metadata_bytes}),
        case when h.file_id is null then w.content_sha256 end
-from files l
+from codelupe_wanted l
 left join codelupe.run_rows w on w.run_id = l.run_id and w.file_id = l.file_id
 left join codelupe.fingerprints f on f.stream = %(stream)s and f.file_id = l.file_id and f.version = l.version
 left join codelupe.held_out h on h.stream = %(stream)s and h.file_id = l.file_id and h.version = l.version
 left join {table} s on {id} = l.file_id
-where f.file_id is null and (h.content is not null or {content} is not null);
+where f.file_id is null and (h.content is not null or octet_length({content}) <= 4 * %(max_chars)s::bigint);
 
 -- name: fingerprints_complete
 -- Mark every run of the stream as complete, the run of this claim included.

@@ -8,8 +8,11 @@ where r.stream = %(stream)s and w.file_id = %(file_id)s;
 
 -- name: rows_by_path
 -- Find rows by path, or by repository/path, in the source and in the held-out files. A held-out file is found even if
--- its source row was deleted.
-select {id} from {table} s where {path} = %(path)s or {repository} || '/' || {path} = %(path)s
+-- its source row was deleted. The lengths are compared first, so that long names are not read.
+select {id} from {table} s
+where {path_text} = %(path)s
+   or case when octet_length({repository_text}) + octet_length({path_text}) = octet_length(%(path)s::text) - 1
+           then {repository_text} || '/' || {path_text} = %(path)s end
 union select file_id from codelupe.held_out
 where stream = %(stream)s and (path = %(path)s or repository || '/' || path = %(path)s);
 

@@ -40,7 +40,9 @@ def _loss(adapter: adapter_table.Adapter, name: str) -> str:
 
 
 def rollback(
-    version: Annotated[int, typer.Argument(help="Version to make current again (see `codelupe adapters`).")],
+    version: Annotated[
+        int, typer.Argument(help="Version to make current again (see `codelupe adapters`).", min=1, max=2**63 - 1)
+    ],
     recipe: RecipeOption = None,
 ) -> None:
     """Make an earlier adapter current. A running service follows at its next poll."""

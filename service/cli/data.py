@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +15,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
 from db import chunks, streams
+from db import lease as leases
+from db import runs as run_table
+from db.errors import DatabaseError
+from db.pool import Pool
 from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for
 from service.cli.preview import preview
 from service.cycle.trainer_commands import show_samples
 from service.database import database
-from service.errors import UsageError
+from service.errors import PreconditionError, UsageError
 from service.intake.drop import Summary, drop_paths
 from service.intake.history import MAX_COMMITS
 from service.intake.hub import SCHEME
@@ -58,23 +63,61 @@ def drop(
         raise UsageError(
             f"drop writes to code_files only, but SOURCE_TABLE is {settings.source.name}. Insert the rows yourself"
         )
+    summary = Summary()
     with database(settings) as pool:
-        with _drop_progress() as on_progress:
-            summary = drop_paths(
-                pool,
-                sources,
-                Given(score=score, repository=repository, phase=phase),
-                history_commits=commits if history else 0,
-                token=settings.trainer_secrets.get("HF_TOKEN"),
-                on_progress=on_progress,
-            )
-        if train_now:
-            streams.request_training(pool, settings.recipe.stream)
-        pending = chunks.count(pool, settings.source, settings.eligibility, settings.recipe.stream)
+        try:
+            with _drop_progress() as on_progress:
+                drop_paths(
+                    pool,
+                    sources,
+                    Given(score=score, repository=repository, phase=phase),
+                    summary,
+                    history_commits=commits if history else 0,
+                    token=settings.trainer_secrets.get("HF_TOKEN"),
+                    on_progress=on_progress,
+                )
+            if train_now:
+                streams.request_training(pool, settings.recipe.stream)
+            waiting = _look(pool, settings)
+        except DatabaseError as error:
+            raise PreconditionError(f"{error}. {_so_far(summary)}") from error
     if as_json:
-        print_json({"inserted": summary.inserted, "passed_over": summary.skipped, "pending": pending})
+        service = waiting.holder is not None
+        print_json(
+            {
+                "inserted": summary.inserted,
+                "passed_over": summary.skipped,
+                "pending": waiting.rows,
+                "service_running": service,
+            }
+        )
         return
-    _print_dropped(summary, pending, settings, train_now)
+    _print_dropped(summary, waiting, settings, train_now)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Waiting:
+    """What waits for a run, and who would start it."""
+
+    rows: int
+    holder: str | None
+    """The service that has the stream."""
+    live: run_table.Run | None
+
+
+def _look(pool: Pool, settings: Settings) -> _Waiting:
+    stream = settings.recipe.stream
+    held = leases.holder(pool, stream)
+    return _Waiting(
+        rows=chunks.count(pool, settings.source, settings.eligibility, stream),
+        holder=held[0] if held else None,
+        live=run_table.live(pool, stream),
+    )
+
+
+def _so_far(summary: Summary) -> str:
+    """What was committed before an error. The batch of the error may have been committed too."""
+    return f"At least {summary.inserted} rows were inserted before. Repeat the command: it skips rows that are there"
 
 
 @contextmanager
@@ -94,14 +137,28 @@ def _drop_progress() -> Iterator[Callable[[Summary], None]]:
         yield show
 
 
-def _print_dropped(summary: Summary, pending: int, settings: Settings, train_now: bool) -> None:
+def _print_dropped(summary: Summary, waiting: _Waiting, settings: Settings, train_now: bool) -> None:
     out.print(f"{summary.inserted} rows inserted, {summary.skipped.total()} files skipped")
     if summary.skipped:
         print_table("skipped", ["reason", "files"], [[why, count] for why, count in summary.skipped.most_common()])
-    if pending >= settings.min_new_files or train_now:
-        out.print(f"{pending} rows pending. A running service starts a run at its next poll")
-    else:
-        out.print(f"{pending} rows pending. A run starts at {settings.min_new_files}, or with --train-now")
+    out.print(f"{waiting.rows} rows pending. {_next(waiting, settings, train_now)}")
+
+
+def _next(waiting: _Waiting, settings: Settings, train_now: bool) -> str:
+    """What happens next. A service may pause, which the database does not tell."""
+    enough = waiting.rows >= settings.min_new_files or (train_now and waiting.rows > 0)
+    if waiting.holder is None:
+        when = "" if enough else f" A run starts at {settings.min_new_files} rows, or with --train-now"
+        return f"No service is running. Start it with `codelupe up`.{when}"
+    if not enough:
+        return (
+            "A run starts as soon as there is one"
+            if train_now
+            else (f"A run starts at {settings.min_new_files}, or with --train-now")
+        )
+    if waiting.live is not None:
+        return f"A run starts after run {waiting.live.run_id}, which is {waiting.live.state}"
+    return "The service starts a run at its next poll, or after its pause if it is paused (see /health)"
 
 
 def samples(

@@ -19,7 +19,9 @@ from service.publish.evidence import disk_problems
 from service.publish.folders import sync_pointer
 from service.settings.home import Home
 
-FileArgument = Annotated[str | None, typer.Argument(help="Row id, or path, optionally as repository/path.")]
+FileArgument = Annotated[
+    str | None, typer.Argument(help="Row id (-- before a negative one), or path, optionally as repository/path.")
+]
 HashOption = Annotated[str | None, typer.Option("--sha256", help="SHA-256 of the text, instead of a file.")]
 
 

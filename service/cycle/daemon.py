@@ -7,21 +7,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 
-from db import adapters, chunks, runs, streams
+from db import chunks, runs, streams
 from db.errors import DatabaseError, LeaseLost, Unavailable
-from db.files import CHANNEL
 from db.lease import Lease
 from db.pool import Pool
+from db.table import CHANNEL
 from service.admission.reasons import wrong_setting
 from service.cycle.claim import NothingToHoldOut, WrongSetting, claim_run, log_claim
 from service.cycle.judging import evidence_of, log_verdict, to_examine
 from service.cycle.leadership import RENEW_SECONDS, Leadership
 from service.cycle.memory import return_freed_memory
+from service.cycle.pausing import REQUESTED, Pausing
 from service.cycle.settle import Settling
-from service.cycle.states import may_follow
-from service.cycle.supervise import Supervisor
+from service.cycle.states import TOLD_BY_EVENTS, WRITING, may_follow
+from service.cycle.supervise import FINAL_CODES, STEP_FAILED_CODES, Supervisor
 from service.cycle.upkeep import Pause, Upkeep
 from service.errors import PreconditionError
 from service.gate.judge import Verdict, judge
@@ -39,21 +39,10 @@ DATABASE_PAUSE_SECONDS, LONGEST_DATABASE_PAUSE_SECONDS = 2.0, 10.0
 """Wait before the next try when the database does not answer. Doubles each time."""
 MAX_CRASHES = 3
 """A run is given up after this many crashes of its trainer."""
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 3600.0
 LISTEN_SECONDS = 0.5
 """How long one wait for a notification lasts. In between, the daemon checks whether it should stop."""
-CONFIRM_SECONDS = 60.0
-"""Counts older than this are renewed before they start a run."""
 GATHERING_SECONDS = 1.0
 """New files arrive in batches, so one poll covers a second of them."""
-TOLD_BY_EVENTS = (State.STANDBY, State.CLAIMING, State.TRAINING, State.JUDGING, State.PAUSED)
-"""Entering one of these states logs an event of its own (Standby, Claimed, Training process, Verdict, Paused)."""
-WRITING = (State.CLAIMING, State.TRAINING, State.JUDGING)
-"""States that write. If the connection is lost, a COMMIT may have arrived, so the daemon starts afresh."""
-STEP_FAILED_CODES = (3, 4)
-"""Exit codes of the trainer that a single row can cause."""
-FINAL_CODES = (2, *STEP_FAILED_CODES)
-"""Exit codes after which another start of the same run would end the same way."""
 
 
 class Daemon:
@@ -78,11 +67,13 @@ class Daemon:
         self._leadership = Leadership(pool, recipe.stream, home.instance())
         self._supervisor = Supervisor(settings, pool, board, self._leadership, self.upkeep, stop)
         self._settling = Settling(settings, home, pool, self._leadership, self.upkeep, self._beat_and_renew)
+        self._pausing = Pausing(pool, board, self._leadership, self.upkeep)
         self._run_id = 0
         self._crashes = 0
-        self._pauses = 0
         self._reject_all = False
         """Whether somebody asked for a run although nearly all rows are rejected because of one setting."""
+        self._judged: Verdict | None = None
+        """The verdict that is being settled."""
         self._handlers: dict[State, Callable[[], State]] = {
             State.STARTING: self._starting,
             State.STANDBY: self._standby,
@@ -96,6 +87,11 @@ class Daemon:
     @property
     def lease(self) -> Lease:
         return self._leadership.lease
+
+    @property
+    def problem(self) -> str | None:
+        """Why the service paused last; None if it never did."""
+        return self._pausing.problem
 
     def run(self) -> None:
         """Go from state to state until stopped."""
@@ -147,6 +143,7 @@ class Daemon:
         self.upkeep.refresh()
         self.upkeep.poll(self.lease)
         run = runs.live(self.pool, stream)
+        self._recall_verdict()
         if run is None:
             self.upkeep.check_current()
             return State.WAITING
@@ -178,28 +175,14 @@ class Daemon:
         self._leadership.renew()
         self.upkeep.derive_pointer()
         with self.pool.listening(CHANNEL) as notified:  # before the poll, so that later files are noticed
-            found = self._count_pending()
+            found = self.upkeep.count_pending(self.lease, self.stop, self._beat_and_renew)
             requested = found.rows > 0 and streams.training_requested(self.pool, self.recipe.stream) is not None
             if found.rows >= self.settings.min_new_files or requested:
+                self._pausing.rows = found.rows
                 self.upkeep.check_disk()
                 return State.CLAIMING
             self._sleep_until(notified, self.settings.check_interval_seconds)
         return State.WAITING
-
-    def _count_pending(self) -> chunks.Pending:
-        """Count the newest rows and every range that was never counted. If that is enough for a run, renew old counts.
-        Stops early at as many rows as a run can have."""
-        found = self.upkeep.poll(self.lease)
-        most = max(self.settings.max_dataset_size, self.settings.min_new_files)
-        counted_before = found.at - timedelta(seconds=CONFIRM_SECONDS)
-        while found.rows < most and not self.stop.is_set():
-            enough = found.rows >= self.settings.min_new_files
-            swept = self.upkeep.sweep(self.lease, urgent=True, confirm=counted_before if enough else None)
-            if swept is None:
-                break
-            found = swept
-            self._beat_and_renew()
-        return found
 
     def _claiming(self) -> State:
         self.upkeep.check_current()
@@ -242,12 +225,13 @@ class Daemon:
                 return self._trainer_ended(ending.code, ending.failure)
         runs.advance(self.pool, self.lease, self._run_id, "judging")
         self.board.clear("trainer")
-        self._crashes = self._pauses = 0
+        self._crashes = self._pausing.count = 0
         return State.JUDGING
 
     def _judging(self) -> State:
         directory = self.home.run(self._run_id)
         if self._run().ended_at is not None:  # the answer to an earlier COMMIT was lost
+            self._recall_verdict()
             self._settling.tidy(self._run_id)
             return State.WAITING
         if to_examine(directory, self.recipe):
@@ -260,18 +244,30 @@ class Daemon:
             evidence = evidence_of(directory, self.recipe, run_id=self._run_id, beat=self._beat_and_renew)
             outcomes = list(read_outcomes(directory.rows_outcome))
             recipe = load_recipe(directory.recipe)
-            self.verdict = judge(evidence)
+            verdict = judge(evidence)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RunDirectoryError) as error:
             return self._give_up(f"the report of run {self._run_id} cannot be read: {error!r}")
         if problem := self._wrong_setting(outcomes, recipe):
             self._settling.give_back(self._run_id, "returned", problem)
             self._settling.tidy(self._run_id)
             raise Pause("settings", problem)
-        log_verdict(self._run_id, self.verdict)
-        self.verdict = self._settling.settle(self._run_id, self.verdict, dict(evidence.report), outcomes, recipe)
-        self.board.update(last_verdict=self.verdict.as_record())
+        self._judged = verdict
+        settled = self._settling.settle(self._run_id, verdict, dict(evidence.report), outcomes, recipe)
+        self._announce(settled)
         self._settling.tidy(self._run_id)
         return State.WAITING
+
+    def _announce(self, settled: Verdict) -> None:
+        """Tell a verdict. Before it is in the database, it is none."""
+        self.verdict, self._judged = settled, None
+        log_verdict(self._run_id, settled)
+        self.board.update(last_verdict=settled.as_record())
+
+    def _recall_verdict(self) -> None:
+        """Tell the verdict whose COMMIT got no answer, if the database has it."""
+        if self._judged is not None and (run := self._run()).ended_at is not None:
+            kept = run.state not in ("returned", "failed")
+            self._announce(self._judged if kept else self._judged.not_published(run.reason or run.state))
 
     def _wrong_setting(self, outcomes: Sequence[RowOutcome], recipe: Recipe) -> str | None:
         """Return the problem if the trainer rejected nearly all rows because of one setting."""
@@ -292,17 +288,8 @@ class Daemon:
 
     def _paused(self) -> State:
         """Wait, then start afresh and check again what was wrong."""
-        pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** max(0, self._pauses - 1))
-        deadline = time.monotonic() + pause
-        asked_before = streams.training_requested(self.pool, self.recipe.stream)
-        current_before = adapters.current(self.pool, self.recipe.stream)
-        while time.monotonic() < deadline and not self.stop.is_set():
-            if streams.training_requested(self.pool, self.recipe.stream) not in (None, asked_before):
-                self._reject_all = "settings" in self.board.read().troubles
-                break  # somebody asked for a run during the pause; earlier requests led to it
-            if adapters.current(self.pool, self.recipe.stream) != current_before:
-                break  # somebody rolled back to another version
-            self._sleep(min(5.0, pause))
+        if self._pausing.wait(self.stop, self._sleep, self._notified_within) == REQUESTED:
+            self._reject_all = "settings" in self.board.read().troubles
         for cause in ("service", "held_out", "settings"):
             self.board.clear(cause)
         return State.STARTING
@@ -342,10 +329,18 @@ class Daemon:
 
     def _pause(self, cause: str, reason: str) -> State:
         """Pause, and say why on the board. With `once`, stop instead."""
-        self._pauses += 1
-        self.board.trouble(cause, reason)
-        log("Paused", level=logging.ERROR, cause=cause, reason=reason)
+        self._pausing.begin(cause, reason, once=self.once)
         return State.STOPPED if self.once else State.PAUSED
+
+    def _notified_within(self, notified: Callable[[float], bool], seconds: float) -> bool:
+        """Wait until new files are announced. Returns False if that does not happen in time."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and not self.stop.is_set():
+            if notified(min(left, LISTEN_SECONDS)):
+                self.stop.wait(GATHERING_SECONDS)
+                return True
+            self._beat_and_renew()
+        return False
 
     def _beat_and_renew(self) -> None:
         self.board.beat()

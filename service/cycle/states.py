@@ -15,6 +15,10 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.STOPPED: frozenset(),
 }
 """STOPPED may follow every state. STARTING follows a state whose writes may not have reached the database."""
+TOLD_BY_EVENTS = (State.STANDBY, State.CLAIMING, State.TRAINING, State.JUDGING, State.PAUSED)
+"""Entering one of these states logs an event of its own (Standby, Claimed, Training process, Verdict, Paused)."""
+WRITING = (State.CLAIMING, State.TRAINING, State.JUDGING)
+"""States that write. If the connection is lost, a COMMIT may have arrived, so the daemon starts afresh."""
 
 
 def may_follow(now: State, then: State) -> bool:

@@ -17,6 +17,11 @@ from service.settings.load import Settings
 from service.web.board import Board
 from trainer.run_dir import RunDirectory
 
+STEP_FAILED_CODES = (3, 4)
+"""Exit codes of the trainer that a single row can cause."""
+FINAL_CODES = (2, *STEP_FAILED_CODES)
+"""Exit codes after which another start of the same run would end the same way."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from datetime import datetime
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from db import adapters, chunks, embedded, runs, trunk
 from db.errors import DatabaseError, Unavailable
@@ -22,6 +24,8 @@ from service.web.board import Board
 from trainer.recipe import Recipe
 from trainer.run_dir import RunDirectoryError, verify_manifest
 
+CONFIRM_SECONDS = 60.0
+"""Counts older than this are renewed before they start a run."""
 RUNS_TIDIED = 20
 """How many of the newest runs are looked at for files that are no longer needed."""
 
@@ -165,6 +169,21 @@ class Upkeep:
         self.board.update(pending=found)
         if found.changed:
             log("Settled rows have another text", rows=found.changed)
+
+    def count_pending(self, lease: Lease, stop: threading.Event, beat: Callable[[], None]) -> chunks.Pending:
+        """Count the newest rows and every range that was never counted. If that is enough for a run, renew old counts.
+        Stops early at as many rows as a run can have."""
+        found = self.poll(lease)
+        most = max(self.settings.max_dataset_size, self.settings.min_new_files)
+        counted_before = found.at - timedelta(seconds=CONFIRM_SECONDS)
+        while found.rows < most and not stop.is_set():
+            enough = found.rows >= self.settings.min_new_files
+            swept = self.sweep(lease, urgent=True, confirm=counted_before if enough else None)
+            if swept is None:
+                break
+            found = swept
+            beat()
+        return found
 
     def check_disk(self) -> None:
         """Check that the disk has twice the space of a run before a claim.

@@ -40,6 +40,7 @@ def drop_paths(
     pool: Pool,
     sources: Sequence[str],
     given: Given,
+    summary: Summary | None = None,
     *,
     history_commits: int = 0,
     token: str | None = None,
@@ -47,9 +48,10 @@ def drop_paths(
 ) -> Summary:
     """Insert all rows of the sources, and skip rows that exist (same repository, path and text, or commit of a change).
 
-    `history_commits` reads the changes of that many commits from a git checkout instead of its files.
+    `history_commits` reads the changes of that many commits from a git checkout instead of its files. After an error,
+    `summary` tells what was done before.
     """
-    summary = Summary()
+    summary = Summary() if summary is None else summary
 
     def files() -> Iterator[NewFile]:
         for seen, found in enumerate(read_sources(sources, given, history_commits=history_commits, token=token)):

@@ -248,8 +248,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a run with an unreadable result returns its rows": Mutant(
         file="service/cycle/daemon.py",
-        old="        except (OSError, ValueError, TypeError, RunDirectoryError) as error:\n            return",
-        new="        except ZeroDivisionError as error:\n            return",
+        old="        except (OSError, ValueError, TypeError, KeyError, AttributeError, RunDirectoryError) as error:\n",
+        new="        except ZeroDivisionError as error:\n",
         caught_by=_test("tests/postgres/test_claim_run.py", "cannot_be_read_is_returned"),
     ),
     "a returned row is not a duplicate of itself": Mutant(
@@ -810,9 +810,9 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=_test("tests/postgres/test_claim_run.py", "standby_service_pauses"),
     ),
     "the reason for a pause is on the board": Mutant(
-        file="service/cycle/daemon.py",
-        old="        self._pauses += 1\n        self.board.trouble(cause, reason)\n",
-        new="        self._pauses += 1\n",
+        file="service/cycle/pausing.py",
+        old="        self._board.trouble(cause, reason)\n",
+        new="",
         caught_by=_test("tests/postgres/test_claim_run.py", "standby_service_pauses"),
     ),
     "a pointer that cannot be updated is reported on the board": Mutant(
@@ -1059,6 +1059,104 @@ MUTANTS: dict[str, Mutant] = {
         old='disposition, reason, self.settings.get(reason or ""))',
         new="disposition, reason, None)",
         caught_by=_test("tests/postgres/test_wrong_settings.py", "some_are_rejected"),
+    ),
+    # --- odd values in the source's columns ---------------------------------------------------------------------------
+    "a score is compared in a type that can hold it": Mutant(
+        file="db/queries/source.sql",
+        old="a score that the other type cannot hold.\n{value}\n",
+        new="a score that the other type cannot hold.\n{value}::real\n",
+        caught_by=_test("tests/postgres/test_columns.py", "quality_score"),
+    ),
+    "a score is read as text": Mutant(
+        file="db/queries/source.sql",
+        old="{quality_score}::text,\n       exists (select from codelupe.held_out h where",
+        new="{quality_score}::double precision,\n       exists (select from codelupe.held_out h where",
+        caught_by=_test("tests/postgres/test_columns.py", "quality_score"),
+    ),
+    "no threshold is out of range": Mutant(
+        file="db/queries/source.sql",
+        old="round(least(greatest(cast(%(quality_threshold)s as numeric), -3.4e38), 3.4e38), 30)::real",
+        new="%(quality_threshold)s::real",
+        caught_by=_test("tests/postgres/test_columns.py", "any_threshold"),
+    ),
+    "a time that cannot be represented counts as unknown": Mutant(
+        file="db/queries/source.sql",
+        old="case when {value} between '4713-01-01 BC' and '294276-12-30' then {value}::timestamptz end",
+        new="{value}::timestamptz",
+        caught_by=_test("tests/postgres/test_columns.py", "created_at"),
+    ),
+    "a long name is not read": Mutant(
+        file="db/queries/source.sql",
+        old="case when {too_long} then '\\x00'::bytea else {bytes} end",
+        new="{bytes}",
+        caught_by=_test("tests/postgres/test_columns.py", "repository"),
+    ),
+    "large metadata is not read": Mutant(
+        file="db/queries/source.sql",
+        old="case when octet_length({value}::text) > {limit} then ''::bytea else {bytes} end",
+        new="{bytes}",
+        caught_by=_test("tests/postgres/test_columns.py", "metadata"),
+    ),
+    "the lowest id can be settled": Mutant(
+        file="db/settling.py",
+        old='BIGINT = "cast(%s as bigint)"',
+        new='BIGINT = "%s::bigint"',
+        caught_by=_test("tests/postgres/test_columns.py", "key"),
+    ),
+    "a domain counts as the type below it": Mutant(
+        file="db/queries/source.sql",
+        old=" where t.typtype = 'd'\n)",
+        new=" where false\n)",
+        caught_by=_test("tests/postgres/test_columns.py", "key"),
+    ),
+    # --- what is said -------------------------------------------------------------------------------------------------
+    "a verdict is told after it is settled": Mutant(
+        file="service/cycle/daemon.py",
+        old="        self._judged = verdict\n",
+        new="        self._announce(verdict)\n",
+        caught_by=_test("tests/postgres/test_pauses.py", "cannot_be_settled"),
+    ),
+    "a verdict whose COMMIT got no answer is told": Mutant(
+        file="service/cycle/daemon.py",
+        old="        self._recall_verdict()\n        if run is None:\n",
+        new="        if run is None:\n",
+        caught_by=_test("tests/postgres/test_pauses.py", "got_no_answer"),
+    ),
+    "`up --once` says why there is no verdict": Mutant(
+        file="service/up.py",
+        old="        if once and daemon.verdict is None and daemon.problem is not None:\n",
+        new="        if False:\n",
+        caught_by=("row", "23"),
+    ),
+    "a drop that fails says what it has inserted": Mutant(
+        file="service/cli/data.py",
+        old='raise PreconditionError(f"{error}. {_so_far(summary)}") from error',
+        new="raise",
+        caught_by=("row", "23"),
+    ),
+    "a pause that asks for files hears of them": Mutant(
+        file="service/cycle/pausing.py",
+        old="        with self._pool.listening(CHANNEL) if by_files else nullcontext() as notified:\n",
+        new="        with nullcontext() as notified:\n",
+        caught_by=_test("tests/postgres/test_pauses.py", "announced_files"),
+    ),
+    "a pause that asks for files looks for them": Mutant(
+        file="service/cycle/pausing.py",
+        old="        if self._cause in ENDED_BY_FILES and self._has_more_rows():\n",
+        new="        if False:\n",
+        caught_by=_test("tests/postgres/test_pauses.py", "nobody_announces"),
+    ),
+    "a pause for space ends when there is space": Mutant(
+        file="service/cycle/pausing.py",
+        old='        if self._cause == "disk" and self._has_space():\n',
+        new="        if False:\n",
+        caught_by=_test("tests/postgres/test_pauses.py", "space_ends"),
+    ),
+    "a request for a run wakes a service that waits": Mutant(
+        file="db/streams.py",
+        old='        cursor.execute(QUERIES["files_notify"], {"channel": CHANNEL})\n',
+        new="",
+        caught_by=_test("tests/postgres/test_pauses.py", "request_wakes"),
     ),
     # --- commands -----------------------------------------------------------------------------------------------------
     "`codelupe gc` does not run beside a service": Mutant(

@@ -34,7 +34,7 @@ from db import audit, embedded, migrate, sentinel, streams
 from db import pool as pools
 from db.pool import Pool
 from service import logs
-from service.cycle import daemon, launch, leadership, settle
+from service.cycle import daemon, launch, leadership, pausing, settle
 from service.database import open_pool
 from service.settings.environment import PROJECT_RECIPES
 from service.settings.home import Home, only_service
@@ -85,6 +85,7 @@ class Options:
     short_timeouts: bool = False
     """Whether a silent or unavailable database is checked about ten times as often as usual."""
     once: bool = False
+    first_pause_seconds: float = 0.1
 
 
 def code(number: int, lines: int = 14) -> str:
@@ -183,7 +184,8 @@ def serve(options: Options) -> None:
         full.record(options.disk_points)
     if options.disk is not None:
         full.fail_at(options.disk)
-    daemon.FIRST_PAUSE_SECONDS, settle.REFUSED_DELAY_SECONDS, daemon.GATHERING_SECONDS = 0.1, 0.05, 0.02
+    pausing.FIRST_PAUSE_SECONDS = options.first_pause_seconds
+    settle.REFUSED_DELAY_SECONDS, daemon.GATHERING_SECONDS = 0.05, 0.02
     if options.short_timeouts:
         daemon.DATABASE_PAUSE_SECONDS, daemon.LONGEST_DATABASE_PAUSE_SECONDS = 0.1, 1.0
         pools.CONNECT_TIMEOUT_SECONDS = 3

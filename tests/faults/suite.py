@@ -1,5 +1,7 @@
 """The rows of the fault suite, by number."""
 
+import announced
+import columns
 import control_tokens
 import damage
 import database_faults
@@ -32,6 +34,8 @@ MODULES = (
     machine,
     soak,
     wrong_settings,
+    columns,
+    announced,
     mutants,
 )
 ROWS: dict[int, Row] = {number: row for module in MODULES for number, row in module.ROWS.items()}

@@ -774,7 +774,7 @@ def test_all_new_rows_are_counted_before_a_run_starts(world: World):
 @pytest.mark.parametrize("confirmed", [True, False])
 def test_deleted_rows_start_neither_a_run_nor_a_loop(world: World, monkeypatch: pytest.MonkeyPatch, confirmed: bool):
     """Ranges are counted again before a run. If that has just happened, the claim finds that the rows are gone."""
-    monkeypatch.setattr("service.cycle.daemon.CONFIRM_SECONDS", 0.0 if confirmed else 60.0)
+    monkeypatch.setattr("service.cycle.upkeep.CONFIRM_SECONDS", 0.0 if confirmed else 60.0)
     world.settings = replace(world.settings, check_interval_seconds=0.1)
     daemon = world.daemon()
     daemon._starting()
