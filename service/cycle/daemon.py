@@ -18,7 +18,7 @@ from service.cycle.claim import NothingToHoldOut, WrongSetting, claim_run, log_c
 from service.cycle.judging import evidence_of, log_verdict, to_examine
 from service.cycle.leadership import RENEW_SECONDS, Leadership
 from service.cycle.memory import return_freed_memory
-from service.cycle.pausing import REQUESTED, Pausing
+from service.cycle.pausing import Pausing
 from service.cycle.settle import Settling
 from service.cycle.states import TOLD_BY_EVENTS, WRITING, may_follow
 from service.cycle.supervise import FINAL_CODES, STEP_FAILED_CODES, Supervisor
@@ -70,8 +70,6 @@ class Daemon:
         self._pausing = Pausing(pool, board, self._leadership, self.upkeep)
         self._run_id = 0
         self._crashes = 0
-        self._reject_all = False
-        """Whether somebody asked for a run although nearly all rows are rejected because of one setting."""
         self._judged: Verdict | None = None
         """The verdict that is being settled."""
         self._handlers: dict[State, Callable[[], State]] = {
@@ -176,9 +174,9 @@ class Daemon:
         self.upkeep.derive_pointer()
         with self.pool.listening(CHANNEL) as notified:  # before the poll, so that later files are noticed
             found = self.upkeep.count_pending(self.lease, self.stop, self._beat_and_renew)
-            requested = found.rows > 0 and streams.training_requested(self.pool, self.recipe.stream) is not None
-            if found.rows >= self.settings.min_new_files or requested:
-                self._pausing.rows = found.rows
+            asked = streams.training_requested(self.pool, self.recipe.stream)
+            if found.rows >= self.settings.min_new_files or (found.rows > 0 and asked is not None):
+                self._pausing.rows, self._pausing.asked = found.rows, asked
                 self.upkeep.check_disk()
                 return State.CLAIMING
             self._sleep_until(notified, self.settings.check_interval_seconds)
@@ -190,7 +188,7 @@ class Daemon:
         try:
             claimed = claim_run(
                 self.pool, self.lease, self.home, self.settings, self.recipe, start, self._beat_and_renew,
-                reject_all=self._reject_all,
+                reject_all=self._pausing.is_rejecting_all,
             )  # fmt: skip
         except WrongSetting as error:
             raise Pause("settings", str(error)) from error
@@ -271,7 +269,7 @@ class Daemon:
 
     def _wrong_setting(self, outcomes: Sequence[RowOutcome], recipe: Recipe) -> str | None:
         """Return the problem if the trainer rejected nearly all rows because of one setting."""
-        if self._reject_all:
+        if self._pausing.is_rejecting_all:
             return None
         own = runs.unsettled(self.pool, self._run_id)
         reasons = (o.reason or "" for o in outcomes if o.outcome == "rejected" and o.file_id in own)
@@ -288,8 +286,7 @@ class Daemon:
 
     def _paused(self) -> State:
         """Wait, then start afresh and check again what was wrong."""
-        if self._pausing.wait(self.stop, self._sleep, self._notified_within) == REQUESTED:
-            self._reject_all = "settings" in self.board.read().troubles
+        self._pausing.wait(self.stop, self._sleep, self._notified_within)
         for cause in ("service", "held_out", "settings"):
             self.board.clear(cause)
         return State.STARTING

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import datetime
 
 from db import adapters, streams
 from db.pool import Pool
@@ -21,8 +23,10 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 3600.0
 REQUESTED = "a run was requested"
 LOOK_SECONDS = 5.0
 """The longest time between two looks whether the pause can end."""
-ENDED_BY_FILES = frozenset({"held_out"})
+ENDED_BY_FILES = frozenset({"held_out", "settings"})
 """Causes that more files can end. Such a pause also listens for notifications of new files."""
+NOT_ENDED_BY_TIME = frozenset({"settings"})
+"""Causes that another try cannot end."""
 
 
 class Pausing:
@@ -34,6 +38,10 @@ class Pausing:
         """How many pauses there were since the last training that succeeded."""
         self.rows: int | None = None
         """The pending rows that led to the last claim. More rows can end the pause after it."""
+        self.asked: datetime | None = None
+        """The last request for a run before that claim. A later one ends the pause."""
+        self.is_rejecting_all = False
+        """Whether somebody asked for a run although nearly all rows would be rejected because of one setting."""
         self.problem: str | None = None
         """Why the service paused last."""
         self._cause = ""
@@ -41,6 +49,8 @@ class Pausing:
     @property
     def seconds(self) -> float:
         """How long the pause lasts at most."""
+        if self._cause in NOT_ENDED_BY_TIME:
+            return math.inf
         return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** max(0, self.count - 1))
 
     def begin(self, cause: str, reason: str, *, once: bool) -> None:
@@ -48,7 +58,7 @@ class Pausing:
         self.count += 1
         self._cause, self.problem = cause, reason
         self._board.trouble(cause, reason)
-        seconds = None if once else self.seconds
+        seconds = None if once or math.isinf(self.seconds) else self.seconds
         log("Paused", level=logging.ERROR, cause=cause, reason=reason, at_most_seconds=seconds)
 
     def wait(
@@ -56,8 +66,8 @@ class Pausing:
         stop: threading.Event,
         sleep: Callable[[float], None],
         notified_within: Callable[[Callable[[float], bool], float], bool],
-    ) -> str | None:
-        """Wait until the pause is over, or something ends it early. Returns what ended it early, if anything did.
+    ) -> None:
+        """Wait until the pause is over, or something ends it early.
 
         Args:
             sleep: waits, and keeps the lease
@@ -66,7 +76,7 @@ class Pausing:
         deadline = time.monotonic() + self.seconds
         by_files = self._cause in ENDED_BY_FILES
         with self._pool.listening(CHANNEL) if by_files else nullcontext() as notified:
-            ending = _Ending(self._pool, self._leadership, self._upkeep, self._cause, self.rows)
+            ending = _Ending(self._pool, self._leadership, self._upkeep, self._cause, self.rows, self.asked)
             while (left := deadline - time.monotonic()) > 0 and not stop.is_set():
                 ended = ending.reached()
                 if ended is None and notified is None:
@@ -76,16 +86,24 @@ class Pausing:
                     ended = "new files were announced" if notified_within(notified, seconds) else None
                 if ended is not None:
                     log("Pause ended early", reason=ended)
-                    return ended
-        return None
+                    self.is_rejecting_all = self._cause == "settings" and ended == REQUESTED
+                    return
 
 
 class _Ending:
     """Looks whether a pause can end."""
 
-    def __init__(self, pool: Pool, leadership: Leadership, upkeep: Upkeep, cause: str, rows: int | None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        leadership: Leadership,
+        upkeep: Upkeep,
+        cause: str,
+        rows: int | None,
+        asked: datetime | None,
+    ) -> None:
         self._pool, self._leadership, self._upkeep, self._cause, self._rows = pool, leadership, upkeep, cause, rows
-        self._asked = streams.training_requested(pool, upkeep.stream)
+        self._asked = asked
         self._current = adapters.current(pool, upkeep.stream)
         self._polled = False
 

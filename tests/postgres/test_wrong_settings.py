@@ -165,7 +165,7 @@ def test_many_rejections_are_voided_in_parts(world: World, monkeypatch: pytest.M
     world.insert(12, content="x = 1; " * 30)
     claimed = Daemon(world.settings, world.recipe, world.home, world.pool, Board(Snapshot()), threading.Event(), True)
     claimed._starting()
-    claimed._reject_all = True
+    claimed._pausing.is_rejecting_all = True
     claimed._claiming()
     assert world.audit().settled == {"rejected:too_few_lines": 12}
     beats = []
