@@ -218,7 +218,7 @@ MUTANTS: dict[str, Mutant] = {
     "bytes that are not UTF-8 reject the row and do not stop the service": Mutant(
         file="db/claim.py",
         old="        except UnicodeDecodeError:\n"
-        '            self._reject(file_id, held_out, digest(content), "not_utf8")\n',
+        '            self._reject(file_id, held_out, digest(content), "not_utf8", mark)\n',
         new="",
         caught_by=_test("tests/postgres/test_claim.py", "not_utf8"),
     ),
@@ -303,8 +303,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "held-out files stay held out": Mutant(
         file="db/queries/source.sql",
-        old="       h.file_id is not null, coalesce(l.attempts, 0), {license_bytes}",
-        new="       false, coalesce(l.attempts, 0), {license_bytes}",
+        old="       exists (select from codelupe.held_out h where h.stream",
+        new="       false and exists (select from codelupe.held_out h where h.stream",
         caught_by=_test("tests/postgres/test_claim.py", "never_kept"),
     ),
     "a held-out file is not kept for training": Mutant(
