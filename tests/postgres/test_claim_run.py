@@ -157,6 +157,7 @@ def test_a_request_that_cannot_be_met_does_not_end_its_own_pause(world: World, m
     streams.request_training(world.pool, STREAM)
     daemon = world.daemon()
     daemon._starting()
+    assert daemon._waiting() is State.CLAIMING
     with pytest.raises(Pause, match="Add more files"):
         daemon._claiming()
     slept = []

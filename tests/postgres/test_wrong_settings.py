@@ -148,12 +148,16 @@ def test_who_asks_for_a_run_during_the_pause_has_the_rows_rejected(world: World,
     world.insert(12)
     daemon = Daemon(world.settings, replace(world.recipe, hygiene=MIT), world.home, world.pool,
                     Board(Snapshot()), threading.Event(), once=False)  # fmt: skip
+    streams.request_training(world.pool, STREAM)  # leads to the claim, and is no answer to its pause
     daemon._starting()
+    assert daemon._waiting() is State.CLAIMING
     with pytest.raises(Pause) as pause:
         daemon._claiming()
     daemon._pause(pause.value.cause, str(pause.value))
-    monkeypatch.setattr(daemon, "_sleep", lambda *_, **__: streams.request_training(world.pool, STREAM))
+    waits = iter([None, streams.request_training])
+    monkeypatch.setattr(daemon, "_notified_within", lambda *_: bool((ask := next(waits)) and ask(world.pool, STREAM)))
     assert daemon._paused() is State.STARTING
+    assert list(waits) == []
     assert daemon._claiming() is State.WAITING
     assert world.audit().settled == {"rejected:no_license": 12}
     start(world, hygiene=Hygiene(duplicates="none"))
