@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg2
-from psycopg2 import extensions
+from psycopg2 import extensions, sql
 
 from db import embedded, lease, migrate, streams
 from db.files import NewFile, insert_files
 from db.pool import Pool
+from db.table import Source
 from service.settings.home import Home
 
 STREAM = "growth"
@@ -27,9 +28,16 @@ select 'owner/' || n %% 50000, 'src/' || n || '.py', 'python', repeat(md5(n::tex
 from generate_series(%(first)s, %(last)s) n
 """
 SETTLED = """
-insert into codelupe.ledger (stream, file_id, run_id, disposition, reason, settled_at)
-select %(stream)s, n, %(run)s, 'rejected', 'near_duplicate', now()
-from generate_series(%(first)s, %(last)s) n where n %% %(poor)s <> 0 and n %% %(scattered)s <> 0
+insert into codelupe.ledger (stream, file_id, run_id, disposition, reason, settled_at, mark)
+select %(stream)s, id, %(run)s, 'rejected', 'near_duplicate', now(), {mark}
+from code_files s where id between %(first)s and %(last)s and id %% %(poor)s <> 0 and id %% %(scattered)s <> 0
+"""
+WITH_HASH = 500_000
+"""The hash of the first rows is recorded as well, so that their texts can be compared."""
+HASHES = """
+insert into codelupe.run_rows (run_id, file_id, role, content_sha256, outcome)
+select %(run)s, id, 'train', encode(sha256(convert_to(content, 'UTF8')), 'hex'), 'rejected'
+from code_files where id <= %(last)s and id %% %(poor)s <> 0 and id %% %(scattered)s <> 0
 """
 
 
@@ -57,7 +65,7 @@ def settle_down(url: str) -> None:
     connection = psycopg2.connect(url)
     connection.autocommit = True
     with connection.cursor() as cursor:
-        for work in ("vacuum (analyze) code_files", "vacuum (analyze) codelupe.ledger", "checkpoint"):
+        for work in ("vacuum (analyze) code_files", "vacuum (analyze) codelupe.ledger", "analyze", "checkpoint"):
             cursor.execute(work)
     connection.close()
 
@@ -108,6 +116,13 @@ def let_all_be_due(pool: Pool) -> None:
         cursor.execute("update codelupe.chunks set due_at = now() where due_at > now()")
 
 
+def forget_marks(pool: Pool) -> None:
+    """Forget the marks of the first rows, as if the table had been restored from a dump."""
+    with pool.transaction() as cursor:
+        cursor.execute("update codelupe.ledger set mark = null where file_id <= %s", [WITH_HASH])
+        cursor.execute("update codelupe.chunks set due_at = '-infinity' where last_id <= %s", [WITH_HASH])
+
+
 def count_ranges(pool: Pool) -> int:
     """Return the number of ranges of ids of the stream."""
     return _number(pool, "select count(*) from codelupe.chunks")
@@ -140,9 +155,11 @@ def _settled_rows(cursor: extensions.cursor, rows: int) -> None:
         began = time.perf_counter()
         last = min(rows, first + BATCH_ROWS - 1)
         values = {"first": first, "last": last, "poor": POOR_EVERY, "scattered": SCATTERED_EVERY}
-        for statement in (ROWS, SETTLED):
+        settled = sql.SQL(SETTLED).format(mark=Source(has_xmin=True).mark())
+        for statement in (ROWS, settled):
             cursor.execute(statement, {**values, "stream": STREAM, "run": found[0]})
         print(f"rows to {last:,}: {time.perf_counter() - began:.1f} s", flush=True)
+    cursor.execute(HASHES, {"run": found[0], "last": WITH_HASH, "poor": POOR_EVERY, "scattered": SCATTERED_EVERY})
 
 
 def poor_files(count: int) -> Iterator[NewFile]:
