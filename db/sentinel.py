@@ -243,7 +243,6 @@ class Sentinel:
                 return None
             return f"{waiting}, and a second connection to the server fails"
 
-
     def _failure_behind_pooler(self, probe: _Probe, waited_seconds: float) -> str | None:
         probe.connect()
         try:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from db import embedded, migrate
+from db import embedded, migrate, rights
 from db.errors import DatabaseError, Misconfigured, Unavailable
 from db.pool import Pool
 from db.retry import retried
@@ -36,7 +36,7 @@ def get_ready(pool: Pool, settings: Settings, *, wait_seconds: float = START_WAI
         PreconditionError: it does not answer, or is not what the settings say.
     """
     try:
-        applied = retried(lambda: migrate.apply(pool), give_up_seconds=wait_seconds)
+        applied = retried(lambda: migrate.apply(pool, settings.source), give_up_seconds=wait_seconds)
         check_source(pool, settings.source)
     except Unavailable as error:
         raise PreconditionError(
@@ -45,6 +45,21 @@ def get_ready(pool: Pool, settings: Settings, *, wait_seconds: float = START_WAI
     except Misconfigured as error:
         raise PreconditionError(str(error)) from error
     return applied
+
+
+def check_may_insert(pool: Pool, settings: Settings) -> None:
+    """Check the right to insert into the source.
+
+    Raises:
+        PreconditionError: the role may not. The message has the GRANT statement.
+    """
+    with pool.transaction(read_only=True) as cursor:
+        role = rights.current_role(cursor)
+        missing = [right.statement for right in rights.missing(cursor, role, settings.source)]
+    if missing:
+        raise PreconditionError(
+            f"the role {role} may not insert into {settings.source.table}. Its owner gives the right: {'; '.join(missing)}"
+        )
 
 
 @contextmanager
