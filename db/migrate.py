@@ -1,7 +1,7 @@
 """Applies the files of migrations/ in the order of their names: forward only, one process at a time, all or none.
 
-The files of migrations/source/ make the table `code_files` and its index. They are applied only where `code_files` is the
-service's source, and are not recorded: whether they are outstanding is seen in the catalogue. Where nothing is
+The files of migrations/source/ make the table `code_files` and its index. They are applied only where `code_files` is
+the service's source, and are not recorded: whether they are outstanding is seen in the catalogue. Where nothing is
 outstanding, nothing is executed that needs more rights than reading.
 """
 

@@ -174,6 +174,11 @@ class Pool:
                 waiting=self._waiting,
             )
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def close(self) -> None:
         """Close every connection. Later transactions raise Unavailable."""
         with self._free:

@@ -58,7 +58,8 @@ def check_may_insert(pool: Pool, settings: Settings) -> None:
         missing = [right.statement for right in rights.missing(cursor, role, settings.source)]
     if missing:
         raise PreconditionError(
-            f"the role {role} may not insert into {settings.source.table}. Its owner gives the right: {'; '.join(missing)}"
+            f"the role {role} may not insert into {settings.source.table}. "
+            f"Its owner gives the right: {'; '.join(missing)}"
         )
 
 

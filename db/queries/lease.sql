@@ -10,10 +10,19 @@ on conflict (stream) do update
     where held.holder is null or held.holder = excluded.holder or held.expires_at <= clock_timestamp()
 returning epoch;
 
+-- name: lease_of_another
+-- Check whether another holder has or had the lease.
+select true from codelupe.leases where stream = %(stream)s and holder <> %(holder)s;
+
+-- name: lease_not_locked
+-- Lock the lease, if no other transaction has locked it. Returns no row if one has.
+select true from codelupe.leases where stream = %(stream)s for update skip locked;
+
 -- name: lease_renew
--- Extend a lease that is still held. Returns no row if the lease is lost.
+-- Extend a lease that was still held when the statement began. It may have to wait for a write of the holder, and
+-- nobody can take the lease meanwhile. Returns no row if the lease is lost.
 update codelupe.leases set expires_at = clock_timestamp() + make_interval(secs => %(ttl)s)
-where stream = %(stream)s and holder = %(holder)s and epoch = %(epoch)s and expires_at > clock_timestamp()
+where stream = %(stream)s and holder = %(holder)s and epoch = %(epoch)s and expires_at > statement_timestamp()
 returning epoch;
 
 -- name: lease_release
@@ -25,6 +34,10 @@ where stream = %(stream)s and holder = %(holder)s and epoch = %(epoch)s;
 -- Limit idle time to 15 s in transactions that lock the lease's row. If the process stops in the middle, the server
 -- ends the transaction, and another holder can take the lease.
 select set_config('idle_in_transaction_session_timeout', '15s', true);
+
+-- name: lease_wait
+-- Let a renewal wait for a long write of the same holder.
+set local lock_timeout = '240s';
 
 -- name: lease_lock
 -- Read the lease and lock it, so that it cannot change before the transaction ends.

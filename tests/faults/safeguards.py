@@ -48,7 +48,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a lost lease is not renewed": Mutant(
         file="db/queries/lease.sql",
-        old=" and epoch = %(epoch)s and expires_at > clock_timestamp()\nreturning epoch;",
+        old=" and epoch = %(epoch)s and expires_at > statement_timestamp()\nreturning epoch;",
         new="\nreturning epoch;",
         caught_by=_test("tests/postgres/test_lease_and_streams.py", "same_holder or expired"),
     ),

@@ -115,7 +115,8 @@ def foreign_source(server: Server) -> Source:
         "create table pipeline.files (id bigint primary key, body text not null, language text, quality_score real)"
     )
     server.execute(
-        "insert into pipeline.files select n, '# ' || n || repeat(E'\\nx = 1', 20), 'python', 90 from generate_series(1, 9) n"
+        "insert into pipeline.files "
+        "select n, '# ' || n || repeat(E'\\nx = 1', 20), 'python', 90 from generate_series(1, 9) n"
     )
     return Source.parse("pipeline.files", "content=body")
 
