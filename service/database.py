@@ -13,10 +13,13 @@ from db.retry import retried
 from db.source import check_source
 from db.urls import safe_url
 from service.errors import PreconditionError
+from service.logs import event as log
 from service.settings.home import Home, running_service
 from service.settings.load import Settings
 
 START_WAIT_SECONDS = 60.0
+POOLER_TRIES = 3
+"""How often a busy connection pooler is asked for a second connection. Each try takes five seconds."""
 
 
 def open_pool(settings: Settings, url: str) -> Pool:
@@ -45,6 +48,22 @@ def get_ready(pool: Pool, settings: Settings, *, wait_seconds: float = START_WAI
     except Misconfigured as error:
         raise PreconditionError(str(error)) from error
     return applied
+
+
+def check_pooler(pool: Pool) -> None:
+    """Behind a connection pooler, say what is different, and check that a claim gets the two connections it needs.
+
+    Raises:
+        PreconditionError: the pooler has only one for this role.
+    """
+    if not pool.is_pooled():
+        return
+    log("Connection pooler", notices="no LISTEN: new files are noticed at each poll, every CHECK_INTERVAL seconds")
+    if not any(pool.serves_two() for _ in range(POOLER_TRIES)):
+        raise PreconditionError(
+            "the connection pooler in front of the database runs only one transaction of this role at a time, or all its "
+            "server connections are in use. A claim needs two. Set its pool size to at least 2 (pgbouncer: pool_size)"
+        )
 
 
 def check_may_insert(pool: Pool, settings: Settings) -> None:

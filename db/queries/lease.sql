@@ -19,11 +19,15 @@ select true from codelupe.leases where stream = %(stream)s and holder <> %(holde
 select true from codelupe.leases where stream = %(stream)s for update skip locked;
 
 -- name: lease_renew
--- Extend a lease that was still held when the statement began. It may have to wait for a write of the holder, and
--- nobody can take the lease meanwhile. Returns no row if the lease is lost.
-update codelupe.leases set expires_at = clock_timestamp() + make_interval(secs => %(ttl)s)
-where stream = %(stream)s and holder = %(holder)s and epoch = %(epoch)s and expires_at > statement_timestamp()
-returning epoch;
+-- Extend a lease that was still held when the statement began. First lock it, which may take as long as a write of the
+-- holder; nobody can take the lease meanwhile. Returns no row if the lease is lost.
+with held as materialized (
+    select stream from codelupe.leases
+    where stream = %(stream)s and holder = %(holder)s and epoch = %(epoch)s and expires_at > statement_timestamp()
+    for update
+)
+update codelupe.leases l set expires_at = clock_timestamp() + make_interval(secs => %(ttl)s)
+from held where l.stream = held.stream returning l.epoch;
 
 -- name: lease_release
 -- Release a lease. Does nothing if another holder has it.

@@ -48,8 +48,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a lost lease is not renewed": Mutant(
         file="db/queries/lease.sql",
-        old=" and epoch = %(epoch)s and expires_at > statement_timestamp()\nreturning epoch;",
-        new="\nreturning epoch;",
+        old=" and epoch = %(epoch)s and expires_at > statement_timestamp()\n    for update",
+        new="\n    for update",
         caught_by=_test("tests/postgres/test_lease_and_streams.py", "same_holder or expired"),
     ),
     "a lease does not change hands during a write": Mutant(
