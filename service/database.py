@@ -61,8 +61,8 @@ def check_pooler(pool: Pool) -> None:
     log("Connection pooler", notices="no LISTEN: new files are noticed at each poll, every CHECK_INTERVAL seconds")
     if not any(pool.serves_two() for _ in range(POOLER_TRIES)):
         raise PreconditionError(
-            "the connection pooler in front of the database runs only one transaction of this role at a time, or all its "
-            "server connections are in use. A claim needs two. Set its pool size to at least 2 (pgbouncer: pool_size)"
+            "the connection pooler in front of the database runs only one transaction of this role at a time, or all "
+            "its server connections are in use. A claim needs two. Set its pool size to at least 2 (pgbouncer: pool_size)"
         )
 
 

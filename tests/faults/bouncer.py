@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg2
@@ -94,3 +94,21 @@ def _await(url: str, process: subprocess.Popen[bytes], folder: Path) -> None:
                 said = log.read_text()[-2000:] if log.exists() else ""
                 raise AssertionError(f"pgbouncer does not answer: {error}\n{said}") from error
             time.sleep(0.02)
+
+
+SETTINGS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "default_transaction_isolation",
+            "default_transaction_read_only", "enable_seqscan")  # fmt: skip
+
+
+def found_by_others(url: str) -> dict[str, str]:
+    """Return what another program finds in a session of the server: settings, channels and locks."""
+    found: dict[str, str] = {}
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        for name in SETTINGS:
+            cursor.execute("select current_setting(%s)", [name])
+            found[name] = cursor.fetchone()[0]
+        cursor.execute("select coalesce(string_agg(c, ','), '') from pg_listening_channels() c")
+        found["channels"] = cursor.fetchone()[0]
+        cursor.execute("select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()")
+        found["advisory locks"] = str(cursor.fetchone()[0])
+    return found
