@@ -62,7 +62,7 @@ def check_pooler(pool: Pool) -> None:
     if not any(pool.serves_two() for _ in range(POOLER_TRIES)):
         raise PreconditionError(
             "the connection pooler in front of the database runs only one transaction of this role at a time, or all "
-            "its server connections are in use. A claim needs two. Set its pool size to at least 2 (pgbouncer: pool_size)"
+            "its connections are in use. A claim needs two. Set its pool size to at least 2 (pgbouncer: pool_size)"
         )
 
 

@@ -81,7 +81,8 @@ def database_findings(settings: Settings) -> Iterator[Finding]:
                 cursor.execute("show server_version")
                 row = cursor.fetchone()
             version = row[0] if row else "?"
-            yield Finding(check="database", state="ok", said=f"PostgreSQL {version} answers ({name})")
+            through = " through a connection pooler" if pool.is_pooled() else ""
+            yield Finding(check="database", state="ok", said=f"PostgreSQL {version} answers{through} ({name})")
             for check in (rights_finding, migrations_finding, source_finding):
                 finding = check(pool, settings)
                 yield finding

@@ -198,7 +198,7 @@ def neighbours(folder: Path, sample: bool) -> Iterator[Trials]:
     with server(folder / "postgres") as url:
 
         def trial(number: int) -> Done:
-            with scene(folder / f"trial{number}", url, "neighbours") as one:
+            with scene(folder / f"trial{number}", url, f"neighbours_{number}") as one:
                 return Done(note=faults[number % len(faults)](one, random.Random(number)))
 
         yield Trials(number=len(faults) if sample else 10 * len(faults), run=trial)

@@ -22,8 +22,11 @@ from db.errors import Unavailable
 from db.files import CHANNEL
 from db.lease import acquire, renew
 from db.pool import Pool
+from service.cli.doctor import database_findings
 from service.database import check_pooler
 from service.errors import PreconditionError
+from service.settings.environment import PROJECT_RECIPES
+from service.settings.load import load_settings
 
 ROOT = Path(__file__).parents[2]
 NUMBERS = itertools.count(1)
@@ -181,3 +184,12 @@ def test_the_service_says_that_it_polls(postgres_url: str, database: str, tmp_pa
                     break
             process.kill()
     assert "no LISTEN" in said, said
+
+
+@needs_pgbouncer
+def test_doctor_works_through_a_pooler(database: str, tmp_path: Path) -> None:
+    with bouncer(database, pool_size=1) as pooled:
+        given = {"CODELUPE_HOME": str(tmp_path), "DATABASE_URL": pooled}
+        settings = load_settings(PROJECT_RECIPES / "embedded.yaml", environment=given, env_file=None)
+        found = {finding.check: finding for finding in database_findings(settings)}
+    assert "through a connection pooler" in found["database"].said and found["migrations"].state == "note"
