@@ -7,6 +7,7 @@ reads the lease at the start, and locks it at the end.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ BATCH_CHARS = 20_000_000
 PAGE_ROWS = 10_000
 """The minimum page size of a read, even if fewer rows are wanted: many of the rows may be put off."""
 HELD_OUT_ROWS = 50
+KEEP_ALIVE_SECONDS = 10.0
 
 Role = Literal["train", "held_out", "replay"]
 
@@ -62,6 +64,7 @@ def claim(
         raise Misconfigured("a claim needs two database connections. Set DB_POOL_MAX_CONN to at least 2")
     with pool.transaction(isolation="repeatable read") as cursor:
         fence(cursor, lease, lock=False)
+        cursor.execute(QUERIES["claim_idle_limit"])
         source = resolved(cursor, source)
         cursor.execute(
             QUERIES["run_insert"],
@@ -123,6 +126,7 @@ class Claim:
         self._held_out_chars = 0
         self._open: list[extensions.cursor] = []
         self._ranges: list[int] = []
+        self._heard = time.monotonic()
 
     def rows(self, admit: Callable[[SourceRow], bool] = lambda row: True) -> Iterator[SourceRow]:
         """Yield up to `limit` eligible rows that no run has. Rows are read as they are used.
@@ -235,6 +239,13 @@ class Claim:
         while files := list(islice(order, min(HELD_OUT_ROWS, self.most_texts()))):
             self.cursor.execute(QUERIES["held_out_texts"], {"stream": self.lease.stream, "files": files})
             yield from self.cursor.fetchall()
+
+    def keep_alive(self) -> None:
+        """Call this often. The server ends a claim that is idle for long, so that the next leader can claim."""
+        if time.monotonic() - self._heard > KEEP_ALIVE_SECONDS:
+            with self.cursor.connection.cursor() as cursor:
+                cursor.execute("select 1")
+            self._heard = time.monotonic()
 
     def cancel(self) -> None:
         """Roll the claim back when the block ends, without an error."""

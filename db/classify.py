@@ -29,7 +29,7 @@ _SQLSTATE_ADVICE = {
     "28": "Check POSTGRES_USER and POSTGRES_PASSWORD (or DATABASE_URL)",
     "3D": "Create the database, or correct POSTGRES_DB (or DATABASE_URL)",
     "3F": "Create the schema, or correct SOURCE_TABLE",
-    "42501": "Grant the missing right to the database user",
+    "42501": "Grant the missing right to the database user. `codelupe doctor` names it",
     "42P01": "The table is missing. Run the migrations, or correct SOURCE_TABLE",
     "42703": "The column is missing. Run the migrations, or correct SOURCE_COLUMNS",
     "42": "The database does not have the tables and columns that this version expects. Run the migrations",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 
 class DatabaseError(Exception):
     """Base of every error of this folder."""
@@ -13,6 +15,18 @@ class Unavailable(DatabaseError):
 
 class Misconfigured(DatabaseError):
     """A password, database, table, column or migration is wrong. Trying again does not help."""
+
+
+class MigrationNotAllowed(Misconfigured):
+    """Migrations are outstanding, and the database's role may not apply them. `names` lists them."""
+
+    def __init__(self, names: list[str], role: str, said: str) -> None:
+        self.names, self.role = names, role
+        super().__init__(
+            f"the database needs migrations ({', '.join(names)}), but the role {role} may not apply them: {said}. "
+            f"An administrator of the database applies them: codelupe migrate --role {shlex.quote(role)}, with "
+            "DATABASE_URL set to the administrator's role"
+        )
 
 
 class EmbeddedDatabaseError(DatabaseError):

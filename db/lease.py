@@ -25,22 +25,32 @@ class Lease:
 
 
 def acquire(pool: Pool, stream: str, holder: str, ttl_seconds: float) -> Lease | None:
-    """Take the lease if it is free, expired or already belongs to this holder. Return None if another holder has it."""
+    """Take the lease if it is free, expired or already belongs to this holder. Return None if another holder has it.
+
+    A holder that is writing has it locked, and keeps it even if the write takes longer than the lease.
+    """
     with pool.transaction() as cursor:
         cursor.execute(QUERIES["lease_idle_limit"])
+        cursor.execute(QUERIES["lease_of_another"], {"stream": stream, "holder": holder})
+        if cursor.fetchone():
+            cursor.execute(QUERIES["lease_not_locked"], {"stream": stream})
+            if cursor.fetchone() is None:
+                return None
         cursor.execute(QUERIES["lease_acquire"], {"stream": stream, "holder": holder, "ttl": ttl_seconds})
         row = cursor.fetchone()
     return None if row is None else Lease(stream=stream, holder=holder, epoch=row[0])
 
 
-def renew(pool: Pool, lease: Lease, ttl_seconds: float) -> None:
-    """Extend the lease to `ttl_seconds` from now.
+def renew(pool: Pool, lease: Lease, ttl_seconds: float, *, patient: bool = False) -> None:
+    """Extend the lease to `ttl_seconds` from now. `patient` waits longer for a write that locks the lease.
 
     Raises:
         LeaseLost: the lease expired or was taken over.
     """
     with pool.transaction() as cursor:
         cursor.execute(QUERIES["lease_idle_limit"])
+        if patient:
+            cursor.execute(QUERIES["lease_wait"])
         cursor.execute(QUERIES["lease_renew"], {**vars(lease), "ttl": ttl_seconds})
         if cursor.fetchone() is None:
             raise LeaseLost(_lost(lease))

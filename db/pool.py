@@ -103,6 +103,7 @@ class Pool:
             try:
                 connection.set_session(isolation_level=isolation, readonly=read_only)
                 with connection.cursor() as cursor:
+                    connection.limit_transaction(cursor)
                     yield cursor
                 connection.commit()
             except psycopg2.Error as error:
@@ -119,23 +120,49 @@ class Pool:
     def listening(self, channel: str) -> Iterator[Callable[[float], bool]]:
         """Listen on a channel while the block runs. The connection is closed afterwards.
 
+        Behind a connection pooler this does not listen, because the server's session would go on listening for others.
+
         Yields:
             a function that waits up to the given seconds, and returns whether there was a notification
 
         Raises:
             Unavailable: the connection was lost.
         """
+        if self.is_pooled():
+            yield _not_notified
+            return
         with self._slot():
             connection = self._checkout()
             try:
-                connection.set_session(autocommit=True)
                 with connection.cursor() as cursor:
                     cursor.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+                connection.commit()
                 yield lambda seconds: _notified(connection, seconds)
             except psycopg2.Error as error:
                 raise classify(error, connection) from error
             finally:
                 self._discard(connection)
+
+    def is_pooled(self) -> bool:
+        """Whether a connection pooler is between this program and the server. Connects if no connection is open.
+
+        Raises:
+            Unavailable: the server cannot be reached.
+        """
+        with self._slot():
+            connection = self._checkout()
+            pooled = connection.is_pooled
+            self._put_back(connection, close=False)
+        return pooled
+
+    def serves_two(self) -> bool:
+        """Whether the server answers a second connection while a transaction of the first one is open.
+
+        A connection pooler with one server connection lets the second one wait. A claim needs both.
+        """
+        with self.transaction(read_only=True) as cursor:
+            assert isinstance(cursor.connection, LimitedConnection)
+            return self._sentinel.reaches(cursor.connection)
 
     def stats(self) -> PoolStats:
         """Return the current usage."""
@@ -146,6 +173,11 @@ class Pool:
                 limit=self._limit,
                 waiting=self._waiting,
             )
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
 
     def close(self) -> None:
         """Close every connection. Later transactions raise Unavailable."""
@@ -211,6 +243,12 @@ class Pool:
             self._connections.putconn(connection, close=close)
         except psycopg2.pool.PoolError:  # the pool has been closed
             connection.close()
+
+
+def _not_notified(seconds: float) -> bool:
+    """Wait as long as `_notified` would, without notifications."""
+    time.sleep(max(0.0, seconds))
+    return False
 
 
 def _notified(connection: extensions.connection, seconds: float) -> bool:

@@ -10,6 +10,10 @@ which may hold locks. A long statement is not interrupted while the server answe
         statement ├──────── PROBE_AFTER_SECONDS ────────┤ no answer in ANSWER_SECONDS ┤ again ├── shut down
         server    (frozen or unreachable)
 
+Behind a connection pooler, the server's process is unknown, and a probe may have to wait for one of the pooler's server
+connections. A statement is then given up only after OVERDUE_SECONDS without an answer to any probe, or if the pooler
+itself accepts no connection.
+
 Not covered: a DNS lookup that hangs while connecting. The probe itself connects to an IP address.
 """
 
@@ -155,14 +159,17 @@ class Sentinel:
 
     def _run(self) -> None:
         since: weakref.WeakKeyDictionary[WatchedConnection, float] = weakref.WeakKeyDictionary()
+        probed: weakref.WeakKeyDictionary[WatchedConnection, float] = weakref.WeakKeyDictionary()
         try:
             while not self._ended.wait(CHECK_SECONDS) and self._is_needed():
                 for connection in self._open():
+                    now = time.monotonic()
                     if not connection.waits():
                         since.pop(connection, None)
-                    elif time.monotonic() - since.setdefault(connection, time.monotonic()) >= PROBE_AFTER_SECONDS:
-                        del since[connection]
-                        self._probe(connection)
+                        probed.pop(connection, None)
+                    elif now - probed.setdefault(connection, since.setdefault(connection, now)) >= PROBE_AFTER_SECONDS:
+                        self._probe(connection, now - since[connection])
+                        probed[connection] = time.monotonic()
                     del connection  # a reference in this thread would keep it open
                 self._terminate_orphans()
         finally:
@@ -182,11 +189,11 @@ class Sentinel:
         with self._lock:
             return [connection for connection in self._connections if not connection.closed]
 
-    def _probe(self, connection: WatchedConnection) -> None:
+    def _probe(self, connection: WatchedConnection, waited_seconds: float) -> None:
         """Shut the connection down if two probes fail. One is not enough: if this process was stopped for a while, the
         answer may have arrived, but may not have been read yet."""
         for _ in range(2):
-            reason = self._failure(connection)
+            reason = self._failure(connection, waited_seconds)
             if reason is None or self._ended.wait(CHECK_SECONDS) or not connection.waits():
                 return
         assert reason is not None
@@ -206,14 +213,24 @@ class Sentinel:
             with self._lock:
                 del self._orphans[pid, started]
 
-    def _failure(self, connection: WatchedConnection) -> str | None:
+    def reaches(self, connection: WatchedConnection) -> bool:
+        """Whether the server of an open connection answers a second one."""
+        try:
+            with _Probe(self._url, self._ended, {**self._options, **connection.address}) as probe:
+                return bool(probe.value("select true"))
+        except (_NoAnswer, psycopg2.Error):
+            return False
+
+    def _failure(self, connection: WatchedConnection, waited_seconds: float) -> str | None:
         """Return why the statement will get no answer, or None if it may get one."""
         waiting = f"a statement has waited for more than {PROBE_AFTER_SECONDS:g} s"
         try:
             with _Probe(self._url, self._ended, {**self._options, **connection.address}) as probe:
+                if connection.backend is None and connection.is_set_up:
+                    return self._failure_behind_pooler(probe, waited_seconds)
                 if connection.backend is None:
                     probe.value("select true")
-                    return None if connection.is_set_up else f"{waiting}, but the server answers a second connection"
+                    return f"{waiting}, but the server answers a second connection"
                 pid, started = connection.backend
                 limits = {"idle": PROBE_AFTER_SECONDS, "overdue": OVERDUE_SECONDS}
                 if probe.value(QUERIES["backend_is_busy"], {"pid": pid, "started": started, **limits}):
@@ -225,6 +242,15 @@ class Sentinel:
             if ":  " in str(error):  # a message from the server (`FATAL:  too many clients`), in any language
                 return None
             return f"{waiting}, and a second connection to the server fails"
+
+    def _failure_behind_pooler(self, probe: _Probe, waited_seconds: float) -> str | None:
+        probe.connect()
+        try:
+            probe.value("select true")
+        except _NoAnswer:
+            if waited_seconds >= OVERDUE_SECONDS:
+                return f"a statement has waited for {waited_seconds:.0f} s, and no server behind the pooler answers"
+        return None
 
 
 class _NoAnswer(Exception):
@@ -243,6 +269,10 @@ class _Probe:
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
+
+    def connect(self) -> None:
+        """Wait until the connection is open. Raises like `value`."""
+        self._wait()
 
     def value(self, statement: str, parameters: dict[str, Any] | None = None) -> Any:
         """Execute a statement, and return its only value.

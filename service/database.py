@@ -6,17 +6,20 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from db import embedded, migrate
+from db import embedded, migrate, rights
 from db.errors import DatabaseError, Misconfigured, Unavailable
 from db.pool import Pool
 from db.retry import retried
 from db.source import check_source
 from db.urls import safe_url
 from service.errors import PreconditionError
+from service.logs import event as log
 from service.settings.home import Home, running_service
 from service.settings.load import Settings
 
 START_WAIT_SECONDS = 60.0
+POOLER_TRIES = 3
+"""How often a busy connection pooler is asked for a second connection. Each try takes five seconds."""
 
 
 def open_pool(settings: Settings, url: str) -> Pool:
@@ -36,7 +39,7 @@ def get_ready(pool: Pool, settings: Settings, *, wait_seconds: float = START_WAI
         PreconditionError: it does not answer, or is not what the settings say.
     """
     try:
-        applied = retried(lambda: migrate.apply(pool), give_up_seconds=wait_seconds)
+        applied = retried(lambda: migrate.apply(pool, settings.source), give_up_seconds=wait_seconds)
         check_source(pool, settings.source)
     except Unavailable as error:
         raise PreconditionError(
@@ -45,6 +48,38 @@ def get_ready(pool: Pool, settings: Settings, *, wait_seconds: float = START_WAI
     except Misconfigured as error:
         raise PreconditionError(str(error)) from error
     return applied
+
+
+def check_pooler(pool: Pool) -> None:
+    """Behind a connection pooler, say what is different, and check that a claim gets the two connections it needs.
+
+    Raises:
+        PreconditionError: the pooler has only one for this role.
+    """
+    if not pool.is_pooled():
+        return
+    log("Connection pooler", notices="no LISTEN: new files are noticed at each poll, every CHECK_INTERVAL seconds")
+    if not any(pool.serves_two() for _ in range(POOLER_TRIES)):
+        raise PreconditionError(
+            "the connection pooler in front of the database runs only one transaction of this role at a time, or all "
+            "its connections are in use. A claim needs two. Set its pool size to at least 2 (pgbouncer: pool_size)"
+        )
+
+
+def check_may_insert(pool: Pool, settings: Settings) -> None:
+    """Check the right to insert into the source.
+
+    Raises:
+        PreconditionError: the role may not. The message has the GRANT statement.
+    """
+    with pool.transaction(read_only=True) as cursor:
+        role = rights.current_role(cursor)
+        missing = [right.statement for right in rights.missing(cursor, role, settings.source)]
+    if missing:
+        raise PreconditionError(
+            f"the role {role} may not insert into {settings.source.table}. "
+            f"Its owner gives the right: {'; '.join(missing)}"
+        )
 
 
 @contextmanager

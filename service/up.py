@@ -22,7 +22,7 @@ from service.cycle.daemon import Daemon
 from service.cycle.stop_signals import stop_signals
 from service.cycle.trainer_commands import prepare_base, with_absolute_folder
 from service.cycle.watchdog import watched
-from service.database import get_ready, open_pool, shown_url
+from service.database import check_pooler, get_ready, open_pool, shown_url
 from service.errors import PreconditionError, ServiceError, UsageError
 from service.gate.judge import Verdict
 from service.intake import demo
@@ -71,6 +71,7 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, show: PrintProgress
         with _stage(show, "migrations") as note:
             applied = get_ready(pool, settings)
             note(f"{', '.join(applied)} applied" if applied else "up to date", applied=applied)
+        check_pooler(pool)
         recipe = _prepare(settings, show, stop, board)
         if recipe is None:
             return None

@@ -5,6 +5,11 @@
 insert into codelupe.runs (stream, parent_version, trunk_run_id, seed, epoch)
 values (%(stream)s, %(parent_version)s, %(trunk_run_id)s, %(seed)s, %(epoch)s) returning run_id, created_at;
 
+-- name: claim_idle_limit
+-- Let the server end a claim that is idle for longer than a lease lasts. Its open run would make the claim of the next
+-- leader wait.
+set local idle_in_transaction_session_timeout = '45s';
+
 -- name: ledger_claim
 -- Claim rows that are not in the ledger or were returned. The row count is lower than the number of given rows if
 -- another run has one of them.

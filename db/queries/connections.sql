@@ -1,4 +1,10 @@
--- The server process of a connection.
+-- The server process of a connection, and the limits of its transactions.
+
+-- name: transaction_limits
+-- Limit the statements, the waits for locks and the idle time of this transaction. These statements take no snapshot.
+set local statement_timeout = %(statement)s;
+set local lock_timeout = %(lock)s;
+set local idle_in_transaction_session_timeout = %(idle)s;
 
 -- name: backend_is_busy
 -- Check whether the server process of another connection is executing a statement. The process does not count as busy

@@ -22,7 +22,7 @@ from db.pool import Pool
 from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for
 from service.cli.preview import preview
 from service.cycle.trainer_commands import show_samples
-from service.database import database
+from service.database import check_may_insert, database
 from service.errors import PreconditionError, UsageError
 from service.intake.drop import Summary, drop_paths
 from service.intake.history import MAX_COMMITS
@@ -65,6 +65,7 @@ def drop(
         )
     summary = Summary()
     with database(settings) as pool:
+        check_may_insert(pool, settings)
         try:
             with _drop_progress() as on_progress:
                 drop_paths(

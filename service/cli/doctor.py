@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from db import migrate
+from db import migrate, rights
 from db.errors import DatabaseError, Misconfigured
 from db.pool import Pool
 from db.source import check_source
@@ -80,11 +81,13 @@ def database_findings(settings: Settings) -> Iterator[Finding]:
                 cursor.execute("show server_version")
                 row = cursor.fetchone()
             version = row[0] if row else "?"
-            yield Finding(check="database", state="ok", said=f"PostgreSQL {version} answers ({name})")
-            migrations = migrations_finding(pool)
-            yield migrations
-            if migrations.state == "ok":
-                yield source_finding(pool, settings)
+            through = " through a connection pooler" if pool.is_pooled() else ""
+            yield Finding(check="database", state="ok", said=f"PostgreSQL {version} answers{through} ({name})")
+            for check in (rights_finding, migrations_finding, source_finding):
+                finding = check(pool, settings)
+                yield finding
+                if finding.state == "failed" or (finding.check, finding.state) == ("migrations", "note"):
+                    return
     except Misconfigured as error:
         yield Finding(check="database", state="failed", said=str(error), mend=EDIT)
     except (DatabaseError, PreconditionError) as error:
@@ -92,16 +95,49 @@ def database_findings(settings: Settings) -> Iterator[Finding]:
         yield Finding(check="database", state="failed", said=f"{name}: {error}", mend=mend)
 
 
-def migrations_finding(pool: Pool) -> Finding:
-    """Check that the tables match this version. The service migrates older tables when it starts."""
+def rights_finding(pool: Pool, settings: Settings) -> Finding:
+    """Check the role's rights on what exists: our tables, and the source."""
+    with pool.transaction(read_only=True) as cursor:
+        role = rights.current_role(cursor)
+        missing = rights.missing(cursor, role, settings.source)
+    needed = [right.statement for right in missing if right.needed_by == rights.SERVICE]
+    if needed:
+        said = f"the role {role} lacks rights that the service needs"
+        return Finding(check="rights", state="failed", said=said, mend=f"{_psql(needed)}  # {_migrate_command(role)}")
+    if missing:
+        said = f"the role {role} has no right for {missing[0].needed_by}: {missing[0].statement}"
+        return Finding(check="rights", state="note", said=said)
+    return Finding(check="rights", state="ok", said=f"the role {role} may use all that exists")
+
+
+def migrations_finding(pool: Pool, settings: Settings) -> Finding:
+    """Check that the tables match this version. The service migrates older tables when it starts, if it may."""
     try:
-        outstanding = migrate.pending(pool)
+        outstanding = migrate.pending(pool, settings.source)
     except Misconfigured as error:
         return Finding(check="migrations", state="failed", said=str(error), mend="git pull && make install")
-    if outstanding:
-        said = f"{', '.join(outstanding)}: the next `codelupe up` applies them"
-        return Finding(check="migrations", state="note", said=said)
-    return Finding(check="migrations", state="ok", said="all migrations are applied")
+    if not outstanding:
+        return Finding(check="migrations", state="ok", said="all migrations are applied")
+    ours = [name for name in outstanding if not name.startswith("source/")]
+    with pool.transaction(read_only=True) as cursor:
+        role = rights.current_role(cursor)
+        needed = rights.missing_to_create(cursor, role, ours=bool(ours), source=len(ours) < len(outstanding))
+        owner = not ours or rights.owns_all(cursor, role)
+    listed = ", ".join(outstanding)
+    if needed or not owner:
+        said = f"{listed}: the role {role} may not apply them"
+        command = _migrate_command(role)
+        mend = f"{_psql(needed)}  # {command}" if needed and owner else command.removeprefix("or, ")
+        return Finding(check="migrations", state="failed", said=said, mend=mend)
+    return Finding(check="migrations", state="note", said=f"{listed}: the next `codelupe up` applies them")
+
+
+def _psql(statements: list[str]) -> str:
+    return f"psql -c {shlex.quote('; '.join(statements))}"
+
+
+def _migrate_command(role: str) -> str:
+    return f"or, as an owner of the database: codelupe migrate --role {shlex.quote(role)}"
 
 
 def source_finding(pool: Pool, settings: Settings) -> Finding:

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from db.errors import DatabaseError
-from service.cli import adapters, compare, data, evaluate, exporting, ledger, machine, power, runs, service
+from service.cli import adapters, compare, data, evaluate, exporting, ledger, machine, migrate, power, runs, service
 from service.errors import PreconditionError, ServiceError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -29,6 +29,7 @@ COMMANDS = (
     adapters.connect,
     machine.plan,
     machine.doctor,
+    migrate.migrate,
     data.samples,
     ledger.audit,
     ledger.lineage,

@@ -117,14 +117,19 @@ def claim_run(
     ) as rows:
         final = home.run(rows.run_id)
         set_aside(home, rows.run_id)
+
+        def beat_and_keep_alive() -> None:
+            beat()
+            rows.keep_alive()
+
         with temporary_folder(final) as folder:
             admission = Admission(rows, recipe)
-            claimed = _fill(rows, folder, recipe, admission, start, beat, reject_all)
+            claimed = _fill(rows, folder, recipe, admission, start, beat_and_keep_alive, reject_all)
             if claimed.run_id is None:
                 rows.cancel()
                 shutil.rmtree(folder.root)
                 return claimed
-            write_facts(folder, rows.run_id, recipe, home, start, secrets=dict(admission.secrets))
+            write_facts(folder, rows.run_id, recipe, home, start, beat_and_keep_alive, secrets=dict(admission.secrets))
     (folder.root).rename(final.root)
     fsync_folder(home.runs)
     return claimed

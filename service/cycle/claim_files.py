@@ -15,6 +15,7 @@ from db.adapters import Adapter
 from db.source import HeldOutRow, SourceRow
 from db.trunk import Trunk
 from service.logs import event as log
+from service.publish.folders import Beat
 from service.settings.home import Home
 from trainer.recipe import Recipe
 from trainer.recipe_file import dump_recipe
@@ -89,7 +90,14 @@ def row_line(row: SourceRow | HeldOutRow, sha256: str, *, run_id: int | None = N
 
 
 def write_facts(
-    folder: RunDirectory, run_id: int, recipe: Recipe, home: Home, start: Start, *, secrets: dict[str, int]
+    folder: RunDirectory,
+    run_id: int,
+    recipe: Recipe,
+    home: Home,
+    start: Start,
+    beat: Beat = lambda: None,
+    *,
+    secrets: dict[str, int],
 ) -> None:
     """Write recipe.yaml, the adapters' links and the manifest. All files are synced before the claim commits."""
     write_text(folder.recipe, dump_recipe(recipe))
@@ -100,8 +108,10 @@ def write_facts(
     for path in (folder.rows, folder.held_out, folder.replay):
         if path.exists():
             fsync_file(path)
+            beat()
     write_manifest(
         folder.root,
+        beat,
         run_id=run_id,
         stream=recipe.stream,
         seed=recipe.training.seed,

@@ -64,7 +64,7 @@ class Daemon:
         self.state = State.STARTING
         self.verdict: Verdict | None = None
         self.upkeep = Upkeep(settings, home, pool, board)
-        self._leadership = Leadership(pool, recipe.stream, home.instance())
+        self._leadership = Leadership(pool, recipe.stream, home.instance(), board.is_alive)
         self._supervisor = Supervisor(settings, pool, board, self._leadership, self.upkeep, stop)
         self._settling = Settling(settings, home, pool, self._leadership, self.upkeep, self._beat_and_renew)
         self._pausing = Pausing(pool, board, self._leadership, self.upkeep)

@@ -118,6 +118,10 @@ class Board:
         """Record a heartbeat of the main loop."""
         self.update()
 
+    def is_alive(self) -> bool:
+        """Whether the main loop has sent a heartbeat lately."""
+        return self.read().heartbeat_age_seconds() <= STALE_HEARTBEAT_SECONDS
+
     def trouble(self, cause: str, reason: str) -> None:
         """Report a problem until `clear(cause)`."""
         self._change(lambda now: replace(now, troubles={**now.troubles, cause: reason}))

@@ -194,6 +194,7 @@ def serve(options: Options) -> None:
     launch.TRAINER = options.trainer
     if options.lease_seconds is not None:
         leadership.LEASE_SECONDS, leadership.RENEW_SECONDS = options.lease_seconds, options.lease_seconds / 4
+        leadership.STAND_IN_SECONDS = options.lease_seconds / 3
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     settings, home = settings_of(options), Home(options.home)

@@ -13,6 +13,7 @@ import leaders
 import machine
 import malformed
 import mutants
+import neighbours
 import producers
 import reused_ids
 import soak
@@ -36,6 +37,7 @@ MODULES = (
     wrong_settings,
     columns,
     announced,
+    neighbours,
     mutants,
 )
 ROWS: dict[int, Row] = {number: row for module in MODULES for number, row in module.ROWS.items()}

@@ -18,6 +18,7 @@ from db.errors import LeaseLost, Misconfigured, Unavailable
 from db.files import NewFile, insert_files
 from db.pool import Pool
 from db.revocations import Subject, revoke
+from db.statements import QUERIES
 from service.admission.admission import Admission
 from service.cycle import leadership
 from service.cycle.claim import BATCH_CHARS, NothingToHoldOut, claim_run
@@ -182,6 +183,19 @@ def test_the_lease_is_renewed_while_a_claim_lasts(world: World, monkeypatch: pyt
     assert daemon._claiming() is State.TRAINING
     held = leases.holder(world.pool, STREAM)
     assert held is not None and held[1] > 30
+
+
+def test_the_server_hears_of_a_claim_while_it_lasts(world: World, monkeypatch: pytest.MonkeyPatch):
+    """Otherwise the server ends it as the claim of a stopped service, which would make the next leader wait."""
+    limit = QUERIES["claim_idle_limit"].replace("45s", "700ms")
+    monkeypatch.setitem(QUERIES, "claim_idle_limit", limit)
+    monkeypatch.setattr("db.claim.KEEP_ALIVE_SECONDS", 0.1)
+    world.insert(10)
+    start = Start()
+    claimed = claim_run(
+        world.pool, world.lease, world.home, world.settings, world.recipe, start, beat=lambda: time.sleep(0.15)
+    )
+    assert claimed.trained > 0
 
 
 @pytest.mark.parametrize("taken", ["runs/000001", "models/adapters/v000001"])

@@ -44,7 +44,7 @@ def test_a_machine_that_is_ready(database_url: str, tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert done.returncode == 0, done.stderr
     names = [finding["check"] for finding in found]
-    assert names[:5] == ["folders", "disk", "database", "migrations", "source"] and names[-1] == "wandb"
+    assert names[:6] == ["folders", "disk", "database", "rights", "migrations", "source"] and names[-1] == "wandb"
     assert {finding["state"] for finding in found} == {"ok", "note"}
     assert not any(finding["mend"] for finding in found)
 

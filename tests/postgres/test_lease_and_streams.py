@@ -17,6 +17,7 @@ from db.streams import Binding, bind, get, request_training, training_requested
 
 Query = Callable[..., list[Any]]
 NAMES = sorted(path.name for path in migrate.FOLDER.glob("*.sql"))
+SOURCE_NAMES = sorted(f"source/{path.name}" for path in migrate.FOLDER.glob("source/*.sql"))
 
 
 def test_one_holder_at_a_time(pool: Pool) -> None:
@@ -111,14 +112,14 @@ def test_migrations_apply_once_however_many_ask(postgres_url: str) -> None:
 
     execute_outside(postgres_url, sql.SQL("create database empty"))
     pool = Pool(in_database(postgres_url, "empty"), max_connections=4)
-    assert migrate.pending(pool) == NAMES
+    assert migrate.pending(pool) == NAMES + SOURCE_NAMES
     results: list[list[str]] = []
     threads = [threading.Thread(target=lambda: results.append(migrate.apply(pool))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(results) == [[], [], [], NAMES]
+    assert sorted(results) == [[], [], [], NAMES + SOURCE_NAMES]
     assert migrate.pending(pool) == []
     pool.close()
 

@@ -218,6 +218,16 @@ def test_statements_have_limits(pool: Pool) -> None:
         cursor.execute("select pg_sleep(5)")
 
 
+def test_behind_a_pooler_it_does_not_listen(pool: Pool, query: Query, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LISTEN would belong to a session that others use too. test_pooler.py has a real pgbouncer."""
+    monkeypatch.setattr(LimitedConnection, "is_pooled", True)
+    with pool.listening("some_channel") as notified:
+        assert pool.stats().in_use == 0
+        query("notify some_channel")
+        assert not notified(0.05)
+        assert query("select pg_listening_channels()") == []
+
+
 # --- what kind of error -------------------------------------------------------------------------------------
 
 

@@ -146,7 +146,7 @@ def test_a_schema_difference_is_detected(
     restore(DUMPS[0], old)
     apply(before)
     next_migration(script)
-    assert apply(old)[-1] == "9999_next.sql"
+    assert "9999_next.sql" in apply(old)
     assert schema(old) != schema(before)
     apply(fresh)
     assert schema(old) == schema(fresh)
@@ -189,6 +189,6 @@ def test_a_kill_during_a_migration_leaves_nothing(
     process.send_signal(signal.SIGKILL)
     process.wait()
     next_migration("create table codelupe.whole (n int);")
-    assert apply(url)[-1] == "9999_next.sql"  # waits for the killed one's transaction, which is rolled back
+    assert "9999_next.sql" in apply(url)  # waits for the killed one's transaction, which is rolled back
     added = [line for line in schema(url) if line not in before and line.startswith("CREATE TABLE")]
     assert "CREATE TABLE codelupe.whole (" in added and "CREATE TABLE codelupe.half (" not in added
