@@ -47,7 +47,7 @@ def remove(mutant: Mutant, folder: Path) -> None:
     text = path.read_text()
     if text.count(mutant.old) != 1:
         raise Broken(
-            f"{mutant.file} contains the safeguard {text.count(mutant.old)} times. Correct tests/faults/safeguards.py"
+            f"{mutant.file} contains the safeguard {text.count(mutant.old)} times. Correct tests/faults/safeguards"
         )
     path.write_text(text.replace(mutant.old, mutant.new))
 

@@ -1,0 +1,32 @@
+"""Safeguards: a wrong setting burns no rows."""
+
+from __future__ import annotations
+
+from safeguards.mutant import Mutant, test
+
+MUTANTS: dict[str, Mutant] = {
+    "a rejection is void when its setting changes": Mutant(
+        file="service/cycle/daemon.py",
+        old="        self.upkeep.void(self.lease, self.recipe, self._beat_and_renew)\n",
+        new="",
+        caught_by=test("tests/postgres/test_wrong_settings.py", "void_when"),
+    ),
+    "a claim that a setting would reject whole is given back": Mutant(
+        file="service/cycle/claim.py",
+        old="        if not reject_all and (problem := wrong_setting(rejected, decided_rows, recipe)):",
+        new="        if (problem := None):",
+        caught_by=test("tests/postgres/test_wrong_settings.py", "reject_whole"),
+    ),
+    "a run of which the trainer rejects nearly all is given back": Mutant(
+        file="service/cycle/daemon.py",
+        old="        if problem := self._wrong_setting(outcomes, recipe):",
+        new="        if problem := None:",
+        caught_by=test("tests/postgres/test_wrong_settings.py", "trainer_rejects_nearly_all"),
+    ),
+    "a rejection carries the settings of its run": Mutant(
+        file="db/settling.py",
+        old='disposition, reason, self.settings.get(reason or ""))',
+        new="disposition, reason, None)",
+        caught_by=test("tests/postgres/test_wrong_settings.py", "some_are_rejected"),
+    ),
+}
