@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from db import chunks, runs, streams
 from db.errors import DatabaseError, LeaseLost, Unavailable
 from db.lease import Lease
 from db.pool import Pool
 from db.table import CHANNEL
-from service.admission.reasons import wrong_setting
 from service.cycle.claim import NothingToHoldOut, WrongSetting, claim_run, log_claim
-from service.cycle.judging import evidence_of, log_verdict, to_examine
+from service.cycle.judging import judge_run, log_verdict, rejected_by_a_setting, to_examine
 from service.cycle.leadership import RENEW_SECONDS, Leadership
 from service.cycle.memory import return_freed_memory
 from service.cycle.pausing import Pausing
@@ -24,15 +22,14 @@ from service.cycle.states import TOLD_BY_EVENTS, WRITING, may_follow
 from service.cycle.supervise import FINAL_CODES, STEP_FAILED_CODES, Supervisor
 from service.cycle.upkeep import Pause, Upkeep
 from service.errors import PreconditionError
-from service.gate.judge import Verdict, judge
+from service.gate.judge import Verdict
 from service.logs import event as log
 from service.settings.home import Home
 from service.settings.load import Settings
 from service.web.board import Board
 from service.web.state import State
 from trainer.recipe import Recipe
-from trainer.recipe_file import load_recipe
-from trainer.records import RowOutcome, Suspects, read_outcomes, read_suspects
+from trainer.records import Suspects, read_suspects
 from trainer.run_dir import RunDirectoryError
 
 DATABASE_PAUSE_SECONDS, LONGEST_DATABASE_PAUSE_SECONDS = 2.0, 10.0
@@ -239,19 +236,16 @@ class Daemon:
             if to_examine(directory, self.recipe):
                 return self._examination_ended(code)
         try:
-            evidence = evidence_of(directory, self.recipe, run_id=self._run_id, beat=self._beat_and_renew)
-            outcomes = list(read_outcomes(directory.rows_outcome))
-            recipe = load_recipe(directory.recipe)
-            verdict = judge(evidence)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RunDirectoryError) as error:
-            return self._give_up(f"the report of run {self._run_id} cannot be read: {error!r}")
-        if problem := self._wrong_setting(outcomes, recipe):
+            finished = judge_run(directory, self.recipe, run_id=self._run_id, beat=self._beat_and_renew)
+        except RunDirectoryError as error:
+            return self._give_up(str(error))
+        problem = rejected_by_a_setting(self.pool, self._run_id, finished)
+        if problem is not None and not self._pausing.is_rejecting_all:
             self._settling.give_back(self._run_id, "returned", problem)
             self._settling.tidy(self._run_id)
             raise Pause("settings", problem)
-        self._judged = verdict
-        settled = self._settling.settle(self._run_id, verdict, dict(evidence.report), outcomes, recipe)
-        self._announce(settled)
+        self._judged = finished.verdict
+        self._announce(self._settling.settle(self._run_id, finished))
         self._settling.tidy(self._run_id)
         return State.WAITING
 
@@ -266,14 +260,6 @@ class Daemon:
         if self._judged is not None and (run := self._run()).ended_at is not None:
             kept = run.state not in ("returned", "failed")
             self._announce(self._judged if kept else self._judged.not_published(run.reason or run.state))
-
-    def _wrong_setting(self, outcomes: Sequence[RowOutcome], recipe: Recipe) -> str | None:
-        """Return the problem if the trainer rejected nearly all rows because of one setting."""
-        if self._pausing.is_rejecting_all:
-            return None
-        own = runs.unsettled(self.pool, self._run_id)
-        reasons = (o.reason or "" for o in outcomes if o.outcome == "rejected" and o.file_id in own)
-        return wrong_setting(Counter(reasons), len(own), recipe)
 
     def _examination_ended(self, code: int) -> State:
         """The examination wrote nothing: try again after a crash, and give up in the end."""
@@ -299,12 +285,7 @@ class Daemon:
         if code not in FINAL_CODES:
             self._crashes += 1
             if self._crashes < MAX_CRASHES:
-                log(
-                    "Restarting the training process",
-                    level=logging.WARNING,
-                    run=self._run_id,
-                    code=code,
-                )
+                log("Restarting the training process", level=logging.WARNING, run=self._run_id, code=code)
                 return State.TRAINING
         said = failure or f"it ended with code {code} {self._crashes} times; see {log_file}"
         suspects = read_suspects(self.home.run(self._run_id).suspects) if code in STEP_FAILED_CODES else None

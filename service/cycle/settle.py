@@ -11,6 +11,7 @@ from db import adapters, runs, settling
 from db.errors import ParentMoved, RowsRevoked, SettlementMismatch
 from db.pool import Pool
 from service.admission.reasons import digests
+from service.cycle.judging import Finished
 from service.cycle.leadership import Leadership
 from service.cycle.upkeep import Upkeep
 from service.gate.judge import Verdict
@@ -37,15 +38,10 @@ class Settling:
         self.settings, self.home, self.pool = settings, home, pool
         self.leadership, self.upkeep, self.beat = leadership, upkeep, beat
 
-    def settle(
-        self, run_id: int, verdict: Verdict, report: dict[str, Any], outcomes: Sequence[RowOutcome], recipe: Recipe
-    ) -> Verdict:
-        """Carry out a verdict. Returns it as it turned out: a candidate that cannot be published is refused.
-
-        Args:
-            recipe: the one that the run was made with
-        """
-        report = {**report, "verdict": verdict.as_record()}
+    def settle(self, run_id: int, finished: Finished) -> Verdict:
+        """Carry out a verdict. Returns it as it turned out: a candidate that cannot be published is refused."""
+        verdict, outcomes, recipe = finished.verdict, finished.outcomes, finished.recipe
+        report = {**finished.report, "verdict": verdict.as_record()}
         try:
             match verdict.decision:
                 case "promote":

@@ -7,8 +7,8 @@ from safeguards.mutant import Mutant, test
 MUTANTS: dict[str, Mutant] = {
     "a verdict is told after it is settled": Mutant(
         file="service/cycle/daemon.py",
-        old="        self._judged = verdict\n",
-        new="        self._announce(verdict)\n",
+        old="        self._judged = finished.verdict\n",
+        new="        self._announce(finished.verdict)\n",
         caught_by=test("tests/postgres/test_pauses.py", "cannot_be_settled"),
     ),
     "a verdict whose COMMIT got no answer is told": Mutant(

@@ -121,9 +121,9 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=test("tests/postgres/test_claim_run.py", "came_too_late"),
     ),
     "a run with an unreadable result returns its rows": Mutant(
-        file="service/cycle/daemon.py",
-        old="        except (OSError, ValueError, TypeError, KeyError, AttributeError, RunDirectoryError) as error:\n",
-        new="        except ZeroDivisionError as error:\n",
+        file="service/cycle/judging.py",
+        old="    except (OSError, ValueError, TypeError, KeyError, AttributeError, RunDirectoryError) as error:\n",
+        new="    except ZeroDivisionError as error:\n",
         caught_by=test("tests/postgres/test_claim_run.py", "cannot_be_read_is_returned"),
     ),
     "a returned row is not a duplicate of itself": Mutant(

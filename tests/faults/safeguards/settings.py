@@ -19,8 +19,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a run of which the trainer rejects nearly all is given back": Mutant(
         file="service/cycle/daemon.py",
-        old="        if problem := self._wrong_setting(outcomes, recipe):",
-        new="        if problem := None:",
+        old="        problem = rejected_by_a_setting(self.pool, self._run_id, finished)\n",
+        new="        problem = None\n",
         caught_by=test("tests/postgres/test_wrong_settings.py", "trainer_rejects_nearly_all"),
     ),
     "a rejection carries the settings of its run": Mutant(
