@@ -23,8 +23,8 @@ from psycopg2.extras import execute_values
 from db.statements import QUERIES
 from db.table import Source
 
-COMPARED_ROWS, COMPARED_BYTES = 1_500, 12_000_000
-"""The texts that one look compares by hash: about 100 ms. The rest is compared in the next looks."""
+COMPARED_ROWS, COMPARED_BYTES = 2_000, 16_000_000
+"""The texts that one look compares by hash. The rest is compared in the next looks."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,21 +2,24 @@
 
 -- name: source_settled
 -- Compare the texts of settled rows of a range, up to %(rows)s rows and about %(bytes)s bytes: those whose mark differs,
--- or all of them with %(every)s. Returns the id, the present mark, whether the text is the one that was
--- settled, and the number of all rows to compare.
-with asked as (
-    select {id} as file_id, {mark} as mark, {content} as content, l.run_id,
-           sum(octet_length({content})) over (order by {id}) as bytes, row_number() over (order by {id}) as place, count(*) over () as total
+-- or all of them with %(every)s. Returns the id, the present mark, whether the text is the one that was settled, and a
+-- number of rows that is higher than that of the returned ones if some are left.
+with found as (
+    select {id} as file_id, {mark} as mark, {content} as content, l.run_id
     from {table} s join codelupe.ledger l
       on l.stream = %(stream)s and l.file_id = {id} and l.file_id between %(first_id)s and %(last_id)s
     where {id} between %(first_id)s and %(last_id)s
       and l.disposition in ('trained', 'held_out', 'rejected', 'quarantined')
       and (%(every)s or l.mark is distinct from {mark})
-    order by {id} limit %(rows)s
+    order by {id} limit %(rows)s + 1
+), asked as (
+    select *, sum(octet_length(content)) over (order by file_id) as bytes,
+           row_number() over (order by file_id) as place, count(*) over () as total
+    from found
 )
 select s.file_id, s.mark, encode(sha256({settled_bytes}), 'hex') is not distinct from w.content_sha256, s.total
 from asked s join codelupe.run_rows w on w.run_id = s.run_id and w.file_id = s.file_id
-where s.place = 1 or s.bytes <= %(bytes)s
+where s.place = 1 or s.place <= %(rows)s and s.bytes <= %(bytes)s
 order by 1;
 
 -- name: ledger_mark
