@@ -13,7 +13,7 @@ with found as (
       and (%(every)s or l.mark is distinct from {mark})
     order by {id} limit %(rows)s + 1
 ), asked as (
-    select *, sum(octet_length(content)) over (order by file_id) as bytes,
+    select *, sum(coalesce(octet_length(content), 0)) over (order by file_id) as bytes,
            row_number() over (order by file_id) as place, count(*) over () as total
     from found
 )

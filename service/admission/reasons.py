@@ -61,12 +61,13 @@ def digests(recipe: Recipe) -> dict[str, str]:
     return {name: _digest(recipe, reason.settings) for name, reason in REASONS.items()}
 
 
-def wrong_setting(rejected: Counter[str], rows: int, recipe: Recipe) -> str | None:
+def wrong_setting(rejected: Counter[str], rows: int, recipe: Recipe, *, is_full: bool = False) -> str | None:
     """Return what to tell a person if nearly all rows are rejected because of one setting, or None.
 
     Args:
         rejected: rows by reason
         rows: all rows. Those with an ordinary reason, or one that depends on no setting, do not count
+        is_full: whether there may be more rows than a run can have, so that other files wait behind these
     """
     due = {name: count for name, count in rejected.items() if name in REASONS and not REASONS[name].is_ordinary}
     rows -= rejected.total() - sum(due.values())
@@ -77,9 +78,11 @@ def wrong_setting(rejected: Counter[str], rows: int, recipe: Recipe) -> str | No
     values = ", ".join(f"{setting} = {json.dumps(_value(recipe, setting))}" for setting in reason.settings)
     variable = f" ({reason.variable})" if reason.variable else ""
     return (
-        f"{count} of {rows} rows would be rejected as {name}, which depends on {values}{variable}. They wait again. "
-        "Correct the setting and restart the service, or add other files. If they should be rejected, ask for a run: "
-        "`codelupe drop --train-now`, or POST /api/train"
+        f"{count} of {rows} rows would be rejected as {name}, which depends on {values}{variable}. They wait again, "
+        f"{'and all other files wait behind them. ' if is_full else ''}"
+        "Correct the setting, or the rows, and restart the service"
+        f"{'' if is_full else ', or add other files'}. If the rows should be rejected, ask for a run while "
+        "`codelupe up` pauses (not with --once): `codelupe drop --train-now`, or POST /api/train"
     )
 
 

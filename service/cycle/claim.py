@@ -166,7 +166,8 @@ def _fill(
         for decided in splitter.rest():
             new_chars += _keep(rows, *decided, writing)
         decided_rows = splitter.trained + splitter.held_out + rows.rejected
-        if not reject_all and (problem := wrong_setting(rejected, decided_rows, recipe)):
+        is_full = decided_rows >= rows.limit
+        if not reject_all and (problem := wrong_setting(rejected, decided_rows, recipe, is_full=is_full)):
             raise WrongSetting(problem)
         before = 0
         trunk = start.trunk.run_ids if start.trunk else ()

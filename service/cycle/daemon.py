@@ -246,6 +246,7 @@ class Daemon:
             raise Pause("settings", problem)
         self._judged = finished.verdict
         self._announce(self._settling.settle(self._run_id, finished))
+        self._pausing.is_rejecting_all = False  # a request is about the rows up to the next verdict
         self._settling.tidy(self._run_id)
         return State.WAITING
 

@@ -347,3 +347,13 @@ def test_the_audit_finds(pool: Pool, lease: Lease, query: Query, said: str) -> N
         query(statement)
     problems = audit(pool, SOURCE, ELIGIBLE, STREAM).problems
     assert any(said in problem for problem in problems), problems
+
+
+def test_texts_that_vanish_are_compared_in_one_look(pool: Pool, lease: Lease, query: Query) -> None:
+    query("alter table code_files alter content drop not null")
+    fill(pool, 6)
+    look_around(pool, lease)
+    publish(pool, lease)
+    query("update code_files set content = null")
+    assert chunks.poll(pool, lease, SOURCE, ELIGIBLE).changed == 6
+    assert audit(pool, SOURCE, ELIGIBLE, STREAM).ineligible == {"no_content": 6}

@@ -164,6 +164,33 @@ def test_who_asks_for_a_run_during_the_pause_has_the_rows_rejected(world: World,
     assert world.audit().pending == 12
 
 
+def test_a_request_ends_with_the_next_verdict(world: World):
+    world.insert(12)
+    daemon = start(world, hygiene=MIT)
+    daemon._pausing.is_rejecting_all = True  # as after a request during a pause
+    assert daemon._claiming() is State.WAITING
+    world.insert(12, prefix="later")
+    assert daemon._claiming() is State.WAITING  # a long backlog needs one request
+    world.insert(12, prefix="good")
+    with world.pool.transaction() as cursor:
+        cursor.execute("update code_files set license = 'mit' where path like 'good%'")
+    assert daemon._claiming() is State.TRAINING
+    finish(daemon, world, "too_long", of=1)
+    assert daemon._judging() is State.WAITING
+    world.insert(200, prefix="last")
+    with pytest.raises(Pause, match="rows would be rejected as no_license"):
+        daemon._claiming()
+
+
+@pytest.mark.parametrize(("most", "says"), [(8, "all other files wait behind them"), (9, "or add other files")])
+def test_the_message_says_whether_other_files_help(world: World, most: int, says: str):
+    world.insert(8)
+    world.settings = replace(world.settings, max_dataset_size=most)
+    with pytest.raises(Pause, match=says) as pause:
+        start(world, hygiene=MIT)._claiming()
+    assert ("add other files" in str(pause.value)) is (most > 8)
+
+
 def test_many_rejections_are_voided_in_parts(world: World, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("db.void.BATCH_ROWS", 5)
     world.insert(12, content="x = 1; " * 30)
