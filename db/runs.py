@@ -113,11 +113,15 @@ def totals(pool: Pool, stream: str) -> Totals:
         runs = cursor.fetchall()
         cursor.execute(QUERIES["totals_rows"], parameters)
         rows = cursor.fetchall()
+        cursor.execute(QUERIES["totals_last_trained"], parameters)
+        (last_superseded,) = cursor.fetchone() or (None,)
         cursor.execute(QUERIES["totals_trained"], parameters)
         trained = cursor.fetchone()
         cursor.execute(QUERIES["totals_last_run_seconds"], parameters)
         seconds = cursor.fetchone()
     assert trained is not None
+    last_trained = [last for disposition, _, _, last in rows if disposition == "trained"]
+    last_trained += [] if last_superseded is None else [last_superseded]
     dispositions: dict[str, int] = {}
     for disposition, _, count, _ in rows:
         dispositions[disposition] = dispositions.get(disposition, 0) + count
@@ -127,7 +131,7 @@ def totals(pool: Pool, stream: str) -> Totals:
         rejected={reason: count for disposition, reason, count, _ in rows if disposition == "rejected"},
         trained_rows=trained[0],
         trained_tokens=trained[1],
-        last_trained_id=next((last for disposition, _, _, last in rows if disposition == "trained"), None),
+        last_trained_id=max(last_trained, default=None),
         last_success_at=next((ended for state, _, ended in runs if state == "published"), None),
         last_run_seconds=seconds[0] if seconds else None,
     )

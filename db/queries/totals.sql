@@ -9,6 +9,10 @@ select state, count(*), max(ended_at) from codelupe.runs where stream = %(stream
 select disposition, reason, count(*), max(file_id) from codelupe.ledger
 where stream = %(stream)s group by disposition, reason;
 
+-- name: totals_last_trained
+-- Select the highest id with an earlier text that was trained on.
+select max(file_id) from codelupe.superseded where stream = %(stream)s and disposition = 'trained';
+
 -- name: totals_trained
 -- Count the rows and tokens that published adapters were trained on, and those of them that were replayed. Replayed rows
 -- add tokens but are not counted as trained rows.

@@ -357,3 +357,13 @@ def test_texts_that_vanish_are_compared_in_one_look(pool: Pool, lease: Lease, qu
     query("update code_files set content = null")
     assert chunks.poll(pool, lease, SOURCE, ELIGIBLE).changed == 6
     assert audit(pool, SOURCE, ELIGIBLE, STREAM).ineligible == {"no_content": 6}
+
+
+def test_new_texts_do_not_hide_what_was_trained(pool: Pool, lease: Lease, query: Query) -> None:
+    fill(pool, 3)
+    look_around(pool, lease)
+    publish(pool, lease)
+    query("update code_files set content = content || '# more'")
+    assert look_around(pool, lease).changed == 3
+    found = runs.totals(pool, STREAM)
+    assert (found.trained_rows, found.last_trained_id) == (3, 3)
