@@ -58,3 +58,12 @@ update codelupe.ledger set settings = ''
 where disposition = 'rejected' and reason in (
     'license', 'no_license', 'too_few_lines', 'long_line', 'long_lines', 'few_letters', 'encoded',
     'too_long', 'too_long_line', 'too_short', 'no_repository', 'no_commit', 'parse_failure');
+
+-- The bytes of a text in UTF-8. A database in an encoding such as WIN1252 may hold bytes that stand for no character. They
+-- make the text invalid, so that its row is rejected as `not_utf8`.
+create function codelupe.utf8_bytes(value text) returns bytea language plpgsql stable parallel safe as $$
+begin
+    return convert_to(value, 'UTF8');
+exception when untranslatable_character or character_not_in_repertoire then
+    return '\xff'::bytea || convert_to(value, getdatabaseencoding());
+end $$;

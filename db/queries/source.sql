@@ -76,8 +76,10 @@ case when {value} between '4713-01-01 BC' and '294276-12-30' then {value}::times
 
 -- name: text_bytes
 -- Fragment: the bytes of a text, in UTF-8. A SQL_ASCII database does not know its encoding, so it returns the bytes as
--- stored.
-convert_to({value}::text, case getdatabaseencoding() when 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end)
+-- stored. In other encodings, bytes that stand for no character make the result invalid.
+case getdatabaseencoding() when 'UTF8' then convert_to({value}::text, 'UTF8')
+                           when 'SQL_ASCII' then convert_to({value}::text, 'SQL_ASCII')
+                           else codelupe.utf8_bytes({value}::text) end
 
 -- name: name_bytes
 -- Fragment: the bytes of a name, which may have any type. A NUL stands for one that is too long: no text contains it.

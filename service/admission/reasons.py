@@ -71,18 +71,23 @@ def wrong_setting(rejected: Counter[str], rows: int, recipe: Recipe, *, is_full:
     """
     due = {name: count for name, count in rejected.items() if name in REASONS and not REASONS[name].is_ordinary}
     rows -= rejected.total() - sum(due.values())
-    name, count = max(due.items(), key=itemgetter(1), default=("", 0))
+    by_setting: Counter[str] = Counter()
+    for name, count in due.items():
+        by_setting[REASONS[name].settings[0]] += count
+    first, count = max(by_setting.items(), key=itemgetter(1), default=("", 0))
     if rows < LEAST_ROWS or count < NEARLY_ALL * rows:
         return None
-    reason = REASONS[name]
-    values = ", ".join(f"{setting} = {json.dumps(_value(recipe, setting))}" for setting in reason.settings)
-    variable = f" ({reason.variable})" if reason.variable else ""
+    named = sorted(name for name in due if REASONS[name].settings[0] == first)
+    settings = dict.fromkeys(setting for name in named for setting in REASONS[name].settings)
+    values = ", ".join(f"{setting} = {json.dumps(_value(recipe, setting))}" for setting in settings)
+    variable = next((f" ({REASONS[name].variable})" for name in named if REASONS[name].variable), "")
+    behind = ", and all other files wait behind them" if is_full else ""
+    others = "" if is_full else ", or add other files"
     return (
-        f"{count} of {rows} rows would be rejected as {name}, which depends on {values}{variable}. They wait again, "
-        f"{'and all other files wait behind them. ' if is_full else ''}"
-        "Correct the setting, or the rows, and restart the service"
-        f"{'' if is_full else ', or add other files'}. If the rows should be rejected, ask for a run while "
-        "`codelupe up` pauses (not with --once): `codelupe drop --train-now`, or POST /api/train"
+        f"{count} of {rows} rows would be rejected as {' or '.join(named)}, which depends on {values}{variable}. "
+        f"They wait again{behind}. Correct the setting, or the rows, and restart the service{others}. If the rows should "
+        "be rejected, ask for a run while `codelupe up` pauses (not with --once): `codelupe drop --train-now`, or POST "
+        "/api/train"
     )
 
 

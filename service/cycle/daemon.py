@@ -16,7 +16,7 @@ from service.cycle.claim import NothingToHoldOut, WrongSetting, claim_run, log_c
 from service.cycle.judging import judge_run, log_verdict, rejected_by_a_setting, to_examine
 from service.cycle.leadership import RENEW_SECONDS, Leadership
 from service.cycle.memory import return_freed_memory
-from service.cycle.pausing import Pausing
+from service.cycle.pausing import ENDED_BY_FILES, Pausing
 from service.cycle.settle import Settling
 from service.cycle.states import TOLD_BY_EVENTS, WRITING, may_follow
 from service.cycle.supervise import FINAL_CODES, STEP_FAILED_CODES, Supervisor
@@ -243,7 +243,7 @@ class Daemon:
         if problem is not None and not self._pausing.is_rejecting_all:
             self._settling.give_back(self._run_id, "returned", problem)
             self._settling.tidy(self._run_id)
-            raise Pause("settings", problem)
+            raise Pause("samples", problem)
         self._judged = finished.verdict
         self._announce(self._settling.settle(self._run_id, finished))
         self._pausing.is_rejecting_all = False  # a request is about the rows up to the next verdict
@@ -274,7 +274,7 @@ class Daemon:
     def _paused(self) -> State:
         """Wait, then start afresh and check again what was wrong."""
         self._pausing.wait(self.stop, self._sleep, self._notified_within)
-        for cause in ("service", "held_out", "settings"):
+        for cause in ("service", *ENDED_BY_FILES):
             self.board.clear(cause)
         return State.STARTING
 

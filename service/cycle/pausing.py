@@ -23,10 +23,12 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 3600.0
 REQUESTED = "a run was requested"
 LOOK_SECONDS = 5.0
 """The longest time between two looks whether the pause can end."""
-ENDED_BY_FILES = frozenset({"held_out", "settings"})
+WRONG_SETTING = frozenset({"settings", "samples"})
+"""Causes for which nearly all rows would be rejected: by the claim, or by the trainer."""
+ENDED_BY_FILES = frozenset({"held_out", *WRONG_SETTING})
 """Causes that more files can end. Such a pause also listens for notifications of new files."""
-NOT_ENDED_BY_TIME = frozenset({"settings"})
-"""Causes that another try cannot end."""
+NOT_ENDED_BY_TIME = frozenset({"samples"})
+"""Causes for which another try takes a run. Another claim costs little, and finds rows that were corrected."""
 
 
 class Pausing:
@@ -86,7 +88,7 @@ class Pausing:
                     ended = "new files were announced" if notified_within(notified, seconds) else None
                 if ended is not None:
                     log("Pause ended early", reason=ended)
-                    self.is_rejecting_all = self._cause == "settings" and ended == REQUESTED
+                    self.is_rejecting_all = self._cause in WRONG_SETTING and ended == REQUESTED
                     return
 
 

@@ -116,7 +116,7 @@ class Upkeep:
     def void(self, lease: Lease, recipe: Recipe, beat: Beat) -> None:
         """Return rows that were rejected with other settings than the present ones."""
         for reason, rows in void(self.pool, lease, digests(recipe), beat).items():
-            log("Rejections void, because a setting changed", reason=reason, rows=rows)
+            log("Rejected rows are decided again", reason=reason, rows=rows)
 
     def tidy_runs(self) -> None:
         """Compress ended runs and remove their candidates, except the one that the next run trains on."""

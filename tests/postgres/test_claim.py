@@ -378,6 +378,33 @@ def test_bytes_that_are_not_utf8_are_rejected(postgres_url: str) -> None:
     pool.close()
 
 
+def test_bytes_without_a_character_in_the_databases_encoding_are_rejected(postgres_url: str) -> None:
+    """Such a database may hold bytes that cannot be converted to UTF-8. They must not stop the other rows."""
+    made = "create database {} encoding 'WIN1252' lc_collate 'C' lc_ctype 'C' template template0"
+    execute_outside(postgres_url, sql.SQL(made).format(sql.Identifier("win1252")))
+    pool = Pool(in_database(postgres_url, "win1252"))
+    migrate.apply(pool)
+    bind(pool, STREAM, Binding(source="code_files", base_model="m", base_revision="r", lora={}))
+    lease = acquire(pool, STREAM, "tests", 600)
+    assert lease is not None
+    insert_files(pool, [new_file(1, content="naïve € " * 20)])
+    with pool.transaction() as cursor:
+        cursor.execute("set local client_encoding = 'WIN1252'")
+        cursor.execute(
+            "insert into code_files (path, content, quality_score)"
+            r" values ('a', E'x\x81' || repeat('x', 60), 80), (E'\x81', repeat('x', 60), 80)"
+        )
+    with claim(pool, lease, SOURCE, ELIGIBLE, limit=10, parent_version=None, seed=1) as claimed:
+        kept = list(claimed.rows())
+        for row in kept:
+            claimed.keep(row, "train")
+        claimed.flush()
+    assert [row.content for row in kept] == ["naïve € " * 20]
+    found = audit(pool, SOURCE, ELIGIBLE, STREAM)
+    assert (found.settled, found.claimed, found.problems) == ({"rejected:not_utf8": 2}, 1, [])
+    pool.close()
+
+
 # --- other tables -------------------------------------------------------------------------------------------
 
 
