@@ -85,9 +85,9 @@ def wrong_setting(rejected: Counter[str], rows: int, recipe: Recipe, *, is_full:
     others = "" if is_full else ", or add other files"
     return (
         f"{count} of {rows} rows would be rejected as {' or '.join(named)}, which depends on {values}{variable}. "
-        f"They wait again{behind}. Correct the setting, or the rows, and restart the service{others}. If the rows "
-        "should be rejected, ask for a run while `codelupe up` pauses (not with --once): `codelupe drop --train-now`, or "
-        "POST /api/train"
+        f"They wait again{behind}. Correct the setting, or the rows, and restart the service{others}. "
+        "If the rows should be rejected, ask for a run while `codelupe up` pauses (not with --once): "
+        "`codelupe drop --train-now` or POST /api/train"
     )
 
 
