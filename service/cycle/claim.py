@@ -38,12 +38,22 @@ BATCH_ROWS, BATCH_CHARS = 200, 2_000_000
 """Limits of one admission batch: rows and characters. The lease is renewed between batches."""
 
 
-class WrongSetting(Exception):
+class Undone(Exception):
+    """The claim is undone, because a run with its rows would be of no use. The service pauses for the cause."""
+
+    cause: str
+
+
+class WrongSetting(Undone):
     """Nearly all rows of the claim would be rejected because of one setting."""
 
+    cause = "settings"
 
-class NothingToHoldOut(Exception):
+
+class NothingToHoldOut(Undone):
     """The claim has no held-out row, so the run could not be judged."""
+
+    cause = "held_out"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from db.errors import DatabaseError, LeaseLost, Unavailable
 from db.lease import Lease
 from db.pool import Pool
 from db.table import CHANNEL
-from service.cycle.claim import NothingToHoldOut, WrongSetting, claim_run, log_claim
+from service.admission.reasons import digests
+from service.cycle.claim import Undone, claim_run, log_claim
 from service.cycle.judging import judge_run, log_verdict, rejected_by_a_setting, to_examine
 from service.cycle.leadership import RENEW_SECONDS, Leadership
 from service.cycle.memory import return_freed_memory
@@ -187,10 +188,8 @@ class Daemon:
                 self.pool, self.lease, self.home, self.settings, self.recipe, start, self._beat_and_renew,
                 reject_all=self._pausing.is_rejecting_all,
             )  # fmt: skip
-        except WrongSetting as error:
-            raise Pause("settings", str(error)) from error
-        except NothingToHoldOut as error:
-            raise Pause("held_out", str(error)) from error
+        except Undone as error:
+            raise Pause(error.cause, str(error)) from error
         except PreconditionError as error:  # a benchmark file has disappeared since the start
             raise Pause("service", str(error)) from error
         if claimed.run_id is None:  # the rows are gone, or no longer eligible
@@ -227,7 +226,7 @@ class Daemon:
         directory = self.home.run(self._run_id)
         if self._run().ended_at is not None:  # the answer to an earlier COMMIT was lost
             self._recall_verdict()
-            self._settling.tidy(self._run_id)
+            self._settling.tidy()
             return State.WAITING
         if to_examine(directory, self.recipe):
             code = self._supervisor.examine(directory, self._run_id)
@@ -242,12 +241,14 @@ class Daemon:
         problem = rejected_by_a_setting(self.pool, self._run_id, finished)
         if problem is not None and not self._pausing.is_rejecting_all:
             self._settling.give_back(self._run_id, "returned", problem)
-            self._settling.tidy(self._run_id)
+            self._settling.tidy()
+            if digests(finished.recipe) != digests(self.recipe):  # the setting was corrected since the claim
+                return State.WAITING
             raise Pause("samples", problem)
         self._judged = finished.verdict
         self._announce(self._settling.settle(self._run_id, finished))
         self._pausing.is_rejecting_all = False  # a request is about the rows up to the next verdict
-        self._settling.tidy(self._run_id)
+        self._settling.tidy()
         return State.WAITING
 
     def _announce(self, settled: Verdict) -> None:
@@ -293,8 +294,7 @@ class Daemon:
         return self._give_up(f"run {self._run_id} failed: {said}", suspects)
 
     def _give_up(self, reason: str, suspects: Suspects | None = None) -> State:
-        """The run failed: return its rows and pause. If one row caused the failure, it is quarantined and no pause is
-        needed."""
+        """The run failed: return its rows and pause. No pause is needed if a single row caused it, and is quarantined."""
         if self._settling.give_back(self._run_id, "failed", reason, suspects) is not None:
             return State.WAITING
         return self._pause("trainer", reason)
@@ -326,8 +326,7 @@ class Daemon:
         self._leadership.renew()
 
     def _sleep_until(self, notified: Callable[[float], bool], seconds: float) -> None:
-        """Wait like `_sleep`, but end early at a notification of new files or when a sweep finds enough rows. A lost
-        notification costs nothing."""
+        """Wait, but end early at a notification of new files, which may get lost, or when a sweep finds enough rows."""
         deadline = time.monotonic() + seconds
         swept: chunks.Pending | None = None
         due = True

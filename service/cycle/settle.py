@@ -87,7 +87,7 @@ class Settling:
         tidy_run(directory)
         self.upkeep.refresh()
 
-    def tidy(self, run_id: int) -> None:
+    def tidy(self) -> None:
         """After a verdict: move the pointer, compress the run, retire old adapters, count again."""
         self.upkeep.derive_pointer()
         self.upkeep.tidy_runs()

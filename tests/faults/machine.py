@@ -253,7 +253,9 @@ class Books(RuleBasedStateMachine):
     one_run = rule(**RUNS)(run_on)
     another_run = rule(**RUNS)(run_on)
     a_third_run = rule(**RUNS)(run_on)
-    """Hypothesis leaves some rules out of each sequence. With three copies, it rarely leaves out all of them."""
+    a_fourth_run = rule(**RUNS)(run_on)
+    a_fifth_run = rule(**RUNS)(run_on)
+    """Hypothesis leaves some rules out of each sequence. With five copies, it rarely leaves out all of them."""
 
     def claim(self, limit: int, held_out: int, refused: int, ends: str) -> None:
         """Claim rows in the order of their ids. `ends` is c to commit, u to cancel, or x to fail in the middle."""

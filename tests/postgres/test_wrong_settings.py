@@ -132,6 +132,18 @@ def test_a_run_of_which_the_trainer_rejects_nearly_all_is_given_back(world: Worl
     assert (found.pending, found.problems) == (20, [])
 
 
+def test_a_run_of_a_setting_that_was_corrected_since_starts_no_pause(world: World):
+    """The service was restarted with another setting while the run was being trained. The run keeps its recipe."""
+    world.insert(20)
+    start(world)._claiming()
+    world.recipe = replace(world.recipe, data=replace(world.recipe.data, max_length=1024))
+    daemon = world.daemon()
+    daemon._starting()
+    finish(daemon, world, "too_long", of=20)
+    assert daemon._judging() is State.WAITING
+    assert daemon._claiming() is State.TRAINING
+
+
 def test_a_run_of_which_some_are_rejected_is_judged(world: World):
     world.insert(20)
     daemon = start(world)
