@@ -294,7 +294,7 @@ class Daemon:
         return self._give_up(f"run {self._run_id} failed: {said}", suspects)
 
     def _give_up(self, reason: str, suspects: Suspects | None = None) -> State:
-        """The run failed: return its rows and pause. No pause is needed if a single row caused it, and is quarantined."""
+        """The run failed: return its rows and pause. If a single row caused it, no pause is needed."""
         if self._settling.give_back(self._run_id, "failed", reason, suspects) is not None:
             return State.WAITING
         return self._pause("trainer", reason)
