@@ -10,7 +10,7 @@ from trainer.data.encoder import Encoded, SampleEncoder, TokenSample
 from trainer.data.windows import fitted_samples
 from trainer.recipe import Data
 from trainer.records import Row
-from trainer.samples.build import BUILDERS, REPO, Builder, builder_of, halves, ready
+from trainer.samples.build import BUILDERS, REPO, Builder, builder_of, ready
 from trainer.samples.sample import Rejected, Sample
 
 EARLIER = 0
@@ -93,17 +93,17 @@ def _fitting(
     fitted = [fitted_samples(sample, data) for sample in encoded]
     if None not in fitted:
         return [sample for samples in fitted for sample in samples or ()]
-    if not made.builder.halves:
+    if made.builder.halves is None:
         raise Rejected("too_long")
-    parts = halves(made.row)
+    parts = made.builder.halves(made.row)
     if parts is None:
-        raise Rejected("too_long_line")
+        raise Rejected(made.builder.whole)
     samples: list[TokenSample] = []
     for part in parts:
         try:
             built = made.builder.build(part, data, seed=seed)
         except Rejected as rejected:
-            raise Rejected("too_long_line") from rejected
+            raise Rejected(made.builder.whole) from rejected
         half = Built(row=part, builder=made.builder, samples=built)
         samples += _fitting(half, encoder.encode_parts(built), encoder, data, seed=seed)
     return samples

@@ -1,0 +1,62 @@
+"""Conversations: rows that have turns instead of lines. (no torch)
+
+    metadata = {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
+    content  = the turns as readable text, for people and for limits of length
+
+A row is a conversation if its metadata has such a list. The turns are what is trained on, not the content. A row of an
+earlier release whose content is its metadata's `prompt` followed by its `completion` is one as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+MESSAGES = "messages"
+"""The key of the metadata that holds the turns."""
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: frozenset[str] = frozenset(get_args(Role))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One turn of a conversation."""
+
+    role: Role
+    text: str
+
+
+def turns_of(content: str, metadata: Mapping[str, Any]) -> tuple[Turn, ...] | None:
+    """Return the turns of a row, or None if it is not a conversation.
+
+    A turn of another form (an unknown role, no text) is left out.
+    """
+    messages = metadata.get(MESSAGES)
+    if isinstance(messages, list) and messages and all(isinstance(message, Mapping) for message in messages):
+        return tuple(turn for turn in map(_turn, messages) if turn is not None)
+    prompt, completion = metadata.get("prompt"), metadata.get("completion")
+    if isinstance(prompt, str) and isinstance(completion, str) and _is_joined(content, prompt, completion):
+        return Turn(role="user", text=prompt), Turn(role="assistant", text=completion)
+    return None
+
+
+def as_messages(turns: Iterable[Turn]) -> list[dict[str, str]]:
+    """Return turns as they are stored in a row's metadata."""
+    return [{"role": turn.role, "content": turn.text} for turn in turns]
+
+
+def readable(turns: Iterable[Turn]) -> str:
+    """Return turns as text for people, each after its role."""
+    return "\n\n".join(f"{turn.role}:\n{turn.text.strip()}" for turn in turns) + "\n"
+
+
+def _turn(message: Mapping[str, Any]) -> Turn | None:
+    role, text = message.get("role"), message.get("content")
+    if role not in ROLES or not isinstance(text, str) or not text.strip():
+        return None
+    return Turn(role=role, text=text)
+
+
+def _is_joined(content: str, prompt: str, completion: str) -> bool:
+    return content.startswith(prompt) and content.endswith(completion) and len(content) - len(prompt + completion) < 2
