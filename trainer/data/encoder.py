@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from jinja2 import TemplateError
 from tokenizers import Encoding, Tokenizer
 
 from trainer.errors import UnusableInput
@@ -215,6 +216,18 @@ class SampleEncoder:
         ):
             ordered[place] = group
         return ordered
+
+    def shows(self, chat: Chat) -> bool:
+        """Whether the chat template accepts the chat's roles in this order, and marks the end of what is supervised.
+
+        Templates differ: some have no system role, or want user and assistant in turn.
+        """
+        try:
+            frame = self._frame(tuple(message.role for message in chat.messages))
+        except (UnusableInput, TemplateError):
+            return False
+        ends = zip(chat.messages, frame[1:], strict=True)
+        return all(after[:1] == [self.end_id] for message, after in ends if message.supervised)
 
     def _frame(self, roles: tuple[str, ...]) -> list[list[int]]:
         """Return the template's ids before, between and after the messages of these roles."""

@@ -10,8 +10,8 @@ from trainer.data.encoder import Encoded, SampleEncoder, TokenSample
 from trainer.data.windows import fitted_samples
 from trainer.recipe import Data
 from trainer.records import Row
-from trainer.samples.build import BUILDERS, REPO, Builder, builder_of, ready
-from trainer.samples.sample import Rejected, Sample
+from trainer.samples.build import BUILDERS, CHAT, REPO, Builder, builder_of, ready
+from trainer.samples.sample import Chat, Rejected, Sample
 
 EARLIER = 0
 """Stands for an earlier run whose number is unknown. Run directories of older versions do not tell it."""
@@ -55,7 +55,7 @@ def tokenize_rows(rows: Iterable[Row], encoder: SampleEncoder, data: Data, *, se
             result.file_ids.append(row.file_id)
             result.runs[row.file_id] = None if row.fresh else row.run_id or EARLIER
             try:
-                made = _build(row, data, seed=seed)
+                made = _build(row, encoder, data, seed=seed)
             except Rejected as rejected:
                 result.rejected[row.file_id] = rejected.reason
                 continue
@@ -74,11 +74,18 @@ def tokenize_rows(rows: Iterable[Row], encoder: SampleEncoder, data: Data, *, se
     return result
 
 
-def _build(row: Row, data: Data, *, seed: int) -> Built:
-    """Build the row's samples, or raise Rejected."""
+def _build(row: Row, encoder: SampleEncoder, data: Data, *, seed: int) -> Built:
+    """Build the row's samples.
+
+    Raises:
+        Rejected: the builder's reasons, or `chat_template` (the base's template cannot show a conversation's turns).
+    """
     row = ready(row, data, seed=seed)
     builder = builder_of(row, data, seed=seed)
-    return Built(row=row, builder=builder, samples=builder.build(row, data, seed=seed))
+    samples = builder.build(row, data, seed=seed)
+    if builder is BUILDERS[CHAT] and not all(encoder.shows(chat) for chat in samples if isinstance(chat, Chat)):
+        raise Rejected("chat_template")
+    return Built(row=row, builder=builder, samples=samples)
 
 
 def _fitting(
@@ -87,8 +94,8 @@ def _fitting(
     """Fit the row's samples into the length limit. If one does not fit, halve the row recursively.
 
     Raises:
-        Rejected: `too_long` (the builder does not support halves), `too_long_line` (a part is still too long, but has
-            no line boundary or too few lines). A rejected row gives no sample at all, not even for a part.
+        Rejected: `too_long` (the builder does not support halves), `too_long_line` or `too_long_turns` (a part is still
+            too long, but cannot be cut). A rejected row gives no sample at all, not even for a part.
     """
     fitted = [fitted_samples(sample, data) for sample in encoded]
     if None not in fitted:

@@ -22,9 +22,7 @@ def build_chat(row: Row, data: Data, *, seed: int) -> list[Chat]:
     turns = _answered(turns_of(row.content, row.metadata) or ())
     if not any(turn.role in ("user", "tool") for turn in turns):
         raise Rejected("no_answer")
-    messages = tuple(
-        Message(role=turn.role, text=turn.text, supervised=turn.role == "assistant") for turn in turns
-    )
+    messages = tuple(Message(role=turn.role, text=turn.text, supervised=turn.role == "assistant") for turn in turns)
     return [Chat(file_id=row.file_id, kind="chat", messages=messages)]
 
 
@@ -46,7 +44,9 @@ def chat_halves(row: Row) -> tuple[Row, Row] | None:
         return None
     sizes = [len(turn.text) for turn in talk]
     cut = min(cuts, key=lambda place: abs(sum(sizes[:place]) - sum(sizes[place:])))
-    first, second = (replace(row, metadata={MESSAGES: as_messages((*system, *part))}) for part in (talk[:cut], talk[cut:]))
+    first, second = (
+        replace(row, metadata={MESSAGES: as_messages((*system, *part))}) for part in (talk[:cut], talk[cut:])
+    )
     return first, second
 
 
