@@ -10,9 +10,10 @@ from db.revocations import revoked
 from db.source import Claim, SourceRow
 from service.admission.contamination import Benchmarks
 from service.admission.duplicates import DUPLICATE, Duplicates
-from service.admission.filters import refusal
+from service.admission.filters import refusal, refused_turn
 from service.admission.licences import refused_licence
 from service.admission.secrets import metadata_without_secrets, without_secrets
+from trainer.conversations import Turn, turns_of
 from trainer.recipe import Recipe
 
 
@@ -83,9 +84,17 @@ class Admission:
             return "revoked"
         if row.sha256 in row.trained_texts:  # whatever the recipe says of duplicates, nothing is trained on twice
             return DUPLICATE
+        turns = turns_of(row.content, row.metadata)
+        texts = [row.content, "\n".join(text for text in row.metadata.values() if isinstance(text, str))]
+        texts += [turn.text for turn in turns or ()]
         return (
             refused_licence(row.license, self._hygiene)
-            or refusal(row.content, self._hygiene, min_lines=self._min_lines)
-            or self._benchmarks.reason(row.content)
-            or self._benchmarks.reason("\n".join(text for text in row.metadata.values() if isinstance(text, str)))
+            or self._refused_text(row.content, turns)
+            or next((reason for text in texts if (reason := self._benchmarks.reason(text))), None)
         )
+
+    def _refused_text(self, content: str, turns: Sequence[Turn] | None) -> str | None:
+        """Judge the text of a file, or each turn of a conversation."""
+        if turns is None:
+            return refusal(content, self._hygiene, min_lines=self._min_lines)
+        return next((reason for turn in turns if (reason := refused_turn(turn.text, self._hygiene))), None)

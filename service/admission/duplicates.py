@@ -24,6 +24,7 @@ from rensa import RMinHash
 from db.fingerprints import Fingerprint, Fingerprints
 from db.source import Claim, SourceRow
 from service.admission.tokens import CODE_TOKEN, gram_hashes, token_hashes
+from trainer.conversations import readable, turns_of
 from trainer.recipe import Hygiene
 
 GRAM_TOKENS = 5
@@ -65,7 +66,10 @@ def fingerprints(texts: Sequence[str]) -> list[Fingerprint]:
 
 
 def text_to_compare(content: str, metadata: Mapping[str, Any]) -> str:
-    """The part of a row that is compared: message and diff of a change, else the content."""
+    """The compared part of a row: turns of a conversation, message and diff of a change, else the content."""
+    turns = turns_of(content, metadata)
+    if turns:
+        return readable(turns)
     diff, message = metadata.get("diff"), metadata.get("message")
     if not isinstance(diff, str) or not diff.strip():
         return content

@@ -35,7 +35,7 @@ def refusal(text: str, hygiene: Hygiene, *, min_lines: int) -> str | None:
     lines = [line for line in text.splitlines() if line.strip()]
     if len([line for line in text.split("\n") if line.strip()]) < min_lines:
         return "too_few_lines"
-    if sum(len(match.group()) for match in CONTROL_TOKEN.finditer(text)) > MAX_CONTROL_TOKEN_SHARE * len(text):
+    if _has_control_tokens(text):
         return "control_tokens"
     if max(map(len, lines)) > hygiene.longest_line_chars:
         return "long_line"
@@ -48,6 +48,19 @@ def refusal(text: str, hygiene: Hygiene, *, min_lines: int) -> str | None:
     if _is_encoded(text, hygiene):
         return "encoded"
     return None
+
+
+def refused_turn(text: str, hygiene: Hygiene) -> str | None:
+    """Return why a turn of a conversation is refused, or None. It may be prose, so its lines may have any shape."""
+    if "\0" in text:
+        return "binary"
+    if _has_control_tokens(text):
+        return "control_tokens"
+    return "encoded" if _is_encoded(text, hygiene) else None
+
+
+def _has_control_tokens(text: str) -> bool:
+    return sum(len(match.group()) for match in CONTROL_TOKEN.finditer(text)) > MAX_CONTROL_TOKEN_SHARE * len(text)
 
 
 def _is_encoded(text: str, hygiene: Hygiene) -> bool:
