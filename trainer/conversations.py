@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 MESSAGES = "messages"
 """The key of the metadata that holds the turns."""
 Role = Literal["system", "user", "assistant", "tool"]
+LINE_ENDS = "\r\n"
 ROLES: frozenset[str] = frozenset(get_args(Role))
 
 
@@ -48,7 +49,7 @@ def as_messages(turns: Iterable[Turn]) -> list[dict[str, str]]:
 
 def readable(turns: Iterable[Turn]) -> str:
     """Return turns as text for people, each after its role."""
-    return "\n\n".join(f"{turn.role}:\n{turn.text.strip()}" for turn in turns) + "\n"
+    return "\n\n".join(f"{turn.role}:\n{turn.text.strip(LINE_ENDS)}" for turn in turns) + "\n"
 
 
 def _turn(message: Mapping[str, Any]) -> Turn | None:

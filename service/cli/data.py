@@ -25,6 +25,7 @@ from service.cycle.trainer_commands import show_samples
 from service.database import check_may_insert, database
 from service.errors import PreconditionError, UsageError
 from service.intake.drop import Summary, drop_paths
+from service.intake.fields import NAMES
 from service.intake.history import MAX_COMMITS
 from service.intake.hub import SCHEME
 from service.intake.records import Given
@@ -34,7 +35,7 @@ from service.settings.load import Settings
 def drop(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(help="Files, folders, git checkouts, JSONL, Parquet, or hf://owner/name for a dataset."),
+        typer.Argument(help="Files, folders, git checkouts, records (JSONL, JSON, CSV, Parquet), or hf://owner/name."),
     ] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="Hub dataset, as owner/name.")] = None,
     score: Annotated[
@@ -43,6 +44,10 @@ def drop(
     ] = None,
     repository: Annotated[str | None, typer.Option(help="Repository name. Default: the folder's name.")] = None,
     phase: Annotated[str | None, typer.Option(help="Curriculum phase of the rows.")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a records' column, as ours=theirs (content=body). May be repeated."),
+    ] = None,
     history: Annotated[
         bool, typer.Option("--history", help="For git checkouts: one row for each changed file of each commit.")
     ] = False,
@@ -55,7 +60,8 @@ def drop(
     settings = settings_for(recipe)
     sources = [*(paths or []), *(SCHEME + name for name in dataset or [])]
     if not sources:
-        raise UsageError("nothing to drop. Name files, folders, JSONL, Parquet or a dataset (codelupe drop --help)")
+        raise UsageError("nothing to drop. Name files, folders, records or a dataset (codelupe drop --help)")
+    columns = _columns(column or [])
     missing = [name for name in sources if not name.startswith(SCHEME) and not os.path.lexists(name)]
     if missing:
         raise UsageError(f"no such file or folder: {', '.join(missing)}")
@@ -71,7 +77,7 @@ def drop(
                 drop_paths(
                     pool,
                     sources,
-                    Given(score=score, repository=repository, phase=phase),
+                    Given(score=score, repository=repository, phase=phase, columns=columns),
                     summary,
                     history_commits=commits if history else 0,
                     token=settings.trainer_secrets.get("HF_TOKEN"),
@@ -88,12 +94,27 @@ def drop(
             {
                 "inserted": summary.inserted,
                 "passed_over": summary.skipped,
+                "columns_not_used": summary.records.unknown,
+                "files_without_rows": summary.barren,
                 "pending": waiting.rows,
                 "service_running": service,
             }
         )
-        return
-    _print_dropped(summary, waiting, settings, train_now)
+    else:
+        _print_dropped(summary, waiting, settings, train_now)
+    if summary.barren:
+        raise typer.Exit(1)
+
+
+def _columns(given: list[str]) -> dict[str, str]:
+    """Read --column."""
+    columns: dict[str, str] = {}
+    for pair in given:
+        ours, found, theirs = pair.partition("=")
+        if not found or ours not in NAMES or not theirs:
+            raise UsageError(f"--column: {pair!r} is not ours=theirs, with ours one of {', '.join(NAMES)}")
+        columns[ours] = theirs
+    return columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +163,10 @@ def _print_dropped(summary: Summary, waiting: _Waiting, settings: Settings, trai
     out.print(f"{summary.inserted} rows inserted, {summary.skipped.total()} files skipped")
     if summary.skipped:
         print_table("skipped", ["reason", "files"], [[why, count] for why, count in summary.skipped.most_common()])
+    if summary.records.unknown:
+        out.print(f"columns not used: {', '.join(summary.records.unknown)}")
+    for line in summary.barren:
+        print(line, file=sys.stderr)
     out.print(f"{waiting.rows} rows pending. {_next(waiting, settings, train_now)}")
 
 

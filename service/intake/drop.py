@@ -11,17 +11,33 @@ from pathlib import Path
 
 from db.files import BatchResult, NewFile, insert_files
 from db.pool import Pool
+from service.intake.fields import stored
+from service.intake.formats import Skipped, format_of, is_array
 from service.intake.git import git, git_fields, is_checkout
 from service.intake.history import read_history
 from service.intake.hub import SCHEME, read_dataset
 from service.intake.languages import by_name, language
 from service.intake.names import refused_name
-from service.intake.records import Given, Skipped, read_jsonl, read_parquet, stored
+from service.intake.records import Columns, Given, read_file
 
 MAX_FILE_BYTES = 2_000_000
 FIRST_BYTES = 4096
 """Bytes to read of a file whose name gives no language, to detect the language from its text."""
 PROGRESS_EVERY = 200
+SHARDS = (".jsonl", ".ndjson", ".parquet")
+"""Formats of records that are read in a folder, too."""
+
+
+@dataclass
+class RecordFiles:
+    """What was noticed in files of records."""
+
+    barren: list[str] = field(default_factory=list)
+    """Named files that gave no row, each with the reason and what to do."""
+    barren_within: list[str] = field(default_factory=list)
+    """The same for files in a folder. They may be somebody's data."""
+    unknown: Counter[str] = field(default_factory=Counter)
+    """Columns that nothing was read from, with the number of their files."""
 
 
 @dataclass
@@ -30,6 +46,13 @@ class Summary:
 
     inserted: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
+    records: RecordFiles = field(default_factory=lambda: RecordFiles())
+
+    @property
+    def barren(self) -> list[str]:
+        """Files of records that should have given rows, each with the reason and what to do."""
+        nothing = self.inserted == 0 and not self.skipped["already there"]
+        return [*self.records.barren, *(self.records.barren_within if nothing else [])]
 
     @property
     def seen(self) -> int:
@@ -54,7 +77,8 @@ def drop_paths(
     summary = Summary() if summary is None else summary
 
     def files() -> Iterator[NewFile]:
-        for seen, found in enumerate(read_sources(sources, given, history_commits=history_commits, token=token)):
+        read = read_sources(sources, given, history_commits=history_commits, token=token, records=summary.records)
+        for seen, found in enumerate(read):
             if isinstance(found, Skipped):
                 summary.skipped[found] += 1
             else:
@@ -73,9 +97,19 @@ def drop_paths(
 
 
 def read_sources(
-    sources: Sequence[str], given: Given, *, history_commits: int = 0, token: str | None = None
+    sources: Sequence[str],
+    given: Given,
+    *,
+    history_commits: int = 0,
+    token: str | None = None,
+    records: RecordFiles | None = None,
 ) -> Iterator[NewFile | Skipped]:
-    """Yield every file or row of the sources in a fixed order, or the reason why it is skipped."""
+    """Yield every file or row of the sources in a fixed order, or the reason why it is skipped.
+
+    Args:
+        records: filled with what is noticed in files of records
+    """
+    records = RecordFiles() if records is None else records
     for source in sources:
         path = Path(source)
         if source.startswith(SCHEME):
@@ -83,18 +117,61 @@ def read_sources(
         elif path.is_symlink():
             yield "symlink"
         elif path.is_dir():
-            yield from _read_folder(path.resolve(), given, history_commits)
+            yield from _read_folder(path.resolve(), given, records, history_commits)
         elif not path.is_file():  # opening a pipe would block
             yield "not a file"
-        elif path.suffix in (".jsonl", ".ndjson"):
-            yield from read_jsonl(path, given)
-        elif path.suffix == ".parquet":
-            yield from read_parquet(path, given)
+        elif _has_records(path, named=True):
+            yield from _read_records(path, given, records)
         else:
             yield new_file(path, given, repository=given.repository or path.resolve().parent.name, name=path.name)
 
 
-def _read_folder(root: Path, given: Given, history_commits: int) -> Iterator[NewFile | Skipped]:
+def _has_records(path: Path, *, named: bool) -> bool:
+    """Whether to read a file as records. In a folder, JSON is a source file, and a table may be anybody's data."""
+    found = format_of(path)
+    if found is None or (not named and found not in SHARDS):
+        return False
+    return found != ".json" or path.suffix.lower() != ".json" or is_array(path)
+
+
+def _is_shard(path: Path, name: str) -> bool:
+    """Whether to read a file of a folder as records."""
+    return _has_records(path, named=False) and path.is_file() and not path.is_symlink() and refused_name(name) is None
+
+
+def _read_records(
+    path: Path,
+    given: Given,
+    records: RecordFiles,
+    *,
+    name: str | None = None,
+    repository: str | None = None,
+    named: bool = True,
+) -> Iterator[NewFile | Skipped]:
+    columns, rows, reasons = Columns(), 0, Counter[str]()
+    for found in read_file(path, given, columns, name=name, repository=repository):
+        rows += not isinstance(found, str)
+        reasons[found if isinstance(found, str) else ""] += 1
+        yield found
+    if rows == 0:
+        (records.barren if named else records.barren_within).append(_barren(path, columns, reasons))
+    records.unknown.update(columns.unknown(given))
+
+
+def _barren(path: Path, columns: Columns, reasons: Counter[str]) -> str:
+    """Say why a file of records gave no row, and what to do."""
+    if not reasons:
+        return f"{path} has no record"
+    why = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
+    if not columns.seen:
+        return f"{path} gave no row ({why})"
+    return (
+        f"{path} gave no row ({why}). Its columns are {', '.join(columns.seen)}. Name the one that has the text: "
+        "--column content=NAME"
+    )
+
+
+def _read_folder(root: Path, given: Given, records: RecordFiles, history_commits: int) -> Iterator[NewFile | Skipped]:
     checkout = is_checkout(root)
     commit = git(root, "rev-parse", "--verify", "--quiet", "HEAD") if checkout else None
     if history_commits:
@@ -107,7 +184,10 @@ def _read_folder(root: Path, given: Given, history_commits: int) -> Iterator[New
     for name in _tracked(root) if checkout else _walk(root, unreadable.append):
         within = root / name
         if os.path.lexists(within / ".git") and not within.is_symlink():  # a nested checkout with its own .gitignore
-            yield from _read_folder(within, given, 0)
+            yield from _read_folder(within, given, records, 0)
+        elif _is_shard(within, name):
+            repository = given.repository or root.name
+            yield from _read_records(within, given, records, name=name, repository=repository, named=False)
         else:
             yield new_file(within, given, repository=given.repository or root.name, name=name, commit=commit)
     yield from (f"folder cannot be read ({error.strerror})" for error in unreadable)

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from db.files import NewFile
 from service.errors import PreconditionError
+from service.intake.fields import is_storable, stored
+from service.intake.formats import Skipped
 from service.intake.git import environment, git, git_fields
 from service.intake.languages import by_name, language
 from service.intake.names import refused_name
-from service.intake.records import Given, Skipped, is_storable, stored
+from service.intake.records import Given
 
 MAX_COMMITS = 1000
 MAX_CHANGED_BYTES = 100_000

@@ -11,7 +11,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from db.files import NewFile
 from service.errors import PreconditionError
-from service.intake.records import Given, Skipped, read_parquet
+from service.intake.formats import Skipped
+from service.intake.records import Columns, Given, read_file
 
 SCHEME = "hf://"
 CONVERTED = "refs/convert/parquet"
@@ -32,7 +33,7 @@ def read_dataset(name: str, given: Given, token: str | None) -> Iterator[NewFile
             path = huggingface_hub.hf_hub_download(name, file, repo_type="dataset", revision=revision, token=token)
         except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError, OSError) as error:
             raise _unreachable(name, error) from error
-        yield from read_parquet(Path(path), given, name=file, repository=name)
+        yield from read_file(Path(path), given, Columns(), name=file, repository=name)
 
 
 def _parquet_files(name: str, token: str | None) -> tuple[list[str], str | None]:

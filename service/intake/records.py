@@ -1,33 +1,26 @@
-"""Reads rows with their own metadata from JSONL and Parquet, in parts."""
+"""Makes rows of records: their text or their turns, and what they say about themselves."""
 
 from __future__ import annotations
 
-import json
-import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import date, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-from pyarrow import parquet
-
 from db.files import NewFile
+from service.intake import fields
+from service.intake.fields import BadValue, by_our_names, is_storable, stored
+from service.intake.formats import Skipped, read_records
 from service.intake.languages import language
 from service.intake.quality import quality_score
+from service.intake.turns import COLUMNS as TURN_COLUMNS
+from service.intake.turns import BadTurns, turns_in
+from trainer.conversations import MESSAGES, as_messages, readable
 
-Skipped = str
-"""Why a file or row was skipped."""
-
-LARGEST_SCORE = 3e38
-"""The database stores scores in single precision."""
-FACTS = ("repository", "path", "language", "license", "commit_sha", "phase")
-TEXTS = ("content", "training_content", "prompt", "completion")
-COLUMNS = (*TEXTS, *FACTS, "quality_score", "metadata")
-PARQUET_ROWS = 256
-NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-"""An escaped NUL character in JSON. After an odd number of backslashes it is plain text."""
+CONVERSATION_SCORE = 80.0
+"""Score of a conversation without one. The heuristic judges code."""
+NO_TEXT = "row has no `content`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,61 +32,42 @@ class Given:
     repository: str | None = None
     """For rows without a repository. None: use the name of the folder or file."""
     phase: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """The records' own names of columns, by ours."""
 
     def score_of(self, content: str) -> float:
         return quality_score(content) if self.score is None else self.score
 
 
-def read_jsonl(path: Path, given: Given) -> Iterator[NewFile | Skipped]:
-    """Yield one row per line, without blank lines."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _from_line(line, Path(path.name), number, given)
-    except OSError as error:
-        yield f"cannot be read ({error.strerror})"
+@dataclass(kw_only=True)
+class Columns:
+    """The columns that a file of records has, and those that nothing was read from."""
+
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def unknown(self, given: Given) -> list[str]:
+        return fields.unknown_columns(self.seen, given.columns, TURN_COLUMNS)
 
 
-def _from_line(line: bytes, path: Path, number: int, given: Given) -> NewFile | Skipped:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        record = None
-    return from_record(record, path, number, given) if isinstance(record, dict) else "line is not a JSON object"
-
-
-def read_parquet(
-    path: Path, given: Given, *, name: str | None = None, repository: str | None = None
+def read_file(
+    path: Path, given: Given, columns: Columns, *, name: str | None = None, repository: str | None = None
 ) -> Iterator[NewFile | Skipped]:
-    """Yield the rows of a Parquet file, reading a few hundred at a time.
+    """Yield the rows of a file of records.
 
-    `name` and `repository` are used for rows without path or repository. The default is the file's name.
+    Args:
+        columns: filled with the names of the records' columns
+        name, repository: for rows without path or repository. Default: the file's name.
     """
-    try:
-        with parquet.ParquetFile(path) as file:
-            columns = [column for column in COLUMNS if column in file.schema_arrow.names]
-            batches = file.iter_batches(batch_size=PARQUET_ROWS, columns=columns)
-            rows = (batch.slice(place, 1) for batch in batches for place in range(batch.num_rows))
-            for number, row in enumerate(rows, 1):
-                record = _plain_record(row)
-                if isinstance(record, dict):
-                    yield from_record(record, Path(name or path.name), number, given, repository)
-                else:
-                    yield record
-    except (pyarrow.ArrowException, OSError) as error:
-        yield f"cannot be read as Parquet ({' '.join(str(error).split())[:80]})"
 
+    def wanted(column: str) -> bool:
+        return not fields.unknown_columns([column], given.columns, TURN_COLUMNS)
 
-def _plain_record(row: pyarrow.RecordBatch) -> dict[str, Any] | Skipped:
-    """Convert a Parquet row to a dict. Its strings can be invalid UTF-8, and its times out of range."""
-    try:
-        (record,) = row.to_pylist()
-    except UnicodeDecodeError:
-        return "not UTF-8"
-    except (ValueError, OverflowError):
-        return "row has a value out of range"
-    return dict(record)
+    for number, record in enumerate(read_records(path, wanted), 1):
+        if isinstance(record, str):
+            yield record
+            continue
+        columns.seen.update(map(str, record))
+        yield from_record(record, Path(name or path.name), number, given, repository)
 
 
 def from_record(
@@ -103,67 +77,40 @@ def from_record(
 
     `path` and `number` form the path of a record without one. `otherwise` is its default repository.
     """
-    content, metadata = _content(record)
+    known = by_our_names(record, given.columns)
+    try:
+        return _row(known, path, number, given, otherwise)
+    except (BadValue, BadTurns) as error:
+        return str(error)
+
+
+def _row(known: Mapping[str, Any], path: Path, number: int, given: Given, otherwise: str | None) -> NewFile | Skipped:
+    metadata = fields.metadata(known.get("metadata"))
+    content, turns = known.get("content"), None
     if content is None:
-        return "row has no `content`"
-    facts = [record.get(name) or "" for name in FACTS]
-    if not all(is_storable(text) for text in (content, *facts)):
+        turns = turns_in(known)
+        if turns is None:
+            return NO_TEXT
+        content = readable(turns)
+        metadata[MESSAGES] = as_messages(turns)
+    if not isinstance(content, str) or not is_storable(content):
         return "not text"
-    own_score = record.get("quality_score")
-    if isinstance(own_score, int | float) and not abs(own_score) <= LARGEST_SCORE:
-        return "quality_score out of range"
-    if metadata is None:
-        return "metadata cannot be stored"
-    repository, own_path, own_language, licence, commit, phase = facts
-    known = isinstance(own_score, int | float) and not isinstance(own_score, bool)
+    own_path = fields.text("path", known.get("path"))
+    spoken = fields.text("language", known.get("language"))
+    if spoken is None and turns is None:
+        spoken = language(own_path or "", content)
+    score = fields.score(known.get("quality_score"))
+    if score is None:
+        score = given.score_of(content) if turns is None or given.score is not None else CONVERSATION_SCORE
+    repository = fields.text("repository", known.get("repository")) or given.repository or otherwise
     return NewFile(
-        repository=repository or given.repository or otherwise or stored(path.stem),
+        repository=repository or stored(path.name.split(".")[0]),
         path=own_path or stored(f"{path}:{number}"),
-        language=(own_language or language(own_path, content) or "text").lower(),
+        language=(spoken or "text").lower(),
         content=content,
-        quality_score=float(own_score) if known else given.score_of(content),  # type: ignore[arg-type]
-        license=licence or None,
-        commit_sha=commit or None,
-        phase=given.phase or phase or None,
+        quality_score=score,
+        license=fields.licence(known.get("license")),
+        commit_sha=fields.text("commit_sha", known.get("commit_sha")),
+        phase=given.phase or fields.text("phase", known.get("phase")),
         metadata=metadata,
     )
-
-
-def _content(record: Mapping[str, Any]) -> tuple[Any, dict[str, Any] | None]:
-    """Return a record's text and metadata with prompt and completion. Metadata is None if Postgres cannot store it."""
-    given = record.get("metadata")
-    metadata = dict(given) if isinstance(given, Mapping) else {}
-    content = next((record[name] for name in ("content", "training_content") if record.get(name) is not None), None)
-    prompt, completion = record.get("prompt"), record.get("completion")
-    if content is None and isinstance(prompt, str) and isinstance(completion, str):
-        content = prompt + ("" if prompt.endswith("\n") or completion.startswith("\n") else "\n") + completion
-        metadata |= {"prompt": prompt, "completion": completion}
-    try:
-        metadata = json.loads(json.dumps(metadata, allow_nan=False, default=_plain))
-        good = is_storable(NUL.sub("\0", json.dumps(metadata, ensure_ascii=False)))
-    except (TypeError, ValueError, RecursionError):
-        good = False
-    return content, metadata if good else None
-
-
-def _plain(value: Any) -> str:
-    """Convert Parquet types that JSON lacks."""
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} cannot be converted to JSON")
-
-
-def stored(name: str) -> str:
-    """Return a file name as text. Bytes that are not UTF-8 become question marks."""
-    return name.encode("utf-8", "replace").decode()
-
-
-def is_storable(text: object) -> bool:
-    """Whether Postgres can store it as text: no NUL characters, no lone surrogates."""
-    if not isinstance(text, str) or "\0" in text:
-        return False
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

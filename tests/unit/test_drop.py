@@ -91,7 +91,7 @@ def test_json_lines_carry_their_own_metadata(tmp_path: Path):
         json.dumps({"content": "x = 1", "path": "b.py"}),
         json.dumps({"content": "a\0b"}),
         json.dumps({"content": "\ud800"}),
-        json.dumps({"text": "no content"}),
+        json.dumps({"title": "no content"}),
         json.dumps(["a list"]),
         "not json",
     ]
@@ -105,19 +105,23 @@ def test_json_lines_carry_their_own_metadata(tmp_path: Path):
 def test_json_lines_that_a_database_could_not_hold_are_skipped(tmp_path: Path):
     path = tmp_path / "odd.jsonl"
     lines = [
-        '{"content": "x", "repository": 5}',
+        '{"content": "x", "repository": [5]}',
         '{"content": "x", "path": "a\\u0000b"}',
         '{"content": "x", "language": "\\ud800"}',
         '{"content": "x", "quality_score": 1e300}',
         '{"content": "x", "quality_score": NaN}',
         '{"content": "x", "quality_score": 1%s}' % ("0" * 400),
         "[" * 100_000,
-        '{"content": "x", "repository": null, "path": "", "language": null, "quality_score": "high"}',
+        '{"content": "x", "quality_score": "high"}',
+        '{"content": "x", "repository": null, "path": "", "language": null, "quality_score": null}',
     ]
     path.write_text("\n".join(lines))
     files, skipped = read(path)
-    assert {name: (file.repository, file.quality_score) for name, file in files.items()} == {"odd.jsonl:8": ("odd", 80)}
-    assert skipped == {"not text": 3, "quality_score out of range": 3, "line is not a JSON object": 1}
+    assert {name: (file.repository, file.quality_score) for name, file in files.items()} == {"odd.jsonl:9": ("odd", 80)}
+    assert skipped == {
+        "repository is not text": 1, "path is not text": 1, "language is not text": 1, "quality_score out of range": 3,
+        "quality_score is not a number": 1, "line is not a JSON object": 1,
+    }  # fmt: skip
 
 
 def test_a_folder_whose_name_is_not_utf8_can_be_dropped(tmp_path: Path):
@@ -146,8 +150,10 @@ def test_pairs_and_training_content(tmp_path: Path):
     files, skipped = read(path)
     one, two = files["a.rs"], files["b.py"]
     assert (one.content, one.phase, one.license, one.metadata) == ("fn a() {}", "two", "MIT", {"author": "x"})
-    assert two.content == "def f(x):\n    return x"
-    assert two.metadata == {"prompt": "def f(x):", "completion": "    return x"}
+    assert two.content == "user:\ndef f(x):\n\nassistant:\n    return x\n"
+    assert two.metadata == {
+        "messages": [{"role": "user", "content": "def f(x):"}, {"role": "assistant", "content": "    return x"}]
+    }
     assert skipped == {"row has no `content`": 1, "metadata cannot be stored": 1}
 
 
@@ -372,7 +378,7 @@ def test_parquet_with_bytes_and_times(tmp_path: Path):
     times = pyarrow.array([{"at": 2**62}, {"at": 0}], pyarrow.struct([("at", pyarrow.timestamp("us"))]))
     parquet.write_table(pyarrow.table({"content": content}), tmp_path / "a.parquet")
     parquet.write_table(pyarrow.table({"content": ["x", "y"], "metadata": times}), tmp_path / "b.parquet")
-    parquet.write_table(pyarrow.table({"text": ["x"]}), tmp_path / "c.parquet")
+    parquet.write_table(pyarrow.table({"title": ["x"]}), tmp_path / "c.parquet")
     files, skipped = read(*(tmp_path / f"{name}.parquet" for name in "abc"))
     assert set(files) == {"a.parquet:1", "b.parquet:2"}
     assert skipped == {"not UTF-8": 1, "row has a value out of range": 1, "row has no `content`": 1}
