@@ -543,9 +543,7 @@ def state_machine(folder: Path, sample: bool) -> Iterator[Trials]:
                 ", ".join(f"{count:,} {name}" for name, count in sorted(counted.items()))
                 for counted in (ENDED, NOTICED)
             )
-            if not sample and (
-                ENDED.total() < examples // 2 or not all(NOTICED[name] for name in ("new texts", "rejections void"))
-            ):
+            if not sample and (ENDED.total() < examples // 5 or not NOTICED.total()):
                 raise Broken(f"too little happened. Runs: {ended}. Also: {noticed}")
             return Done(count=examples, note=f"runs: {ended}; {noticed}")
 

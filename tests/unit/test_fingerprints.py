@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from db.fingerprints import Unknown
 from service.admission import duplicates
 from service.admission.duplicates import BANDS, Duplicates, fingerprints, similarity
 from trainer.recipe import Hygiene
@@ -79,7 +80,9 @@ def test_long_old_rows_are_fingerprinted_in_small_batches_and_the_lease_is_renew
     monkeypatch.setattr(duplicates, "CATCH_UP_CHARS", 3 * len(TEXT))
     catching_up = Duplicates(None, Hygiene())  # type: ignore[arg-type]
     known = catching_up._known
-    monkeypatch.setattr(known, "missing", lambda: ((n, TEXT, {}) for n in range(7)))
+    monkeypatch.setattr(
+        known, "missing", lambda: (Unknown(file_id=n, version=0, content=TEXT, metadata={}) for n in range(7))
+    )
     monkeypatch.setattr(known, "remember", lambda found: told.append(len(found)))
     monkeypatch.setattr(known, "complete", lambda: None)
     assert catching_up.catch_up(lambda: told.append(0), lambda text: text) == 7

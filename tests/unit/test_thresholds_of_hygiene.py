@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from db.fingerprints import Unknown
 from db.source import SourceRow
 from service.admission.caps import Caps
 from service.admission.contamination import Benchmarks
@@ -157,7 +158,7 @@ class Remembered(Duplicates):
     def __init__(self, monkeypatch: pytest.MonkeyPatch, hygiene: Hygiene, old: list[str]) -> None:
         super().__init__(None, hygiene)  # type: ignore[arg-type]
         self.told: list[int] = []
-        rows = [(n, text, {}) for n, text in enumerate(old)]
+        rows = [Unknown(file_id=n, version=0, content=text, metadata={}) for n, text in enumerate(old)]
         monkeypatch.setattr(self._known, "candidates", lambda made: [])
         monkeypatch.setattr(self._known, "missing", lambda: iter(rows))
         monkeypatch.setattr(self._known, "complete", lambda: None)
