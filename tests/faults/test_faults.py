@@ -1,5 +1,5 @@
-"""Runs a sample of each row of the fault suite. `make faults` runs the full rows. The longest samples are marked as long,
-and run only with `make faults ARGS=--sample` or `make test-long`."""
+"""Runs a sample of each row of the fault suite. `make faults` runs the full rows. The longest samples are marked as
+long, and run only with `make faults ARGS=--sample` or `make test-long`."""
 
 from __future__ import annotations
 
