@@ -19,7 +19,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 ARGS        ?=
 
-.PHONY: up install dev test faults containers bench bench-cycle bench-gpu bench-continual bench-samples bench-growth check format lock clean
+.PHONY: up install dev test test-long faults containers bench bench-cycle bench-gpu bench-continual bench-samples bench-growth check format lock clean
 
 up: install
 	@exec $(BIN)/codelupe up $(ARGS)
@@ -63,6 +63,9 @@ format: dev
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not containers and not long" $(ARGS)
+
+test-long: dev
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 faults: dev
 	$(BIN)/python tests/faults $(ARGS)

@@ -141,6 +141,7 @@ def test_a_folder_newer_than_the_dump_is_set_aside(restored: Codelupe):
     assert restored.run("rollback", "2").returncode == 3  # the folder exists, but the database has no such version
 
 
+@pytest.mark.long
 def test_a_flipped_bit_stops_training_and_is_reported(restored: Codelupe):
     wait_for(lambda: restored.health()["state"] == "waiting", "the service to wait", 60)
     assert restored.service is not None

@@ -67,6 +67,7 @@ def test_a_run_survives_a_killed_service(service: Codelupe, tmp_path: Path):
     await_verdict(service, before)
 
 
+@pytest.mark.long
 def test_a_run_survives_when_both_are_killed(service: Codelupe, tmp_path: Path):
     before = ended_runs(service)
     feed(service, tmp_path, "third")

@@ -42,6 +42,7 @@ def test_a_published_run_gives_the_same_adapter_again(settled: Codelupe):
     assert again.returncode == 2 and "exists already; choose another folder with --to" in again.stderr
 
 
+@pytest.mark.long
 def test_a_different_result_is_reported(settled: Codelupe, tmp_path: Path):
     """The recorded losses are changed and the run's adapter cannot be found, so the losses differ."""
     copy = tmp_path / "run"

@@ -1,5 +1,5 @@
-"""Runs a sample of each row of the fault suite. `make faults` runs the full rows. Samples that train for a minute or
-more are marked as long, and run only with `make faults ARGS=--sample`."""
+"""Runs a sample of each row of the fault suite. `make faults` runs the full rows. The longest samples are marked as
+long, and run only with `make faults ARGS=--sample` or `make test-long`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from suite import ROWS
 
-LONG = {2, 13, 16}
-"""Rows whose shortest sample runs a real service or trainer from its start to a verdict."""
+LONG = {1, 2, 9, 13, 16, 24}
+"""Rows whose shortest sample takes a quarter of a minute or more."""
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ write_report(Path(sys.argv[1]), found, World(**{world}), rounds=1)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_each_variant_is_measured_or_says_why_not(tmp_path):
     code, found, _ = tried(tmp_path, "ablation")
     assert code == 0
