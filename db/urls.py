@@ -76,10 +76,10 @@ def _is_readable(url: str) -> bool:
 
 def _remove(options: list[str]) -> str:
     named = ", ".join(f"{name} ({_INSTEAD[name]})" if name in _INSTEAD else name for name in options)
-    one = len(options) == 1
+    what, them = ("an option", "it") if len(options) == 1 else ("options", "them")
     return (
-        f"the database URL has {'an option' if one else 'options'} that Postgres' client library does not know: {named}. "
-        f"Remove {'it' if one else 'them'} from DATABASE_URL"
+        f"the database URL has {what} that Postgres' client library does not know: {named}. "
+        f"Remove {them} from DATABASE_URL"
     )
 
 

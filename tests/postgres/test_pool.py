@@ -308,7 +308,7 @@ def test_a_bad_url_is_explained_without_its_password(url: str) -> None:
     ],
 )
 def test_an_option_that_libpq_does_not_know_is_named(url: str, named: list[str]) -> None:
-    with pytest.raises(Misconfigured, match="Remove .* from DATABASE_URL") as caught:
+    with pytest.raises(Misconfigured, match=r"Remove .* from DATABASE_URL") as caught:
         Pool(url)
     assert all(name in str(caught.value) for name in named) and "sslmode" not in str(caught.value)
     assert "p4" not in str(caught.value) and "p4" not in safe_url(url)
