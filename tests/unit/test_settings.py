@@ -248,10 +248,10 @@ def test_names_of_others_are_left_alone(tmp_path: Path, caplog):
     with propagated(caplog):
         load(**dict.fromkeys([*others, "HOSTNAME", "WANDB_PROJECT"], "7"), QUALITY_TRESHOLD=" ")
         assert caplog.messages == []
-        (tmp_path / ".env").write_text("".join(f"{name}=7\n" for name in [*FOR_COMPOSE, "POSTGRES_HOSTS_ALL"]))
+        (tmp_path / ".env").write_text("".join(f"{name}=7\n" for name in [*FOR_COMPOSE, "POSTGRES_HOST_LIST"]))
         load(env_file=tmp_path / ".env")
     assert len(caplog.messages) == 1
-    assert "POSTGRES_HOSTS_ALL is not a setting and has no effect. The nearest is POSTGRES_HOST" in caplog.messages[0]
+    assert "POSTGRES_HOST_LIST is not a setting and has no effect. The nearest is POSTGRES_HOST" in caplog.messages[0]
 
 
 @contextmanager
