@@ -47,15 +47,15 @@ class _LogFile(RotatingFileHandler):
     _reported = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.stream is not None and not self._is_in_place():
+        if self.stream is not None and not self._leads_to(self.stream):
             self.stream.close()
-            self.stream = None  # type: ignore[assignment]  # the base class opens it
+            self.stream = None  # the base class opens it
         super().emit(record)
 
-    def _is_in_place(self) -> bool:
+    def _leads_to(self, opened: TextIO) -> bool:
         """Whether the path still leads to the open file."""
         try:
-            return os.path.samestat(Path(self.baseFilename).stat(), os.fstat(self.stream.fileno()))
+            return os.path.samestat(Path(self.baseFilename).stat(), os.fstat(opened.fileno()))
         except OSError:
             return False
 
@@ -165,8 +165,15 @@ def set_up(log_format: str, log_file: Path | None = None) -> None:
     """Send logs and library warnings to stderr and, if given, to the rotated file."""
     handlers: list[logging.Handler] = [_Stderr()]
     if log_file is not None:
-        limits = {"maxBytes": MAX_LOG_BYTES, "backupCount": KEPT_LOG_FILES}
-        handlers.append(_LogFile(log_file, **limits, encoding="utf-8", errors="backslashreplace"))
+        handlers.append(
+            _LogFile(
+                log_file,
+                maxBytes=MAX_LOG_BYTES,
+                backupCount=KEPT_LOG_FILES,
+                encoding="utf-8",
+                errors="backslashreplace",
+            )
+        )
     formatter = FORMATS[log_format][0]()
     LOG.propagate = False
     LOG.setLevel(logging.INFO)

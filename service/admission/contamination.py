@@ -65,7 +65,7 @@ def _task(line: str, where: str) -> Task:
     try:
         match json.loads(line):
             case {"canonical_solution": str(solution), "prompt": str(prompt), "task_id": name, **more}:
-                tests = (more[key] for key in ("test", "assertion") if isinstance(more.get(key), str))
+                tests = (text for text in map(more.get, ("test", "assertion")) if isinstance(text, str))
                 return Task(name=str(name), solution=solution, texts=(prompt + solution, *tests))
             case {"code": str(solution), "text": str(text), "test_list": list(tests), "task_id": name} | {
                 "code": str(solution),

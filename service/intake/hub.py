@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,7 @@ def _one_message(name: str) -> Iterator[None]:
     Raises:
         PreconditionError: the request failed.
     """
-    huggingface_hub.logging.set_verbosity_error()  # its warning says the same
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warning says the same
     try:
         yield
     except RevisionNotFoundError:
