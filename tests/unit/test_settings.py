@@ -242,6 +242,9 @@ def test_names_of_others_are_left_alone(tmp_path: Path, caplog):
         "POSTGRES_HOST_AUTH_METHOD",
         "HF_HOME",
         "VLLM_PORT",
+        "VLLM_API_URL",
+        "METRICS_PATH",
+        "SANDBOX_SECRET",
         "LOGNAME",
         *FOR_COMPOSE,
     ]
