@@ -29,7 +29,7 @@ def read_environment(environment: Mapping[str, str], env_file: Path | None = Non
 
 
 def _from_file(env_file: Path) -> dict[str, str | None]:
-    """Return what the file sets. A byte order mark, as Windows' editors write it, is no part of the first name.
+    """Return what the file sets. It may begin with a byte order mark, as Windows' editors write it.
 
     Raises:
         SettingsError: the file cannot be read.
