@@ -147,18 +147,21 @@ def resolved(cursor: extensions.cursor, source: Source) -> Source:
     if not found:
         raise Misconfigured(_missing_table(cursor, source))
     problems = list(_column_problems(source, found))
+    cursor.execute(QUERIES["source_has_xmin"], table)
+    has_xmin = cursor.fetchone() == (True,)
     if problems:
         listed = ", ".join(sorted(found))
+        id_is_wrong = any("(for id)" in problem for problem in problems)
         raise Misconfigured(
             f"the source table {source.table} cannot be used: {'; '.join(problems)}. "
             f"It has the columns {listed}; correct SOURCE_COLUMNS (ours=theirs)"
+            + (_new_id(source, table["table"], set(found), is_view=not has_xmin) if id_is_wrong else "")
         )
-    cursor.execute(QUERIES["source_has_xmin"], table)
     theirs = {ours: source.column(ours) for ours in (*NEEDED, *OPTIONAL)}
     return replace(
         source,
         absent=frozenset(ours for ours, name in theirs.items() if name not in found),
-        has_xmin=cursor.fetchone() == (True,),
+        has_xmin=has_xmin,
         types={ours: found[name] for ours, name in theirs.items() if name in found},
     )
 
@@ -172,6 +175,20 @@ def _column_problems(source: Source, found: Mapping[str, ColumnType]) -> list[st
         elif ours in NEEDED or ours in source.columns:
             problems.append(f"the column {theirs} (for {ours}) is missing")
     return [problem for problem in problems if problem is not None]
+
+
+def _new_id(source: Source, table: str, taken: set[str], *, is_view: bool) -> str:
+    """What to do about a table whose key is a UUID or a text: how it gets a number beside it."""
+    name = next(name for name in ("codelupe_id", "codelupe_row_id", "codelupe_number") if name not in taken)
+    others = (f"{ours}={theirs}" for ours, theirs in source.columns.items() if ours != "id")
+    columns = ",".join([f"id={name}", *others])
+    where = "the table below the view" if is_view else table
+    below = f", the view's definition gets the column {name}" if is_view else ""
+    return (
+        f". If it has no number for each row, its owner adds one: ALTER TABLE {where} ADD COLUMN {name} bigint "
+        f"GENERATED ALWAYS AS IDENTITY; CREATE UNIQUE INDEX ON {where} ({name}){below}; "
+        f"then SOURCE_COLUMNS is {columns}"
+    )
 
 
 def _missing_table(cursor: extensions.cursor, source: Source) -> str:

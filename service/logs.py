@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -12,7 +13,9 @@ from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
+
+from service import streams
 
 LOG = logging.getLogger("codelupe")
 MAX_LOG_BYTES = 10 * 1024 * 1024
@@ -25,13 +28,36 @@ class PrintProgress(Protocol):
     def __call__(self, stage: str, text: str, /, **fields: Any) -> None: ...
 
 
-class _LogFile(RotatingFileHandler):
-    """A log file that reports a write error (such as a full disk) once.
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Events on stderr. If its reader has gone, the log file still gets them."""
 
-    The base class prints a traceback to stderr at every event.
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exception(), OSError):
+            streams.give_up(self.stream)
+        else:
+            super().handleError(record)
+
+
+class _LogFile(RotatingFileHandler):
+    """A log file that opens anew what logrotate has moved, and reports a write error (such as a full disk) once.
+
+    The base class writes on into a file that was renamed, and prints a traceback to stderr at every error.
     """
 
     _reported = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.stream is not None and not self._leads_to(self.stream):
+            self.stream.close()
+            self.stream = None  # the base class opens it
+        super().emit(record)
+
+    def _leads_to(self, opened: TextIO) -> bool:
+        """Whether the path still leads to the open file."""
+        try:
+            return os.path.samestat(Path(self.baseFilename).stat(), os.fstat(opened.fileno()))
+        except OSError:
+            return False
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not self._reported:
@@ -108,16 +134,24 @@ def _plain(value: Any) -> Any:
 # --- the two formats -------------------------------------------------------------------------------------------
 
 
+def print_line(line: str) -> None:
+    """Print a line to stdout. If its reader has gone, say so once in the log, and go on: a service runs for months."""
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        streams.give_up(sys.stdout)
+        event("Cannot print to stdout any more", level=logging.WARNING, reason=str(error))
+
+
 def _print_text(stage: str, text: str, /, **fields: Any) -> None:
     took = f" ({fields['seconds']:.1f} s)" if "seconds" in fields else ""
-    sys.stdout.write(f"· {stage:<12} {text}".rstrip() + f"{took}\n")
-    sys.stdout.flush()
+    print_line(f"· {stage:<12} {text}".rstrip() + took)
 
 
 def _print_json(stage: str, text: str, /, **fields: Any) -> None:
     now = datetime.now(UTC).timestamp()
-    sys.stdout.write(json_object(now, "INFO", stage, {"text": text, **fields}) + "\n")
-    sys.stdout.flush()
+    print_line(json_object(now, "INFO", stage, {"text": text, **fields}))
 
 
 FORMATS: dict[str, tuple[type[logging.Formatter], PrintProgress]] = {
@@ -129,9 +163,17 @@ FORMATS: dict[str, tuple[type[logging.Formatter], PrintProgress]] = {
 
 def set_up(log_format: str, log_file: Path | None = None) -> None:
     """Send logs and library warnings to stderr and, if given, to the rotated file."""
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    handlers: list[logging.Handler] = [_Stderr()]
     if log_file is not None:
-        handlers.append(_LogFile(log_file, maxBytes=MAX_LOG_BYTES, backupCount=KEPT_LOG_FILES, encoding="utf-8"))
+        handlers.append(
+            _LogFile(
+                log_file,
+                maxBytes=MAX_LOG_BYTES,
+                backupCount=KEPT_LOG_FILES,
+                encoding="utf-8",
+                errors="backslashreplace",
+            )
+        )
     formatter = FORMATS[log_format][0]()
     LOG.propagate = False
     LOG.setLevel(logging.INFO)

@@ -309,4 +309,5 @@ def _rank() -> int:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # its encoding may lack a sample's characters
     sys.exit(main())

@@ -92,6 +92,11 @@ def _password(chance: random.Random) -> str:
     return _token(chance, LETTERS + DIGITS + "!#*+-_@", chance.randrange(10, 20))
 
 
+def _odd_password(chance: random.Random) -> str:
+    """Return a password with characters that a URL should escape, and many do not."""
+    return _word(chance, 6) + chance.choice("&!$*,;=+()'/?#@") + _word(chance, 7)
+
+
 Plant = Callable[[random.Random], tuple[str, str]]
 """Makes a line of code with a secret, and the secret's own text."""
 
@@ -117,6 +122,13 @@ SECRETS: dict[str, Plant] = {
     "JSON web token": _in('bearer = "§"', _jwt),
     "private key": _in('KEY = """§"""', _private_key),
     "URL with password": _in('url = "postgresql://app:§@db.example.org:5432/app"', lambda c: _word(c, 14)),
+    "URL with odd password": _in('url = "postgresql://app:§@db.example.org:5432/app"', lambda c: _odd_password(c)),
+    "Anthropic key": _in('client = Anthropic("§")', lambda c: "sk-ant-api03-" + _word(c, 40)),
+    "OpenAI key": _in('client = OpenAI("§")', lambda c: "sk-proj-" + _word(c, 60)),
+    "Hugging Face token": _in('login("§")', lambda c: "hf_" + _chars(c, LETTERS, 34)),
+    "Google key": _in('maps = Client("§")', lambda c: "AIza" + _word(c, 35)),
+    "npm token, bare": _in('publish("§")', lambda c: "npm_" + _word(c, 36)),
+    "GitHub token, fine-grained": _in('Github("§")', lambda c: f"github_pat_{_word(c, 22)}_{_word(c, 59)}"),
     "password, Python": _in('PASSWORD = "§"', _password),
     "password, dict": _in("config = {'db_password': '§', 'port': 5432}", _password),
     "password, call": _in('connect(host="db", user="app", password="§")', _password),

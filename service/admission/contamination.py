@@ -1,7 +1,8 @@
 """Finds rows that leak a benchmark: a whole solution, or ten consecutive words of a task.
 
-A benchmark is a JSONL file, gzipped or not. It has HumanEval's format (`task_id`, `prompt`, `canonical_solution`,
-`test`) or MBPP's (`task_id`, `text` or `prompt`, `code`, `test_list`). A row leaks a task in two cases:
+A benchmark is a JSONL file, gzipped or not. It has HumanEval's format (`task_id`, `prompt`, `canonical_solution`, and
+`test` if there is one) or MBPP's (`task_id`, `text` or `prompt`, `code`, `test_list`). EvalPlus' files have the first:
+without `test`, but with `assertion` or with inputs, which are data. A row leaks a task in two cases:
 
 - It holds the task's whole solution, token for token. Solutions under 20 tokens are not searched for.
 - It holds ten consecutive words of the task's statement, tests or solution. Word runs that several tasks share do not
@@ -63,8 +64,9 @@ def read_tasks(path: Path) -> Iterator[Task]:
 def _task(line: str, where: str) -> Task:
     try:
         match json.loads(line):
-            case {"canonical_solution": str(solution), "prompt": str(prompt), "test": str(test), "task_id": name}:
-                return Task(name=str(name), solution=solution, texts=(prompt + solution, test))
+            case {"canonical_solution": str(solution), "prompt": str(prompt), "task_id": name, **more}:
+                tests = (text for text in map(more.get, ("test", "assertion")) if isinstance(text, str))
+                return Task(name=str(name), solution=solution, texts=(prompt + solution, *tests))
             case {"code": str(solution), "text": str(text), "test_list": list(tests), "task_id": name} | {
                 "code": str(solution),
                 "prompt": str(text),
@@ -75,7 +77,7 @@ def _task(line: str, where: str) -> Task:
     except (ValueError, RecursionError):
         pass  # report it below
     raise PreconditionError(
-        f"{where} has neither HumanEval's format (task_id, prompt, canonical_solution, test) nor MBPP's "
+        f"{where} has neither HumanEval's format (task_id, prompt, canonical_solution) nor MBPP's "
         "(task_id, text or prompt, code, test_list)"
     )
 

@@ -28,8 +28,8 @@ from trainer.recipe_file import dump_recipe
 from trainer.records import read_evaluation
 from trainer.run_dir import RunDirectoryError, read_json
 
-FORMS = {"humaneval": "entry_point", "mbpp": "test_list"}
-"""A key by which the first line of a benchmark shows its form."""
+FORMS = {"humaneval": {"entry_point", "test"}, "mbpp": {"test_list"}}
+"""The keys by which the first line of a benchmark shows its form. EvalPlus' own files have no tests."""
 HELD_OUT_FILES = 1000
 """Held-out files that are measured without --max-samples."""
 SUMMARY = "evaluation.json"
@@ -154,7 +154,7 @@ def find_benchmark(suite: str, settings: Settings) -> Path:
         return Path(suite).absolute()
     named = [Path(path).expanduser() for path in settings.recipe.hygiene.benchmarks]
     for path in named:
-        if FORMS[suite] in _first_record(path):
+        if FORMS[suite] <= set(_first_record(path)):
             return path.absolute()
     known = f"None of {', '.join(map(str, named))} has its form" if named else "The recipe names no benchmark"
     raise UsageError(

@@ -6,7 +6,6 @@ import logging
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from db import adapters as adapter_table
 from db import chunks, embedded
@@ -55,7 +54,7 @@ def up(
         outcome = OUTCOMES[verdict.decision] if verdict else "none"
         reason = verdict.text() if verdict else "no verdict"
         if log_format == "text":
-            out.print(f"verdict: {outcome}: {escape(reason)}" if verdict else reason)
+            logs.print_line(f"verdict: {outcome}: {reason}" if verdict else reason)
         else:
             show("verdict", reason, outcome=outcome)
         raise typer.Exit(0 if verdict and verdict.promote else 1)

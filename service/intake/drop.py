@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from db.files import BatchResult, NewFile, insert_files
 from db.pool import Pool
+from service.errors import PreconditionError
 from service.intake.fields import stored
 from service.intake.formats import Skipped, format_of, is_array
-from service.intake.git import git, git_fields, is_checkout
+from service.intake.git import git, git_fields, is_checkout, is_git_directory, is_git_layout, is_ignored
 from service.intake.history import read_history
 from service.intake.hub import SCHEME, read_dataset
 from service.intake.languages import by_name, language
 from service.intake.names import refused_name
 from service.intake.records import Columns, Given, read_file
+from service.logs import event as log
 
 MAX_FILE_BYTES = 2_000_000
 FIRST_BYTES = 4096
@@ -117,7 +120,7 @@ def read_sources(
         elif path.is_symlink():
             yield "symlink"
         elif path.is_dir():
-            yield from _read_folder(path.resolve(), given, records, history_commits)
+            yield from _read_named_folder(path.resolve(), given, records, history_commits)
         elif not path.is_file():  # opening a pipe would block
             yield "not a file"
         elif _has_records(path, named=True):
@@ -171,8 +174,44 @@ def _barren(path: Path, columns: Columns, reasons: Counter[str]) -> str:
     )
 
 
-def _read_folder(root: Path, given: Given, records: RecordFiles, history_commits: int) -> Iterator[NewFile | Skipped]:
+def _read_named_folder(
+    root: Path, given: Given, records: RecordFiles, history_commits: int
+) -> Iterator[NewFile | Skipped]:
+    """Yield the files or the history of a folder that the user named. What is named is taken, or has a reason."""
+    if is_git_directory(root):
+        if not history_commits:
+            raise PreconditionError(
+                f"{root} is a bare git repository, or in one: it has no checked-out files. Give --history for its "
+                f"changes, or check it out: git clone {root} FOLDER"
+            )
+        name = root.name.removesuffix(".git") or root.parent.name  # as a checkout of it is called
+        if git(root, "rev-parse", "--verify", "--quiet", "HEAD") is None:
+            yield "bare git repository without a commit at HEAD"
+        else:
+            given = replace(given, repository=given.repository or name)
+            yield from read_history(root, given, max_commits=history_commits)
+        return
     checkout = is_checkout(root)
+    if checkout and not history_commits and is_ignored(root):
+        log(f"{root} is ignored by git. It is read because it was named", level=logging.WARNING)
+        checkout = False
+    found = False
+    for item in _read_folder(root, given, records, history_commits, checkout=checkout):
+        found = True
+        yield item
+    if found:
+        return
+    if checkout and not history_commits:
+        for _ in filter(None, git_fields(root, "ls-files", "-z", "--others", "--ignored", "--exclude-standard")):
+            found = True
+            yield "ignored by git (name the file itself to take it)"
+    if not found:
+        yield "folder has no commits with files" if history_commits else "folder has no files"
+
+
+def _read_folder(
+    root: Path, given: Given, records: RecordFiles, history_commits: int, *, checkout: bool
+) -> Iterator[NewFile | Skipped]:
     commit = git(root, "rev-parse", "--verify", "--quiet", "HEAD") if checkout else None
     if history_commits:
         if commit is None:
@@ -184,7 +223,9 @@ def _read_folder(root: Path, given: Given, records: RecordFiles, history_commits
     for name in _tracked(root) if checkout else _walk(root, unreadable.append):
         within = root / name
         if os.path.lexists(within / ".git") and not within.is_symlink():  # a nested checkout with its own .gitignore
-            yield from _read_folder(within, given, records, 0)
+            yield from _read_folder(within, given, records, 0, checkout=is_checkout(within))
+        elif is_git_layout(within):
+            yield "bare git repository"
         elif _is_shard(within, name):
             repository = given.repository or root.name
             yield from _read_records(within, given, records, name=name, repository=repository, named=False)
@@ -201,10 +242,11 @@ def _tracked(root: Path) -> Iterator[str]:
 
 
 def _walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[str]:
-    """Yield the files below a folder, and folders that are nested checkouts."""
+    """Yield the files below a folder, and folders that are nested checkouts or bare repositories."""
     for folder, folders, files in os.walk(root, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
-        checkouts = {name for name in folders if os.path.lexists(Path(folder) / name / ".git")}
+        inner = {name: Path(folder) / name for name in folders}
+        checkouts = {name for name, path in inner.items() if os.path.lexists(path / ".git") or is_git_layout(path)}
         folders[:] = [name for name in folders if name not in checkouts]
         yield from ((Path(folder) / name).relative_to(root).as_posix() for name in sorted([*files, *checkouts]))
 

@@ -16,8 +16,9 @@ ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_CO
 
 
 def environment() -> dict[str, str]:
-    """Return an environment in which git uses the given folder."""
-    return {name: value for name, value in os.environ.items() if name not in ELSEWHERE} | {"LC_ALL": "C"}
+    """Return an environment in which git uses the given folder, and its checkout even from another mount."""
+    ours = {"LC_ALL": "C", "GIT_DISCOVERY_ACROSS_FILESYSTEM": "1"}
+    return {name: value for name, value in os.environ.items() if name not in ELSEWHERE} | ours
 
 
 def git(root: Path, *arguments: str) -> str | None:
@@ -64,15 +65,51 @@ def is_checkout(root: Path) -> bool:
         PreconditionError: it is, but git cannot read it, so .gitignore would be ignored.
     """
     try:
-        done = _run(root, "rev-parse", "--is-inside-work-tree")
+        done = _run(root, "rev-parse", "--is-inside-work-tree", "--is-inside-git-dir", "--is-bare-repository")
     except FileNotFoundError:
         if any((folder / ".git").exists() for folder in (root, *root.parents)):
             log("git is not installed, so .gitignore is ignored", level=logging.WARNING, folder=str(root))
         return False
     said = " ".join(done.stderr.decode("utf-8", "replace").split())
-    if done.returncode != 0 and "not a git repository" not in said:
-        raise PreconditionError(f"git cannot read the checkout {root}: {said}")
-    return done.returncode == 0 and done.stdout.strip() == b"true"
+    if done.returncode != 0:
+        found = next((path for folder in (root, *root.parents) if os.path.lexists(path := folder / ".git")), None)
+        if found is not None or "not a git repository" not in said:
+            repair = "" if found is None else f". Repair {found}, or remove it to read the folder without .gitignore"
+            raise PreconditionError(f"git cannot read the checkout {root}: {said}{repair}")
+        return False
+    in_checkout, in_git_dir, bare = (line == b"true" for line in done.stdout.split())
+    if bare or in_git_dir:
+        return False
+    if os.path.lexists(root / ".git") and git(root, "rev-parse", "--show-cdup") != "":  # git went on to a folder above
+        raise PreconditionError(
+            f"git cannot read the checkout {root}: its .git is damaged. Repair {root / '.git'}, or remove it to read "
+            "the folder as a part of the checkout above"
+        )
+    return in_checkout
+
+
+def is_git_directory(root: Path) -> bool:
+    """Whether a folder is a bare repository (as a mirror is), or in the files of a repository itself.
+
+    Its files are git's, not code. A checkout's own `.git` counts too.
+    """
+    if root.name != ".git" and not any(is_git_layout(folder) for folder in (root, *root.parents)):
+        return (root / ".git").is_file() and git(root, "rev-parse", "--is-bare-repository") == "true"
+    try:
+        done = _run(root, "rev-parse", "--is-inside-git-dir")
+    except FileNotFoundError:
+        return True
+    return done.returncode != 0 or done.stdout.strip() == b"true"
+
+
+def is_git_layout(folder: Path) -> bool:
+    """Whether a folder looks like a bare repository, by the files that git asks for."""
+    return (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (folder / "refs").is_dir()
+
+
+def is_ignored(root: Path) -> bool:
+    """Whether the checkout around a folder ignores the folder itself."""
+    return git(root, "check-ignore", "--quiet", str(root)) is not None
 
 
 def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:

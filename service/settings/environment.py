@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Mapping
@@ -22,12 +23,24 @@ def read_environment(environment: Mapping[str, str], env_file: Path | None = Non
     Raises:
         SettingsError: the file cannot be read.
     """
-    try:
-        from_file = dotenv_values(env_file, interpolate=False) if env_file and env_file.is_file() else {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError([f"{env_file} cannot be read ({error}). It must be a UTF-8 text file"]) from error
+    from_file = _from_file(env_file) if env_file is not None and env_file.is_file() else {}
     merged = {**from_file, **{name: environment[name] for name in environment if is_set(environment[name])}}
     return {name: value.strip() for name, value in merged.items() if value is not None and is_set(value)}
+
+
+def _from_file(env_file: Path) -> dict[str, str | None]:
+    """Return what the file sets. It may begin with a byte order mark, as Windows' editors write it.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    try:
+        text = env_file.read_bytes().decode("utf-8-sig")
+        if "\0" in text:
+            raise ValueError("it has NUL characters, as UTF-16 text has")
+    except (OSError, ValueError) as error:
+        raise SettingsError([f"{env_file} cannot be read ({error}). Save it as UTF-8 text"]) from error
+    return dotenv_values(stream=io.StringIO(text), interpolate=False)
 
 
 def is_utf8(value: str) -> bool:

@@ -5,6 +5,7 @@ Order: flags > environment > .env > recipe > defaults. An empty value or a `your
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from urllib.parse import quote
 
 from db.source import Eligibility, Source
 from service.errors import SettingsError
+from service.logs import event as log
 from service.settings.environment import is_set, is_utf8, read_environment
+from service.settings.spelling import unknown_in_environment, unknown_in_file
 from service.settings.variables import FOR_THE_TRAINER, OVER_THE_RECIPE, RECIPE_MAY_SET, VARIABLES
 from trainer.errors import RecipeError
 from trainer.recipe import Recipe
@@ -75,6 +78,7 @@ def load_settings(
         recipe = load_recipe(recipe_path)
     except RecipeError as error:
         problems += [f"{recipe_path}: {problem}" for problem in error.problems]
+    _check_names(environment, env_file, problems)
     given = {
         **read_environment(environment, env_file),
         **{k: v for k, v in (flags or {}).items() if is_set(v)},
@@ -115,6 +119,15 @@ def load_settings(
         sandbox_socket=values["SANDBOX_SOCKET"],
         trainer_secrets={name: given[name] for name in FOR_THE_TRAINER if name in given},
     )
+
+
+def _check_names(environment: Mapping[str, str], env_file: Path | None, problems: list[str]) -> None:
+    """Report misspelled names: a problem in the file, a warning in the environment, which others use too."""
+    wrong, unknown = unknown_in_file(read_environment({}, env_file))
+    problems += wrong
+    given = [name for name in environment if is_set(environment[name])]
+    for warning in [*(f"{env_file}: {text}" for text in unknown), *unknown_in_environment(given)]:
+        log(warning, level=logging.WARNING)
 
 
 def _values(given: Mapping[str, str], recipe: Recipe | None, problems: list[str]) -> dict[str, Any]:

@@ -101,6 +101,20 @@ OVER_THE_RECIPE = {
 }
 """Variables that override a value of the recipe."""
 
+FOR_COMPOSE = (
+    "CODELUPE_UID",
+    "CODELUPE_GID",
+    "TRAINER_CPUS",
+    "TRAINER_MEMORY",
+    "SERVE_GPU",
+    "SERVE_CPUS",
+    "SANDBOX_CPUS",
+    "SERVE_QUANTIZATION",
+    "SERVE_REVISION",
+    "FLASH_ATTN",
+)
+"""Variables of `.env` that only docker-compose.yml reads."""
+
 FOR_THE_TRAINER = ("HF_TOKEN", "WANDB_API_KEY", "WANDB_MODE")
 """Variables that are passed to the trainer unchanged."""
 

@@ -13,12 +13,16 @@ from typing import Any
 import waitress
 from flask import Flask, Response, jsonify, request
 from waitress.server import BaseWSGIServer
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from db.errors import DatabaseError
 from service.errors import PreconditionError
+from service.web.accept import preferred
 from service.web.board import STALE_HEARTBEAT_SECONDS, Board
 from service.web.metrics import json_metrics, prometheus_metrics
+
+FORMATS = {"json": "application/json", "prometheus": "text/plain", "openmetrics": "application/openmetrics-text"}
+"""The values of `?format=` on /metrics, and the media types of Accept. The first is the default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,7 @@ class Actions:
 def create_app(board: Board, actions: Actions, *, token: str | None) -> Flask:
     """Create the Flask application. Without a token, every POST is refused."""
     app = Flask("codelupe", static_folder=None)
+    app.url_map.strict_slashes = False  # /health/ is /health
     _add_probes(app, board)
     _add_metrics(app, board)
     _add_api(app, actions)
@@ -94,12 +99,16 @@ def _add_probes(app: Flask, board: Board) -> None:
 
 def _add_metrics(app: Flask, board: Board) -> None:
     @app.get("/metrics")
-    def metrics() -> Response:
-        if _wants_prometheus():
-            accept = request.headers.get("Accept", "")
-            body, content_type = prometheus_metrics(board, accept if "openmetrics" in accept else "text/plain")
-            return Response(body, headers={"Content-Type": content_type})
-        return jsonify(json_metrics(board.read()))
+    def metrics() -> tuple[Response, int]:
+        accept = request.headers.get("Accept", "")
+        wanted = request.args.get("format")
+        if wanted is not None and wanted.lower() not in FORMATS:
+            return jsonify({"error": f"format={wanted} is not known. Use one of {', '.join(FORMATS)}"}), 400
+        kind = FORMATS[wanted.lower()] if wanted else preferred(accept, list(FORMATS.values()))
+        if kind == FORMATS["json"]:
+            return jsonify(json_metrics(board.read())), 200
+        body, content_type = prometheus_metrics(board, accept if "openmetrics" in kind and not wanted else kind)
+        return Response(body, headers={"Content-Type": content_type}), 200
 
 
 def _add_api(app: Flask, actions: Actions) -> None:
@@ -119,34 +128,39 @@ def _add_api(app: Flask, actions: Actions) -> None:
 
 def _add_authorization(app: Flask, token: str | None) -> None:
     @app.before_request
-    def authorize() -> tuple[Response, int] | None:
-        if request.method in ("GET", "HEAD", "OPTIONS"):
+    def authorize() -> Response | None:
+        if request.method in ("GET", "HEAD", "OPTIONS") or request.routing_exception is not None:  # a 404 or 405
             return None
         if token is None:
-            return jsonify({"error": "POST is disabled. Set CODELUPE_TOKEN to enable it"}), 403
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode("latin-1", "replace"), token.encode()):  # WSGI: bytes as latin-1
-            return jsonify({"error": "wrong token. Send 'Authorization: Bearer …'"}), 403
+            return _refusal(403, "POST is disabled. Set CODELUPE_TOKEN to enable it")
+        scheme, _, given = request.headers.get("Authorization", "").strip().partition(" ")
+        if scheme.lower() != "bearer" or not given.strip():
+            return _refusal(401, "no token. Send 'Authorization: Bearer …' with CODELUPE_TOKEN", "Bearer")
+        # WSGI: the header's bytes as latin-1
+        if not hmac.compare_digest(given.strip().encode("latin-1", "replace"), token.encode()):
+            return _refusal(401, "wrong token. Send the value of CODELUPE_TOKEN", 'Bearer error="invalid_token"')
         return None
+
+
+def _refusal(status: int, error: str, challenge: str | None = None) -> Response:
+    answer = jsonify({"error": error})
+    answer.status_code = status
+    if challenge is not None:
+        answer.headers["WWW-Authenticate"] = challenge
+    return answer
 
 
 def _add_errors(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> tuple[Response, int]:
-        return jsonify({"error": f"{error.name}: {request.method} {request.path}"}), error.code or 500
+        answer = jsonify({"error": f"{error.name}: {request.method} {request.path}"})
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            answer.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+        return answer, error.code or 500
 
     @app.errorhandler(DatabaseError)
     def database_error(error: DatabaseError) -> tuple[Response, int]:
         return jsonify({"error": str(error)}), 503
-
-
-def _wants_prometheus() -> bool:
-    """Whether to answer in Prometheus format: by `?format=`, else by the Accept header. `*/*` gets JSON."""
-    wanted = request.args.get("format")
-    if wanted is not None:
-        return wanted == "prometheus"
-    accept = request.headers.get("Accept", "")
-    return "application/openmetrics-text" in accept or "text/plain" in accept
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -57,7 +57,7 @@ def test_the_health_check_fails_when_nothing_answers(cpu_image):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "no answer on port 8090" in done.stdout
+    assert "no answer at 127.0.0.1:8090" in done.stdout
 
 
 def test_a_wrong_build_argument_is_refused(engine):

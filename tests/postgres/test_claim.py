@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from typing import Any
@@ -451,6 +452,33 @@ def test_check_source_names_what_is_missing(pool: Pool, query: Any) -> None:
     assert "quality_score) must be a number" in text
     with pytest.raises(Misconfigured, match=r"there is public\.files"):
         check_source(pool, Source(table="Files"))
+
+
+@pytest.mark.parametrize(
+    "column", ["id uuid default gen_random_uuid()", "id text", "id numeric", "key varchar(9)", '"Id" bytea']
+)
+def test_a_table_without_a_number_for_each_row_gets_one(pool: Pool, query: Any, column: str) -> None:
+    query(f'create table "My files" ({column}, body text, language text, quality_score real)')
+    query(
+        "insert into \"My files\" (body, language, quality_score) select 'x', 'python', 90 from generate_series(1, 3)"
+    )
+    with pytest.raises(Misconfigured) as caught:
+        check_source(pool, Source.parse('"My files"', "content=body"))
+    first, second, columns = re.findall(
+        r"one: (ALTER .*?); (CREATE .*?); then SOURCE_COLUMNS is (\S+)$", str(caught.value)
+    )[0]
+    query(first)
+    query(second)
+    source = check_source(pool, Source.parse('"My files"', columns))
+    assert count(pool, source, ELIGIBLE, STREAM) == 0 and source.types["id"].name == "int8"
+    assert query('select codelupe_id from "My files" order by 1') == [(1,), (2,), (3,)]
+
+
+def test_a_view_gets_its_number_from_the_table_below(pool: Pool, query: Any) -> None:
+    query("create table below (id uuid, content text, language text, quality_score real)")
+    query("create view above as select * from below")
+    with pytest.raises(Misconfigured, match=r"ALTER TABLE the table below the view .* the view's definition gets"):
+        check_source(pool, Source(table="above"))
 
 
 @pytest.mark.parametrize(

@@ -299,6 +299,29 @@ def test_a_bad_url_is_explained_without_its_password(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("postgresql://u:p@h/d?schema=public", ["schema (", "SOURCE_TABLE"]),
+        ("postgresql://u:p@h/d?sslmode=require&pgbouncer=true&charset=utf8", ["pgbouncer (", ", charset."]),
+        ("postgresql://u:p4?a=1@h/d?sslMode=require", ["know: sslMode."]),
+        ("host=h password='p4 ss' schema=public", ["schema ("]),
+    ],
+)
+def test_an_option_that_libpq_does_not_know_is_named(url: str, named: list[str]) -> None:
+    with pytest.raises(Misconfigured, match=r"Remove .* from DATABASE_URL") as caught:
+        Pool(url)
+    assert all(name in str(caught.value) for name in named) and "sslmode" not in str(caught.value)
+    assert "p4" not in str(caught.value) and "p4" not in safe_url(url)
+
+
+@pytest.mark.parametrize("url", ["host=h password=p4 ss=1", "postgresql://u:12/p4?ss=1@host/db"])
+def test_a_part_of_a_password_is_not_taken_for_an_option(url: str) -> None:
+    with pytest.raises(Misconfigured, match="percent-encoded") as caught:
+        Pool(url)
+    assert "ss" not in str(caught.value).replace("password", "").replace("percent", "")
+
+
+@pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("postgresql://me:s3cret@host:5432/db", "postgresql://me:***@host:5432/db"),

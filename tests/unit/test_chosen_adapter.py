@@ -85,6 +85,9 @@ def test_benchmarks_are_found_by_their_form(tmp_path):
 
     assert find("humaneval", f"{mbpp},{human}") == human and find("mbpp", f"{mbpp},{human}") == mbpp
     assert find(str(mbpp), "") == mbpp
+    plus = tmp_path / "HumanEvalPlus.jsonl"  # in EvalPlus' own form, which has no tests
+    plus.write_text(json.dumps({key: value for key, value in HUMANEVAL.items() if key != "test"}))
+    assert find("humaneval", f"{plus},{human}") == human
     with pytest.raises(UsageError, match=r"The recipe names no benchmark.*BENCHMARK_FILES.*--suite PATH"):
         find("humaneval", "")
     with pytest.raises(UsageError, match=r"None of .*two.jsonl has its form"):

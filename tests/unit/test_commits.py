@@ -80,3 +80,14 @@ def test_the_answer_is_learned_and_control_tokens_stay_text():
         assert tokenizer().decode(learned) == f"{answer}<|im_end|>"
         names = [tokenizer().convert_ids_to_tokens(i) for i in sample.ids.tolist() if i in encoder().added]
         assert names == ["<|im_start|>", "<|im_end|>"] * 3
+
+
+@pytest.mark.parametrize(("tag", "name"), [("typescript", "TypeScript"), ("cpp", "C++")])
+def test_both_prompts_have_the_language_as_people_write_it(tag: str, name: str):
+    row = replace(make_row(1, "b = 2\n"), language=tag, metadata={"message": "m", "before": "a = 1\n"})
+    texts = {
+        sample.kind: sample.messages[1].text for seed in range(20) for sample in build_commits(row, Data(), seed=seed)
+    }
+    assert texts["commit"].startswith(f"Make this change to the following {name} code:")
+    assert f"```{tag}\n" in texts["commit"]
+    assert texts["review"].startswith(f"Write the commit message of this change to {name} code:")

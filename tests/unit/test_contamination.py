@@ -80,6 +80,48 @@ def test_formats_of_a_benchmark_file(tmp_path: Path):
         list(read_tasks(tmp_path / "empty.jsonl"))
 
 
+HUMANEVAL_PLUS = {
+    "task_id": "HumanEval/0",
+    "prompt": 'def has_close(numbers, limit):\n    """Are any two of these nearer to each other than limit? """\n',
+    "contract": "\n    assert all(type(x) in [int, float] for x in numbers)\n",
+    "canonical_solution": "    line = sorted(numbers)\n    return any(b - a < limit for a, b in pairwise(line))\n",
+    "entry_point": "has_close",
+    "base_input": [[[1.0, 2.0], 0.5]],
+    "plus_input": [],
+    "atol": 0,
+}
+MBPP_PLUS = {
+    "task_id": "Mbpp/2",
+    "prompt": '"""\nWrite a function to find elements that two given lists share.\nassert shared((3,), (3,))\n"""\n',
+    "entry_point": "shared",
+    "canonical_solution": "\ndef shared(left, right):\n    found = set(left) & set(right)\n    return {*found}\n",
+    "base_input": [[[3, 4], [4, 5]]],
+    "plus_input": [],
+    "contract": "",
+    "assertion": "\nassert set(shared((3, 4, 5, 6), (5, 7, 4, 10))) == set((4, 5))\n",
+    "atol": 0,
+}
+MBPP_PLUS_OF_THE_HUB = {
+    "task_id": 2,
+    "code": MBPP_PLUS["canonical_solution"],
+    "prompt": "Write a function to find the elements that two given lists share.",
+    "source_file": "x.ipynb",
+    "test_imports": [],
+    "test_list": ["assert shared((3, 4), (4, 5)) == {4}"],
+    "test": "import numpy as np",
+}
+
+
+@pytest.mark.parametrize("record", [HUMANEVAL_PLUS, MBPP_PLUS, MBPP_PLUS_OF_THE_HUB])
+def test_evalplus_files_are_read(tmp_path: Path, record: dict[str, object]):
+    (tmp_path / "Plus.jsonl.gz").write_bytes(gzip.compress(json.dumps(record).encode()))
+    found = Benchmarks([str(tmp_path / "Plus.jsonl.gz")], 10)
+    solution = str(record.get("canonical_solution") or record["code"])
+    assert found.reason(f"{AROUND}{solution}") == "benchmark"
+    assert found.reason(f"# {' '.join(str(record['prompt']).split())}") == "benchmark"
+    assert found.reason(AROUND) is None
+
+
 @GIVEN_AWAY
 def test_texts_that_contain_a_task(benchmarks: Benchmarks, text: str):
     assert benchmarks.reason(AROUND + text + AROUND) == "benchmark"

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from email.message import Message
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -17,14 +18,15 @@ from service.errors import PreconditionError
 from service.web.board import STALE_HEARTBEAT_SECONDS, Board, Progress, Snapshot
 from service.web.http import Actions, HttpServer, create_app, listen
 from service.web.metrics import METRICS
+from service.web.probe import address, alive
 
 
 class Service:
-    def __init__(self, token: str | None = "right") -> None:
+    def __init__(self, token: str | None = "right", host: str = "127.0.0.1") -> None:
         self.board = Board(Snapshot(stream="s", model="m", batch_size=4, lora_rank=256, state="waiting"))
         self.asked = 0
         self.broken = False
-        listening = listen("127.0.0.1", 0)
+        listening = listen(host, 0)
         self.port = listening.getsockname()[1]
         actions = Actions(request_training=self.ask, run_history=self.history, adapter_history=list)
         self.server = HttpServer(create_app(self.board, actions, token=token), listening)
@@ -39,15 +41,19 @@ class Service:
         return [{"run_id": 1}]
 
     def call(self, path: str, method: str = "GET", **headers: str) -> tuple[int, str, str]:
+        status, given, body = self.ask_for(path, method, **headers)
+        return status, given["Content-Type"], body
+
+    def ask_for(self, path: str, method: str = "GET", **headers: str) -> tuple[int, Message, str]:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}", method=method,
             headers={name.replace("_", "-"): value for name, value in headers.items()},
         )  # fmt: skip
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
-                return answer.status, answer.headers["Content-Type"], answer.read().decode()
+                return answer.status, answer.headers, answer.read().decode()
         except urllib.error.HTTPError as error:
-            return error.code, error.headers["Content-Type"], error.read().decode()
+            return error.code, error.headers, error.read().decode()
 
 
 @pytest.fixture
@@ -125,6 +131,83 @@ def test_a_modern_prometheus_gets_openmetrics(service: Service):
     assert list(parse_openmetrics(body))
 
 
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/json, text/plain, */*", "json"),  # axios
+        ("text/plain, application/json", "plain"),
+        ("text/plain;q=0.5, application/json;q=0.9", "json"),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "json"),  # a browser
+        ("*/*, application/json;q=0", "plain"),
+        ("text/*", "plain"),
+        ("application/*", "json"),
+        ("APPLICATION/JSON, text/plain", "json"),
+        ("image/png", "json"),
+        ("text/plain;q=x, */*;q=", "json"),
+        ("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.7,"
+         "text/plain;version=0.0.4;q=0.3,*/*;q=0.1", "plain"),
+        ("application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.4,"
+         "*/*;q=0.3", "openmetrics"),
+    ],
+)  # fmt: skip
+def test_the_accept_header_is_weighed(service: Service, accept: str, kind: str):
+    assert kind in service.call("/metrics", Accept=accept)[1]
+
+
+@pytest.mark.parametrize("wanted", ["xml", "text", ""])
+def test_an_unknown_format_is_refused_with_the_allowed_ones(service: Service, wanted: str):
+    status, _, body = service.call(f"/metrics?format={wanted}")
+    assert (status, json.loads(body)["error"]) == (
+        400, f"format={wanted} is not known. Use one of json, prometheus, openmetrics"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "kind"), [("JSON", "json"), ("openmetrics", "openmetrics"), ("prometheus", "plain")])
+def test_a_format_beats_the_accept_header(service: Service, form: str, kind: str):
+    assert kind in service.call(f"/metrics?format={form}", Accept="image/png")[1]
+
+
+@pytest.mark.parametrize("token", [None, "right"])
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("PUT", "/health", "GET"), ("DELETE", "/metrics/", "GET"), ("PATCH", "/api/train", "POST")],
+)
+def test_a_wrong_method_is_405_with_the_right_ones(token: str | None, method: str, path: str, allowed: str):
+    service = Service(token)
+    try:
+        status, headers, _ = service.ask_for(path, method)
+        assert status == 405 and allowed in headers["Allow"].split(", ")
+        assert service.call("/nowhere", method)[0] == 404
+    finally:
+        service.server.close()
+
+
+@pytest.mark.parametrize("path", ["/health", "/livez", "/api/runs"])
+def test_a_slash_at_the_end_changes_nothing(service: Service, path: str):
+    assert service.call(f"{path}/")[:2] == service.call(path)[:2] == (200, "application/json")
+
+
+@pytest.mark.parametrize(
+    ("host", "wrong"), [("127.0.0.1", "127.0.0.2"), ("127.0.0.3", "127.0.0.1"), ("::1", "127.0.0.1")]
+)
+def test_the_probe_asks_where_the_service_listens(host: str, wrong: str):
+    service = Service(host=host)
+    try:
+        assert alive(service.port, host)[0]
+        assert not alive(service.port, wrong)[0]
+    finally:
+        service.server.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "asked"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("0:0::0", "[::1]"), ("10.1.2.3", "10.1.2.3"), ("[::1]", "[::1]"),
+     ("localhost", "localhost")],
+)  # fmt: skip
+def test_the_probe_of_a_service_that_listens_everywhere(host: str, asked: str):
+    assert address(host) == asked
+
+
 def test_the_json_form_can_be_asked_for(service: Service):
     assert service.call("/metrics?format=json", Accept="text/plain")[1] == "application/json"
 
@@ -134,17 +217,25 @@ def test_the_json_form_can_be_asked_for(service: Service):
     [
         (None, "Bearer right", 403),
         (None, "", 403),
-        ("right", "", 403),
-        ("right", "Bearer wrong", 403),
-        ("right", "Bearer rightandmore", 403),
+        ("right", "", 401),
+        ("right", "right", 401),
+        ("right", "Basic cmlnaHQ=", 401),
+        ("right", "Bearer", 401),
+        ("right", "Bearer wrong", 401),
+        ("right", "Bearer rightandmore", 401),
         ("right", "Bearer right", 202),
+        ("right", "bearer right", 202),
+        ("right", "BEARER   right ", 202),
         ("gehörig", "Bearer " + "gehörig".encode().decode("latin-1"), 202),
     ],
 )
 def test_posts_need_the_token(token: str | None, header: str, expected: int):
     service = Service(token)
     try:
-        assert service.call("/api/train", "POST", Authorization=header)[0] == expected
+        status, headers, body = service.ask_for("/api/train", "POST", Authorization=header)
+        assert status == expected
+        assert (headers["WWW-Authenticate"] or "").startswith("Bearer") == (status == 401)
+        assert status == 202 or "CODELUPE_TOKEN" in json.loads(body)["error"]
         assert service.asked == (1 if expected == 202 else 0)
     finally:
         service.server.close()

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from run_folder import make_row, program
 from source_rows import source_rows
 
+from service.intake.languages import INTERPRETERS, LANGUAGES, NAMES
 from trainer.errors import UnusableInput
 from trainer.recipe import Data
 from trainer.records import Row
 from trainer.samples.build import BUILDERS, builder_of, check_builders, halves
 from trainer.samples.instruction import INSTRUCTIONS, SYSTEM, build_instruction
 from trainer.samples.sample import Chat, Rejected
+from trainer.samples.spoken import SPOKEN
 
 DATA = Data()
 
@@ -46,11 +48,36 @@ def test_the_pair_has_the_prompt_of_the_default_recipe():
     system, user, assistant = sample.messages
     assert (system.role, system.text, system.supervised) == ("system", SYSTEM, False)
     opening, _, _ = user.text.partition("\n\n```python\nline 1\n")
-    assert opening in [instruction.format(language="python") for instruction in INSTRUCTIONS]
+    assert opening in [instruction.format(language="Python") for instruction in INSTRUCTIONS]
     assert (user.role, user.supervised) == ("user", False)
     assert (assistant.role, assistant.supervised) == ("assistant", True)
     context, rest = parts(sample)
     assert context + "\n" + rest + "\n" == content
+
+
+@pytest.mark.parametrize(
+    ("tag", "name"),
+    [
+        ("python", "Python"), ("cpp", "C++"), ("c++", "C++"), ("javascript", "JavaScript"),
+        ("TypeScript", "TypeScript"),
+        ("tsx", "TypeScript"), ("csharp", "C#"), ("c-sharp", "C#"), ("objective-c", "Objective-C"),
+        ("objc", "Objective-C"),
+        ("Objective-C++", "Objective-C++"), ("f-sharp", "F#"), ("php", "PHP"), ("ocaml", "OCaml"), ("html", "HTML"),
+        ("visual-basic", "Visual Basic"), ("common-lisp", "Common Lisp"), ("c", "C"), ("r", "R"), ("text", "text"),
+        ("gleam", "Gleam"), ("literate-haskell", "Literate Haskell"), ("MoonScript", "MoonScript"),
+        ("x10", "x10"), ("", ""),
+    ],
+)  # fmt: skip
+def test_prose_has_the_language_as_people_write_it_and_the_fence_its_tag(tag: str, name: str):
+    row = replace(make_row(7, "\n".join(f"line {i}" for i in range(20))), language=tag)
+    _, user, assistant = pair_of(row, seed=1).messages
+    opening, _, code = user.text.partition("\n\n")
+    assert opening in [instruction.format(language=name) for instruction in INSTRUCTIONS]
+    assert code.startswith(f"```{tag.lower()}\n") and assistant.text.startswith(f"```{tag.lower()}\n")
+
+
+def test_every_language_that_drop_detects_has_a_name_for_prose():
+    assert not {*LANGUAGES.values(), *NAMES.values(), *INTERPRETERS.values()} - set(SPOKEN)
 
 
 def test_the_prompt_shows_between_30_and_40_percent_of_the_lines():
@@ -69,7 +96,7 @@ def test_every_instruction_is_used_and_the_seed_decides():
     rows = [make_row(i, program(i)) for i in range(100)]
     first = [pair_of(row, seed=1) for row in rows]
     assert {sample.messages[1].text.partition("\n")[0] for sample in first} == {
-        instruction.format(language="python") for instruction in INSTRUCTIONS
+        instruction.format(language="Python") for instruction in INSTRUCTIONS
     }
     assert first == [pair_of(row, seed=1) for row in rows]
     assert first != [pair_of(row, seed=2) for row in rows]

@@ -1,13 +1,16 @@
 """Settings: precedence, what counts as unset, and every problem at once."""
 
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from service.errors import SettingsError
+from service.logs import LOG
 from service.settings.environment import PROJECT_RECIPES, chosen_log_format, chosen_recipe
 from service.settings.load import OVER_THE_RECIPE, VARIABLES, load_settings
+from service.settings.variables import FOR_COMPOSE
 
 EMBEDDED = PROJECT_RECIPES / "embedded.yaml"
 DEFAULT = PROJECT_RECIPES / "qwen-5090.yaml"
@@ -206,6 +209,81 @@ def test_an_empty_password_file_is_a_problem(tmp_path: Path):
         load(POSTGRES_HOST="h", POSTGRES_PASSWORD_FILE=str(tmp_path / "password"))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("MIN_NEW_FILE", "MIN_NEW_FILES"),
+        ("QUALITY_TRESHOLD", "QUALITY_THRESHOLD"),
+        ("DATABASEURL", "DATABASE_URL"),
+        ("POSTGRES_PASWORD", "POSTGRES_PASSWORD"),
+        ("max_dataset_size", "MAX_DATASET_SIZE"),
+        ("CODELUPE_MIN_NEW_FILES", "MIN_NEW_FILES"),
+        ("KEEP-ADAPTERS", "KEEP_ADAPTERS"),
+        ("BATCHSIZE", "BATCH_SIZE"),
+    ],
+)
+def test_a_misspelled_name_is_a_problem_in_the_file_and_a_warning_in_the_environment(
+    wrong: str, meant: str, tmp_path: Path, caplog
+):
+    (tmp_path / ".env").write_text(f"{wrong}=7\nMIN_CONTENT_CHARS=9\n")
+    with pytest.raises(SettingsError) as caught:
+        load(env_file=tmp_path / ".env")
+    assert caught.value.problems == [f"{wrong}: there is no such setting. Did you mean {meant}?"]
+    with propagated(caplog):
+        assert load(**{wrong: "7"}) == load()
+    assert caplog.messages == [f"{wrong} has no effect. Did you mean {meant}?"]
+
+
+def test_names_of_others_are_left_alone(tmp_path: Path, caplog):
+    others = [
+        "PATH",
+        "MODE",
+        "TEST_DATABASE_URL",
+        "POSTGRES_HOST_AUTH_METHOD",
+        "HF_HOME",
+        "VLLM_PORT",
+        "VLLM_API_URL",
+        "METRICS_PATH",
+        "SANDBOX_SECRET",
+        "LOGNAME",
+        *FOR_COMPOSE,
+    ]
+    with propagated(caplog):
+        load(**dict.fromkeys([*others, "HOSTNAME", "WANDB_PROJECT"], "7"), QUALITY_TRESHOLD=" ")
+        assert caplog.messages == []
+        (tmp_path / ".env").write_text("".join(f"{name}=7\n" for name in [*FOR_COMPOSE, "POSTGRES_HOST_LIST"]))
+        load(env_file=tmp_path / ".env")
+    assert len(caplog.messages) == 1
+    assert "POSTGRES_HOST_LIST is not a setting and has no effect. The nearest is POSTGRES_HOST" in caplog.messages[0]
+
+
+@contextmanager
+def propagated(caplog):
+    """Let pytest see the service's log, which does not propagate once a command has set it up."""
+    before, LOG.propagate = LOG.propagate, True
+    try:
+        with caplog.at_level("WARNING"):
+            yield
+    finally:
+        LOG.propagate = before
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32-be", "latin-1"])
+def test_a_file_in_another_encoding_is_a_problem(encoding: str, tmp_path: Path):
+    (tmp_path / ".env").write_bytes("MIN_NEW_FILES=7 # é".encode(encoding))
+    with pytest.raises(SettingsError, match=r"\.env cannot be read .* Save it as UTF-8 text"):
+        load(env_file=tmp_path / ".env")
+    (tmp_path / ".env").write_bytes("MIN_NEW_FILES=7".encode(encoding))
+    if encoding != "latin-1":
+        with pytest.raises(SettingsError, match="Save it as UTF-8 text"):
+            load(env_file=tmp_path / ".env")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path):
+    (tmp_path / ".env").write_bytes("MIN_NEW_FILES=7\n".encode("utf-8-sig"))
+    assert load(env_file=tmp_path / ".env").min_new_files == 7
+
+
 def documented() -> dict[str, str]:
     """Return each variable's comment in .env.example."""
     found, comment = {}, ""
@@ -221,7 +299,7 @@ def documented() -> dict[str, str]:
 def test_the_example_file_explains_every_variable():
     explained = documented()
     in_the_compose_file = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
-    assert set(explained) == set(VARIABLES) | in_the_compose_file
+    assert set(explained) == set(VARIABLES) | in_the_compose_file == set(VARIABLES) | set(FOR_COMPOSE)
     for name, comment in explained.items():
         assert "Optional." in comment and "Default:" in comment, name
 

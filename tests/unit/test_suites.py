@@ -75,6 +75,11 @@ def test_a_prompt_without_a_body_becomes_whole_code(tmp_path: Path) -> None:
         ([1], "is not a JSON object"),
         ({"task_id": "Own/1"}, "neither HumanEval's form"),
         ({**MBPP, "task_id": "one"}, "neither HumanEval's form"),
+        (
+            {"task_id": "Mbpp/2", "canonical_solution": "x", "base_input": [], "plus_input": []},
+            "as EvalPlus' own files do",
+        ),
+        ({**MBPP, "test_imports": "import math"}, "test_imports"),
         ({**MBPP, "test_list": []}, "neither HumanEval's form"),
         ({**MBPP, "test_list": [1]}, "must be texts"),
         ({**MBPP, "text": 5}, "must be texts"),

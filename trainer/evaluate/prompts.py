@@ -78,9 +78,9 @@ def _continued(task: Task) -> str:
 
 def _asked(task: Task) -> str:
     if task.form == "humaneval":
-        return f"{INSTRUCTIONS[0].format(language='python')}\n\n```python\n{task.prompt.rstrip()}\n```"
+        return f"{INSTRUCTIONS[0].format(language='Python')}\n\n```python\n{task.prompt.rstrip()}\n```"
     return (
-        f"{INSTRUCTIONS[2].format(language='python')}\n\n{task.prompt}\n\n"
+        f"{INSTRUCTIONS[2].format(language='Python')}\n\n{task.prompt}\n\n"
         f"Your code should pass these tests:\n\n```python\n{task.tests.strip()}\n```"
     )
 

@@ -1,7 +1,8 @@
 """Reads benchmarks in HumanEval's or MBPP's form: JSONL, gzipped or not. (no torch)
 
 HumanEval's form: `task_id`, `prompt` (code), `entry_point`, `canonical_solution`, `test` (defines `check(candidate)`).
-MBPP's form: `task_id`, `text` or `prompt` (prose), `code`, `test_list`, and optionally `test_setup_code`.
+MBPP's form: `task_id`, `text` or `prompt` (prose), `code`, `test_list`, and optionally `test_setup_code` and
+`test_imports`. EvalPlus' tasks have these forms on the Hub. Its own files have inputs instead of tests.
 """
 
 from __future__ import annotations
@@ -113,6 +114,11 @@ def _task(record: Mapping[str, Any], where: str) -> Task:
             )
         case {"task_id": int(number), "code": str(code), "test_list": [*tests]} if tests:
             task = _mbpp_task(record, number, code, tests, where)
+        case {"canonical_solution": str(), "plus_input": _}:
+            raise UnusableInput(
+                f"{where} has inputs instead of tests, as EvalPlus' own files do. Use the same tasks from the Hub "
+                "(evalplus/humanevalplus, evalplus/mbppplus), saved as JSONL: there they have tests"
+            )
         case _:
             raise UnusableInput(
                 f"{where} has neither HumanEval's form (task_id, prompt, entry_point, canonical_solution, test) "
@@ -138,10 +144,11 @@ def _helpers(prompt: str, where: str) -> str:
 
 def _mbpp_task(record: Mapping[str, Any], number: int, code: str, tests: list[Any], where: str) -> Task:
     prompt = record.get("text", record.get("prompt"))
-    setup = record.get("test_setup_code") or ""
-    if not isinstance(prompt, str) or not isinstance(setup, str) or not all(isinstance(test, str) for test in tests):
-        raise UnusableInput(f"{where}: text, test_setup_code and each of test_list must be texts")
-    lines = "\n".join([setup, *tests]).replace("\r\n", "\n")
+    setup, imports = record.get("test_setup_code") or "", record.get("test_imports") or []
+    texts = [prompt, setup, *tests, *imports] if isinstance(imports, list) else [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise UnusableInput(f"{where}: text, test_setup_code and each of test_imports and test_list must be texts")
+    lines = "\n".join([setup, *imports, *tests]).replace("\r\n", "\n")
     return Task(
         task_id=f"MBPP/{number}",
         form="mbpp",

@@ -203,7 +203,7 @@ def _hub_commit(model: str, revision: str | None) -> str:
             f"base.model: {model} (revision {revision or 'main'}) is neither available on the Hub nor a local folder: "
             f"{message}. Check the name. A gated model needs HF_TOKEN"
         ) from error
-    except (HfHubHTTPError, HTTPError, OSError) as error:
+    except (HfHubHTTPError, HTTPError, OSError, ImportError) as error:  # ImportError: a SOCKS proxy
         cached = try_to_load_from_cache(model, "config.json", revision=revision)
         if isinstance(cached, str):
             return Path(cached).parent.name

@@ -50,7 +50,7 @@ def architecture(base: Base) -> tuple[Any, str]:
         HfApi().model_info(base.model, revision=base.revision, timeout=HUB_SECONDS)
     except RepositoryNotFoundError as error:
         raise UnusableInput(f"base.model: {base.model} is neither on the Hub nor a local folder") from error
-    except (HfHubHTTPError, HTTPError, OSError) as error:
+    except (HfHubHTTPError, HTTPError, OSError, ImportError) as error:  # ImportError: a SOCKS proxy
         if (size := known_size(base.model)) is None:
             raise UnusableInput(
                 f"base.model: the Hub cannot be reached ({error}), and the shape of {base.model} is unknown. "

@@ -13,6 +13,7 @@ from trainer.recipe import Data
 from trainer.records import Row
 from trainer.samples.instruction import SYSTEM, fence_for
 from trainer.samples.sample import Chat, Message, Rejected
+from trainer.samples.spoken import spoken
 
 CONTEXT_LINES = 3
 """Context lines of a computed diff."""
@@ -39,18 +40,18 @@ def build_commits(row: Row, data: Data, *, seed: int) -> list[Chat]:
 
 def _commit(row: Row, message: str, before: str) -> Chat:
     fence = fence_for(before + row.content)
-    asked = f"Make this change to the following {row.language} code:\n\n{message.strip()}"
+    asked = f"Make this change to the following {spoken(row.language)} code:\n\n{message.strip()}"
     return _chat(
         row,
         "commit",
-        f"{asked}\n\n{fence}{row.language}\n{_closed(before)}{fence}",
-        f"{fence}{row.language}\n{_closed(row.content)}{fence}",
+        f"{asked}\n\n{fence}{row.language.lower()}\n{_closed(before)}{fence}",
+        f"{fence}{row.language.lower()}\n{_closed(row.content)}{fence}",
     )
 
 
 def _review(row: Row, message: str, diff: str) -> Chat:
     fence = fence_for(diff)
-    asked = f"Write the commit message of this change to {row.language} code:"
+    asked = f"Write the commit message of this change to {spoken(row.language)} code:"
     return _chat(row, "review", f"{asked}\n\n{fence}diff\n{_closed(diff)}{fence}", message.strip())
 
 

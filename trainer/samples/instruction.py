@@ -10,6 +10,7 @@ from trainer.recipe import Data
 from trainer.records import Row
 from trainer.samples.facts import fact_block
 from trainer.samples.sample import Chat, Message, Rejected
+from trainer.samples.spoken import spoken
 from trainer.samples.syntax import parse
 
 SYSTEM = (
@@ -45,7 +46,7 @@ def build_instruction(row: Row, data: Data, *, seed: int) -> list[Chat]:
         lines.pop()
     draw = random.Random(f"{seed}:{row.file_id}")
     fraction = draw.uniform(data.context_fraction_low, data.context_fraction_high)
-    instruction = draw.choice(INSTRUCTIONS).format(language=row.language)
+    instruction = draw.choice(INSTRUCTIONS).format(language=spoken(row.language))
     shown = _at_boundary(row, data, len(lines), max(data.min_context_lines, round(len(lines) * fraction)))
     if shown >= len(lines) or not "".join(lines[shown:]).strip():
         raise Rejected("too_few_lines")
@@ -55,10 +56,10 @@ def build_instruction(row: Row, data: Data, *, seed: int) -> list[Chat]:
         Message(role="system", text=SYSTEM),
         Message(
             role="user",
-            text=f"{instruction}\n\n{fence}{row.language}\n{context}\n{fence}",
+            text=f"{instruction}\n\n{fence}{row.language.lower()}\n{context}\n{fence}",
             facts=f"{facts}\n" if facts else "",
         ),
-        Message(role="assistant", text=f"{fence}{row.language}\n{rest}\n{fence}", supervised=True),
+        Message(role="assistant", text=f"{fence}{row.language.lower()}\n{rest}\n{fence}", supervised=True),
     )
     return [Chat(file_id=row.file_id, kind="instruction", messages=messages)]
 
