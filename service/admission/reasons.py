@@ -47,6 +47,7 @@ REASONS: Mapping[str, Reason] = {
     "near_duplicate": Reason(settings=("hygiene.duplicates", "hygiene.near_duplicate_jaccard"), is_ordinary=True),
     "too_long": Reason(settings=_LENGTH, variable="MAX_LENGTH"),
     "too_long_line": Reason(settings=_LENGTH, variable="MAX_LENGTH"),
+    "prompt_too_long": Reason(settings=_LENGTH, variable="MAX_LENGTH"),
     "too_long_turns": Reason(settings=_LENGTH, variable="MAX_LENGTH"),
     "no_conversation": Reason(settings=("data.builders",)),
     "too_short": Reason(settings=("data.builders",)),

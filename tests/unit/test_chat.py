@@ -94,7 +94,7 @@ def test_a_long_conversation_is_cut_before_a_question_and_keeps_the_system_turn(
         ((TALK[1],), "no_answer"),
         ((TALK[0], TALK[2]), "no_answer"),
         ((TALK[1], Turn(role="assistant", text=" \n")), "no_answer"),
-        ((Turn(role="user", text="why? " * 600), TALK[2]), "too_long_turns"),
+        ((Turn(role="user", text="why? " * 600), TALK[2]), "prompt_too_long"),
         ((TALK[1], Turn(role="assistant", text="because " * 600)), "too_long_turns"),
     ],
 )

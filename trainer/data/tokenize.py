@@ -95,7 +95,7 @@ def _fitting(
 
     Raises:
         Rejected: `too_long` (the builder does not support halves), `too_long_line` or `too_long_turns` (a part is still
-            too long, but cannot be cut). A rejected row gives no sample at all, not even for a part.
+            too long, but cannot be cut), `prompt_too_long` (a conversation's question leaves no room for the answer). A rejected row gives no sample at all, not even for a part.
     """
     fitted = [fitted_samples(sample, data) for sample in encoded]
     if None not in fitted:
@@ -104,7 +104,7 @@ def _fitting(
         raise Rejected("too_long")
     parts = made.builder.halves(made.row)
     if parts is None:
-        raise Rejected(made.builder.whole)
+        raise Rejected("prompt_too_long" if _leaves_no_room(encoded, data) else made.builder.whole)
     samples: list[TokenSample] = []
     for part in parts:
         try:
@@ -114,6 +114,15 @@ def _fitting(
         half = Built(row=part, builder=made.builder, samples=built)
         samples += _fitting(half, encoder.encode_parts(built), encoder, data, seed=seed)
     return samples
+
+
+def _leaves_no_room(encoded: Sequence[Encoded], data: Data) -> bool:
+    """Whether what comes before the first supervised text alone fills a sample of a conversation."""
+    for sample in encoded:
+        before = itertools.takewhile(lambda part: not (part.supervised and part.ids), sample.parts)
+        if sample.kind == CHAT and sum(len(part.ids) for part in before) >= data.max_length:
+            return True
+    return False
 
 
 def _repository_samples(
