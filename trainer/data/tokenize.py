@@ -95,7 +95,8 @@ def _fitting(
 
     Raises:
         Rejected: `too_long` (the builder does not support halves), `too_long_line` or `too_long_turns` (a part is still
-            too long, but cannot be cut), `prompt_too_long` (a conversation's question leaves no room for the answer). A rejected row gives no sample at all, not even for a part.
+            too long, but cannot be cut), `prompt_too_long` (a conversation's question leaves no room for the answer).
+            A rejected row gives no sample at all, not even for a part.
     """
     fitted = [fitted_samples(sample, data) for sample in encoded]
     if None not in fitted:
