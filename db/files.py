@@ -44,7 +44,8 @@ class BatchResult:
     """The result of one batch of files."""
 
     inserted: int
-    already_there: int
+    already_there: tuple[str, ...]
+    """The paths of the files that were there before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,8 @@ def _write(pool: Pool, batch: list[_Record]) -> BatchResult:
         if lines:
             cursor.copy_expert(QUERIES["files_copy"], io.StringIO("".join(lines)))
             cursor.execute(QUERIES["files_notify"], {"channel": CHANNEL})
-    return BatchResult(inserted=len(lines), already_there=len(batch) - len(lines))
+    already_there = tuple(batch[number - 1].path or "" for number in sorted(known))
+    return BatchResult(inserted=len(lines), already_there=already_there)
 
 
 def _known(cursor: extensions.cursor, batch: list[_Record]) -> set[int]:

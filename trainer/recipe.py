@@ -180,6 +180,8 @@ class Hygiene:
     """Maximum length of such a run."""
     generated: str = choice("refuse", "allow")
     """Files whose first ten lines say that they are generated."""
+    vendored: str = choice("allow", "refuse")
+    """Files whose path leads through a folder of other people's code or of built files, such as `node_modules`."""
     max_rows_per_repository: int | None = number(5000, 1)
     max_rows_per_author: int | None = number(5000, 1)
     """Maximum rows per repository and per author (metadata's `author`) in a run. Others wait for a later run."""

@@ -13,6 +13,7 @@ from service.admission.duplicates import DUPLICATE, Duplicates
 from service.admission.filters import refusal, refused_turn
 from service.admission.licences import refused_licence
 from service.admission.secrets import metadata_without_secrets, without_secrets
+from service.source_files import is_vendored, plain, plain_values
 from trainer.conversations import Turn, turns_of
 from trainer.recipe import Recipe
 
@@ -37,7 +38,12 @@ class Admission:
         return self._duplicates.catch_up(beat, lambda text: self._clean(text, Counter()))
 
     def decide(self, rows: Sequence[SourceRow]) -> Iterator[tuple[SourceRow, str | None]]:
-        """Yield each row with the reason for its refusal, or None. Admitted rows have their secrets replaced."""
+        """Yield each row with the reason for its refusal, or None.
+
+        Admitted rows have plain line ends and no byte order mark, and their secrets are replaced. Their hash stays that
+        of the source's text.
+        """
+        rows = [_plain(row) for row in rows]
         reasons = {row.file_id: self._refusal(row) for row in rows}
         passed = [self._cleaned(row) for row in rows if reasons[row.file_id] is None]
         # Compare texts without secrets: for held-out rows, the database may have no other text.
@@ -56,6 +62,7 @@ class Admission:
 
         It is not compared with other rows, because its own fingerprint is among them.
         """
+        row = _plain(row)
         if self._refusal(row) is not None:
             return None
         clean, found = self._cleaned(row)
@@ -88,13 +95,23 @@ class Admission:
         texts = [row.content, "\n".join(text for text in row.metadata.values() if isinstance(text, str))]
         texts += [turn.text for turn in turns or ()]
         return (
-            refused_licence(row.license, self._hygiene)
+            self._refused_place(row.path)
+            or refused_licence(row.license, self._hygiene)
             or self._refused_text(row.content, turns)
             or next((reason for text in texts if (reason := self._benchmarks.reason(text))), None)
         )
+
+    def _refused_place(self, path: str | None) -> str | None:
+        is_refused = self._hygiene.vendored == "refuse" and path is not None and is_vendored(path)
+        return "vendored" if is_refused else None
 
     def _refused_text(self, content: str, turns: Sequence[Turn] | None) -> str | None:
         """Judge the text of a file, or each turn of a conversation."""
         if turns is None:
             return refusal(content, self._hygiene, min_lines=self._min_lines)
         return next((reason for turn in turns if (reason := refused_turn(turn.text, self._hygiene))), None)
+
+
+def _plain(row: SourceRow) -> SourceRow:
+    """Return a row as it is trained on, whoever inserted it: with plain line ends and without a byte order mark."""
+    return replace(row, content=plain(row.content), metadata=plain_values(row.metadata))

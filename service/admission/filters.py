@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from service.source_files import has_conflict, pointer
 from trainer.recipe import Hygiene
 
 CONTROL_TOKEN = re.compile(r"<\|[A-Za-z0-9_ ]{1,40}\|>")
@@ -32,6 +33,10 @@ def refusal(text: str, hygiene: Hygiene, *, min_lines: int) -> str | None:
         return "binary"
     if not text.strip():
         return "empty"
+    if pointer(text) is not None:
+        return "lfs_pointer"
+    if has_conflict(text):
+        return "merge_conflict"
     lines = [line for line in text.splitlines() if line.strip()]
     if len([line for line in text.split("\n") if line.strip()]) < min_lines:
         return "too_few_lines"

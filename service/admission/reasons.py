@@ -42,6 +42,7 @@ REASONS: Mapping[str, Reason] = {
     "few_letters": Reason(settings=("hygiene.least_alphanumeric_share",)),
     "encoded": Reason(settings=("hygiene.largest_encoded_share", "hygiene.longest_encoded_chars")),
     "generated": Reason(settings=("hygiene.generated",), is_ordinary=True),
+    "vendored": Reason(settings=("hygiene.vendored",), is_ordinary=True),
     "benchmark": Reason(settings=("hygiene.benchmarks", "hygiene.benchmark_gram_words"), is_ordinary=True),
     "duplicate": Reason(settings=("hygiene.duplicates",), is_ordinary=True),
     "near_duplicate": Reason(settings=("hygiene.duplicates", "hygiene.near_duplicate_jaccard"), is_ordinary=True),

@@ -19,7 +19,8 @@ from db import lease as leases
 from db import runs as run_table
 from db.errors import DatabaseError
 from db.pool import Pool
-from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for
+from service.cli.console import JsonOption, RecipeOption, out, print_json, settings_for
+from service.cli.look import look, passed_over_json, print_look, print_passed_over
 from service.cli.preview import preview
 from service.cycle.trainer_commands import show_samples
 from service.database import check_may_insert, database
@@ -53,6 +54,13 @@ def drop(
     ] = False,
     commits: Annotated[int, typer.Option(min=1, help="With --history: number of commits, newest first.")] = MAX_COMMITS,
     train_now: Annotated[bool, typer.Option("--train-now", help="Do not wait for MIN_NEW_FILES.")] = False,
+    include_vendored: Annotated[
+        bool, typer.Option("--include-vendored", help="Take folders such as node_modules, vendor and build, too.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be taken. Needs no database, and writes nothing.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Name each file that is passed over, and why.")] = False,
     recipe: RecipeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -65,11 +73,19 @@ def drop(
     missing = [name for name in sources if not name.startswith(SCHEME) and not os.path.lexists(name)]
     if missing:
         raise UsageError(f"no such file or folder: {', '.join(missing)}")
+    given = Given(score=score, repository=repository, phase=phase, columns=columns, include_vendored=include_vendored)
+    token = settings.trainer_secrets.get("HF_TOKEN")
+    if dry_run:
+        if train_now:
+            raise UsageError("--dry-run writes nothing, so it cannot ask for a run. Leave out --train-now")
+        found = look(sources, given, commits if history else 0, token, names=verbose)
+        print_json(found.as_json()) if as_json else print_look(found)
+        raise typer.Exit(1 if found.summary.barren else 0)
     if settings.source.name != "code_files":
         raise UsageError(
             f"drop writes to code_files only, but SOURCE_TABLE is {settings.source.name}. Insert the rows yourself"
         )
-    summary = Summary()
+    summary = Summary(passed_over=[] if verbose else None)
     with database(settings) as pool:
         check_may_insert(pool, settings)
         try:
@@ -77,10 +93,10 @@ def drop(
                 drop_paths(
                     pool,
                     sources,
-                    Given(score=score, repository=repository, phase=phase, columns=columns),
+                    given,
                     summary,
                     history_commits=commits if history else 0,
-                    token=settings.trainer_secrets.get("HF_TOKEN"),
+                    token=token,
                     on_progress=on_progress,
                 )
             if train_now:
@@ -93,9 +109,7 @@ def drop(
         print_json(
             {
                 "inserted": summary.inserted,
-                "passed_over": summary.skipped,
-                "columns_not_used": summary.records.unknown,
-                "files_without_rows": summary.barren,
+                **passed_over_json(summary),
                 "pending": waiting.rows,
                 "service_running": service,
             }
@@ -161,12 +175,7 @@ def _drop_progress() -> Iterator[Callable[[Summary], None]]:
 
 def _print_dropped(summary: Summary, waiting: _Waiting, settings: Settings, train_now: bool) -> None:
     out.print(f"{summary.inserted} rows inserted, {summary.skipped.total()} files skipped")
-    if summary.skipped:
-        print_table("skipped", ["reason", "files"], [[why, count] for why, count in summary.skipped.most_common()])
-    if summary.records.unknown:
-        out.print(f"columns not used: {', '.join(summary.records.unknown)}")
-    for line in summary.barren:
-        print(line, file=sys.stderr)
+    print_passed_over(summary)
     out.print(f"{waiting.rows} rows pending. {_next(waiting, settings, train_now)}")
 
 

@@ -15,6 +15,7 @@ from service.admission.secrets import metadata_without_secrets, without_secrets
 from service.cycle.trainer_commands import with_absolute_folder
 from service.errors import PreconditionError, UsageError
 from service.intake.drop import read_sources
+from service.intake.formats import PassedOver
 from service.intake.records import Given
 from service.publish.folders import copy_unpacked
 from service.settings.home import Home
@@ -81,8 +82,8 @@ def write_rows(rows_file: Path, paths: list[Path], hygiene: Hygiene) -> list[str
     with rows_file.open("w", encoding="utf-8") as file:
         for path in paths:
             for found in read_sources([str(path)], Given()):
-                if isinstance(found, str):
-                    skipped.append(f"{path}: {found}")
+                if isinstance(found, PassedOver):
+                    skipped.append(f"{found.name}: {found.reason}")
                     continue
                 file_id += 1
                 content, metadata = found.content, dict(found.metadata)

@@ -13,7 +13,7 @@ from db.chunks import count
 from db.files import NewFile, insert_files, known_paths
 from db.pool import Pool
 from db.source import Eligibility, Source, is_empty
-from service.intake.drop import new_file
+from service.intake.folders import new_file
 from service.intake.records import Given
 from service.settings.load import Settings
 

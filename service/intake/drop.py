@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from collections import Counter
@@ -14,21 +13,20 @@ from db.files import BatchResult, NewFile, insert_files
 from db.pool import Pool
 from service.errors import PreconditionError
 from service.intake.fields import stored
-from service.intake.formats import Skipped, format_of, is_array
+from service.intake.folders import files_of, new_file
+from service.intake.formats import LABELS, PassedOver, Skipped, format_of, is_array
 from service.intake.git import git, git_fields, is_checkout, is_git_directory, is_git_layout, is_ignored
 from service.intake.history import read_history
 from service.intake.hub import SCHEME, read_dataset
-from service.intake.languages import by_name, language
 from service.intake.names import refused_name
 from service.intake.records import Columns, Given, read_file
 from service.logs import event as log
 
-MAX_FILE_BYTES = 2_000_000
-FIRST_BYTES = 4096
-"""Bytes to read of a file whose name gives no language, to detect the language from its text."""
 PROGRESS_EVERY = 200
+ALREADY_THERE = "already there"
 SHARDS = (".jsonl", ".ndjson", ".parquet")
 """Formats of records that are read in a folder, too."""
+Found = NewFile | PassedOver
 
 
 @dataclass
@@ -41,6 +39,8 @@ class RecordFiles:
     """The same for files in a folder. They may be somebody's data."""
     unknown: Counter[str] = field(default_factory=Counter)
     """Columns that nothing was read from, with the number of their files."""
+    reading: str | None = None
+    """The format of the file of records that is being read. None: no such file is."""
 
 
 @dataclass
@@ -48,13 +48,23 @@ class Summary:
     """The result of a drop."""
 
     inserted: int = 0
+    would_insert: int = 0
+    """Rows that a dry run found."""
     skipped: Counter[str] = field(default_factory=Counter)
     records: RecordFiles = field(default_factory=lambda: RecordFiles())
+    passed_over: list[PassedOver] | None = None
+    """Each file that was skipped, with the reason. None: only their numbers are kept."""
+
+    def skip(self, found: PassedOver) -> None:
+        """Count a file that is passed over, and keep its name if names are wanted."""
+        self.skipped[found.reason] += 1
+        if self.passed_over is not None:
+            self.passed_over.append(found)
 
     @property
     def barren(self) -> list[str]:
         """Files of records that should have given rows, each with the reason and what to do."""
-        nothing = self.inserted == 0 and not self.skipped["already there"]
+        nothing = self.inserted + self.would_insert == 0 and not self.skipped[ALREADY_THERE]
         return [*self.records.barren, *(self.records.barren_within if nothing else [])]
 
     @property
@@ -82,8 +92,8 @@ def drop_paths(
     def files() -> Iterator[NewFile]:
         read = read_sources(sources, given, history_commits=history_commits, token=token, records=summary.records)
         for seen, found in enumerate(read):
-            if isinstance(found, Skipped):
-                summary.skipped[found] += 1
+            if isinstance(found, PassedOver):
+                summary.skip(found)
             else:
                 yield found
             if seen % PROGRESS_EVERY == 0:
@@ -91,8 +101,8 @@ def drop_paths(
 
     def on_batch(result: BatchResult) -> None:
         summary.inserted += result.inserted
-        if result.already_there:
-            summary.skipped["already there"] += result.already_there
+        for path in result.already_there:
+            summary.skip(PassedOver(name=path, reason=ALREADY_THERE))
         on_progress(summary)
 
     insert_files(pool, files(), on_batch)
@@ -106,7 +116,7 @@ def read_sources(
     history_commits: int = 0,
     token: str | None = None,
     records: RecordFiles | None = None,
-) -> Iterator[NewFile | Skipped]:
+) -> Iterator[Found]:
     """Yield every file or row of the sources in a fixed order, or the reason why it is skipped.
 
     Args:
@@ -116,17 +126,19 @@ def read_sources(
     for source in sources:
         path = Path(source)
         if source.startswith(SCHEME):
-            yield from read_dataset(source.removeprefix(SCHEME).strip("/"), given, token)
+            for number, found in enumerate(read_dataset(source.removeprefix(SCHEME).strip("/"), given, token), 1):
+                yield _named(f"{source}:{number}", found)
         elif path.is_symlink():
-            yield "symlink"
+            yield PassedOver(name=source, reason="symlink")
         elif path.is_dir():
             yield from _read_named_folder(path.resolve(), given, records, history_commits)
         elif not path.is_file():  # opening a pipe would block
-            yield "not a file"
+            yield PassedOver(name=source, reason="not a file")
         elif _has_records(path, named=True):
             yield from _read_records(path, given, records)
         else:
-            yield new_file(path, given, repository=given.repository or path.resolve().parent.name, name=path.name)
+            repository = given.repository or path.resolve().parent.name
+            yield _named(source, new_file(path, given, repository=repository, name=path.name))
 
 
 def _has_records(path: Path, *, named: bool) -> bool:
@@ -150,12 +162,14 @@ def _read_records(
     name: str | None = None,
     repository: str | None = None,
     named: bool = True,
-) -> Iterator[NewFile | Skipped]:
+) -> Iterator[Found]:
     columns, rows, reasons = Columns(), 0, Counter[str]()
-    for found in read_file(path, given, columns, name=name, repository=repository):
+    records.reading = LABELS.get(format_of(path) or "", "JSON lines")
+    for number, found in enumerate(read_file(path, given, columns, name=name, repository=repository), 1):
         rows += not isinstance(found, str)
         reasons[found if isinstance(found, str) else ""] += 1
-        yield found
+        yield _named(f"{name or path}:{number}", found)
+    records.reading = None
     if rows == 0:
         (records.barren if named else records.barren_within).append(_barren(path, columns, reasons))
     records.unknown.update(columns.unknown(given))
@@ -174,9 +188,7 @@ def _barren(path: Path, columns: Columns, reasons: Counter[str]) -> str:
     )
 
 
-def _read_named_folder(
-    root: Path, given: Given, records: RecordFiles, history_commits: int
-) -> Iterator[NewFile | Skipped]:
+def _read_named_folder(root: Path, given: Given, records: RecordFiles, history_commits: int) -> Iterator[Found]:
     """Yield the files or the history of a folder that the user named. What is named is taken, or has a reason."""
     if is_git_directory(root):
         if not history_commits:
@@ -186,7 +198,7 @@ def _read_named_folder(
             )
         name = root.name.removesuffix(".git") or root.parent.name  # as a checkout of it is called
         if git(root, "rev-parse", "--verify", "--quiet", "HEAD") is None:
-            yield "bare git repository without a commit at HEAD"
+            yield PassedOver(name=str(root), reason="bare git repository without a commit at HEAD")
         else:
             given = replace(given, repository=given.repository or name)
             yield from read_history(root, given, max_commits=history_commits)
@@ -202,92 +214,43 @@ def _read_named_folder(
     if found:
         return
     if checkout and not history_commits:
-        for _ in filter(None, git_fields(root, "ls-files", "-z", "--others", "--ignored", "--exclude-standard")):
+        for ignored in filter(None, git_fields(root, "ls-files", "-z", "--others", "--ignored", "--exclude-standard")):
             found = True
-            yield "ignored by git (name the file itself to take it)"
+            reason = "ignored by git (name the file itself to take it)"
+            yield PassedOver(name=stored(os.fsdecode(ignored)), reason=reason)
     if not found:
-        yield "folder has no commits with files" if history_commits else "folder has no files"
+        reason = "folder has no commits with files" if history_commits else "folder has no files"
+        yield PassedOver(name=stored(str(root)), reason=reason)
 
 
 def _read_folder(
     root: Path, given: Given, records: RecordFiles, history_commits: int, *, checkout: bool
-) -> Iterator[NewFile | Skipped]:
+) -> Iterator[Found]:
     commit = git(root, "rev-parse", "--verify", "--quiet", "HEAD") if checkout else None
     if history_commits:
         if commit is None:
-            yield "folder has no git history"
+            yield PassedOver(name=str(root), reason="folder has no git history")
         else:
             yield from read_history(root, given, max_commits=history_commits)
         return
     unreadable: list[OSError] = []
-    for name in _tracked(root) if checkout else _walk(root, unreadable.append):
+    repository = given.repository or root.name
+    for name in files_of(root, unreadable.append, is_checkout=checkout, given=given):
+        if isinstance(name, PassedOver):
+            yield name
+            continue
         within = root / name
         if os.path.lexists(within / ".git") and not within.is_symlink():  # a nested checkout with its own .gitignore
             yield from _read_folder(within, given, records, 0, checkout=is_checkout(within))
         elif is_git_layout(within):
-            yield "bare git repository"
+            yield PassedOver(name=name, reason="bare git repository")
         elif _is_shard(within, name):
-            repository = given.repository or root.name
             yield from _read_records(within, given, records, name=name, repository=repository, named=False)
         else:
-            yield new_file(within, given, repository=given.repository or root.name, name=name, commit=commit)
-    yield from (f"folder cannot be read ({error.strerror})" for error in unreadable)
+            yield _named(name, new_file(within, given, repository=repository, name=name, commit=commit))
+    for error in unreadable:
+        yield PassedOver(name=stored(str(error.filename)), reason=f"folder cannot be read ({error.strerror})")
 
 
-def _tracked(root: Path) -> Iterator[str]:
-    """Yield tracked files, then untracked files that .gitignore does not exclude. Each group is sorted."""
-    for which in (["--cached"], ["--others", "--exclude-standard"]):
-        names = (os.fsdecode(name).rstrip("/") for name in git_fields(root, "ls-files", "-z", *which))
-        yield from (name for name, _ in itertools.groupby(names) if name and os.path.lexists(root / name))
-
-
-def _walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[str]:
-    """Yield the files below a folder, and folders that are nested checkouts or bare repositories."""
-    for folder, folders, files in os.walk(root, onerror=on_error):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
-        inner = {name: Path(folder) / name for name in folders}
-        checkouts = {name for name, path in inner.items() if os.path.lexists(path / ".git") or is_git_layout(path)}
-        folders[:] = [name for name in folders if name not in checkouts]
-        yield from ((Path(folder) / name).relative_to(root).as_posix() for name in sorted([*files, *checkouts]))
-
-
-def new_file(path: Path, given: Given, *, repository: str, name: str, commit: str | None = None) -> NewFile | Skipped:
-    """Return a file as a row, or the reason why it is skipped."""
-    try:
-        if path.is_symlink():
-            return "symlink"
-        if (refused := refused_name(name)) is not None:
-            return refused
-        if not path.is_file():
-            return "not a file"
-        if by_name(name) is None and not _may_be_script(path):
-            return "not a known language"
-        if path.stat().st_size > MAX_FILE_BYTES:
-            return f"over {MAX_FILE_BYTES:,} bytes"
-        content = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError:
-        return "not UTF-8"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    spoken = language(name, content)
-    if spoken is None:
-        return "not a known language"
-    if "\0" in content:
-        return "not text"
-    return NewFile(
-        repository=stored(repository),
-        path=stored(name),
-        language=spoken,
-        content=content,
-        quality_score=given.score_of(content),
-        commit_sha=commit,
-        phase=given.phase,
-    )
-
-
-def _may_be_script(path: Path) -> bool:
-    """Whether to look for a language in the text: only a file without an extension can be a script."""
-    if path.suffix:
-        return False
-    with path.open("rb") as file:
-        return language(path.name, file.read(FIRST_BYTES).decode("utf-8", "replace")) is not None
+def _named(name: str, found: NewFile | Skipped) -> Found:
+    return PassedOver(name=stored(name), reason=found) if isinstance(found, str) else found

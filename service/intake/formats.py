@@ -7,6 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,16 @@ from pyarrow import parquet
 Record = dict[str, Any]
 Skipped = str
 """Why a file or record was skipped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassedOver:
+    """A file or record that gives no row."""
+
+    name: str
+    """Its path. For a record, the path of its file and its number. For a change, its path and commit."""
+    reason: Skipped
+
 
 COMPRESSION: Mapping[str, str] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """Codec by the end of a name."""

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from db.files import NewFile
 from service.errors import PreconditionError
-from service.intake.fields import is_storable, stored
-from service.intake.formats import Skipped
+from service.intake.fields import stored
+from service.intake.formats import PassedOver, Skipped
 from service.intake.git import environment, git, git_fields
-from service.intake.languages import by_name, language
 from service.intake.names import refused_name
 from service.intake.records import Given
+from service.intake.source_texts import UNKNOWN, can_be_source, source_text
 
 MAX_COMMITS = 1000
 MAX_CHANGED_BYTES = 100_000
@@ -26,7 +26,7 @@ REGULAR = frozenset({"000000", "100644", "100755", "100664"})
 """Modes of regular files and of no file. Other modes are links and submodules."""
 
 
-def read_history(root: Path, given: Given, *, max_commits: int = MAX_COMMITS) -> Iterator[NewFile | Skipped]:
+def read_history(root: Path, given: Given, *, max_commits: int = MAX_COMMITS) -> Iterator[NewFile | PassedOver]:
     """Yield the changes of the newest commits below a folder, newest first. Skips merges and deleted files.
 
     Raises:
@@ -42,9 +42,11 @@ def read_history(root: Path, given: Given, *, max_commits: int = MAX_COMMITS) ->
     try:
         for change in _changes(log):
             if change.sha in edge:  # its parent is missing, so git shows all files as new
-                yield "commit at the edge of a shallow clone"
+                found: NewFile | Skipped = "commit at the edge of a shallow clone"
             else:
-                yield _row(change, blobs, given, given.repository or root.name)
+                found = _row(change, blobs, given, given.repository or root.name)
+            named = f"{change.path} in {change.sha[:12]}"
+            yield PassedOver(name=named, reason=found) if isinstance(found, str) else found
     finally:
         blobs.kill()
         blobs.communicate()
@@ -89,30 +91,29 @@ def _row(change: _Change, blobs: subprocess.Popen[bytes], given: Given, reposito
         return "not a file"
     if (refused := refused_name(change.path)) is not None:
         return refused
-    if by_name(change.path) is None:
-        return "not a known language"
+    if not can_be_source(change.path):
+        return UNKNOWN
     before, after = (_blob(blobs, name) for name in (before_id, after_id))
     if before is None or after is None:
         return f"over {MAX_CHANGED_BYTES:,} bytes"
-    try:
-        old, new = before.decode(), after.decode()
-    except UnicodeDecodeError:
-        return "not UTF-8"
-    if not all(is_storable(text) for text in (old, new)):
-        return "not text"
+    old = source_text(change.path, before) if before else ("", "")
+    new = source_text(change.path, after)
+    if isinstance(old, str) or isinstance(new, str):
+        return new if isinstance(new, str) else str(old)
+    spoken, text = new
     return NewFile(
         repository=stored(repository),
         path=change.path,
-        language=language(change.path, new),
-        content=new,
-        quality_score=given.score_of(new),
+        language=spoken,
+        content=text,
+        quality_score=given.score_of(text),
         commit_sha=change.sha,
         phase=given.phase or PHASE,
         metadata={
             "message": change.message.strip(),
             "author": change.author,
-            "before": old,
-            "diff": _difference(old, new, change.path),
+            "before": old[1],
+            "diff": _difference(old[1], text, change.path),
         },
     )
 

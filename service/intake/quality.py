@@ -6,6 +6,7 @@
   20   if under 40 % of the characters (without whitespace) are letters and digits
   10   if over 60 % of the lines are comments, or if over 100 lines have none
   10   if there are fewer than 5 lines
+  60   if a merge conflict was left in it
   10 × the share of lines with TODO, FIXME, XXX or HACK, times 10, at most 10
 Ordinary code scores 85 or more. The default threshold is 70. `codelupe drop --score N` overrides the score.
 """
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import re
 import string
+
+from service.source_files import has_conflict
 
 COMMENT = ("#", "//", "/*", "*", "--", ";", "%", "<!--", '"""', "'''")
 UNFINISHED = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b")
@@ -41,6 +44,7 @@ def quality_score(text: str) -> float:
     score -= 20 * (letters < 0.4)
     score -= 10 * (comments > 0.6 or (comments == 0 and len(lines) > MANY_LINES))
     score -= 10 * (len(lines) < LEAST_LINES)
+    score -= 60 * has_conflict(text)
     if any(word in text for word in ("TODO", "FIXME", "XXX", "HACK")):  # ten times faster than the pattern
         score -= min(10.0, 100 * len(UNFINISHED.findall(text)) / len(lines))
     return round(max(0.0, score), 1)

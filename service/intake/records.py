@@ -16,6 +16,7 @@ from service.intake.languages import language
 from service.intake.quality import quality_score
 from service.intake.turns import COLUMNS as TURN_COLUMNS
 from service.intake.turns import BadTurns, turns_in
+from service.source_files import plain, plain_values, pointer
 from trainer.conversations import MESSAGES, as_messages, readable
 
 CONVERSATION_SCORE = 80.0
@@ -34,6 +35,8 @@ class Given:
     phase: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     """The records' own names of columns, by ours."""
+    include_vendored: bool = False
+    """Whether to take what is in folders of other people's code, such as `node_modules`."""
 
     def score_of(self, content: str) -> float:
         return quality_score(content) if self.score is None else self.score
@@ -95,6 +98,9 @@ def _row(known: Mapping[str, Any], path: Path, number: int, given: Given, otherw
         metadata[MESSAGES] = as_messages(turns)
     if not isinstance(content, str) or not is_storable(content):
         return "not text"
+    content, metadata = plain(content), plain_values(metadata)
+    if turns is None and (other := pointer(content)) is not None:
+        return other
     own_path = fields.text("path", known.get("path"))
     spoken = fields.text("language", known.get("language"))
     if spoken is None and turns is None:

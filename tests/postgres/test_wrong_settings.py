@@ -27,7 +27,7 @@ from trainer.run_dir import write_json
 ROOT = Path(__file__).parents[2]
 INDEPENDENT = {
     "binary", "empty", "control_tokens", "revoked", "not_utf8", "bad_metadata", "long_name", "not_unicode", "no_gain",
-    "no_answer", "chat_template",
+    "no_answer", "chat_template", "merge_conflict", "lfs_pointer",
 }  # fmt: skip
 """Reasons that no setting changes."""
 MIT = Hygiene(duplicates="none", licenses=("mit",))

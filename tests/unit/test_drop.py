@@ -15,7 +15,9 @@ from pyarrow import parquet
 
 from db.files import NewFile
 from service.errors import PreconditionError
-from service.intake.drop import MAX_FILE_BYTES, read_sources
+from service.intake.drop import read_sources
+from service.intake.folders import MAX_FILE_BYTES
+from service.intake.formats import PassedOver
 from service.intake.languages import language
 from service.intake.quality import quality_score
 from service.intake.records import Given
@@ -24,7 +26,7 @@ from service.intake.records import Given
 def read(*paths: Path | str, **options: Any) -> tuple[dict[str, NewFile], Counter[str]]:
     found = list(read_sources([str(path) for path in paths], Given(score=80.0), **options))
     files = {item.path or "": item for item in found if isinstance(item, NewFile)}
-    return files, Counter(item for item in found if isinstance(item, str))
+    return files, Counter(item.reason for item in found if isinstance(item, PassedOver))
 
 
 def test_a_folder_gives_its_sources_and_lists_what_is_skipped(tmp_path: Path):
@@ -241,7 +243,7 @@ def test_a_history_gives_each_change_with_the_text_before(tmp_path: Path):
     assert (change.metadata["message"], change.metadata["author"]) == ("second: ü\n\nwhy", "Zoë")
     assert "-y = 2\n+y = 3\n" in change.metadata["diff"] and len(change.commit_sha or "") == 40
     assert files[2].metadata["before"] == "" and files[2].commit_sha != change.commit_sha
-    assert Counter(item for item in found if isinstance(item, str)) == {
+    assert Counter(item.reason for item in found if isinstance(item, PassedOver)) == {
         "deleted by its commit": 1, "over 100,000 bytes": 1,
     }  # fmt: skip
     assert (
@@ -267,7 +269,7 @@ def test_a_history_with_odd_names_and_messages(tmp_path: Path):
     changes = [(file.path, file.metadata["message"]) for file in found if isinstance(file, NewFile)]
     first = "one \x1e two \x1f three"
     assert changes == [("?.py", "next"), ('say "a".py', first), ("two\nlines.py", first), ("?.py", first)]
-    assert Counter(item for item in found if isinstance(item, str)) == {"key file": 2, "not a file": 2}
+    assert Counter(item.reason for item in found if isinstance(item, PassedOver)) == {"key file": 2, "not a file": 2}
     change = next(file for file in found if isinstance(file, NewFile))
     none = "\\ No newline at end of file\n"
     assert change.metadata["diff"].endswith(f"\n-x = 1\n{none}+x = 1\x0c\n+y = 2\n{none}")
@@ -289,7 +291,9 @@ def test_a_history_of_a_part_of_a_checkout_and_of_a_shallow_one(tmp_path: Path):
     subprocess.run(["git", "clone", "-q", "--depth=2", f"file://{root}", str(shallow)], check=True)
     found = list(read_sources([str(shallow)], Given(score=80.0), history_commits=10))
     assert [file.metadata["message"] for file in found if isinstance(file, NewFile)] == ["change 2"] * 2
-    assert Counter(item for item in found if isinstance(item, str)) == {"commit at the edge of a shallow clone": 2}
+    assert Counter(item.reason for item in found if isinstance(item, PassedOver)) == {
+        "commit at the edge of a shallow clone": 2
+    }
 
 
 def test_a_history_that_git_cannot_read_to_its_end_is_an_error(tmp_path: Path):
@@ -344,7 +348,9 @@ def test_a_hooks_environment_does_not_decide_which_checkout_is_read(tmp_path: Pa
 def test_files_that_cannot_be_opened_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("pipe.jsonl", "pipe.parquet", "pipe.py"):
         os.mkfifo(tmp_path / name)
-        assert list(read_sources([str(tmp_path / name)], Given())) == ["not a file"]
+        assert [
+            found.reason for found in read_sources([str(tmp_path / name)], Given()) if isinstance(found, PassedOver)
+        ] == ["not a file"]
     (tmp_path / "folder").mkdir()
     (tmp_path / "a.jsonl").write_text("{}")
     scan = os.scandir
@@ -357,7 +363,9 @@ def test_files_that_cannot_be_opened_are_counted(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "scandir", refuse)
     assert read(tmp_path)[1]["folder cannot be read (Permission denied)"] == 1
     monkeypatch.setattr(Path, "open", refuse)
-    assert list(read_sources([str(tmp_path / "a.jsonl")], Given())) == ["cannot be read (Permission denied)"]
+    assert [
+        found.reason for found in read_sources([str(tmp_path / "a.jsonl")], Given()) if isinstance(found, PassedOver)
+    ] == ["cannot be read (Permission denied)"]
 
 
 def test_text_about_a_nul_character_is_text(tmp_path: Path):
@@ -385,7 +393,11 @@ def test_parquet_with_bytes_and_times(tmp_path: Path):
 
 
 def test_a_folder_without_history_says_so(tmp_path: Path):
-    assert list(read_sources([str(tmp_path)], Given(), history_commits=5)) == ["folder has no git history"]
+    assert [
+        found.reason
+        for found in read_sources([str(tmp_path)], Given(), history_commits=5)
+        if isinstance(found, PassedOver)
+    ] == ["folder has no git history"]
 
 
 @pytest.mark.parametrize(

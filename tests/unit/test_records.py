@@ -17,6 +17,7 @@ from pyarrow import parquet
 
 from db.files import NewFile
 from service.intake.drop import RecordFiles, read_sources
+from service.intake.formats import PassedOver
 from service.intake.records import Given
 from trainer.conversations import turns_of
 
@@ -28,7 +29,7 @@ def read(*paths: Path, **given: Any) -> tuple[list[NewFile], Counter[str], Recor
     records = RecordFiles()
     found = list(read_sources([str(path) for path in paths], Given(**given), records=records))
     files = [one for one in found if isinstance(one, NewFile)]
-    return files, Counter(one for one in found if isinstance(one, str)), records
+    return files, Counter(one.reason for one in found if isinstance(one, PassedOver)), records
 
 
 def lines(path: Path, *records: Any) -> Path:
