@@ -27,7 +27,7 @@ USUAL = {
     ".h": "c", ".hh": "cpp", ".pl": "perl", ".pm": "perl", ".t": "perl", ".m": "objective-c", ".r": "r", ".v":
     "verilog", ".fs": "fsharp", ".ts": "typescript", ".tsx": "typescript", ".sql": "sql", ".ddl": "sql", ".rs":
     "rust", ".cs": "csharp", ".php": "php", ".html": "html", ".ml": "ocaml", ".ex": "elixir", ".sol": "solidity",
-    ".mm": "objective-cpp", ".d": "d", ".f": "fortran", ".for": "fortran", ".pp": "puppet", ".cl": "lisp", ".lisp":
+    ".mm": "objective-cpp", ".f": "fortran", ".for": "fortran", ".pp": "puppet", ".cl": "lisp", ".lisp":
     "lisp", ".l": "lex", ".as": "actionscript", ".asm": "assembly", ".sc": "scala", ".cue": "cue", ".vb": "vbnet",
     ".bas": "basic", ".re": "reason", ".frag": "glsl", ".shader": "shaderlab", ".nas": "assembly", ".cls": "apex",
     ".jq": "jq", ".lean": "lean4", ".mo": "modelica", ".n": "nemerle", ".al": "al", ".nu": "nushell", ".typ":
