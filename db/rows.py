@@ -11,6 +11,8 @@ from typing import Any
 
 MAX_METADATA_BYTES = 4_000_000
 """Longer metadata is not read."""
+DEEPEST_METADATA = 100
+"""Levels of metadata. The claim walks through them by recursion, and Python has room for some hundred."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +109,22 @@ def metadata_object(value: Any) -> Mapping[str, Any]:
         json.dumps(found, allow_nan=False, ensure_ascii=False).encode()  # Python reads 1e999 as infinity
     except (ValueError, RecursionError) as error:
         raise BadMetadata from error
-    if _NUL.search(text):
+    if _NUL.search(text) or _is_too_deep(found, text):
         raise BadMetadata
     return found if isinstance(found, dict) else {}
+
+
+def _is_too_deep(value: Any, text: str) -> bool:
+    """Whether the value of a JSON text has more levels than DEEPEST_METADATA."""
+    if text.count("[") + text.count("{") <= DEEPEST_METADATA:
+        return False
+    level, depth = [value], 0
+    while level:
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level, depth = [item for items in inner for item in items], depth + bool(inner)
+        if depth > DEEPEST_METADATA:
+            return True
+    return False
 
 
 def source_row(record: Sequence[Any]) -> SourceRow:

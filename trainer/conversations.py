@@ -3,7 +3,7 @@
     metadata = {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
     content  = the turns as readable text, for people and for limits of length
 
-A row is a conversation if its metadata has such a list. The turns are what is trained on, not the content. A row of an
+A row is a conversation if its metadata has such a list, with a role in it (a linter's messages have none). The turns are what is trained on, not the content. A row of an
 earlier release whose content is its metadata's `prompt` followed by its `completion` is one as well.
 """
 
@@ -17,7 +17,7 @@ MESSAGES = "messages"
 """The key of the metadata that holds the turns."""
 Role = Literal["system", "user", "assistant", "tool"]
 LINE_ENDS = "\r\n"
-ROLES: frozenset[str] = frozenset(get_args(Role))
+ROLES: Mapping[object, Role] = {role: role for role in get_args(Role)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ def turns_of(content: str, metadata: Mapping[str, Any]) -> tuple[Turn, ...] | No
     A turn of another form (an unknown role, no text) is left out.
     """
     messages = metadata.get(MESSAGES)
-    if isinstance(messages, list) and messages and all(isinstance(message, Mapping) for message in messages):
+    if isinstance(messages, list) and any(isinstance(message, Mapping) and "role" in message for message in messages):
         return tuple(turn for turn in map(_turn, messages) if turn is not None)
     prompt, completion = metadata.get("prompt"), metadata.get("completion")
     if isinstance(prompt, str) and isinstance(completion, str) and _is_joined(content, prompt, completion):
@@ -52,9 +52,12 @@ def readable(turns: Iterable[Turn]) -> str:
     return "\n\n".join(f"{turn.role}:\n{turn.text.strip(LINE_ENDS)}" for turn in turns) + "\n"
 
 
-def _turn(message: Mapping[str, Any]) -> Turn | None:
-    role, text = message.get("role"), message.get("content")
-    if role not in ROLES or not isinstance(text, str) or not text.strip():
+def _turn(message: object) -> Turn | None:
+    if not isinstance(message, Mapping):
+        return None
+    named, text = message.get("role"), message.get("content")
+    role = ROLES.get(named) if isinstance(named, str) else None  # others may be unhashable
+    if role is None or not isinstance(text, str) or not text.strip():
         return None
     return Turn(role=role, text=text)
 

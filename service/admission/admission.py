@@ -10,7 +10,7 @@ from db.revocations import revoked
 from db.source import Claim, SourceRow
 from service.admission.contamination import Benchmarks
 from service.admission.duplicates import DUPLICATE, Duplicates
-from service.admission.filters import refusal, refused_turn
+from service.admission.filters import refusal, refused_talk
 from service.admission.licences import refused_licence
 from service.admission.secrets import metadata_without_secrets, without_secrets
 from service.source_files import is_vendored, plain, plain_values
@@ -106,10 +106,10 @@ class Admission:
         return "vendored" if is_refused else None
 
     def _refused_text(self, content: str, turns: Sequence[Turn] | None) -> str | None:
-        """Judge the text of a file, or each turn of a conversation."""
+        """Judge the text of a file, or the turns of a conversation."""
         if turns is None:
             return refusal(content, self._hygiene, min_lines=self._min_lines)
-        return next((reason for turn in turns if (reason := refused_turn(turn.text, self._hygiene))), None)
+        return refused_talk((turn.text for turn in turns), self._hygiene)
 
 
 def _plain(row: SourceRow) -> SourceRow:

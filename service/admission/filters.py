@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from service.source_files import has_conflict, pointer
 from trainer.recipe import Hygiene
@@ -55,8 +56,12 @@ def refusal(text: str, hygiene: Hygiene, *, min_lines: int) -> str | None:
     return None
 
 
-def refused_turn(text: str, hygiene: Hygiene) -> str | None:
-    """Return why a turn of a conversation is refused, or None. It may be prose, so its lines may have any shape."""
+def refused_talk(turns: Iterable[str], hygiene: Hygiene) -> str | None:
+    """Return why the turns of a conversation are refused, or None. They may be prose, so lines may have any shape.
+
+    Shares are those of the whole conversation: a short question may name a control token, a tool may return a digest.
+    """
+    text = "\n".join(turns)
     if "\0" in text:
         return "binary"
     if _has_control_tokens(text):

@@ -187,9 +187,10 @@ def _fill(
     if splitter.trained and not splitter.held_out and not before:
         by_file = recipe.data.split == "file"
         advice = "more files" if by_file else "files of another repository, or set data.split: file in the recipe"
+        others = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common())
         raise NothingToHoldOut(
-            f"none of the {splitter.trained} claimed rows falls into the held-out share (split: {recipe.data.split}). "
-            f"Add {advice}"
+            f"none of the {splitter.trained} claimed rows falls into the held-out share (split: {recipe.data.split}"
+            f"{f'; others would be rejected: {others}' if others else ''}). Add {advice}"
         )
     replayed = write_replay(rows, folder, recipe, admission, splitter, new_chars, beat)
     return Claimed(

@@ -14,12 +14,12 @@ from db.pool import Pool
 from service.errors import PreconditionError
 from service.intake.fields import stored
 from service.intake.folders import files_of, new_file
-from service.intake.formats import LABELS, PassedOver, Skipped, format_of, is_array
+from service.intake.formats import FORMATS, LABELS, PassedOver, Skipped, format_of
 from service.intake.git import git, git_fields, is_checkout, is_git_directory, is_git_layout, is_ignored
 from service.intake.history import read_history
 from service.intake.hub import SCHEME, read_dataset
 from service.intake.names import refused_name
-from service.intake.records import Columns, Given, read_file
+from service.intake.records import NO_TEXT, NOT_TEXT, Columns, Given, read_file
 from service.logs import event as log
 
 PROGRESS_EVERY = 200
@@ -146,9 +146,7 @@ def read_sources(
 def _has_records(path: Path, *, named: bool) -> bool:
     """Whether to read a file as records. In a folder, JSON is a source file, and a table may be anybody's data."""
     found = format_of(path)
-    if found is None or (not named and found not in SHARDS):
-        return False
-    return found != ".json" or path.suffix.lower() != ".json" or is_array(path)
+    return found in (FORMATS if named else SHARDS)
 
 
 def _is_shard(path: Path, name: str) -> bool:
@@ -182,7 +180,7 @@ def _barren(path: Path, columns: Columns, reasons: Counter[str]) -> str:
     if not reasons:
         return f"{path} has no record"
     why = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
-    if not columns.seen:
+    if not columns.seen or not reasons.keys() & {NO_TEXT, NOT_TEXT}:
         return f"{path} gave no row ({why})"
     return (
         f"{path} gave no row ({why}). Its columns are {', '.join(columns.seen)}. Name the one that has the text: "

@@ -23,6 +23,9 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "metadata": ("metadata",),
 }
 """Our columns, each with the names under which it is found, the first that has a value first. Case does not count."""
+TEXT_ALONE = frozenset({"content", "training_content"})
+"""The content's names that mean it alone. The others also stand beside turns: `source` says where these are from, and
+`text` may hold the same turns in somebody's template."""
 LARGEST_SCORE = 3e38
 """The database stores scores in single precision."""
 NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -42,12 +45,18 @@ def by_our_names(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[
     found = {str(name).strip().lower(): value for name, value in record.items()}
     for ours, names in NAMES.items():
         wanted = (columns[ours].strip().lower(),) if ours in columns else names
-        value = next((found[name] for name in wanted if found.get(name) is not None), None)
+        value = next((found[name] for name in wanted if found.get(name) not in (None, "")), None)
         if value is not None:
             found[ours] = value
         elif ours in columns:
             found.pop(ours, None)
     return found
+
+
+def has_own_text(record: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
+    """Whether a record's text is under a name that means it alone, so that turns beside it are not trained on."""
+    found = {str(name).strip().lower() for name, value in record.items() if value not in (None, "")}
+    return not found.isdisjoint((columns["content"].strip().lower(),) if "content" in columns else TEXT_ALONE)
 
 
 def unknown_columns(names: Iterable[str], columns: Mapping[str, str], known: Iterable[str]) -> list[str]:
@@ -116,8 +125,8 @@ def metadata(value: Any) -> dict[str, Any]:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return {"text": value} if is_storable(value) and value.strip() else {}
-    if isinstance(value, list) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
-        value = dict(value)  # a map of Arrow
+    if isinstance(value, list) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
+        value = dict(value)  # a map of Arrow. JSON has no tuples
     if not isinstance(value, Mapping):
         return {}
     try:

@@ -32,6 +32,8 @@ COMPRESSION: Mapping[str, str] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """Codec by the end of a name."""
 LABELS = {".parquet": "Parquet", ".csv": "CSV", ".tsv": "TSV", ".json": "JSON"}
 PARQUET_ROWS = 256
+PEEKED = 4096
+"""How much of a table to look at for its header."""
 LONGEST_FIELD = 200_000_000
 """Maximum number of characters of a field in CSV. Python's own limit is 131,072."""
 WIDE_MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
@@ -84,6 +86,9 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _lines(path: Path, wanted: Callable[[str], bool]) -> Iterator[Record | Skipped]:
+    if is_array(path):  # a name that is wrong
+        yield from _array(path, wanted)
+        return
     with _opened(path) as file:
         encoding = _wide(file)
         lines: Any = file if encoding is None else io.TextIOWrapper(file, encoding=encoding)
@@ -93,10 +98,13 @@ def _lines(path: Path, wanted: Callable[[str], bool]) -> Iterator[Record | Skipp
 
 
 def _object(line: bytes | str) -> Record | Skipped:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        record = None
+    record = None
+    for text in (line, line.rstrip().removesuffix(b"," if isinstance(line, bytes) else ",")):  # type: ignore[arg-type]
+        try:
+            record = json.loads(text)
+            break
+        except (ValueError, RecursionError):
+            continue
     return record if isinstance(record, dict) else "line is not a JSON object"
 
 
@@ -107,6 +115,12 @@ def _array(path: Path, wanted: Callable[[str], bool]) -> Iterator[Record | Skipp
         records = json.loads(content)
     except RecursionError:
         records = None
+    except ValueError:
+        lines = [line for line in content.splitlines() if line.strip()]
+        if len(lines) < 2 or not isinstance(_object(lines[0]), dict):
+            raise
+        yield from map(_object, lines)  # JSON lines, as the Hub's data sets name them
+        return
     if isinstance(records, dict):  # {"data": [...]}: the only list of objects in it
         lists = [value for value in records.values() if isinstance(value, list) and value]
         records = lists[0] if len(lists) == 1 else [records]
@@ -119,14 +133,19 @@ def _array(path: Path, wanted: Callable[[str], bool]) -> Iterator[Record | Skipp
 
 def _table(path: Path, wanted: Callable[[str], bool]) -> Iterator[Record | Skipped]:
     csv.field_size_limit(LONGEST_FIELD)
-    tabs = path.name.lower().removesuffix(path.suffix if path.suffix.lower() in COMPRESSION else "").endswith(".tsv")
     with _opened(path) as file:
         text = io.TextIOWrapper(file, encoding=_wide(file) or "utf-8-sig", newline="")
-        for record in csv.DictReader(text, delimiter="\t" if tabs else ",", strict=True):
+        for record in csv.DictReader(text, delimiter=_delimiter(file), strict=True):
             if None in record:
                 yield "row has more fields than the header"
             else:
                 yield {name: value for name, value in record.items() if value not in (None, "")}
+
+
+def _delimiter(file: BinaryIO) -> str:
+    """Return what separates the columns: of comma, semicolon and tab, the one that the header has most of."""
+    header = file.peek(PEEKED).splitlines()[:1] if isinstance(file, io.BufferedReader) else []
+    return max(",;\t", key=lambda mark: sum(line.count(mark.encode()) for line in header))
 
 
 def _parquet(path: Path, wanted: Callable[[str], bool]) -> Iterator[Record | Skipped]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from service.intake.quality import quality_score
 from service.intake.turns import COLUMNS as TURN_COLUMNS
 from service.intake.turns import BadTurns, turns_in
 from service.source_files import plain, plain_values, pointer
-from trainer.conversations import MESSAGES, as_messages, readable
+from trainer.conversations import MESSAGES, Turn, as_messages, readable
 
 CONVERSATION_SCORE = 80.0
 """Score of a conversation without one. The heuristic judges code."""
-NO_TEXT = "row has no `content`"
+NO_TEXT, NOT_TEXT = "row has no `content`", "not text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,22 +82,29 @@ def from_record(
     """
     known = by_our_names(record, given.columns)
     try:
-        return _row(known, path, number, given, otherwise)
+        turns = None if fields.has_own_text(record, given.columns) else turns_in(known)
+        return _row(known, turns, path, number, given, otherwise)
     except (BadValue, BadTurns) as error:
         return str(error)
 
 
-def _row(known: Mapping[str, Any], path: Path, number: int, given: Given, otherwise: str | None) -> NewFile | Skipped:
+def _row(
+    known: Mapping[str, Any],
+    turns: Sequence[Turn] | None,
+    path: Path,
+    number: int,
+    given: Given,
+    otherwise: str | None,
+) -> NewFile | Skipped:
     metadata = fields.metadata(known.get("metadata"))
-    content, turns = known.get("content"), None
-    if content is None:
-        turns = turns_in(known)
-        if turns is None:
-            return NO_TEXT
+    content = known.get("content")
+    if turns is None and content is None:
+        return NO_TEXT
+    if turns is not None:
         content = readable(turns)
         metadata[MESSAGES] = as_messages(turns)
     if not isinstance(content, str) or not is_storable(content):
-        return "not text"
+        return NOT_TEXT
     content, metadata = plain(content), plain_values(metadata)
     if turns is None and (other := pointer(content)) is not None:
         return other

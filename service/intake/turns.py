@@ -14,10 +14,13 @@ LISTS = ("messages", "conversations", "conversation")
 PAIRS = (
     ("prompt", "completion"), ("prompt", "response"), ("instruction", "output"), ("instruction", "response"),
     ("instruction", "completion"), ("question", "answer"), ("query", "response"), ("query", "answer"),
+    ("question", "response"), ("problem", "solution"),
 )  # fmt: skip
 """Columns that hold a question and its answer."""
-INPUT, SYSTEM = "input", "system"
-"""Columns beside a pair: what the instruction is about, and the system's turn."""
+INPUT, HISTORY = "input", "history"
+"""Columns beside a pair: what the instruction is about, and the earlier questions with their answers."""
+SYSTEMS = ("system", "system_prompt")
+"""Columns beside the turns: the system's turn."""
 ROLES: Mapping[str, Role] = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user", "prompter": "user",
@@ -25,7 +28,7 @@ ROLES: Mapping[str, Role] = {
     "function_call": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool", "ipython": "tool",
 }  # fmt: skip
-COLUMNS = (*LISTS, *dict.fromkeys(name for pair in PAIRS for name in pair), INPUT, SYSTEM)
+COLUMNS = (*LISTS, *dict.fromkeys(name for pair in PAIRS for name in pair), INPUT, HISTORY, *SYSTEMS)
 
 
 class BadTurns(Exception):
@@ -43,16 +46,17 @@ def turns_in(record: Mapping[str, Any]) -> list[Turn] | None:
         return None
     if not any(turn.role == "assistant" for turn in turns):
         raise BadTurns("conversation without an answer")
-    system = record.get(SYSTEM)
-    if isinstance(system, str) and system.strip() and turns[0].role != "system":
+    system = next((text for text in map(record.get, SYSTEMS) if isinstance(text, str) and text.strip()), None)
+    if system is not None and turns[0].role != "system":
         turns = [Turn(role="system", text=system), *turns]
     return turns
 
 
 def _listed(record: Mapping[str, Any]) -> list[Turn] | None:
     for name in LISTS:
-        if isinstance(record.get(name), list) and record[name]:
-            return [_turn(message) for message in record[name]]
+        messages = _unwrapped(record.get(name))
+        if isinstance(messages, list) and messages:
+            return [_turn(message) for message in messages]
     prompt, completion = record.get("prompt"), record.get("completion")
     if isinstance(prompt, list) and isinstance(completion, list) and prompt and completion:
         return [_turn(message) for message in (*prompt, *completion)]
@@ -67,19 +71,45 @@ def _paired(record: Mapping[str, Any]) -> list[Turn] | None:
             text = f"{question}\n\n{about}" if isinstance(about, str) and about.strip() else question
             if not text.strip() or not answer.strip():
                 raise BadTurns("conversation with an empty question or answer")
-            return [Turn(role="user", text=text), Turn(role="assistant", text=answer)]
+            earlier = _earlier(record.get(HISTORY))
+            return [*earlier, Turn(role="user", text=text), Turn(role="assistant", text=answer)]
     return None
+
+
+def _unwrapped(messages: object) -> object:
+    """Return a list that a table holds as JSON text."""
+    if isinstance(messages, str) and messages.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            return json.loads(messages)
+    return messages
+
+
+def _earlier(history: object) -> list[Turn]:
+    """Return Alpaca's earlier questions and answers, a list of pairs."""
+    turns = []
+    for pair in history if isinstance(history, list) else ():
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise BadTurns("history is not a list of questions and answers")
+        turns += [Turn(role="user", text=pair[0]), Turn(role="assistant", text=pair[1])]
+    if not all(turn.text.strip() for turn in turns):
+        raise BadTurns("history has an empty question or answer")
+    return turns
 
 
 def _turn(message: object) -> Turn:
     if not isinstance(message, Mapping):
         raise BadTurns("turn is not an object")
-    named = message.get("role", message.get("from"))
+    named = message.get("from") if message.get("role") is None else message["role"]  # in Parquet, all have all keys
     role = ROLES.get(named.strip().lower()) if isinstance(named, str) else None
     if role is None:
         raise BadTurns(f"turn has the unknown role {str(named)[:40]!r}")
-    text = _text(message.get("content", message.get("value")))
-    calls = [_call(call) for call in message.get("tool_calls") or ()]
+    text = _text(message.get("value") if message.get("content") is None else message["content"])
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list | tuple):
+        raise BadTurns("turn has tool calls that are not a list")
+    if message.get("function_call"):  # OpenAI's earlier form
+        calls = [*calls, message["function_call"]]
+    calls = [_call(call) for call in calls]
     text = "\n".join(part for part in (text, *calls) if part)
     if not text.strip():
         raise BadTurns("turn without text")

@@ -85,3 +85,26 @@ def test_control_tokens_and_a_licence_refuse_a_conversation(world: Careful):
     insert(world, talk("<|im_end|>" * 20), license="mit")
     insert(world, talk("Use a set. It finds an item in constant time."), license="gpl-3.0", path="gpl")
     assert claimed(world) == [] and world.rejected() == {"control_tokens": 1, "license": 1}
+
+
+def test_a_short_turn_may_name_a_control_token_or_be_a_digest(world: Careful):
+    answer = "The token ends a turn. The template writes it after the text of each role, whoever said it. " * 5
+    insert(world, talk(answer, "What is <|im_end|>?"), talk("9f86d081884c7d65" * 4, "Hash this, please. " * 60))
+    assert len(claimed(world)) == 2 and world.rejected() == {}
+
+
+@pytest.mark.parametrize("role", [["user"], {"name": "user"}, 1, None])
+def test_a_role_of_another_type_is_no_turn(world: Careful, role: object):
+    messages = [{"role": role, "content": "x"}, *as_messages(talk("Use a set, which finds an item at once."))]
+    insert(world, talk("Use a set."), metadata={"messages": messages})
+    (row,) = claimed(world)
+    assert len(turns_of(row.content, row.metadata) or ()) == 2
+
+
+def test_metadata_of_many_levels_rejects_its_row_and_no_other(world: Careful):
+    for levels in (90, 700):
+        deep: Any = 1
+        for _ in range(levels):
+            deep = [deep]
+        insert(world, talk(code(levels)), path=f"{levels}", metadata={"deep": deep})
+    assert len(claimed(world)) == 1 and world.rejected() == {"bad_metadata": 1}

@@ -120,3 +120,8 @@ def test_a_template_that_cannot_show_the_turns_rejects_the_row(monkeypatch: pyte
     rows = [talk(*TALK), talk(*TALK[1:3], file_id=2)]
     found = tokenize_rows(rows, made, DATA, seed=1)
     assert found.rejected == {1: "chat_template"} and [sample.file_id for sample in found.samples] == [2]
+
+
+@pytest.mark.parametrize("messages", [[{"level": "warn", "text": "unused"}], [1], ["x"], {}, "x", []])
+def test_messages_without_a_role_are_no_conversation(messages: object):
+    assert turns_of("x = 1\n", {"messages": messages}) is None

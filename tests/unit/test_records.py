@@ -272,3 +272,87 @@ def test_the_cases():
     for path in sorted(CASES.iterdir()):
         files, skipped, records = read(path)
         assert files and not skipped and not records.barren, path
+
+
+# --- what stands beside the turns, and other spellings of them ----------------------------------------------------
+
+ASKED, ANSWERED = {"role": "user", "content": "Write f."}, {"role": "assistant", "content": CODE}
+CALL = '<tool_call>\n{"name": "g", "arguments": {"a": 1}}\n</tool_call>'
+
+
+@pytest.mark.parametrize("beside", ["source", "text", "code", "body"])
+def test_turns_count_more_than_a_column_that_only_may_hold_the_text(tmp_path: Path, beside: str):
+    for record in ({"messages": [ASKED, ANSWERED]}, {"instruction": "Write f.", "output": CODE}):
+        file = only(lines(tmp_path / "a.jsonl", {**record, beside: "ai2/oasst1"}))
+        turns = turns_of(file.content, file.metadata) or ()
+        assert [(turn.role, turn.text) for turn in turns] == PAIR
+    own = {"messages": [ASKED, ANSWERED], beside: CODE}
+    assert only(lines(tmp_path / "a.jsonl", own), columns={"content": beside}).content == CODE
+    assert only(lines(tmp_path / "a.jsonl", {**own, "content": CODE})).content == CODE
+    assert "messages" in only(lines(tmp_path / "a.jsonl", {**own, "content": ""})).metadata
+
+
+@pytest.mark.parametrize(
+    ("record", "turns"),
+    [
+        ({"problem": "Write f.", "solution": CODE}, PAIR),
+        (
+            {"system_prompt": "Be kind.", "question": "Write f.", "response": CODE},
+            [("system", "Be kind."), *PAIR],
+        ),
+        (
+            {"instruction": "And g?", "output": "No.", "history": [["Write f.", CODE]]},
+            [*PAIR, ("user", "And g?"), ("assistant", "No.")],
+        ),
+        ({"messages": json.dumps([ASKED, ANSWERED])}, PAIR),
+        (
+            {"conversations": [{"from": "human", "value": "Write f.", "role": None, "content": None},
+                               {"from": "gpt", "value": CODE, "role": None, "content": None}]},
+            PAIR,
+        ),
+        (
+            {"messages": [ASKED, {"role": "assistant", "content": None,
+                                  "function_call": {"name": "g", "arguments": '{"a": 1}'}},
+                          {"role": "function", "name": "g", "content": "3"}, ANSWERED]},
+            [PAIR[0], ("assistant", CALL), ("tool", "3"), PAIR[1]],
+        ),
+    ],
+)  # fmt: skip
+def test_other_spellings_of_turns(tmp_path: Path, record: dict[str, Any], turns: list[tuple[str, str]]):
+    file = only(lines(tmp_path / "a.jsonl", record))
+    assert [(turn.role, turn.text) for turn in turns_of(file.content, file.metadata) or ()] == turns
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        ({"messages": [ASKED, {**ANSWERED, "tool_calls": 7}]}, "tool calls that are not a list"),
+        ({"instruction": "x", "output": "y", "history": ["x"]}, "history is not a list of questions and answers"),
+        ({"instruction": "x", "output": "y", "history": [["x", " "]]}, "history has an empty question"),
+    ],
+)
+def test_odd_turns_are_refused_by_name(tmp_path: Path, record: dict[str, Any], why: str):
+    _, skipped, found = read(lines(tmp_path / "a.jsonl", record))
+    assert why in next(iter(skipped)) and "--column" not in found.barren[0]
+
+
+def test_metadata_of_lists_is_no_map(tmp_path: Path):
+    assert only(lines(tmp_path / "a.jsonl", {"content": CODE, "metadata": [[[1], 2]]})).metadata == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "rows"),
+    [
+        ("lines.json", '{"content": "x = 1"}\n\n{"content": "x = 2"}\n', 2),
+        ("one.json", '{\n "content": "x = 1"\n}\n', 1),
+        ("wrapped.json", '{"version": 1, "data": [{"content": "x = 1"}]}', 1),
+        ("commas.ndjson", '{"content": "x = 1"},\n{"content": "x = 2"}\n', 2),
+        ("array.jsonl", '[\n {"content": "x = 1"},\n {"content": "x = 2"}\n]\n', 2),
+        ("semicolons.csv", 'content;path\n"x = 1";a.py\n"y, z = 2";b.py\n', 2),
+        ("tabs.csv", "content\tpath\nx = 1\ta.py\n", 1),
+    ],
+)
+def test_a_named_file_is_read_as_it_is_written(tmp_path: Path, name: str, text: str, rows: int):
+    (tmp_path / name).write_text(text)
+    files, skipped, _ = read(tmp_path / name)
+    assert len(files) == rows and not skipped and files[0].content == "x = 1"
