@@ -4,7 +4,7 @@
     content  = the turns as readable text, for people and for limits of length
 
 A row is a conversation if its metadata has such a list, with a role in it (a linter's messages have none). The turns
-are what is trained on, not the content. A row of an earlier release whose content is its metadata's `prompt` followed by
+are what is trained on, not the content. A row of an earlier release whose content is its `prompt` followed by
 its `completion` is one as well.
 """
 
