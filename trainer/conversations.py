@@ -3,8 +3,9 @@
     metadata = {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
     content  = the turns as readable text, for people and for limits of length
 
-A row is a conversation if its metadata has such a list, with a role in it (a linter's messages have none). The turns are what is trained on, not the content. A row of an
-earlier release whose content is its metadata's `prompt` followed by its `completion` is one as well.
+A row is a conversation if its metadata has such a list, with a role in it (a linter's messages have none). The turns
+are what is trained on, not the content. A row of an earlier release whose content is its metadata's `prompt` followed
+by its `completion` is one as well.
 """
 
 from __future__ import annotations
