@@ -126,8 +126,10 @@ def read_sources(
     for source in sources:
         path = Path(source)
         if source.startswith(SCHEME):
+            records.reading = LABELS[".parquet"]
             for number, found in enumerate(read_dataset(source.removeprefix(SCHEME).strip("/"), given, token), 1):
                 yield _named(f"{source}:{number}", found)
+            records.reading = None
         elif path.is_symlink():
             yield PassedOver(name=source, reason="symlink")
         elif path.is_dir():

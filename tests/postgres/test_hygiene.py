@@ -464,3 +464,35 @@ def test_missing_fingerprints_are_not_made_of_a_later_text(world: Careful):
         cursor.execute("update code_files set content = %s where id = %s", [code(99), file_id])
     world.add(code(99), *(code(n) for n in range(50, 60)), prefix="new")
     assert world.claim().refused == 0
+
+
+CONFLICT = "<<<<<<< HEAD\nx = 1\n=======\nx = 2\n>>>>>>> feature\n"
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 12345\n"
+
+
+def test_conflicts_pointers_and_vendored_paths_of_other_producers(world: Careful):
+    world.add(*(code(n) for n in range(10)))
+    world.add(code(11) + CONFLICT, POINTER, prefix="bad")
+    world.add(code(12), prefix="node_modules/left/m")
+    world.hygiene(duplicates="none", vendored="refuse")
+    world.claim()
+    assert world.rejected() == {"merge_conflict": 1, "lfs_pointer": 1, "vendored": 1}
+
+
+def test_vendored_paths_are_allowed_by_default(world: Careful):
+    world.add(*(code(n) for n in range(10)), prefix="node_modules/left/m")
+    claimed = world.claim()
+    assert claimed.trained + claimed.held_out == 10 and not world.rejected()
+
+
+def test_line_ends_and_marks_are_plain_in_a_run_and_the_hash_is_the_sources(world: Careful, query: Any):
+    texts = [(chr(0xFEFF) + code(n)).replace("\n", "\r\n") for n in range(10)]
+    world.add(*texts, metadata={"before": "a\r\nb"})
+    run_id = world.claim().run_id
+    assert run_id is not None
+    run = world.home.run(run_id)
+    rows = [row for path in (run.rows, run.held_out) for row in read_rows(path)]
+    assert {row.content for row in rows} == {code(n) for n in range(10)}
+    assert {row.metadata["before"] for row in rows} == {"a\nb"}
+    hashes = {found for (found,) in query("select content_sha256 from codelupe.run_rows")}
+    assert hashes == {content_sha256(text) for text in texts}

@@ -438,3 +438,71 @@ def test_files_without_a_score_get_one(tmp_path: Path):
     assert scores["good.py"] == 100.0
     assert scores["odd.py"] < 75 and scores["data.py"] < 60
     assert quality_score("") == 0.0
+
+
+def tree(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x = 1\n")
+    return root
+
+
+OTHERS = ("node_modules/left/m.js", "env/lib/m.py", "app/dist/m.js", "build/lib/m.py", "vendor/m.go", "Pods/a.m")
+OWN = ("src/m.py", "src/target/m.py", "pkg/build/m.py", "pkg/build/__init__.py", "main.py")
+
+
+def test_other_peoples_code_is_passed_over_by_name(tmp_path: Path):
+    root = tree(tmp_path, *OTHERS, *OWN)
+    (root / "env" / "pyvenv.cfg").write_text("home = /usr\n")
+    found = list(read_sources([str(root)], Given()))
+    assert {item.path for item in found if isinstance(item, NewFile)} == set(OWN)
+    passed = {item.name for item in found if isinstance(item, PassedOver) and item.reason == "vendored"}
+    assert passed == {*OTHERS, "env/pyvenv.cfg"}
+    everything = list(read_sources([str(root)], Given(include_vendored=True)))
+    assert {item.path for item in everything if isinstance(item, NewFile)} == {*OWN, *OTHERS}
+    for named in (root / "vendor", root / "node_modules" / "left" / "m.js"):
+        assert len(read(named)[0]) == 1
+
+
+def test_what_git_tracks_is_the_projects_own(tmp_path: Path):
+    root = tree(tmp_path, "vendor/kept.go", "main.go")
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    commit(root, "first")
+    tree(root, "node_modules/left/m.js", "new.go")
+    files, skipped = read(root)
+    assert set(files) == {"vendor/kept.go", "main.go", "new.go"} and skipped == {"vendored": 1}
+
+
+def test_encodings_notebooks_and_pointers_of_a_folder(tmp_path: Path):
+    (tmp_path / "wide.py").write_text("x = 'ä'\r\n", encoding="utf-16", newline="")
+    (tmp_path / "old.py").write_bytes(b"# coding: latin-1\nx = '\xe4'\n")
+    (tmp_path / "mark.py").write_bytes(b"\xef\xbb\xbfx = 1\r\n")
+    cells = [{"cell_type": "code", "source": "x = 1"}]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells, "metadata": {"kernelspec": {"language": "R"}}}))
+    (tmp_path / "b.ipynb").write_text("{}")
+    (tmp_path / "model.py").write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 1\n")
+    files, skipped = read(tmp_path)
+    assert {name: (file.language, file.content) for name, file in files.items()} == {
+        "a.ipynb": ("r", "x = 1\n"), "mark.py": ("python", "x = 1\n"), "wide.py": ("python", "x = 'ä'\n"),
+        "old.py": ("python", "# coding: utf-8\nx = 'ä'\n"),
+    }  # fmt: skip
+    assert skipped == {"Git LFS pointer": 1, "not a notebook": 1}
+
+
+def test_records_and_changes_have_plain_line_ends_too(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    turns = {"prompt": "\ufeffhi\r\n", "completion": "there\r"}
+    path.write_text("\n".join(map(json.dumps, [{"content": "\ufeffx = 1\r\ny = 2\r", "path": "a.py"}, turns])))
+    files, _ = read(path)
+    assert files["a.py"].content == "x = 1\ny = 2\n"
+    messages = files["rows.jsonl:2"].metadata["messages"]
+    assert [turn["content"] for turn in messages] == ["hi\n", "there\n"]
+    root = tmp_path / "checkout"
+    root.mkdir()
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    for text in ("x = 1\r\n", "x = 2\r\n"):
+        (root / "a.py").write_bytes(text.encode())
+        commit(root, "change")
+    files, _ = read(root, history_commits=1)
+    assert (files["a.py"].content, files["a.py"].metadata["before"]) == ("x = 2\n", "x = 1\n")
+    assert "\r" not in files["a.py"].metadata["diff"]

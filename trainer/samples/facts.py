@@ -33,8 +33,10 @@ HASH, DASHES, SEMICOLONS, PERCENT = "#", "--", ";", "%"
 COMMENTS = {
     **dict.fromkeys(("python", "ruby", "shell", "bash", "perl", "r", "yaml", "toml", "makefile", "dockerfile"), HASH),
     **dict.fromkeys(("elixir", "julia", "nim", "powershell", "cmake", "tcl"), HASH),
-    **dict.fromkeys(("sql", "lua", "haskell", "ada", "elm", "vhdl"), DASHES),
-    **dict.fromkeys(("lisp", "clojure", "scheme", "racket", "assembly"), SEMICOLONS),
+    **dict.fromkeys(("starlark", "terraform", "hcl", "crystal", "gdscript", "graphql", "meson", "awk", "nix"), HASH),
+    **dict.fromkeys(("raku", "coffeescript", "puppet", "fish", "tcsh", "just", "cython", "snakemake", "nushell"), HASH),
+    **dict.fromkeys(("sql", "lua", "haskell", "ada", "elm", "vhdl", "plpgsql", "plsql", "tsql", "purescript"), DASHES),
+    **dict.fromkeys(("lisp", "elisp", "clojure", "scheme", "racket", "assembly", "fennel", "hy"), SEMICOLONS),
     **dict.fromkeys(("erlang", "matlab", "tex", "latex", "prolog"), PERCENT),
 }
 """Comment prefix by language. The default is `//`."""

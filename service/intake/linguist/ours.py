@@ -59,7 +59,7 @@ _LANGUAGES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
             (r"(?i)^\s*%(?:macro|define|include)\b", r"(?i)^\s*\w+\s+(?:equ|db|dw|dd|proc)\b", r"(?i)^\s*mov\s+\w+,"),
         ),
         ("bitbake", (r"^(?:inherit|require) \w", r"^(?:SRC_URI|DESCRIPTION|LICENSE|DEPENDS)\b.*=", r"^do_\w+\s*\(\)")),
-        ("pascal", (r"(?i)^\s*\{\$\w+", r"(?i)^\s*(?:procedure|function)\s+\w+[^{]*;\s*$", r"(?i)^\s*unit\s+\w+;")),
+        ("pascal", (r"(?i)^\s*\{\$\w+", r"(?i)^\s*(?:procedure|function)\s+\w+[^{\n]*;\s*$", r"(?i)^\s*unit\s+\w+;")),
         (
             "cpp",
             (
