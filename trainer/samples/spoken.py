@@ -34,7 +34,14 @@ SPOKEN = {
     "vim": "Vim script", "vimscript": "Vim script", "viml": "Vim script", "awk": "AWK", "sed": "sed",
     "d": "D", "v": "V", "qml": "QML", "sas": "SAS", "abap": "ABAP", "apl": "APL", "tcl": "Tcl", "idl": "IDL",
     "cfml": "CFML", "asp": "ASP", "aspnet": "ASP.NET", "jsp": "JSP", "text": "text", "txt": "text",
-    "plaintext": "text", "diff": "diff",
+    "plaintext": "text", "diff": "diff", "nsis": "NSIS", "jq": "jq", "yara": "YARA", "tla": "TLA+", "smt": "SMT-LIB",
+    "m4": "M4", "mlir": "MLIR", "openscad": "OpenSCAD", "autohotkey": "AutoHotkey", "autoit": "AutoIt",
+    "vbscript": "VBScript", "ejs": "EJS", "antlr": "ANTLR", "bibtex": "BibTeX", "webidl": "WebIDL", "xslt": "XSLT",
+    "xquery": "XQuery", "sourcepawn": "SourcePawn", "supercollider": "SuperCollider", "postcss": "PostCSS",
+    "sml": "Standard ML", "lean4": "Lean 4", "codeql": "CodeQL", "robotframework": "Robot Framework",
+    "gams": "GAMS", "ispc": "ISPC", "jcl": "JCL", "rpgle": "RPGLE", "dtrace": "DTrace", "netlogo": "NetLogo",
+    "brightscript": "BrightScript", "typespec": "TypeSpec", "minizinc": "MiniZinc", "mdx": "MDX", "fstar": "F*",
+    "modula2": "Modula-2", "modula3": "Modula-3", "vb6": "Visual Basic 6", "shaderlab": "ShaderLab",
 }  # fmt: skip
 """By tag in lower case, without separators."""
 
