@@ -10,7 +10,7 @@ its `completion` is one as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -27,6 +27,13 @@ class Turn:
 
     role: Role
     text: str
+    weight: float = 1.0
+    """0 for an answer that must not be learned, as OpenAI's files say it."""
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the turn is learned."""
+        return self.role == "assistant" and self.weight > 0
 
 
 def turns_of(content: str, metadata: Mapping[str, Any]) -> tuple[Turn, ...] | None:
@@ -43,9 +50,16 @@ def turns_of(content: str, metadata: Mapping[str, Any]) -> tuple[Turn, ...] | No
     return None
 
 
-def as_messages(turns: Iterable[Turn]) -> list[dict[str, str]]:
+def as_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
     """Return turns as they are stored in a row's metadata."""
-    return [{"role": turn.role, "content": turn.text} for turn in turns]
+    plain = ({"role": turn.role, "content": turn.text} for turn in turns)
+    return [message if turn.weight else {**message, "weight": 0} for message, turn in zip(plain, turns, strict=True)]
+
+
+def weight_of(message: Mapping[str, Any]) -> float:
+    """Return the weight of a message: 0 if it says so, else 1."""
+    weight = message.get("weight")
+    return 0.0 if isinstance(weight, int | float) and weight == 0 else 1.0
 
 
 def readable(turns: Iterable[Turn]) -> str:
@@ -57,10 +71,10 @@ def _turn(message: object) -> Turn | None:
     if not isinstance(message, Mapping):
         return None
     named, text = message.get("role"), message.get("content")
-    role = ROLES.get(named) if isinstance(named, str) else None  # others may be unhashable
+    role = ROLES.get(named.strip().lower()) if isinstance(named, str) else None
     if role is None or not isinstance(text, str) or not text.strip():
         return None
-    return Turn(role=role, text=text)
+    return Turn(role=role, text=text, weight=weight_of(message))
 
 
 def _is_joined(content: str, prompt: str, completion: str) -> bool:

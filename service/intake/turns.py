@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from trainer.conversations import Role, Turn
+from trainer.conversations import Role, Turn, weight_of
 
 LISTS = ("messages", "conversations", "conversation")
 """Columns that hold a list of turns."""
@@ -44,7 +44,7 @@ def turns_in(record: Mapping[str, Any]) -> list[Turn] | None:
     turns = _listed(record) or _paired(record)
     if turns is None:
         return None
-    if not any(turn.role == "assistant" for turn in turns):
+    if not any(turn.is_answer for turn in turns):
         raise BadTurns("conversation without an answer")
     system = next((text for text in map(record.get, SYSTEMS) if isinstance(text, str) and text.strip()), None)
     if system is not None and turns[0].role != "system":
@@ -113,7 +113,7 @@ def _turn(message: object) -> Turn:
     text = "\n".join(part for part in (text, *calls) if part)
     if not text.strip():
         raise BadTurns("turn without text")
-    return Turn(role=role, text=text)
+    return Turn(role=role, text=text, weight=weight_of(message))
 
 
 def _text(content: object) -> str:

@@ -49,6 +49,16 @@ def test_every_answer_has_loss_and_nothing_else_has():
     assert "Thanks!" not in text, "nothing is learned from what comes after the last answer"
 
 
+def test_an_answer_of_weight_0_is_shown_but_not_learned():
+    wrong, right = Turn(role="assistant", text="It begins a turn.", weight=0.0), TALK[2]
+    row = talk(TALK[1], wrong, Turn(role="user", text="No."), right)
+    assert [message.get("weight") for message in row.metadata["messages"]] == [None, 0, None, None]
+    (sample,), _ = samples_of(row)
+    assert supervised(sample) == "It ends a turn.<|im_end|>"
+    assert "It begins a turn." in tokenizer().decode(sample.ids.tolist())
+    assert samples_of(talk(TALK[1], wrong)) == ([], "no_answer")
+
+
 def test_a_token_of_the_template_in_a_turn_is_plain_text():
     (sample,), _ = samples_of(talk(*TALK))
     end = tokenizer().convert_tokens_to_ids("<|im_end|>")

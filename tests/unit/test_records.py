@@ -211,6 +211,14 @@ def test_a_conversation_that_cannot_be_used_is_skipped_with_the_reason(tmp_path:
     assert read(lines(tmp_path / "a.jsonl", record))[1] == {why: 1}
 
 
+def test_a_weight_of_0_is_kept(tmp_path: Path):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0},
+             {"role": "user", "content": "c"}, {"role": "assistant", "content": "d", "weight": 1}]  # fmt: skip
+    file = only(lines(tmp_path / "a.jsonl", {"messages": turns}))
+    found = turns_of(file.content, file.metadata)
+    assert found is not None and [turn.is_answer for turn in found] == [False, False, False, True]
+
+
 # --- values -------------------------------------------------------------------------------------------------------
 
 

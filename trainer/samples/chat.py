@@ -22,7 +22,7 @@ def build_chat(row: Row, data: Data, *, seed: int) -> list[Chat]:
     turns = _answered(turns_of(row.content, row.metadata) or ())
     if not any(turn.role in ("user", "tool") for turn in turns):
         raise Rejected("no_answer")
-    messages = tuple(Message(role=turn.role, text=turn.text, supervised=turn.role == "assistant") for turn in turns)
+    messages = tuple(Message(role=turn.role, text=turn.text, supervised=turn.is_answer) for turn in turns)
     return [Chat(file_id=row.file_id, kind="chat", messages=messages)]
 
 
@@ -38,7 +38,7 @@ def chat_halves(row: Row) -> tuple[Row, Row] | None:
     cuts = [
         place
         for place in range(1, len(talk))
-        if talk[place].role == "user" and any(turn.role == "assistant" for turn in talk[:place])
+        if talk[place].role == "user" and any(turn.is_answer for turn in talk[:place])
     ]
     if not cuts:
         return None
@@ -51,6 +51,6 @@ def chat_halves(row: Row) -> tuple[Row, Row] | None:
 
 
 def _answered(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """Return the turns up to the assistant's last one."""
-    last = max((place for place, turn in enumerate(turns) if turn.role == "assistant"), default=-1)
+    """Return the turns up to the last one that is learned."""
+    last = max((place for place, turn in enumerate(turns) if turn.is_answer), default=-1)
     return turns[: last + 1]
