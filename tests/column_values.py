@@ -105,7 +105,7 @@ CASES = [
                  "jsonb_build_object('a', repeat('x', 4000000))": "bad_metadata",
                  "jsonb_build_object('a', repeat('x', 3999990))": "",
                  "to_jsonb(array_fill(1, '{3000000}'))": "bad_metadata",
-                 "('[' || repeat('[', 900) || repeat(']', 900) || ']')::jsonb": ""}),
+                 "('[' || repeat('[', 900) || repeat(']', 900) || ']')::jsonb": "bad_metadata"}),
     Case(column="metadata", type="json",
          values={f"""('"' || {LONG} || '"')::json""": "bad_metadata", """'{"a": "\\u0000"}'""": "bad_metadata",
                  "null": "", """'{"a": 1, "a": 2}'""": "", """'"\\ud800"'""": "bad_metadata"}),

@@ -29,7 +29,7 @@ BEFORE_THE_LOOP = (
     "service.logs.set_up",
 )
 """Points before the service's loop. The service ends with an error there, and its supervisor restarts it."""
-HARMLESS = (*BEFORE_THE_LOOP, "service.logs.event", "service.publish.folders.tidy_run:rmdir")
+HARMLESS = (*BEFORE_THE_LOOP, "service.logs.event", "service.logs._LogFile", "service.publish.folders.tidy_run:rmdir")
 """Points that nothing else depends on: a log line, or a folder that the next start removes."""
 FULL_SECONDS = 0.8
 """How long the disk stays full."""

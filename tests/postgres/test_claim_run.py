@@ -505,7 +505,7 @@ def test_text_of_every_kind_survives(world: World):
     text = CODE + "# \u2028 \u202e \x0b \x85 é 漢 🙂 \\ \" ' </script>\r\n"
     world.insert(20, content=text)
     claimed = world.claim()
-    assert next(read_rows(world.home.run(claimed.run_id).rows)).content == text
+    assert next(read_rows(world.home.run(claimed.run_id).rows)).content == text.replace("\r\n", "\n")
     for line in world.home.run(claimed.run_id).rows.read_bytes().split(b"\n")[:-1]:
         assert json.loads(line)
 

@@ -10,13 +10,14 @@ import pytest
 from db.files import NewFile
 from service.errors import PreconditionError
 from service.intake.drop import read_sources
+from service.intake.formats import PassedOver
 from service.intake.records import Given
 
 
 def read(path: Path, **options: int) -> tuple[list[tuple[str | None, str | None]], Counter[str]]:
     found = list(read_sources([str(path)], Given(score=80.0), **options))
     files = [(item.repository, item.path) for item in found if isinstance(item, NewFile)]
-    return sorted(files), Counter(item for item in found if isinstance(item, str))
+    return sorted(files), Counter(item.reason for item in found if isinstance(item, PassedOver))
 
 
 def git(root: Path, *arguments: str) -> None:
