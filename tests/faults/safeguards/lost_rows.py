@@ -98,8 +98,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "metadata that cannot be stored rejects the row and does not stop the service": Mutant(
         file="db/rows.py",
-        old="    if _NUL.search(text):\n        raise BadMetadata\n",
-        new="",
+        old="    if _NUL.search(text) or _is_too_deep(found, text):\n",
+        new="    if _is_too_deep(found, text):\n",
         caught_by=test("tests/postgres/test_claim.py", "cannot_be_encoded"),
     ),
     "every row has exactly one outcome": Mutant(

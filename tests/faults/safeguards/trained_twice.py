@@ -73,7 +73,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "benchmark files are refused": Mutant(
         file="service/admission/admission.py",
-        old="            or self._benchmarks.reason(row.content)\n",
+        old="            or next((reason for text in texts if (reason := self._benchmarks.reason(text))), None)\n",
         new="",
         caught_by=test("tests/postgres/test_hygiene.py", "benchmark_is_refused"),
     ),
