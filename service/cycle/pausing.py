@@ -87,8 +87,9 @@ class Pausing:
                     seconds = min(LOOK_SECONDS, self._upkeep.settings.check_interval_seconds, left)
                     ended = "new files were announced" if notified_within(notified, seconds) else None
                 if ended is not None:
-                    log("Pause ended early", reason=ended)
-                    self.is_rejecting_all = self._cause in WRONG_SETTING and ended == REQUESTED
+                    requested = ending.is_requested()  # it is announced like files, and often comes with some
+                    log("Pause ended early", reason=REQUESTED if requested else ended)
+                    self.is_rejecting_all = self._cause in WRONG_SETTING and requested
                     return
 
 
@@ -111,8 +112,8 @@ class _Ending:
 
     def reached(self) -> str | None:
         """Return what ended the pause, or None."""
-        if streams.training_requested(self._pool, self._upkeep.stream) not in (None, self._asked):
-            return REQUESTED  # earlier requests led to the pause
+        if self.is_requested():
+            return REQUESTED
         if adapters.current(self._pool, self._upkeep.stream) != self._current:
             return "another version is current"
         if self._cause == "disk" and self._has_space():
@@ -120,6 +121,10 @@ class _Ending:
         if self._cause in ENDED_BY_FILES and self._has_more_rows():
             return "there are new files"
         return None
+
+    def is_requested(self) -> bool:
+        """Whether somebody asked for a run since the claim. Earlier requests led to the pause."""
+        return streams.training_requested(self._pool, self._upkeep.stream) not in (None, self._asked)
 
     def _has_space(self) -> bool:
         try:

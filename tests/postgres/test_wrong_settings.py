@@ -204,6 +204,29 @@ def test_the_message_says_whether_other_files_help(world: World, most: int, says
     assert ("add other files" in str(pause.value)) is (most > 8)
 
 
+@pytest.mark.parametrize("new_files", [0, 3])
+def test_a_request_counts_although_it_is_announced_like_files(world: World, new_files: int):
+    """`drop --train-now` announces its files and its request on one channel. Both end the pause."""
+    world.insert(12)
+    daemon = start(world, hygiene=MIT)
+    assert daemon._waiting() is State.CLAIMING
+    with pytest.raises(Pause) as pause:
+        daemon._claiming()
+    daemon._pause(pause.value.cause, str(pause.value))
+
+    def drop_and_train_now() -> None:
+        if new_files:
+            world.insert(new_files, prefix="new")
+        streams.request_training(world.pool, STREAM)
+
+    asking = threading.Timer(0.3, drop_and_train_now)
+    asking.start()
+    assert daemon._paused() is State.STARTING
+    asking.join()
+    assert daemon._claiming() is State.WAITING
+    assert world.audit().settled == {"rejected:no_license": 12 + new_files}
+
+
 def test_many_rejections_are_voided_in_parts(world: World, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("db.void.BATCH_ROWS", 5)
     world.insert(12, content="x = 1; " * 30)

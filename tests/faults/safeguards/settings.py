@@ -29,4 +29,10 @@ MUTANTS: dict[str, Mutant] = {
         new="disposition, reason, None)",
         caught_by=test("tests/postgres/test_wrong_settings.py", "some_are_rejected"),
     ),
+    "a request that is announced like files has the rows rejected": Mutant(
+        file="service/cycle/pausing.py",
+        old="                    requested = ending.is_requested()",
+        new="                    requested = ended == REQUESTED",
+        caught_by=test("tests/postgres/test_wrong_settings.py", "announced_like"),
+    ),
 }
