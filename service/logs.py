@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TextIO
 
-from service import streams
+from service import stdio
 
 LOG = logging.getLogger("codelupe")
 MAX_LOG_BYTES = 10 * 1024 * 1024
@@ -33,7 +33,7 @@ class _Stderr(logging.StreamHandler[TextIO]):
 
     def handleError(self, record: logging.LogRecord) -> None:
         if isinstance(sys.exception(), OSError):
-            streams.give_up(self.stream)
+            stdio.give_up(self.stream)
         else:
             super().handleError(record)
 
@@ -140,7 +140,7 @@ def print_line(line: str) -> None:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
     except OSError as error:
-        streams.give_up(sys.stdout)
+        stdio.give_up(sys.stdout)
         event("Cannot print to stdout any more", level=logging.WARNING, reason=str(error))
 
 

@@ -133,9 +133,8 @@ class Duplicates:
 
     def _earlier(self, made: Mapping[Version, Fingerprint]) -> dict[Version, str | None]:
         """Compare with all earlier files. A new version of a row may be similar to the earlier one, but not equal."""
-        by_file = {
-            file_id: fingerprint for (file_id, _), fingerprint in made.items()
-        }  # a claim has one version of each
+        # A claim has one version of each row.
+        by_file = {file_id: fingerprint for (file_id, _), fingerprint in made.items()}
         reasons: dict[int, str | None] = dict.fromkeys(by_file)
         for other in self._known.candidates(made):
             if reasons[other.file_id] != DUPLICATE:

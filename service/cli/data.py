@@ -75,17 +75,39 @@ def drop(
         raise UsageError(f"no such file or folder: {', '.join(missing)}")
     given = Given(score=score, repository=repository, phase=phase, columns=columns, include_vendored=include_vendored)
     token = settings.trainer_secrets.get("HF_TOKEN")
+    history_commits = commits if history else 0
     if dry_run:
         if train_now:
             raise UsageError("--dry-run writes nothing, so it cannot ask for a run. Leave out --train-now")
-        found = look(sources, given, commits if history else 0, token, names=verbose)
+        found = look(sources, given, history_commits, token, names=verbose)
         print_json(found.as_json()) if as_json else print_look(found)
         raise typer.Exit(1 if found.summary.barren else 0)
+    summary = Summary(passed_over=[] if verbose else None)
+    waiting = _insert(settings, sources, given, summary, history_commits, token, train_now=train_now)
+    if as_json:
+        counts = {"pending": waiting.rows, "service_running": waiting.holder is not None}
+        print_json({"inserted": summary.inserted, **passed_over_json(summary), **counts})
+    else:
+        _print_dropped(summary, waiting, settings, train_now)
+    if summary.barren:
+        raise typer.Exit(1)
+
+
+def _insert(
+    settings: Settings,
+    sources: list[str],
+    given: Given,
+    summary: Summary,
+    history_commits: int,
+    token: str | None,
+    *,
+    train_now: bool,
+) -> _Waiting:
+    """Insert the rows of the sources, and look at what waits then. Fills `summary`."""
     if settings.source.name != "code_files":
         raise UsageError(
             f"drop writes to code_files only, but SOURCE_TABLE is {settings.source.name}. Insert the rows yourself"
         )
-    summary = Summary(passed_over=[] if verbose else None)
     with database(settings) as pool:
         check_may_insert(pool, settings)
         try:
@@ -95,29 +117,15 @@ def drop(
                     sources,
                     given,
                     summary,
-                    history_commits=commits if history else 0,
+                    history_commits=history_commits,
                     token=token,
                     on_progress=on_progress,
                 )
             if train_now:
                 streams.request_training(pool, settings.recipe.stream)
-            waiting = _look(pool, settings)
+            return _look(pool, settings)
         except DatabaseError as error:
             raise PreconditionError(f"{error}. {_so_far(summary)}") from error
-    if as_json:
-        service = waiting.holder is not None
-        print_json(
-            {
-                "inserted": summary.inserted,
-                **passed_over_json(summary),
-                "pending": waiting.rows,
-                "service_running": service,
-            }
-        )
-    else:
-        _print_dropped(summary, waiting, settings, train_now)
-    if summary.barren:
-        raise typer.Exit(1)
 
 
 def _columns(given: list[str]) -> dict[str, str]:

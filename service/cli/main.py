@@ -7,7 +7,7 @@ import sys
 import typer
 
 from db.errors import DatabaseError
-from service import streams
+from service import stdio
 from service.cli import adapters, compare, data, evaluate, exporting, ledger, machine, migrate, power, runs, service
 from service.errors import PreconditionError, ServiceError
 
@@ -45,7 +45,7 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run a command. Print a known error as one message, and exit with its code."""
-    streams.prepare()
+    stdio.prepare()
     try:
         app()
     except ServiceError as error:

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 SERVICE = """
 import sys
 from pathlib import Path
-from service import logs, streams
-streams.prepare()
+from service import logs, stdio
+stdio.prepare()
 logs.set_up("FORMAT", Path("log"))
 show = logs.progress_printer("FORMAT")
 for number in range(5):
@@ -76,8 +76,8 @@ def test_a_service_starts_with_closed_streams(tmp_path: Path, closed: tuple[int,
 )
 def test_a_terminal_without_unicode_gets_question_marks(tmp_path: Path, settings: dict[str, str]):
     script = """
-from service import streams
-streams.prepare()
+from service import stdio
+stdio.prepare()
 from service.cli.console import print_table
 from service.logs import progress_printer
 progress_printer("text")("stage", "\\u2192 \\udcff ok")
