@@ -71,7 +71,7 @@ def audit(pool: Pool, source: Source, eligibility: Eligibility, stream: str) -> 
     with pool.transaction(isolation="repeatable read", read_only=True) as cursor:
         cursor.execute(QUERIES["audit_timeout"])
         source = resolved(cursor, source)
-        parameters = {"stream": stream, **vars(eligibility)}
+        parameters = {"stream": stream, **eligibility.parameters()}
         total = _count(cursor, source, "audit_total", parameters)
         cursor.execute(source.statement("audit_classes"), parameters)
         classes: list[tuple[str, str | None, int]] = []

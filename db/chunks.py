@@ -183,8 +183,9 @@ class _Ranges:
     """The ranges of one stream, within one transaction."""
 
     def __init__(self, cursor: extensions.cursor, source: Source, eligibility: Eligibility, stream: str) -> None:
-        self._cursor, self._source, self._stream, self._limits = cursor, source, stream, vars(eligibility)
-        self._fixed = {"stream": stream, "eligibility": as_json(self._limits), "greatest": GREATEST_ID}
+        self._cursor, self._source, self._stream, self._limits = cursor, source, stream, eligibility.parameters()
+        known = {name: limit for name, limit in self._limits.items() if limit is not None}
+        self._fixed = {"stream": stream, "eligibility": as_json(known), "greatest": GREATEST_ID}
 
     def run(self, name: str, **values: Any) -> None:
         self._cursor.execute(QUERIES[name], {**self._fixed, **values})

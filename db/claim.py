@@ -8,6 +8,7 @@ reads the lease at the start, and locks it at the end.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,6 +114,8 @@ class Claim:
     run_id: int
     began: datetime
     """The start time, by the database's clock."""
+    phase: str | None = None
+    """The phase whose rows are claimed. None: the stream has no phases."""
     cancelled: bool = False
     rejected: int = 0
     """Rows that the claim rejected, those that could not be decoded included."""
@@ -154,11 +157,29 @@ class Claim:
             if left == 0:
                 return
 
+    def waiting_by_phase(self) -> Counter[str]:
+        """Count the claimable rows of each phase."""
+        counts: Counter[str] = Counter()
+        statement = self.source.statement("source_phases")
+        for first_id, last_id in self._ranges_to_claim():
+            parameters = {"stream": self.lease.stream, "first_id": first_id, "last_id": last_id}
+            self.cursor.execute(statement, {**parameters, **self.eligibility.parameters()})
+            counts.update(dict(self.cursor.fetchall()))
+        return counts
+
+    def enter_phase(self, phase: str) -> None:
+        """Claim the rows of one phase only, and record this with the run."""
+        self.phase = phase
+        self.cursor.execute(QUERIES["run_phase"], {"run_id": self.run_id, "phase": phase})
+
+    def _ranges_to_claim(self) -> list[tuple[int, int]]:
+        """Return the ranges that have pending rows. Ranges that were never counted come last."""
+        self.cursor.execute(QUERIES["chunks_to_claim"], {"stream": self.lease.stream, "greatest": GREATEST_ID})
+        return self.cursor.fetchall() or [(LEAST_ID, GREATEST_ID)]
+
     def _records(self) -> Iterator[Sequence[Any]]:
-        """Yield the claimable records of each range that has pending rows. Ranges that were never counted come last."""
-        parameters = {"stream": self.lease.stream, "greatest": GREATEST_ID}
-        self.cursor.execute(QUERIES["chunks_to_claim"], parameters)
-        for first_id, last_id in self.cursor.fetchall() or [(LEAST_ID, GREATEST_ID)]:
+        """Yield the claimable records of each range."""
+        for first_id, last_id in self._ranges_to_claim():
             self._ranges.append(first_id)
             yield from self._records_of(first_id, last_id)
 
@@ -171,7 +192,7 @@ class Claim:
             found = 0
             parameters = {
                 "stream": self.lease.stream, "first_id": first_id, "last_id": last_id, "limit": page_rows,
-                **vars(self.eligibility),
+                "phase": self.phase, **self.eligibility.parameters(),
             }  # fmt: skip
             for found, record in enumerate(self.stream("claim_rows", statement, parameters), 1):
                 if found > 1 and record[0] < first_id:

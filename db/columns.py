@@ -13,7 +13,7 @@ from psycopg2 import sql
 from db.rows import MAX_METADATA_BYTES
 from db.statements import QUERIES
 
-MAX_NAME_BYTES = {"repository": 8192, "path": 8192, "language": 8192, "license": 65_536}
+MAX_NAME_BYTES = {"repository": 8192, "path": 8192, "language": 8192, "license": 65_536, "phase": 8192}
 """A longer value is not read. Some producers keep the text of a license in its column, so that limit is higher."""
 
 
@@ -37,6 +37,7 @@ OURS = {
     "metadata": ColumnType("jsonb", "U"),
     "created_at": ColumnType("timestamptz", "D"),
     "updated_at": ColumnType("timestamptz", "D"),
+    "phase": ColumnType("text", "S"),
 }
 """The types of `code_files`."""
 

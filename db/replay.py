@@ -27,7 +27,8 @@ def earlier_trained(claim: Claim, seed: str, most: int) -> Iterator[tuple[Source
     statement = claim.source.statement("source_by_id")
     while batch := list(islice(candidates, min(BATCH_ROWS, claim.most_texts()))):
         files = [file_id for file_id, *_ in batch]
-        claim.cursor.execute(statement, {"stream": claim.lease.stream, "files": files, **vars(claim.eligibility)})
+        asked = {"stream": claim.lease.stream, "files": files}
+        claim.cursor.execute(statement, asked | claim.eligibility.parameters())
         found = {record[0]: record for record in claim.cursor.fetchall()}
         for file_id, sha256, run_id in batch:
             row = _decoded(found.get(file_id))

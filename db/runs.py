@@ -50,6 +50,8 @@ class Run:
     """The inconclusive run whose candidate training continues from. None: it continues from `parent_version`."""
     published_in: int | None = None
     """The version that was published with what this inconclusive run had learned."""
+    phase: str | None = None
+    """The phase of a curriculum whose rows the run has. None: the stream has no phases."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,10 +213,10 @@ def _runs(pool: Pool, name: str, parameters: Mapping[str, Any]) -> list[Run]:
 def _run(row: Sequence[Any]) -> Run:
     (
         run_id, stream, state, parent_version, seed, launches, reason, report, created_at, started_at,
-        ended_at, trunk_run_id, published_in,
+        ended_at, trunk_run_id, published_in, phase,
     ) = row  # fmt: skip
     return Run(
         run_id=run_id, stream=stream, state=state, parent_version=parent_version, seed=seed,
         launches=launches, reason=reason, report=report, created_at=created_at, started_at=started_at,
-        ended_at=ended_at, trunk_run_id=trunk_run_id, published_in=published_in,
+        ended_at=ended_at, trunk_run_id=trunk_run_id, published_in=published_in, phase=phase,
     )  # fmt: skip

@@ -54,7 +54,7 @@ def excluded_suspects(
     cursor: extensions.cursor, stream: str, source: Source, eligibility: Eligibility
 ) -> frozenset[int]:
     """The suspects that a claim must leave for a later run: half of the newest group, and all other groups."""
-    cursor.execute(source.statement("suspects_waiting"), {"stream": stream, **vars(eligibility)})
+    cursor.execute(source.statement("suspects_waiting"), {"stream": stream, **eligibility.parameters()})
     waiting = cursor.fetchall()
     newest = sum(run_id == waiting[0][1] for _, run_id in waiting)
     return frozenset(file_id for file_id, _ in waiting[(newest + 1) // 2 :])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from psycopg2 import extensions, sql
 
@@ -22,6 +23,7 @@ OPTIONAL = {
     "metadata": "jsonb",
     "created_at": "timestamptz",
     "updated_at": "text",
+    "phase": "text",
 }
 """Columns that are used where they exist, with the type of the null that stands for them elsewhere."""
 
@@ -131,6 +133,12 @@ class Eligibility:
     min_chars: int
     max_chars: int
     """Both lengths are allowed."""
+    phases: tuple[str, ...] = ()
+    """The phases of a curriculum. Empty: a row's phase does not matter."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what the fragment `ineligible_reason` needs."""
+        return {**vars(self), "phases": list(self.phases) or None}
 
 
 def resolved(cursor: extensions.cursor, source: Source) -> Source:

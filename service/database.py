@@ -10,7 +10,7 @@ from db import embedded, migrate, rights
 from db.errors import DatabaseError, Misconfigured, Unavailable
 from db.pool import Pool
 from db.retry import retried
-from db.source import check_source
+from db.source import Source, check_source
 from db.urls import safe_url
 from service.errors import PreconditionError
 from service.logs import event as log
@@ -40,7 +40,7 @@ def get_ready(pool: Pool, settings: Settings, *, wait_seconds: float = START_WAI
     """
     try:
         applied = retried(lambda: migrate.apply(pool, settings.source), give_up_seconds=wait_seconds)
-        check_source(pool, settings.source)
+        _check_phases(check_source(pool, settings.source), settings)
     except Unavailable as error:
         raise PreconditionError(
             f"the database does not answer ({error}). Check DATABASE_URL or POSTGRES_HOST, and that Postgres is running"
@@ -48,6 +48,15 @@ def get_ready(pool: Pool, settings: Settings, *, wait_seconds: float = START_WAI
     except Misconfigured as error:
         raise PreconditionError(str(error)) from error
     return applied
+
+
+def _check_phases(source: Source, settings: Settings) -> None:
+    if settings.recipe.phases and source.absent and "phase" in source.absent:
+        raise PreconditionError(
+            f"the recipe {settings.recipe.name} has phases ({', '.join(settings.recipe.phase_names)}), but "
+            f"{source.table} has no column {source.column('phase')}. Add it, or name another one: "
+            "SOURCE_COLUMNS=phase=NAME"
+        )
 
 
 def check_pooler(pool: Pool) -> None:

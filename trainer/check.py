@@ -29,6 +29,8 @@ class Checked:
     trunk: frozenset[int]
     """The runs whose candidate became the trunk that `parent` is. Empty if `parent` is published."""
     parent_version: int | None
+    phase: str | None = None
+    """The phase of a curriculum that the rows belong to."""
 
 
 def check_run(directory: RunDirectory) -> Checked:
@@ -70,6 +72,7 @@ def check_run(directory: RunDirectory) -> Checked:
         current=current if trunk else parent,
         trunk=trunk,
         parent_version=manifest.get("parent_version"),
+        phase=manifest.get("phase"),
     )
 
 

@@ -223,6 +223,19 @@ class ServiceDefaults:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stage of a curriculum. A run has the rows of one phase, and continues from the phase before."""
+
+    name: str
+    """The value of the rows' column `phase`."""
+    file: str | None = None
+    """File of records that `codelupe train --from FOLDER` reads for this phase."""
+    num_epochs: int = number(1, 1, 1000)
+    learning_rate: float | None = number(None, 1e-9, 1.0)
+    """None: training.learning_rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that determines a run's result, except its rows and its parent."""
 
@@ -238,8 +251,24 @@ class Recipe:
     hygiene: Hygiene = field(default_factory=Hygiene)
     tracking: Tracking = field(default_factory=Tracking)
     service: ServiceDefaults = field(default_factory=ServiceDefaults)
+    phases: tuple[Phase, ...] = ()
+    """The curriculum, in order. Without phases, a run has rows of any kind."""
+
+    @property
+    def phase_names(self) -> tuple[str, ...]:
+        """Names of the phases, in order."""
+        return tuple(phase.name for phase in self.phases)
 
 
 def pinned(recipe: Recipe, *, model: str, revision: str) -> Recipe:
     """Pin the recipe's base to the resolved model and revision."""
     return replace(recipe, base=replace(recipe.base, model=model, revision=revision))
+
+
+def in_phase(recipe: Recipe, name: str | None) -> Recipe:
+    """Return the recipe as a run of a phase uses it. None: the recipe has no phases."""
+    phase = next((phase for phase in recipe.phases if phase.name == name), None)
+    if phase is None:
+        return recipe
+    rate = recipe.training.learning_rate if phase.learning_rate is None else phase.learning_rate
+    return replace(recipe, training=replace(recipe.training, num_epochs=phase.num_epochs, learning_rate=rate))

@@ -58,7 +58,7 @@ def recipe_dict(recipe: Recipe) -> dict[str, Any]:
     for section in (section for section in data.values() if isinstance(section, dict)):
         section |= {key: list(value) for key, value in section.items() if isinstance(value, tuple)}
     data["data"]["builders"] = dict(recipe.data.builders)
-    return data
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -87,9 +87,20 @@ def _section(cls: type, data: Any, prefix: str, problems: list[str]) -> Any:
         if is_dataclass(hint):
             assert isinstance(hint, type)
             values[name] = _section(hint, data[name], f"{prefix}{name}.", problems)
+        elif (of := next(iter(get_args(hint)), None)) and is_dataclass(of):
+            assert isinstance(of, type)
+            values[name] = _sections(of, data[name], f"{prefix}{name}", problems)
         else:
             values[name] = _value(hint, data[name], item.metadata, f"{prefix}{name}", problems)
     return cls(**values) if len(problems) == before else None
+
+
+def _sections(cls: type, data: Any, key: str, problems: list[str]) -> tuple[Any, ...]:
+    """Parse a list of mappings to dataclasses."""
+    if not isinstance(data, list | tuple):
+        problems.append(f"{key}: expected a list, not {data!r}")
+        return ()
+    return tuple(_section(cls, item, f"{key}[{place}].", problems) for place, item in enumerate(data))
 
 
 def _value(hint: Any, value: Any, limits: Mapping[str, Any], key: str, problems: list[str]) -> Any:
@@ -173,6 +184,7 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield f"data.window_overlap: {data.window_overlap} is more than half of a window, {window // 2}"
     if data.metadata_off_last_fraction and not data.metadata:
         yield "data.metadata_off_last_fraction: nothing to leave out, because data.metadata is false"
+    yield from _phase_problems(recipe)
     if len(set(recipe.lora.targets)) != len(recipe.lora.targets):
         yield f"lora.targets: duplicate name in {', '.join(recipe.lora.targets)}"
     if not all(part.isalnum() for part in recipe.stream.replace("-", "_").split("_") if part) or not recipe.stream:
@@ -190,3 +202,15 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield "evaluation.suites: nothing executes them, because gate.examination is false"
     if data.held_out_fraction == 0 and data.min_held_out == 0:
         yield "data.held_out_fraction and data.min_held_out are both 0, so no row would be held out"
+
+
+def _phase_problems(recipe: Recipe) -> Iterator[str]:
+    for what, names in (
+        ("name", recipe.phase_names),
+        ("file", tuple(phase.file for phase in recipe.phases if phase.file is not None)),
+    ):
+        if twice := {name for name in names if names.count(name) > 1}:
+            yield f"phases: the {what} {', '.join(sorted(twice))} occurs more than once"
+    for place, phase in enumerate(recipe.phases):
+        if not phase.name.replace("-", "_").isidentifier():
+            yield f"phases[{place}].name: {phase.name!r} is part of file names. Use only letters, digits, - and _"

@@ -39,6 +39,7 @@ def make_report(
         "run_id": checked.run_id,
         "stream": recipe.stream,
         "recipe": recipe.name,
+        "phase": checked.phase,
         "base": {"model": recipe.base.model, "revision": recipe.base.revision},
         "parent_version": checked.parent_version,
         "steps": {"total": steps_total, "done": progress.step, "best": progress.best_step},

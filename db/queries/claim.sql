@@ -5,6 +5,10 @@
 insert into codelupe.runs (stream, parent_version, trunk_run_id, seed, epoch)
 values (%(stream)s, %(parent_version)s, %(trunk_run_id)s, %(seed)s, %(epoch)s) returning run_id, created_at;
 
+-- name: run_phase
+-- Record the phase whose rows a run claims.
+update codelupe.runs set phase = %(phase)s where run_id = %(run_id)s;
+
 -- name: claim_idle_limit
 -- Let the server end a claim that is idle for longer than a lease lasts. Its open run would make the claim of the next
 -- leader wait.

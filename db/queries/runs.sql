@@ -3,19 +3,19 @@
 -- name: run_get
 -- Select a run by its id.
 select run_id, stream, state, parent_version, seed, launches, reason, report, created_at, started_at, ended_at,
-       trunk_run_id, published_in
+       trunk_run_id, published_in, phase
 from codelupe.runs where run_id = %(run_id)s;
 
 -- name: run_live
 -- Select the run of the stream that has not ended.
 select run_id, stream, state, parent_version, seed, launches, reason, report, created_at, started_at, ended_at,
-       trunk_run_id, published_in
+       trunk_run_id, published_in, phase
 from codelupe.runs where stream = %(stream)s and ended_at is null;
 
 -- name: run_history
 -- List the runs of a stream, newest first.
 select run_id, stream, state, parent_version, seed, launches, reason, report, created_at, started_at, ended_at,
-       trunk_run_id, published_in
+       trunk_run_id, published_in, phase
 from codelupe.runs where stream = %(stream)s order by run_id desc limit %(limit)s;
 
 -- name: run_rows_settled

@@ -26,7 +26,7 @@ where c.relkind in ('r', 'v', 'm', 'p', 'f') and lower(c.relname) = lower(%(name
 
 -- name: source_readable
 -- Fail if the user may not read one of the columns.
-select {id}, {content}, {language}, {quality_score}, {repository}, {path}, {license}, {metadata}, {created_at}, {updated_at}
+select {id}, {content}, {language}, {quality_score}, {repository}, {path}, {license}, {metadata}, {created_at}, {updated_at}, {phase}
 from {table} s limit 0;
 
 -- name: source_is_empty
@@ -39,6 +39,7 @@ select not exists (select from {table});
 -- character takes one to four bytes).
 case when {id} is null then 'no_id'
      when {content} is null then 'no_content'
+     when coalesce({phase_text}, '') <> all(%(phases)s::text[]) then 'other_phase'
      when {score} is null or {score} = 'NaN' then 'no_score'
      when {score} < {score_threshold} then 'low_score'
      when octet_length({content}) > 4 * %(max_chars)s::bigint then 'too_long'
@@ -139,8 +140,18 @@ left join codelupe.ledger l
   on l.stream = %(stream)s and l.file_id = {id} and l.file_id between %(first_id)s and %(last_id)s
 where {id} between %(first_id)s and %(last_id)s
   and (l.file_id is null or l.disposition = 'returned' and (l.not_before is null or l.not_before <= now()))
-  and {ineligible} is null
+  and (%(phase)s::text is null or {phase_text} = %(phase)s) and {ineligible} is null
 order by {id} limit %(limit)s;
+
+-- name: source_phases
+-- Count the claimable rows of a range by phase.
+select {phase_text}, count(*) from {table} s
+left join codelupe.ledger l
+  on l.stream = %(stream)s and l.file_id = {id} and l.file_id between %(first_id)s and %(last_id)s
+where {id} between %(first_id)s and %(last_id)s
+  and (l.file_id is null or l.disposition = 'returned' and (l.not_before is null or l.not_before <= now()))
+  and {ineligible} is null
+group by 1;
 
 -- name: source_by_id
 -- Select the eligible rows among the given ones, with their texts as bytes. The columns are those of source_claimable.

@@ -36,6 +36,8 @@ def _facts(run: Run) -> Iterator[tuple[str, Any]]:
     report = run.report or {}
     yield "run", run.run_id
     yield "state", run.state
+    if run.phase is not None:
+        yield "phase", run.phase
     yield "reason", run.reason
     yield "parent version", run.parent_version if run.parent_version is not None else "none: the base alone"
     if run.trunk_run_id is not None:

@@ -6,7 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TextIO, TypeVar
 
 from db.lease import Lease
@@ -22,7 +22,7 @@ from service.logs import event as log
 from service.publish.folders import Beat
 from service.settings.home import Home
 from service.settings.load import Settings
-from trainer.recipe import Data, Recipe
+from trainer.recipe import Data, Recipe, in_phase
 from trainer.run_dir import (
     RunDirectory,
     content_sha256,
@@ -72,6 +72,8 @@ class Claimed:
     """Rows that stay pending because their repository or author reached its limit."""
     secrets: int = 0
     """Number of secrets replaced in the texts."""
+    phase: str | None = None
+    """The phase of a curriculum that the rows belong to."""
 
 
 def log_claim(claimed: Claimed, start: Start) -> None:
@@ -79,6 +81,7 @@ def log_claim(claimed: Claimed, start: Start) -> None:
     log(
         "Claimed",
         run=claimed.run_id,
+        phase=claimed.phase,
         rows=claimed.trained,
         held_out=claimed.held_out,
         earlier_held_out=claimed.earlier_held_out,
@@ -125,6 +128,8 @@ def claim_run(
         trunk_run_id=start.trunk.head if start.trunk else None,
         seed=recipe.training.seed,
     ) as rows:
+        phase = _enter_phase(rows, recipe, settings.min_new_files)
+        recipe = in_phase(recipe, phase)
         final = home.run(rows.run_id)
         set_aside(home, rows.run_id)
 
@@ -139,10 +144,26 @@ def claim_run(
                 rows.cancel()
                 shutil.rmtree(folder.root)
                 return claimed
-            write_facts(folder, rows.run_id, recipe, home, start, beat_and_keep_alive, secrets=dict(admission.secrets))
+            secrets = dict(admission.secrets)
+            write_facts(folder, rows.run_id, recipe, home, start, beat_and_keep_alive, secrets=secrets, phase=phase)
     (folder.root).rename(final.root)
     fsync_folder(home.runs)
-    return claimed
+    return replace(claimed, phase=phase)
+
+
+def _enter_phase(rows: Claim, recipe: Recipe, least_rows: int) -> str | None:
+    """Choose the phase of a curriculum to train: the first that has enough rows, else the one with the most.
+
+    Returns:
+        None if the recipe has no phases, or if no row waits.
+    """
+    waiting = rows.waiting_by_phase() if recipe.phases else Counter[str]()
+    if not waiting:
+        return None
+    enough = (name for name in recipe.phase_names if waiting[name] >= least_rows)
+    phase = next(enough, max(recipe.phase_names, key=lambda name: waiting[name]))
+    rows.enter_phase(phase)
+    return phase
 
 
 def _fill(

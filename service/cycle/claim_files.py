@@ -98,6 +98,7 @@ def write_facts(
     beat: Beat = lambda: None,
     *,
     secrets: dict[str, int],
+    phase: str | None = None,
 ) -> None:
     """Write recipe.yaml, the adapters' links and the manifest. All files are synced before the claim commits."""
     write_text(folder.recipe, dump_recipe(recipe))
@@ -121,6 +122,7 @@ def write_facts(
         current_manifest_sha256=current_manifest,
         base={"model": recipe.base.model, "revision": recipe.base.revision},
         secrets_replaced=secrets,
+        phase=phase,
     )
     fsync_folder(folder.root)
 

@@ -99,6 +99,7 @@ def load_settings(
             quality_threshold=values["QUALITY_THRESHOLD"],
             min_chars=values["MIN_CONTENT_CHARS"],
             max_chars=values["MAX_CONTENT_CHARS"],
+            phases=recipe.phase_names,
         ),
         min_new_files=values["MIN_NEW_FILES"],
         max_dataset_size=values["MAX_DATASET_SIZE"],

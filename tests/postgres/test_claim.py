@@ -419,7 +419,7 @@ def test_a_view_with_odd_names(pool: Pool, lease: Lease, query: Any) -> None:
     )
     source = Source.parse('"Odd.Schema"."My%""View"""', 'id=ID,content="The, Body",language=select,quality_score=100%')
     checked = check_source(pool, source)
-    assert checked.absent == {"repository", "path", "license", "metadata", "created_at", "updated_at"}
+    assert checked.absent == {"repository", "path", "license", "metadata", "created_at", "updated_at", "phase"}
     assert not is_empty(pool, source)
     for one in (source, checked):
         found = look_around(pool, lease, source=one)

@@ -7,7 +7,7 @@ import yaml
 from run_folder import RECIPES
 
 from trainer.errors import RecipeError
-from trainer.recipe import pinned
+from trainer.recipe import in_phase, pinned
 from trainer.recipe_file import dump_recipe, load_recipe, parse_recipe, recipe_dict, with_overrides
 
 LEAST = {"name": "a", "stream": "b"}
@@ -107,3 +107,31 @@ def test_a_list_may_be_empty_where_that_has_a_meaning():
     assert parse_recipe(LEAST | {"hygiene": {"licenses": []}}, where="r").hygiene.licenses == ()
     with pytest.raises(RecipeError, match=r"hygiene\.licenses: expected a list of names"):
         parse_recipe(LEAST | {"hygiene": {"licenses": [""]}}, where="r")
+
+
+def test_phases_are_a_list_of_mappings():
+    phases = [{"name": "foundation", "file": "1.jsonl", "num_epochs": 3}, {"name": "pr", "learning_rate": 1e-5}]
+    recipe = parse_recipe({**LEAST, "phases": phases}, where="x")
+    assert recipe.phase_names == ("foundation", "pr")
+    assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), where="frozen") == recipe
+    first, second, other = (in_phase(recipe, name).training for name in ("foundation", "pr", None))
+    assert (first.num_epochs, first.learning_rate) == (3, 2e-5)
+    assert (second.num_epochs, second.learning_rate) == (1, 1e-5)
+    assert other == recipe.training
+
+
+@pytest.mark.parametrize(
+    ("phases", "words"),
+    [
+        ({"name": "a"}, ["phases: expected a list, not {'name': 'a'}"]),
+        ([{"name": "a"}, {"name": "a"}], ["phases: the name a occurs more than once"]),
+        ([{"name": "a", "file": "f"}, {"name": "b", "file": "f"}], ["phases: the file f occurs more than once"]),
+        ([{"name": "a/b"}], ["phases[0].name: 'a/b' is part of file names"]),
+        ([{"name": "a"}, {"num_epochs": 0}], ["phases[1].num_epochs: 0 is below", "phases[1].name: required"]),
+        (["a"], ["phases[0]: expected a mapping, not 'a'"]),
+    ],
+)
+def test_phases_that_are_wrong(phases, words):
+    with pytest.raises(RecipeError) as error:
+        parse_recipe({**LEAST, "phases": phases}, where="x")
+    assert all(word in str(error.value) for word in words)
