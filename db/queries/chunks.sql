@@ -26,6 +26,16 @@ where {id} between %(first_id)s and %(last_id)s
        or l.mark is distinct from {mark} and l.disposition in ('trained', 'held_out', 'rejected', 'quarantined'))
 group by 1;
 
+-- name: source_phases
+-- Count the claimable rows of a range by phase.
+select {phase_text}, count(*) from {table} s
+left join codelupe.ledger l
+  on l.stream = %(stream)s and l.file_id = {id} and l.file_id between %(first_id)s and %(last_id)s
+where {id} between %(first_id)s and %(last_id)s
+  and (l.file_id is null or l.disposition = 'returned' and not coalesce(l.not_before > now(), false))
+  and {ineligible} is null
+group by 1;
+
 -- name: chunks_forget
 -- Discard counts that were made with other eligibility limits.
 update codelupe.chunks set pending = 0, ineligible = '{}', oldest = null, looked_at = null, due_at = '-infinity'

@@ -139,19 +139,10 @@ from {table} s
 left join codelupe.ledger l
   on l.stream = %(stream)s and l.file_id = {id} and l.file_id between %(first_id)s and %(last_id)s
 where {id} between %(first_id)s and %(last_id)s
-  and (l.file_id is null or l.disposition = 'returned' and (l.not_before is null or l.not_before <= now()))
-  and (%(phase)s::text is null or {phase_text} = %(phase)s) and {ineligible} is null
-order by {id} limit %(limit)s;
-
--- name: source_phases
--- Count the claimable rows of a range by phase.
-select {phase_text}, count(*) from {table} s
-left join codelupe.ledger l
-  on l.stream = %(stream)s and l.file_id = {id} and l.file_id between %(first_id)s and %(last_id)s
-where {id} between %(first_id)s and %(last_id)s
+  and (%(phase)s::text is null or {phase_text} = %(phase)s)
   and (l.file_id is null or l.disposition = 'returned' and (l.not_before is null or l.not_before <= now()))
   and {ineligible} is null
-group by 1;
+order by {id} limit %(limit)s;
 
 -- name: source_by_id
 -- Select the eligible rows among the given ones, with their texts as bytes. The columns are those of source_claimable.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 from db import chunks, runs, streams
@@ -22,6 +21,7 @@ from service.cycle.settle import Settling
 from service.cycle.states import TOLD_BY_EVENTS, WRITING, may_follow
 from service.cycle.supervise import FINAL_CODES, STEP_FAILED_CODES, Supervisor
 from service.cycle.upkeep import Pause, Upkeep
+from service.cycle.waiting import Waiting
 from service.errors import PreconditionError
 from service.gate.judge import Verdict
 from service.logs import event as log
@@ -37,15 +37,11 @@ DATABASE_PAUSE_SECONDS, LONGEST_DATABASE_PAUSE_SECONDS = 2.0, 10.0
 """Wait before the next try when the database does not answer. Doubles each time."""
 MAX_CRASHES = 3
 """A run is given up after this many crashes of its trainer."""
-LISTEN_SECONDS = 0.5
-"""How long one wait for a notification lasts. In between, the daemon checks whether it should stop."""
-GATHERING_SECONDS = 1.0
-"""New files arrive in batches, so one poll covers a second of them."""
 
 
 class Daemon:
     """The service of one stream. `recipe` has its base pinned. `run()` returns when it is asked to stop or, with
-    `once`, after a verdict."""
+    `once`, after a verdict. Without `waits`, it also returns when no row waits."""
 
     def __init__(
         self,
@@ -56,15 +52,18 @@ class Daemon:
         board: Board,
         stop: threading.Event,
         once: bool,
+        *,
+        waits: bool = True,
     ) -> None:
         self.settings, self.recipe, self.home, self.pool, self.board = settings, recipe, home, pool, board
-        self.stop, self.once = stop, once
+        self.stop, self.once, self.waits = stop, once, waits
         self.state = State.STARTING
         self.verdict: Verdict | None = None
         self.upkeep = Upkeep(settings, home, pool, board)
         self._leadership = Leadership(pool, recipe.stream, home.instance(), board.is_alive)
+        self._wait = Waiting(stop, board, self._leadership)
         self._supervisor = Supervisor(settings, pool, board, self._leadership, self.upkeep, stop)
-        self._settling = Settling(settings, home, pool, self._leadership, self.upkeep, self._beat_and_renew)
+        self._settling = Settling(settings, home, pool, self._leadership, self.upkeep, self._wait.beat_and_renew)
         self._pausing = Pausing(pool, board, self._leadership, self.upkeep)
         self._run_id = 0
         self._crashes = 0
@@ -86,7 +85,7 @@ class Daemon:
 
     @property
     def problem(self) -> str | None:
-        """Why the service paused last; None if it never did."""
+        """Why the service paused last, or why it had nothing to do. None: neither happened."""
         return self._pausing.problem
 
     def run(self) -> None:
@@ -100,7 +99,7 @@ class Daemon:
                 self.upkeep.note_database_trouble(error)
                 self.upkeep.restart_database()
                 pause = DATABASE_PAUSE_SECONDS * 2.0 ** (database_failures - 1)
-                self._sleep(min(LONGEST_DATABASE_PAUSE_SECONDS, pause), renew=False)
+                self._wait.sleep(min(LONGEST_DATABASE_PAUSE_SECONDS, pause), renew=False)
                 if self.state in WRITING:
                     self._enter(State.STARTING)
                 continue
@@ -135,7 +134,7 @@ class Daemon:
             return State.STANDBY
         self.upkeep.derive_pointer()
         self.upkeep.clean_up()
-        self.upkeep.void(self.lease, self.recipe, self._beat_and_renew)
+        self.upkeep.void(self.lease, self.recipe, self._wait.beat_and_renew)
         self.upkeep.refresh()
         self.upkeep.poll(self.lease)
         run = runs.live(self.pool, stream)
@@ -158,9 +157,9 @@ class Daemon:
             if "lease" not in self.board.read().troubles:
                 log("Standby", level=logging.WARNING, stream=self.recipe.stream, held_by=name, for_seconds=seconds)
             self.board.trouble("lease", f"stream {self.recipe.stream} is held by another service ({name})")
-            self._sleep(min(max(seconds, 1.0), RENEW_SECONDS), renew=False)
+            self._wait.sleep(min(max(seconds, 1.0), RENEW_SECONDS), renew=False)
             return State.STANDBY
-        self._sleep(1.0, renew=False)
+        self._wait.sleep(1.0, renew=False)
         self.board.clear("lease")
         return State.STARTING
 
@@ -171,21 +170,39 @@ class Daemon:
         self._leadership.renew()
         self.upkeep.derive_pointer()
         with self.pool.listening(CHANNEL) as notified:  # before the poll, so that later files are noticed
-            found = self.upkeep.count_pending(self.lease, self.stop, self._beat_and_renew)
+            found = self.upkeep.count_pending(self.lease, self.stop, self._wait.beat_and_renew)
             asked = streams.training_requested(self.pool, self.recipe.stream)
             if found.rows >= self.settings.min_new_files or (found.rows > 0 and asked is not None):
                 self._pausing.rows, self._pausing.asked = found.rows, asked
                 self.upkeep.check_disk()
                 return State.CLAIMING
-            self._sleep_until(notified, self.settings.check_interval_seconds)
+            if not self.waits and found.rows == 0:
+                ineligible = ", ".join(f"{count} {reason}" for reason, count in sorted(found.ineligible.items()))
+                self._pausing.problem = f"no row waits ({ineligible or 'there are no others'})"
+                return State.STOPPED
+            self._wait.until(notified, self.settings.check_interval_seconds, self._swept_enough())
         return State.WAITING
+
+    def _swept_enough(self) -> Callable[[], bool]:
+        """Return a function that sweeps a range while any is due, and says whether there are enough rows."""
+        swept: chunks.Pending | None = None
+        due = True
+
+        def sweep() -> bool:
+            nonlocal swept, due
+            if due:
+                swept = self.upkeep.sweep(self.lease)
+                due = swept is not None
+            return swept is not None and swept.rows >= self.settings.min_new_files
+
+        return sweep
 
     def _claiming(self) -> State:
         self.upkeep.check_current()
         start = self.upkeep.start(self.lease)
         try:
             claimed = claim_run(
-                self.pool, self.lease, self.home, self.settings, self.recipe, start, self._beat_and_renew,
+                self.pool, self.lease, self.home, self.settings, self.recipe, start, self._wait.beat_and_renew,
                 reject_all=self._pausing.is_rejecting_all,
             )  # fmt: skip
         except Undone as error:
@@ -235,7 +252,7 @@ class Daemon:
             if to_examine(directory, self.recipe):
                 return self._examination_ended(code)
         try:
-            finished = judge_run(directory, self.recipe, run_id=self._run_id, beat=self._beat_and_renew)
+            finished = judge_run(directory, self.recipe, run_id=self._run_id, beat=self._wait.beat_and_renew)
         except RunDirectoryError as error:
             return self._give_up(str(error))
         problem = rejected_by_a_setting(self.pool, self._run_id, finished)
@@ -274,7 +291,7 @@ class Daemon:
 
     def _paused(self) -> State:
         """Wait, then start afresh and check again what was wrong."""
-        self._pausing.wait(self.stop, self._sleep, self._notified_within)
+        self._pausing.wait(self.stop, self._wait.sleep, self._wait.notified_within)
         for cause in ("service", *ENDED_BY_FILES):
             self.board.clear(cause)
         return State.STARTING
@@ -310,41 +327,3 @@ class Daemon:
         """Pause, and say why on the board. With `once`, stop instead."""
         self._pausing.begin(cause, reason, once=self.once)
         return State.STOPPED if self.once else State.PAUSED
-
-    def _notified_within(self, notified: Callable[[float], bool], seconds: float) -> bool:
-        """Wait until new files are announced. Returns False if that does not happen in time."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0 and not self.stop.is_set():
-            if notified(min(left, LISTEN_SECONDS)):
-                self.stop.wait(GATHERING_SECONDS)
-                return True
-            self._beat_and_renew()
-        return False
-
-    def _beat_and_renew(self) -> None:
-        self.board.beat()
-        self._leadership.renew()
-
-    def _sleep_until(self, notified: Callable[[float], bool], seconds: float) -> None:
-        """Wait, but end early at a notification of new files, which may get lost, or when a sweep finds enough rows."""
-        deadline = time.monotonic() + seconds
-        swept: chunks.Pending | None = None
-        due = True
-        while (left := deadline - time.monotonic()) > 0 and not self.stop.is_set():
-            if notified(min(left, LISTEN_SECONDS)):
-                self.stop.wait(min(left, GATHERING_SECONDS))
-                return
-            self._beat_and_renew()
-            if due:
-                swept = self.upkeep.sweep(self.lease)
-                due = swept is not None
-            if swept is not None and swept.rows >= self.settings.min_new_files:
-                return
-
-    def _sleep(self, seconds: float, *, renew: bool = True) -> None:
-        """Wait with heartbeats while keeping the lease. Ends early when the daemon is asked to stop."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0 and not self.stop.wait(min(left, 2.0)):
-            self.board.beat()
-            if renew:
-                self._leadership.renew()

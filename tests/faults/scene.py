@@ -34,7 +34,7 @@ from db import audit, embedded, migrate, sentinel, streams
 from db import pool as pools
 from db.pool import Pool
 from service import logs
-from service.cycle import daemon, launch, leadership, pausing, settle
+from service.cycle import daemon, launch, leadership, pausing, settle, waiting
 from service.database import open_pool
 from service.settings.environment import PROJECT_RECIPES
 from service.settings.home import Home, only_service
@@ -185,12 +185,12 @@ def serve(options: Options) -> None:
     if options.disk is not None:
         full.fail_at(options.disk)
     pausing.FIRST_PAUSE_SECONDS = options.first_pause_seconds
-    settle.REFUSED_DELAY_SECONDS, daemon.GATHERING_SECONDS = 0.05, 0.02
+    settle.REFUSED_DELAY_SECONDS, waiting.GATHERING_SECONDS = 0.05, 0.02
     if options.short_timeouts:
         daemon.DATABASE_PAUSE_SECONDS, daemon.LONGEST_DATABASE_PAUSE_SECONDS = 0.1, 1.0
         pools.CONNECT_TIMEOUT_SECONDS = 3
         sentinel.PROBE_AFTER_SECONDS, sentinel.CHECK_SECONDS, sentinel.ANSWER_SECONDS = 1.0, 0.1, 0.7
-    daemon.LISTEN_SECONDS = launch.WATCH_SECONDS = 0.02
+    waiting.LISTEN_SECONDS = launch.WATCH_SECONDS = 0.02
     launch.TRAINER = options.trainer
     if options.lease_seconds is not None:
         leadership.LEASE_SECONDS, leadership.RENEW_SECONDS = options.lease_seconds, options.lease_seconds / 4

@@ -88,7 +88,7 @@ def test_space_ends_a_pause_for_space(world: World, monkeypatch: pytest.MonkeyPa
         slept.append(seconds)
         free[0] = 10**15 if len(slept) == 2 else 0
 
-    monkeypatch.setattr(daemon, "_sleep", sleep)
+    monkeypatch.setattr(daemon._wait, "sleep", sleep)
     assert daemon._paused() is State.STARTING
     assert len(slept) == 2 and "disk" not in daemon.board.read().troubles
 

@@ -168,7 +168,9 @@ def test_who_asks_for_a_run_during_the_pause_has_the_rows_rejected(world: World,
         daemon._claiming()
     daemon._pause(pause.value.cause, str(pause.value))
     waits = iter([None, streams.request_training])
-    monkeypatch.setattr(daemon, "_notified_within", lambda *_: bool((ask := next(waits)) and ask(world.pool, STREAM)))
+    monkeypatch.setattr(
+        daemon._wait, "notified_within", lambda *_: bool((ask := next(waits)) and ask(world.pool, STREAM))
+    )
     assert daemon._paused() is State.STARTING
     assert list(waits) == []
     assert daemon._claiming() is State.WAITING

@@ -7,7 +7,7 @@ from safeguards.mutant import Mutant, test
 MUTANTS: dict[str, Mutant] = {
     "a rejection is void when its setting changes": Mutant(
         file="service/cycle/daemon.py",
-        old="        self.upkeep.void(self.lease, self.recipe, self._beat_and_renew)\n",
+        old="        self.upkeep.void(self.lease, self.recipe, self._wait.beat_and_renew)\n",
         new="",
         caught_by=test("tests/postgres/test_wrong_settings.py", "void_when"),
     ),
