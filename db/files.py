@@ -191,3 +191,10 @@ def _encodes(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def count_by_phase(pool: Pool) -> dict[str | None, int]:
+    """Count the rows of each phase. None: rows without one."""
+    with pool.transaction(read_only=True) as cursor:
+        cursor.execute(QUERIES["files_by_phase"])
+        return dict(cursor.fetchall())

@@ -31,3 +31,7 @@ where s.is_change = a.is_change
 -- name: files_paths
 -- List the paths of a repository.
 select distinct path from code_files where repository = %(repository)s and path is not null;
+
+-- name: files_by_phase
+-- Count the rows of each phase.
+select phase, count(*) from code_files group by 1;

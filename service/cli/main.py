@@ -8,7 +8,20 @@ import typer
 
 from db.errors import DatabaseError
 from service import stdio
-from service.cli import adapters, compare, data, evaluate, exporting, ledger, machine, migrate, power, runs, service
+from service.cli import (
+    adapters,
+    compare,
+    data,
+    evaluate,
+    exporting,
+    ledger,
+    machine,
+    migrate,
+    power,
+    runs,
+    service,
+    train,
+)
 from service.errors import PreconditionError, ServiceError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -17,6 +30,7 @@ COMMANDS = (
     service.up,
     service.stop,
     data.drop,
+    train.train,
     service.status,
     runs.runs,
     runs.replay,

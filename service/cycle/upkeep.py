@@ -124,9 +124,10 @@ class Upkeep:
         head = open_now.head if open_now else None
         for run in runs.history(self.pool, self.stream, limit=RUNS_TIDIED):
             directory = self.home.run(run.run_id)
-            left = directory.rows.exists() or (directory.adapter.exists() and run.run_id != head)
+            keep = self.settings.keep_candidates or run.run_id == head
+            left = directory.rows.exists() or (directory.adapter.exists() and not keep)
             if run.ended_at and left:
-                tidy_run(directory, keep_adapter=run.run_id == head)
+                tidy_run(directory, keep_adapter=keep, keep_checkpoints=self.settings.keep_candidates)
 
     def retire(self) -> None:
         """Remove the folders of adapters beyond KEEP_ADAPTERS."""

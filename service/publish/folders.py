@@ -182,13 +182,14 @@ def _publishing(home: Home) -> Iterator[None]:
 # --- retention ------------------------------------------------------------------------------------------------
 
 
-def tidy_run(run: RunDirectory, *, keep_adapter: bool = False) -> None:
+def tidy_run(run: RunDirectory, *, keep_adapter: bool = False, keep_checkpoints: bool = False) -> None:
     """Clean up after a verdict: remove checkpoints and candidate, compress the rows. Safe to repeat.
 
     Args:
-        keep_adapter: whether the next run trains on from the candidate
+        keep_adapter: whether the next run trains on from the candidate, or a person wants to have it
     """
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    if not keep_checkpoints:
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
     if not keep_adapter:
         shutil.rmtree(run.adapter, ignore_errors=True)
     for path in (run.rows, run.held_out, run.replay):

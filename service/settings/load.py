@@ -58,6 +58,8 @@ class Settings:
     """Socket of the container that executes model-written code. None: this machine's own sandbox does."""
     trainer_secrets: Mapping[str, str]
     """Keys that are passed to the trainer: trackers and Hub."""
+    keep_candidates: bool = False
+    """Whether a run keeps its candidate and its checkpoints after the verdict. `codelupe train` does."""
 
 
 def load_settings(

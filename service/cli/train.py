@@ -1,0 +1,89 @@
+"""The command train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service import logs
+from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for
+from service.settings.home import Home
+from service.settings.load import Settings
+from service.settings.overrides import overridden
+from service.training.folder import TrainingFolder, open_folder
+from service.training.sources import parts_of
+from service.training.train import PhaseResult, one_off
+from service.training.train import train as train_phases
+
+WORDS = {"promote": "better", "inconclusive": "too little evidence", "refuse": "refused"}
+
+FromOption = Annotated[
+    list[str], typer.Option("--from", help="Files, folders, git checkouts or records, as for `codelupe drop`.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe. May be repeated.")
+]
+
+
+def train(
+    sources: FromOption,
+    recipe: RecipeOption = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder of the training. Default: trainings/RECIPE below CODELUPE_HOME.")
+    ] = None,
+    changes: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train once on files, without a service. The same command resumes. Exit 1 if the candidate is refused."""
+    settings = settings_for(recipe)
+    settings = replace(settings, recipe=overridden(settings.recipe, changes or []))
+    parts = parts_of(settings.recipe, sources)
+    folder = open_folder(folder_for(settings, to), settings.recipe, parts)
+    logs.set_up(settings.log_format)
+    show = _silent if as_json else logs.progress_printer(settings.log_format)
+    found = train_phases(one_off(settings, folder), folder, parts, show=show)
+    if as_json:
+        print_json({"folder": folder.root, "phases": [asdict(one) for one in found]})
+    else:
+        _print(folder, found)
+    if not found or found[-1].decision == "refuse":
+        raise typer.Exit(1)
+
+
+def folder_for(settings: Settings, to: Path | None) -> Path:
+    """Return the folder of a training."""
+    return (to or Home(settings.home).root / "trainings" / settings.recipe.name).absolute()
+
+
+def _silent(_stage: str, _text: str, /, **_fields: Any) -> None:
+    """Keep stdout for JSON."""
+
+
+def _print(folder: TrainingFolder, found: Sequence[PhaseResult]) -> None:
+    columns = ["phase", "run", "verdict", "loss before", "loss after", "perplexity", "top-1 accuracy"]
+    print_table(None, columns, [_row(one) for one in found])
+    for one in found:
+        for reason in one.reasons:
+            out.print(f"{one.phase or 'verdict'}: {reason}", markup=False)
+    if found:
+        out.print(f"adapter: {found[-1].adapter}", markup=False)
+        out.print(f"next: CODELUPE_HOME={folder.root} codelupe runs {found[-1].run_id}", markup=False)
+
+
+def _row(one: PhaseResult) -> list[Any]:
+    before, after = one.evaluation.get("current") or {}, one.evaluation.get("candidate") or {}
+    verdict = WORDS.get(one.decision, one.decision)
+    return [
+        one.phase, one.run_id, verdict, _number(before, "loss"), _number(after, "loss"),
+        " → ".join(_number(score, "perplexity") for score in (before, after)),
+        " → ".join(_number(score, "token_accuracy") for score in (before, after)),
+    ]  # fmt: skip
+
+
+def _number(score: dict[str, Any], name: str) -> str:
+    value = score.get(name)
+    return f"{value:.4f}" if isinstance(value, float) else ""

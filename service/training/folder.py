@@ -1,0 +1,80 @@
+"""The folder of a training: which recipe and sources it is for, and how far it is.
+
+FOLDER/training.json   what it was started with
+       runs/000001/    one run directory for each phase
+       models/         published adapters, and a link to the current one
+       postgres/ logs/ the embedded database and the log
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.errors import PreconditionError, UsageError
+from service.settings.home import Home
+from service.training.sources import Part
+from trainer.recipe import Recipe
+from trainer.recipe_file import dump_recipe
+from trainer.run_dir import read_json, write_json
+
+NAME = "training.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFolder:
+    """A folder that belongs to one training."""
+
+    root: Path
+    facts: dict[str, Any]
+    """What it was started with: recipe and sources."""
+
+    @property
+    def home(self) -> Home:
+        """Its places. They are those of a service, so that every command works on the folder."""
+        return Home(self.root)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all rows of the sources are in its database."""
+        return bool(read_json(self.root / NAME).get("read"))
+
+    def note_read(self) -> None:
+        """Record that all rows are in the database."""
+        write_json(self.root / NAME, {**self.facts, "read": True})
+
+
+def open_folder(root: Path, recipe: Recipe, parts: Sequence[Part]) -> TrainingFolder:
+    """Make the folder of a training, or open that of an earlier start of the same one.
+
+    Raises:
+        UsageError: the folder belongs to another training, or holds something else.
+        PreconditionError: it cannot be written or read.
+    """
+    facts = {
+        "format": 1,
+        "recipe": recipe.name,
+        "recipe_sha256": hashlib.sha256(dump_recipe(recipe).encode()).hexdigest(),
+        "sources": [{"phase": part.phase, "paths": list(part.sources)} for part in parts],
+    }
+    path = root / NAME
+    if not path.exists():
+        if root.exists() and any(root.iterdir()):
+            raise UsageError(f"--to: {root} is not empty, and holds no training. Choose another folder")
+        Home(root).prepare()
+        write_json(path, {**facts, "read": False})
+        return TrainingFolder(root=root, facts=facts)
+    try:
+        before = {key: value for key, value in read_json(path).items() if key != "read"}
+    except (OSError, ValueError, AttributeError) as error:
+        raise PreconditionError(f"{path} cannot be read ({error}). Choose another folder with --to") from error
+    if before != facts:
+        what = "the sources" if before.get("sources") != facts["sources"] else "the recipe or an option"
+        raise UsageError(
+            f"{root} holds another training ({before.get('recipe')}): {what} differ. To start anew, choose another "
+            "folder with --to. To resume, give the same options as before"
+        )
+    return TrainingFolder(root=root, facts=facts)
