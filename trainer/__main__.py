@@ -1,5 +1,5 @@
-"""The command line `python -m trainer`: run, examine, prepare, plan, doctor, samples, evaluate, sandbox, and the
-commands of trainer/adapters."""
+"""The command line `python -m trainer`: run, examine, prepare, plan, doctor, samples, evaluate, sandbox,
+toy, and the commands of trainer/adapters."""
 
 from __future__ import annotations
 
@@ -58,6 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     sandbox = commands.add_parser("sandbox", help="run model-written code for a trainer in another container")
     sandbox.add_argument("--listen", type=Path, required=True, metavar="SOCKET")
+    toy = commands.add_parser("toy", help="write a random toy model of an architecture, to try recipes with")
+    toy.add_argument("architecture", metavar="ARCHITECTURE", help="qwen2, qwen3, mixtral or llama")
+    toy.add_argument("out", type=Path, metavar="OUT")
     adapter_commands.add_commands(commands)
     chosen = parser.parse_args(arguments)
     if chosen.command in adapter_commands.NAMES:
@@ -77,6 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
             return evaluate_command(chosen)
         case "sandbox":
             return sandbox_command(chosen.listen)
+        case "toy":
+            return toy_command(chosen.architecture, chosen.out)
         case _:
             return prepare_command(chosen.recipe)
 
@@ -259,6 +264,20 @@ def sandbox_command(path: Path) -> int:
     except TrainerError as error:
         write_stderr(str(error))
         return error.exit_code
+
+
+def toy_command(architecture: str, out: Path) -> int:
+    """Write a toy model."""
+    try:
+        with collector_paused():
+            from trainer.model.toy import make_toy
+
+        parameters = make_toy(architecture, out.expanduser())
+    except (TrainerError, OSError) as error:
+        write_stderr(str(error))
+        return getattr(error, "exit_code", FAILED)
+    sys.stdout.write(json.dumps({"folder": str(out), "architecture": architecture, "parameters": parameters}) + "\n")
+    return 0
 
 
 def _set_up_torch() -> None:

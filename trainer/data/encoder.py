@@ -285,15 +285,23 @@ def joined(kind: str, parts: Sequence[Part], *, unsupervised: int = 0, with_bare
     )
 
 
+UNUSED_TOKENS = ("<|endoftext|>", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<unk>")
+"""Control tokens that occur in no text, by family: Qwen, Llama 3.1, Llama 3, Mixtral."""
+
+
 def pad_id(tokenizer: Any) -> int:
-    """Return the padding id: `<|endoftext|>` if the tokenizer has it, else its own. Never the end of a turn.
+    """Return the padding id: `<|endoftext|>` if the tokenizer has it, else its own, else a token of no text.
+
+    It is never the end of a turn. Only generation pads; training has no padding.
 
     Raises:
         UnusableInput: there is no such id.
     """
     vocabulary = tokenizer.get_vocab()
-    found = vocabulary.get("<|endoftext|>", tokenizer.pad_token_id)
-    if found is None or found == tokenizer.eos_token_id:
+    own = tokenizer.pad_token_id
+    first, *others = (vocabulary.get(token) for token in UNUSED_TOKENS)
+    found = next((n for n in (first, own, *others) if n is not None and n != tokenizer.eos_token_id), None)
+    if found is None:
         raise UnusableInput(f"{tokenizer.name_or_path} has no padding token except the one that ends a turn")
     return int(found)
 
