@@ -27,8 +27,9 @@ from trainer.evaluate.judged import Judged
 from trainer.evaluate.predictions import predict
 from trainer.events import Events
 from trainer.fit.checkpoint import Checkpoint, find_checkpoint
+from trainer.fit.context import FitContext
 from trainer.fit.judging import judge
-from trainer.fit.loop import Fit, FitContext
+from trainer.fit.loop import Fit
 from trainer.fit.optimizer import make_optimizer
 from trainer.fit.progress import Progress
 from trainer.model.attention import choose_kernel

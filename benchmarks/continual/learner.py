@@ -24,7 +24,8 @@ from trainer.data.encoder import SampleEncoder, TokenSample, pad_id
 from trainer.evaluate.held_out import HeldOut
 from trainer.events import Events
 from trainer.fit.checkpoint import load_checkpoint
-from trainer.fit.loop import Fit, FitContext
+from trainer.fit.context import FitContext
+from trainer.fit.loop import Fit
 from trainer.fit.optimizer import make_optimizer
 from trainer.fit.progress import Progress
 from trainer.model.load import load_base, load_tokenizer

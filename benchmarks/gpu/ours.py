@@ -39,8 +39,8 @@ from world import (
 
 from trainer.data.batches import collate, pack_samples
 from trainer.data.encoder import TokenSample
-from trainer.fit.loop import pack_budget
 from trainer.fit.optimizer import make_optimizer
+from trainer.fit.passes import pack_budget
 from trainer.model.attention import choose_kernel
 from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.fused_lora import fuse_adapter
@@ -144,7 +144,7 @@ def _of_length(recipe: Recipe, tokens: int) -> Recipe:
 def _steps(
     model: LossModel, optimizer: Any, samples: list[TokenSample], recipe: Recipe, device: torch.device, window: int
 ) -> Iterator[tuple[int, float, float]]:
-    """Yield the tokens, seconds and mean loss of each optimizer step, taken as in trainer/fit/loop.py."""
+    """Yield the tokens, seconds and mean loss of each optimizer step, taken as in trainer/fit/passes.py and loop.py."""
     model.train()
     dtype = compute_dtype(recipe.base, device)
     for start in range(0, len(samples), window):

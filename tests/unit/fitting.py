@@ -15,7 +15,8 @@ from trainer.data.batches import Windows
 from trainer.data.encoder import IGNORED, TokenSample, pad_id
 from trainer.evaluate.held_out import HeldOut
 from trainer.events import Events
-from trainer.fit.loop import Fit, FitContext
+from trainer.fit.context import FitContext
+from trainer.fit.loop import Fit
 from trainer.model.attention import unpacked_attention
 from trainer.model.batch import Batch
 from trainer.model.checkpointing import checkpoint_layers

@@ -67,8 +67,8 @@ def window_gradient(fit, model, budget: int):
     members = range(16)
     packs = pack_samples(members, windows.samples, budget=budget, rank=0, world=1)
     batches = [collate([windows.samples[i] for i in chosen]) for chosen in packs]
-    fit.budget = budget
-    loss = fit._gradients(batches, sum(windows.samples[i].supervised for i in members), 1)
+    fit.passes.budget = budget
+    loss = fit.passes.gradients(batches, sum(windows.samples[i].supervised for i in members), 1)
     return len(batches), loss, gradients(model)
 
 
@@ -102,7 +102,7 @@ def test_running_out_of_memory_halves_the_batch_and_keeps_the_gradient(tmp_path)
     _, again, found = window_gradient(fit, loaded.model, 1200)
     assert again == pytest.approx(loss, rel=1e-5)
     torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-7)
-    assert fit.budget <= 600 and "out_of_memory" in names(fit.context.events)
+    assert fit.passes.budget <= 600 and "out_of_memory" in names(fit.context.events)
 
     def never(batch):
         raise MemoryError
@@ -190,7 +190,7 @@ def test_a_number_that_is_not_finite_ends_the_fit(tmp_path, monkeypatch, where):
     fit = make_fit(tmp_path, short_recipe())
     before = adapter_weights(fit.context.adapted)
     if where == "loss":
-        monkeypatch.setattr(fit, "_gradients", lambda *_: math.nan)
+        monkeypatch.setattr(fit.passes, "gradients", lambda *_: math.nan)
     elif where == "grad_norm":
         monkeypatch.setattr(fit.context.accelerator, "clip_grad_norm_", lambda *_: torch.tensor(math.inf))
     else:

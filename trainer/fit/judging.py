@@ -5,7 +5,7 @@ from __future__ import annotations
 from trainer.check import Checked
 from trainer.errors import Diverged
 from trainer.evaluate.judged import MODELS, Judged, judge_samples
-from trainer.fit.loop import FitContext
+from trainer.fit.context import FitContext
 from trainer.fit.progress import Progress
 from trainer.fit.suspects import find_suspects
 from trainer.outcomes import Inputs

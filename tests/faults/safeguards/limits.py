@@ -78,15 +78,15 @@ MUTANTS: dict[str, Mutant] = {
         caught_by=test("tests/unit/test_suspects.py", "leaves_its_suspects"),
     ),
     "out of memory leads to a smaller micro-batch": Mutant(
-        file="trainer/fit/loop.py",
+        file="trainer/fit/passes.py",
         old="                if not is_out_of_memory(error):\n                    raise\n            # The",
         new="                raise\n            # The",
         caught_by=test("tests/unit/test_loop.py", "out_of_memory"),
     ),
     "a non-finite loss ends the run": Mutant(
-        file="trainer/fit/loop.py",
-        old='            if not math.isfinite(value):\n                self.context.events.emit("non_finite"',
-        new='            if False:\n                self.context.events.emit("non_finite"',
+        file="trainer/fit/context.py",
+        old='            if not math.isfinite(value):\n                self.events.emit("non_finite"',
+        new='            if False:\n                self.events.emit("non_finite"',
         caught_by=test("tests/unit/test_loop.py", "not_finite"),
     ),
 }

@@ -1,0 +1,97 @@
+"""The forward and backward passes of a step: its packs, and the gradient of its window's mean loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+
+import torch
+from accelerate.utils import reduce
+
+from trainer.data.batches import load_batches, pack_samples
+from trainer.errors import OutOfMemory
+from trainer.fit.context import FitContext
+from trainer.model.batch import Batch
+from trainer.model.memory import is_out_of_memory
+from trainer.recipe import Recipe
+
+
+class Passes:
+    """This rank's passes of all remaining steps."""
+
+    def __init__(self, context: FitContext) -> None:
+        self.context = context
+        self.batches: Iterator[Batch] = iter(())
+        self.per_step: list[int] = []
+        """Number of packs of each step."""
+        self.budget = pack_budget(context.recipe)
+        """Tokens per forward pass. Halved when memory runs out."""
+
+    def plan(self, done: int) -> None:
+        """Plan the packs of all steps after the first `done` as one stream, which loader workers prepare ahead."""
+        training, accelerator = self.context.recipe.training, self.context.accelerator
+        windows = self.context.windows
+        planned = [
+            pack_samples(
+                windows[step].members,
+                windows.samples,
+                budget=self.budget,
+                rank=accelerator.process_index,
+                world=accelerator.num_processes,
+            )
+            for step in range(done, len(windows))
+        ]
+        self.per_step = [0] * done + [len(batches) for batches in planned]
+        self.batches = load_batches(
+            windows.samples,
+            [batch for batches in planned for batch in batches],
+            workers=training.dataloader_workers,
+            pin_memory=training.pin_memory and accelerator.device.type == "cuda",
+        )
+
+    def next_batches(self, step: int) -> list[Batch]:
+        """Return the packs of a step, counted from 1. Steps come in order."""
+        return [next(self.batches) for _ in range(self.per_step[step - 1])]
+
+    def gradients(self, batches: Sequence[Batch], supervised: int, step: int) -> float:
+        """Compute the gradients of the window's mean loss. Returns that loss.
+
+        When memory runs out, repeat the window with half as many tokens per forward pass. The gradient is the same.
+        """
+        context = self.context
+        pieces = [piece for batch in batches for piece in batch.split(self.budget)]
+        while True:
+            try:
+                return self._accumulate(pieces, supervised)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # The error and the memory held by its frames are free now.
+            most = max(piece.tokens for piece in pieces)
+            context.optimizer.zero_grad()
+            torch.cuda.empty_cache()
+            if context.accelerator.num_processes > 1 or all(len(piece.lengths) == 1 for piece in pieces):
+                suspects = context.suspects("out_of_memory", step, context.members(step), context.held_out.samples)
+                raise OutOfMemory(f"step {step}: out of memory with {most} tokens per forward pass", suspects)
+            self.budget = most // 2
+            pieces = [piece for batch in batches for piece in batch.split(self.budget)]
+            context.events.emit("out_of_memory", step=step, tokens=self.budget)
+
+    def _accumulate(self, pieces: Sequence[Batch], supervised: int) -> float:
+        """Run all packs forward and backward. Each is weighted by its share of the window's tokens on all ranks."""
+        accelerator, model = self.context.accelerator, self.context.model
+        total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        for index, piece in enumerate(pieces):
+            batch = piece.to(accelerator.device)
+            sync = accelerator.no_sync(model) if index < len(pieces) - 1 else nullcontext()
+            with sync:
+                loss, _ = model(batch)
+                # DDP averages over ranks, but the window's mean needs their sum
+                accelerator.backward(loss * (accelerator.num_processes / supervised))
+            total += loss.detach().double()
+        return float(reduce(total, "sum")) / supervised
+
+
+def pack_budget(recipe: Recipe) -> int:
+    """Return the tokens of one forward pass: as many as a padded batch of the recipe's size."""
+    return recipe.training.batch_size * recipe.data.max_length
