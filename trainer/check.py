@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import UnusableInput
-from trainer.recipe import Recipe
+from trainer.recipe import Recipe, step_samples
 from trainer.recipe_file import load_recipe
 from trainer.run_dir import MANIFEST, RunDirectory, RunDirectoryError, sha256_file, verify_manifest
 from trainer.samples.build import check_builders
@@ -54,6 +55,7 @@ def check_run(directory: RunDirectory) -> Checked:
         raise UnusableInput(f"{directory.manifest} does not list {', '.join(unlisted)}")
     recipe = load_recipe(directory.recipe)
     check_builders(recipe.data)
+    check_world(recipe, world_size())
     base = {"model": recipe.base.model, "revision": recipe.base.revision}
     if recipe.base.revision is None:
         raise UnusableInput(
@@ -74,6 +76,24 @@ def check_run(directory: RunDirectory) -> Checked:
         parent_version=manifest.get("parent_version"),
         phase=manifest.get("phase"),
     )
+
+
+def check_world(recipe: Recipe, world: int) -> None:
+    """Raises UnusableInput unless `world` processes get equally many whole samples of an optimizer step."""
+    size = step_samples(recipe)
+    if size % world == 0:
+        return
+    fitting = [number for number in range(1, min(size, 64) + 1) if size % number == 0]
+    raise UnusableInput(
+        f"An optimizer step takes {size} samples (training.batch_size × training.gradient_accumulation_steps × "
+        f"distributed.processes), which {world} processes cannot share equally. "
+        f"Start {' or '.join(str(number) for number in fitting)} of them, or change one of the three values"
+    )
+
+
+def world_size() -> int:
+    """Number of processes that train this run, as the launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _trunk(manifest: dict[str, Any], directory: RunDirectory) -> list[int]:

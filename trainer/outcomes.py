@@ -39,9 +39,9 @@ def tokens_seen(windows: Windows, steps: int) -> Counter[int]:
     return seen
 
 
-def row_outcomes(inputs: Inputs, windows: Windows, *, best_step: int) -> list[RowOutcome]:
+def row_outcomes(inputs: Inputs, windows: Windows, *, result_step: int) -> list[RowOutcome]:
     """Return one outcome for each row of the three files, in order."""
-    seen = tokens_seen(windows, best_step)
+    seen = tokens_seen(windows, result_step)
     measured: Counter[int] = Counter()
     for sample in inputs.parts.samples:
         measured.update(dict(sample.shares))

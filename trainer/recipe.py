@@ -94,14 +94,34 @@ class Training:
 
     seed: int = number(42, 0, 2**31 - 1)
     num_epochs: int = number(1, 1, 1000)
+    max_steps: int | None = number(None, 1)
+    """Training ends after this many steps, and the schedule spans them. None, or more than the epochs have: they
+    decide."""
+    order: str = choice("shuffled", "simple_first")
+    """`simple_first`: in the first epoch, samples come from simple to complex. Later epochs are shuffled."""
     batch_size: int = number(4, 1, 65536)
     """Samples of max_length per forward pass and process. Shorter samples are packed into as many tokens."""
+    packing: bool = True
+    """false: a forward pass takes at most batch_size samples, however short. The gradient is the same."""
     gradient_accumulation_steps: int = number(4, 1, 65536)
     learning_rate: float = number(2e-5, 1e-9, 1.0)
-    schedule: str = choice("linear", "constant", "cosine")
+    """The highest rate."""
+    min_learning_rate: float = number(0.0, 0.0, 1.0)
+    """Where a decay ends, and where range_test starts."""
+    schedule: str = choice("linear", "constant", "cosine", "cosine_with_restarts", "range_test")
+    """`range_test` raises the rate exponentially, without a warm-up, to find a good one (docs/settings.md)."""
+    restarts: int = number(1, 1, 10000)
+    """Number of cosine periods of equal length (cosine_with_restarts)."""
     warmup_fraction: float = number(0.03, 0.0, 1.0)
     """Share of the steps. At least one step if it is above 0."""
-    optimizer: str = choice("adamw_8bit", "adamw")
+    optimizer: str = choice("adamw_8bit", "adamw", "adamw_fused", "paged_adamw", "paged_adamw_8bit", "adafactor", "sgd")
+    """`adamw_8bit` is paged on a GPU: its state moves to the host when the card is full."""
+    beta1: float = number(0.9, 0.0, 0.9999)
+    """Of AdamW's first moment. With sgd the momentum."""
+    beta2: float = number(0.999, 0.0, 0.999999)
+    """Of AdamW's second moment."""
+    epsilon: float = number(1e-8, 1e-16, 1.0)
+    """Added to the root of AdamW's second moment."""
     adapter_dtype: str = choice("float32", "bfloat16")
     """`bfloat16` halves adapter and gradients, and uses stochastic rounding. Requires adamw_8bit."""
     weight_decay: float = number(0.01, 0.0, 10.0)
@@ -113,9 +133,42 @@ class Training:
     """Whether to offload checkpoints to host memory. `auto`: on a GPU, if nothing faster fits."""
     label_smoothing: float = number(0.0, 0.0, 0.9)
     """Share of each target that is spread over the vocabulary."""
+    checkpoint_steps: int | None = number(None, 1)
+    """Save a checkpoint every so many steps too. None: only when the held-out loss is measured."""
+    keep_checkpoints: int = number(1, 1, 10000)
+    """Number of newest checkpoints to keep, besides the best one."""
+    load_best: bool = True
+    """Whether the weights with the lowest held-out loss are the result. false: the last ones."""
+    compile: bool = False
+    """Whether to compile the decoder layers with torch.compile. Needs a C++ compiler (docs/memory.md)."""
     dataloader_workers: int = number(8, 0, 256)
     pin_memory: bool = True
     tf32: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distributed:
+    """How many GPUs the recipe is made for.
+
+    An optimizer step takes batch_size × gradient_accumulation_steps × processes samples, however many processes train.
+    With fewer of them, each accumulates more. `strategy` is used by `plan` only: training does not shard anything yet.
+    """
+
+    processes: int = number(1, 1, 4096)
+    """Number of GPUs, with one process each."""
+    strategy: str = choice("auto", "ddp", "zero2", "zero3")
+    """What each process holds only a share of. ddp: nothing. zero2: gradients and optimizer. zero3: also the weights.
+    `auto`: zero2, or zero3 if data.max_length is above 16,384."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Size of the corpus that the recipe is made for, from which `plan` computes steps and hours."""
+
+    samples: int | None = number(None, 1)
+    """Number of samples, with those held out."""
+    tokens: int | None = number(None, 1)
+    """Number of their tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +177,8 @@ class Evaluation:
 
     interval_fraction: float = number(0.1, 0.0001, 1.0)
     """Interval between evaluations as a share of the run's steps (at least one step)."""
+    interval_steps: int | None = number(None, 1)
+    """The same in steps. None: interval_fraction decides."""
     patience: int = number(3, 1, 10000)
     threshold: float = number(0.01, 0.0)
     """Minimum improvement of the loss in nats, for early stopping."""
@@ -246,6 +301,8 @@ class Recipe:
     lora: Lora = field(default_factory=Lora)
     data: Data = field(default_factory=Data)
     training: Training = field(default_factory=Training)
+    distributed: Distributed = field(default_factory=Distributed)
+    corpus: Corpus = field(default_factory=Corpus)
     evaluation: Evaluation = field(default_factory=Evaluation)
     gate: Gate = field(default_factory=Gate)
     hygiene: Hygiene = field(default_factory=Hygiene)
@@ -258,6 +315,12 @@ class Recipe:
     def phase_names(self) -> tuple[str, ...]:
         """Names of the phases, in order."""
         return tuple(phase.name for phase in self.phases)
+
+
+def step_samples(recipe: Recipe) -> int:
+    """Return the samples of an optimizer step, on all processes together."""
+    training = recipe.training
+    return training.batch_size * training.gradient_accumulation_steps * recipe.distributed.processes
 
 
 def pinned(recipe: Recipe, *, model: str, revision: str) -> Recipe:

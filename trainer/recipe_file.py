@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 
 from trainer.errors import RecipeError
-from trainer.recipe import Recipe
+from trainer.recipe import Recipe, Training
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -191,13 +191,9 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield f"stream: {recipe.stream!r} is a file name. Use only letters, digits, - and _"
     if recipe.stream == "adapters":
         yield "stream: 'adapters' is reserved for the folder of all adapters. Choose another name"
-    if recipe.training.checkpointing == "none" and recipe.training.offload_checkpoints == "always":
-        yield "training.offload_checkpoints: no checkpoints to offload, because training.checkpointing is none"
-    if recipe.training.adapter_dtype == "bfloat16" and recipe.training.optimizer != "adamw_8bit":
-        yield (
-            f"training.adapter_dtype: bfloat16 needs optimizer: adamw_8bit, which rounds stochastically. "
-            f"With {recipe.training.optimizer}, most small steps would be lost"
-        )
+    yield from _contradictions_in_training(recipe.training)
+    if (recipe.corpus.tokens or 0) < (recipe.corpus.samples or 0) and recipe.corpus.tokens is not None:
+        yield f"corpus.tokens: {recipe.corpus.tokens} is less than corpus.samples, {recipe.corpus.samples}"
     if recipe.evaluation.suites and not recipe.gate.examination:
         yield "evaluation.suites: nothing executes them, because gate.examination is false"
     if data.held_out_fraction == 0 and data.min_held_out == 0:
@@ -214,3 +210,33 @@ def _phase_problems(recipe: Recipe) -> Iterator[str]:
     for place, phase in enumerate(recipe.phases):
         if not phase.name.replace("-", "_").isidentifier():
             yield f"phases[{place}].name: {phase.name!r} is part of file names. Use only letters, digits, - and _"
+
+
+def _contradictions_in_training(training: Training) -> Iterator[str]:
+    if training.checkpointing == "none" and training.offload_checkpoints == "always":
+        yield "training.offload_checkpoints: no checkpoints to offload, because training.checkpointing is none"
+    if training.adapter_dtype == "bfloat16" and training.optimizer != "adamw_8bit":
+        yield (
+            f"training.adapter_dtype: bfloat16 needs optimizer: adamw_8bit, which rounds stochastically. "
+            f"With {training.optimizer}, most small steps would be lost"
+        )
+    yield from _contradictions_in_rates(training)
+    ignored = {"adafactor": ("beta1", "beta2", "epsilon"), "sgd": ("beta2", "epsilon")}.get(training.optimizer, ())
+    for name in ignored:
+        if getattr(training, name) != getattr(Training(), name):
+            yield f"training.{name}: has no effect with optimizer: {training.optimizer}. Remove it"
+
+
+def _contradictions_in_rates(training: Training) -> Iterator[str]:
+    low, high, schedule = training.min_learning_rate, training.learning_rate, training.schedule
+    if low > high:
+        yield f"training.min_learning_rate: {low} is greater than training.learning_rate, {high}"
+    if low and schedule == "constant":
+        yield f"training.min_learning_rate: has no effect with schedule: {schedule}. Remove it"
+    if schedule == "range_test" and not 0 < low < high:
+        yield (
+            f"training.min_learning_rate: {low}. The schedule range_test starts from it, so it must be above 0 and "
+            f"below training.learning_rate, {high}"
+        )
+    if training.restarts != 1 and schedule != "cosine_with_restarts":
+        yield f"training.restarts: has no effect with schedule: {schedule}. Remove it, or use cosine_with_restarts"

@@ -17,7 +17,7 @@ from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from trainer.adapters.export import export_adapter
-from trainer.check import Checked, check_run
+from trainer.check import Checked, check_run, world_size
 from trainer.data.batches import Windows
 from trainer.data.encoder import TokenSample, pad_id
 from trainer.data.tokenize import TokenRows
@@ -44,7 +44,7 @@ from trainer.outcomes import Inputs, row_outcomes
 from trainer.plan.choose import Plan
 from trainer.plan.device import fitted
 from trainer.reading import reading
-from trainer.recipe import Recipe
+from trainer.recipe import Recipe, step_samples
 from trainer.records import read_rows, write_evaluation, write_outcomes
 from trainer.report import dataset_stats, make_report, versions
 from trainer.run_dir import RunDirectory, read_json, write_json
@@ -88,7 +88,7 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
     if _is_first_process():
         write_json(directory.dataset_stats, dataset_stats(inputs))
     stop.check()
-    windows = make_windows(inputs, checked)
+    windows = make_windows(inputs.training_samples, checked.recipe, seed=checked.seed)
     if loaded is None:
         write_unmeasured(directory, checked, inputs, windows, events)
         return
@@ -162,15 +162,16 @@ def naming_suspects(directory: RunDirectory) -> Iterator[None]:
         raise
 
 
-def make_windows(inputs: Inputs, checked: Checked) -> Windows:
+def make_windows(samples: Sequence[TokenSample], recipe: Recipe, *, seed: int) -> Windows:
     """Assign the samples to steps."""
-    training = checked.recipe.training
     return Windows(
-        inputs.training_samples,
-        size=training.batch_size * training.gradient_accumulation_steps * _world_size(),
-        num_epochs=training.num_epochs,
-        seed=checked.seed,
-        bare_fraction=checked.recipe.data.metadata_off_last_fraction,
+        samples,
+        size=step_samples(recipe),
+        num_epochs=recipe.training.num_epochs,
+        seed=seed,
+        max_steps=recipe.training.max_steps,
+        simple_first=recipe.training.order == "simple_first",
+        bare_fraction=recipe.data.metadata_off_last_fraction,
     )
 
 
@@ -216,7 +217,7 @@ def write_predictions(context: FitContext, inputs: Inputs, tokenizer: Any, progr
     for prediction, tokens in answers:
         context.events.emit("prediction", file_id=prediction.file_id, tokens=tokens)
     if answers:
-        context.trackers.predictions(progress.best_step, [prediction for prediction, _ in answers])
+        context.trackers.predictions(_result_step(context, progress), [prediction for prediction, _ in answers])
 
 
 def write_results(
@@ -231,17 +232,19 @@ def write_results(
     began: float,
 ) -> None:
     """Write the adapter, the evaluation, the outcomes, and finally the report."""
+    result_step = _result_step(context, progress)
+    steps = {"total": len(context.windows), "done": progress.step, "best": progress.best_step, "result": result_step}
     facts = {
         "run_id": checked.run_id,
         "seed": checked.seed,
         "parent_version": checked.parent_version,
-        "steps": {"total": len(context.windows), "done": progress.step, "best": progress.best_step},
+        "steps": steps,
         "versions": versions(),
     }
     adapter_sha256 = export_adapter(directory.adapter, context.adapted, tokenizer, checked.recipe, facts=facts)
     rows = {row.file_id: row for row in read_rows(directory.held_out)}
     write_evaluation(directory.evaluation, judged.as_records(rows))
-    outcomes = row_outcomes(inputs, context.windows, best_step=progress.best_step)
+    outcomes = row_outcomes(inputs, context.windows, result_step=result_step)
     write_outcomes(directory.rows_outcome, outcomes)
     report = make_report(
         checked,
@@ -249,7 +252,7 @@ def write_results(
         progress,
         outcomes,
         judged=judged,
-        steps_total=len(context.windows),
+        steps=steps,
         adapter_sha256=adapter_sha256,
         seconds={**context.events.seconds, "export": round(time.monotonic() - began, 3)},
         device=device_name(),
@@ -264,7 +267,7 @@ def write_unmeasured(
 
     The held-out rows are rejected with their reasons. The next claim holds out others.
     """
-    outcomes = row_outcomes(inputs, windows, best_step=0)
+    outcomes = row_outcomes(inputs, windows, result_step=0)
     write_outcomes(directory.rows_outcome, outcomes)
     write_json(
         directory.report,
@@ -289,7 +292,7 @@ def _emit_started(directory: RunDirectory, events: Events, resume_from: Checkpoi
         pid=os.getpid(),
         run_id=run_id,
         device=device_name(),
-        world_size=_world_size(),
+        world_size=world_size(),
         resumed_from_step=resume_from.progress.step if resume_from else None,
     )
 
@@ -325,8 +328,8 @@ def _reasons(rows: TokenRows) -> str:
     return ", ".join(f"{reason}: {times}" for reason, times in counts.items()) or "there are none"
 
 
-def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def _result_step(context: FitContext, progress: Progress) -> int:
+    return progress.result_step(load_best=context.recipe.training.load_best)
 
 
 def _is_first_process() -> bool:

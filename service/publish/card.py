@@ -148,7 +148,7 @@ def _recipe(text: str, report: Mapping[str, Any]) -> str:
     fitted, steps = report.get("train") or {}, report.get("steps") or {}
     facts = [
         ["rank", lora.get("rank")], ["alpha", lora.get("alpha")], ["learning rate", training.get("learning_rate")],
-        ["trained tokens", fitted.get("tokens_published")], ["published step", steps.get("best")],
+        ["trained tokens", fitted.get("tokens_published")], ["published step", steps.get("result", steps.get("best"))],
         ["steps", steps.get("total")], ["device", report.get("device")],
     ]  # fmt: skip
     shown = table(["", ""], [fact for fact in facts if fact[1] is not None])

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from run_folder import short_recipe, token_samples, tokenizer
 
 from trainer.check import Checked
-from trainer.data.batches import Windows
 from trainer.data.encoder import IGNORED, TokenSample, pad_id
 from trainer.evaluate.held_out import HeldOut
 from trainer.events import Events
@@ -26,7 +25,7 @@ from trainer.model.step import LossModel
 from trainer.plan.device import fitted
 from trainer.recipe import Recipe
 from trainer.stop import StopRequest
-from trainer.train import Loaded, load_model
+from trainer.train import Loaded, load_model, make_windows
 
 
 class NoTrackers:
@@ -56,7 +55,6 @@ def make_fit(folder: Path, recipe: Recipe | None = None, *, loaded: Loaded | Non
     loaded = loaded or load_model(checked(recipe))
     folder.mkdir(exist_ok=True)
     stop = StopRequest()
-    training = recipe.training
     pad = pad_id(tokenizer())
     return Fit(
         FitContext(
@@ -64,12 +62,7 @@ def make_fit(folder: Path, recipe: Recipe | None = None, *, loaded: Loaded | Non
             accelerator=loaded.accelerator,
             model=loaded.model,
             optimizer=loaded.optimizer,
-            windows=Windows(
-                token_samples(samples),
-                size=training.batch_size * training.gradient_accumulation_steps,
-                num_epochs=training.num_epochs,
-                seed=1,
-            ),
+            windows=make_windows(token_samples(samples), recipe, seed=1),
             held_out=HeldOut(loaded.accelerator, loaded.model, token_samples(4, start=101), budget=900, stop=stop),
             pad=pad,
             checkpoints=folder / "checkpoints",

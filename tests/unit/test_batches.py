@@ -9,7 +9,7 @@ import pytest
 import torch
 from run_folder import token_samples
 
-from trainer.data.batches import Windows, collate, load_batches, pack_samples
+from trainer.data.batches import Windows, collate, complexities, deal_samples, load_batches, pack_samples
 from trainer.data.encoder import IGNORED
 
 SAMPLES = token_samples(23)
@@ -26,6 +26,43 @@ def test_each_epoch_sees_every_sample_once_in_another_order():
     assert [w.members for w in again] == [w.members for w in windows]
     assert again[11] == windows[11]
     assert [w.members for w in Windows(SAMPLES, size=4, num_epochs=3, seed=2)] != [w.members for w in windows]
+
+
+@pytest.mark.parametrize(("max_steps", "steps"), [(None, 18), (100, 18), (18, 18), (7, 7), (1, 1)])
+def test_the_most_steps_end_the_windows_and_change_none(max_steps, steps):
+    whole = Windows(SAMPLES, size=4, num_epochs=3, seed=1)
+    windows = Windows(SAMPLES, size=4, num_epochs=3, seed=1, max_steps=max_steps)
+    assert len(windows) == len(list(windows)) == steps
+    assert list(windows) == list(whole)[:steps]
+    with pytest.raises(IndexError):
+        windows[steps]
+
+
+def test_the_first_epoch_goes_from_simple_to_complex():
+    bits = complexities(SAMPLES)
+    windows = Windows(SAMPLES, size=4, num_epochs=2, seed=1, simple_first=True)
+    first, second = ([i for w in windows if w.epoch == epoch for i in w.members] for epoch in (0, 1))
+    assert [bits[i] for i in first] == sorted(bits) and sorted(first) == list(range(23))
+    shuffled = Windows(SAMPLES, size=4, num_epochs=2, seed=1)
+    assert second == [i for w in shuffled if w.epoch == 1 for i in w.members]
+    again = Windows(SAMPLES, size=4, num_epochs=2, seed=1, max_steps=3, simple_first=True)
+    assert again[2] == windows[2]  # as after a resume
+    assert list(again) == list(windows)[:3]
+
+
+def test_the_seed_decides_between_samples_of_the_same_complexity():
+    same = [SAMPLES[0]] * 30
+    orders = [Windows(same, size=30, num_epochs=1, seed=seed, simple_first=True)[0].members for seed in (1, 2)]
+    assert orders[0] != orders[1] and sorted(orders[0]) == list(range(30))
+
+
+def test_long_samples_and_rare_tokens_are_complex():
+    def sample(*ids):
+        return replace(SAMPLES[0], ids=torch.tensor(ids, dtype=torch.int32), labels=torch.tensor(ids))
+
+    bits = complexities([sample(1, 1), sample(1, 1, 1, 1), sample(2, 3)])
+    assert bits == pytest.approx([2 * 0.415037, 4 * 0.415037, 2 * 3.0], abs=1e-5)  # 6 of 8 tokens are 1
+    assert complexities([]) == []
 
 
 def test_a_window_knows_its_tokens():
@@ -60,6 +97,16 @@ def test_best_fit_wastes_less_room_than_the_order_of_arrival():
 def test_a_sample_above_the_budget_gets_a_pack_of_its_own():
     packs = pack_samples(range(5), SAMPLES, budget=1, rank=0, world=1)
     assert sorted(packs) == [(0,), (1,), (2,), (3,), (4,)]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 5, 12, 13])
+def test_without_packing_each_rank_gets_as_many_groups(world, count):
+    members = range(100, 100 + count)
+    shares = [deal_samples(members, size=2, rank=rank, world=world) for rank in range(world)]
+    assert {len(share) for share in shares} == {max(1, -(-count // (2 * world)))}
+    assert all(len(group) <= 2 for share in shares for group in share)
+    assert sorted(i for share in shares for group in share for i in group) == list(members)
 
 
 def test_samples_lie_end_to_end_and_predict_their_own_next_tokens():

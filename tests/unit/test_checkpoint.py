@@ -80,6 +80,12 @@ def test_the_best_and_the_last_are_kept(tmp_path):
     assert {path.name for path in checkpoints(tmp_path)} == {"step-000004", "step-000008"}
 
 
+def test_the_newest_are_kept_besides_the_best(tmp_path):
+    for step in (2, 3, 4, 5, 6):
+        save_checkpoint(tmp_path, checkpoint(step, {0: 5.0, 2: 1.0}), newest=3)
+    assert sorted(path.name[-1] for path in checkpoints(tmp_path)) == ["2", "4", "5", "6"]
+
+
 @pytest.mark.parametrize("file", ["adapter.safetensors", "state.json", "MANIFEST.json"])
 def test_a_damaged_newest_checkpoint_is_skipped(tmp_path, file):
     save_checkpoint(tmp_path, checkpoint(2, {0: 5.0, 2: 1.0}))
@@ -118,7 +124,7 @@ def test_a_half_written_checkpoint_is_ignored(tmp_path):
     assert newest_checkpoint(tmp_path / "missing", none_damaged) is None
 
 
-@pytest.mark.parametrize(("optimizer", "stop_after"), [("adamw_8bit", 1), ("adamw_8bit", 2), ("adamw", 3)])
+@pytest.mark.parametrize(("optimizer", "stop_after"), [("adamw_8bit", 1), ("adamw_8bit", 3)])
 def test_stopping_and_resuming_gives_the_same_bits(tmp_path, optimizer, stop_after):
     recipe = short_recipe(training__optimizer=optimizer, lora__rank=32, lora__dropout=0.1)
     straight = make_fit(tmp_path / "a", recipe)

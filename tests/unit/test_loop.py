@@ -1,8 +1,7 @@
-"""The fit: schedule, accumulation, early stopping and its ends."""
+"""The fit: accumulation, early stopping, checkpoints and its ends."""
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -15,9 +14,8 @@ from trainer.errors import Diverged, OutOfMemory
 from trainer.evaluate.score import Score
 from trainer.events import Events
 from trainer.fit.progress import Progress, evaluation_due
-from trainer.fit.schedule import learning_rate, warmup_steps
 from trainer.model.lora import adapter_weights
-from trainer.recipe import Evaluation, Training
+from trainer.recipe import Evaluation
 from trainer.records import EventTail
 from trainer.train import load_model
 
@@ -28,34 +26,6 @@ def score(loss: float) -> Score:
 
 def names(events: Events) -> list[str]:
     return [event["event"] for event in EventTail(events.path).new()]
-
-
-# --- schedule -------------------------------------------------------------------------------------------------
-
-
-def test_the_rate_rises_and_falls_and_is_never_zero():
-    training = Training(learning_rate=1.0, warmup_fraction=0.1)
-    rates = [learning_rate(step, 100, training) for step in range(1, 101)]
-    assert rates[:10] == [pytest.approx(step / 11) for step in range(1, 11)]
-    assert rates[10] == 1.0
-    assert all(earlier > later for earlier, later in itertools.pairwise(rates[10:]))
-    assert rates[-1] == pytest.approx(1 / 90)
-
-
-def test_the_decay_schedules():
-    halfway = {
-        shape: learning_rate(51, 100, Training(learning_rate=2.0, warmup_fraction=0.0, schedule=shape))
-        for shape in ("linear", "cosine", "constant")
-    }
-    assert halfway == {"linear": pytest.approx(1.0), "cosine": pytest.approx(1.0), "constant": 2.0}
-    start = learning_rate(1, 100, Training(learning_rate=2.0, warmup_fraction=0.0, schedule="cosine"))
-    assert start == pytest.approx(2.0)
-
-
-@pytest.mark.parametrize(("steps", "fraction", "warmup"), [(1000, 0.03, 30), (10, 0.03, 1), (10, 0, 0), (1, 0.5, 0)])
-def test_warm_up_takes_at_least_one_step(steps, fraction, warmup):
-    assert warmup_steps(steps, fraction) == warmup
-    assert learning_rate(steps, steps, Training(warmup_fraction=fraction)) > 0
 
 
 # --- accumulation ---------------------------------------------------------------------------------------------
@@ -112,6 +82,26 @@ def test_running_out_of_memory_halves_the_batch_and_keeps_the_gradient(tmp_path)
         window_gradient(fit, loaded.model, 1200)
 
 
+def test_without_packing_a_pass_takes_few_samples_and_the_gradient_is_the_same(tmp_path):
+    """Short samples: packed, one pass takes all of a window's."""
+    found = {}
+    for packing in (True, False):
+        recipe = short_recipe(
+            lora__dropout=0.0, data__max_length=2048, training__batch_size=2, training__gradient_accumulation_steps=3,
+            training__packing=packing,
+        )  # fmt: skip
+        loaded = load_model(checked(recipe))
+        loaded.model.load_state_dict(loss_model(recipe).state_dict(), strict=False)
+        fit = make_fit(tmp_path / str(packing), recipe, loaded=loaded)
+        fit.passes.plan(0)
+        batches = fit.passes.next_batches(1)
+        loss = fit.passes.gradients(batches, fit.context.windows[0].supervised, 1)
+        found[packing] = [len(batch.lengths) for batch in batches], loss, gradients(loaded.model)
+    assert found[True][0] == [6] and found[False][0] == [2, 2, 2]
+    assert found[False][1] == pytest.approx(found[True][1], rel=1e-5)
+    torch.testing.assert_close(found[False][2], found[True][2], rtol=1e-3, atol=1e-7)
+
+
 # --- early stopping -------------------------------------------------------------------------------------------
 
 
@@ -154,9 +144,10 @@ def test_progress_survives_json():
 
 
 def test_when_an_evaluation_is_due():
-    due = [step for step in range(14) if evaluation_due(step, 13, 0.25)]
+    due = [step for step in range(14) if evaluation_due(step, 13, Evaluation(interval_fraction=0.25))]
     assert due == [0, 4, 8, 12, 13]
-    assert [step for step in range(4) if evaluation_due(step, 3, 0.001)] == [0, 1, 2, 3]
+    assert [step for step in range(4) if evaluation_due(step, 3, Evaluation(interval_fraction=0.001))] == [0, 1, 2, 3]
+    assert [step for step in range(14) if evaluation_due(step, 13, Evaluation(interval_steps=5))] == [0, 5, 10, 13]
 
 
 def test_early_stopping_ends_the_fit_and_keeps_the_best_weights(tmp_path, monkeypatch):
@@ -180,6 +171,44 @@ def test_early_stopping_ends_the_fit_and_keeps_the_best_weights(tmp_path, monkey
     assert any(not torch.equal(kept[name], weights[4][name]) for name in kept)
     assert {path.name for path in fit.context.checkpoints.iterdir()} == {"step-000002", "step-000004"}
     assert "early_stop" in names(fit.context.events)
+
+
+@pytest.mark.parametrize(("load_best", "result"), [(True, 1), (False, 3)])
+def test_the_result_is_the_best_or_the_last_step(tmp_path, monkeypatch, load_best, result):
+    recipe = short_recipe(
+        evaluation__interval_steps=1, training__max_steps=3, training__load_best=load_best, lora__rank=2
+    )
+    fit = make_fit(tmp_path, recipe)
+    losses = iter([5.0, 3.0, 4.0, 4.5])
+    weights = {}
+
+    def measure():
+        weights[fit.progress.step] = adapter_weights(fit.context.adapted)
+        return score(next(losses))
+
+    monkeypatch.setattr(fit.context.held_out, "measure", measure)
+    monkeypatch.setattr(fit.context.held_out, "measure_base", lambda: score(5.0))
+    progress = fit.run()
+    assert (progress.step, progress.best_step) == (3, 1)
+    assert progress.result_step(load_best=load_best) == result
+    kept = adapter_weights(fit.context.adapted)
+    assert [step for step in weights if all(torch.equal(kept[n], weights[step][n]) for n in kept)] == [result]
+
+
+def test_checkpoints_between_evaluations_and_how_many_are_kept(tmp_path, monkeypatch):
+    recipe = short_recipe(
+        evaluation__interval_steps=4, training__checkpoint_steps=1, training__keep_checkpoints=2,
+        training__num_epochs=2, training__max_steps=7, lora__rank=2,
+    )  # fmt: skip
+    fit = make_fit(tmp_path, recipe)
+    losses = iter([5.0, 3.0, 4.0])
+    monkeypatch.setattr(fit.context.held_out, "measure", lambda: score(next(losses)))
+    monkeypatch.setattr(fit.context.held_out, "measure_base", lambda: score(5.0))
+    assert fit.run().step == 7
+    saved = [event["step"] for event in EventTail(fit.context.events.path).new() if event["event"] == "checkpoint"]
+    assert saved == [1, 2, 3, 4, 5, 6, 7]
+    kept = sorted(path.name for path in fit.context.checkpoints.iterdir())
+    assert kept == ["step-000004", "step-000006", "step-000007"]
 
 
 # --- numbers that are not finite ------------------------------------------------------------------------------

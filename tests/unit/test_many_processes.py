@@ -1,4 +1,4 @@
-"""Two processes under torchrun give the windows, losses and weights of one process."""
+"""Two processes under torchrun give the windows, losses and weights of one process, which accumulates more."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from run_folder import events, run, short_recipe, short_run, weights
+
+from trainer.check import check_world
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,8 +27,8 @@ def under_torchrun(root: Path, processes: int) -> None:
 
 
 def test_two_processes_give_the_result_of_one(tmp_path):
-    one = short_run(tmp_path / "one", short_recipe(lora__dropout=0.0, training__gradient_accumulation_steps=2))
-    two = short_run(tmp_path / "two", short_recipe(lora__dropout=0.0, training__gradient_accumulation_steps=1))
+    recipe = short_recipe(lora__dropout=0.0, training__gradient_accumulation_steps=1, distributed__processes=2)
+    one, two = (short_run(tmp_path / name, recipe) for name in ("one", "two"))
     assert run(one) == 0
     under_torchrun(two.root, 2)
     assert events(two, "started")[0]["world_size"] == 2
@@ -37,3 +39,14 @@ def test_two_processes_give_the_result_of_one(tmp_path):
     assert ours.keys() == theirs.keys()
     for name in ours:
         torch.testing.assert_close(theirs[name], ours[name], rtol=0, atol=2e-4)
+
+
+def test_processes_that_cannot_share_a_step_equally_are_refused_before_loading(tmp_path, monkeypatch):
+    directory = short_run(tmp_path / "run", short_recipe(distributed__processes=3))
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    assert run(directory) == 2
+    (failed,) = events(directory, "failed")
+    assert "takes 12 samples" in failed["message"] and "5 processes cannot share" in failed["message"]
+    assert "Start 1 or 2 or 3 or 4 or 6 or 12 of them" in failed["message"]
+    assert not [event for event in events(directory, "stage") if event.get("stage") == "model"]
+    check_world(short_recipe(distributed__processes=3), 6)

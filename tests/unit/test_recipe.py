@@ -46,7 +46,7 @@ def test_every_problem_is_listed_at_once():
         "lora.ranks: unknown key",
         "lora.targets",
         "training.batch_size: expected a whole number",
-        "training.schedule: 'step' is not one of linear, constant, cosine",
+        "training.schedule: 'step' is not one of linear, constant, cosine, cosine_with_restarts, range_test",
         "training.tf32: expected true or false",
         "evaluation: expected a mapping",
     ):
@@ -63,6 +63,17 @@ def test_every_problem_is_listed_at_once():
         ({"training": {"checkpointing": "none", "offload_checkpoints": "always"}}, "no checkpoints to offload"),
         ({"stream": "adapters"}, "is reserved"),
         ({"data": {"held_out_fraction": 0, "min_held_out": 0}}, "no row would be held out"),
+        ({"training": {"min_learning_rate": 3e-5}}, "3e-05 is greater than training.learning_rate"),
+        ({"training": {"schedule": "constant", "min_learning_rate": 1e-6}}, "no effect with schedule: constant"),
+        ({"training": {"schedule": "range_test"}}, "must be above 0"),
+        ({"training": {"schedule": "range_test", "min_learning_rate": 2e-5}}, "must be above 0 and below"),
+        ({"training": {"schedule": "cosine", "restarts": 2}}, "or use cosine_with_restarts"),
+        ({"training": {"optimizer": "adafactor", "beta1": 0.5}}, "beta1: has no effect with optimizer: adafactor"),
+        ({"training": {"optimizer": "sgd", "epsilon": 1e-6}}, "epsilon: has no effect with optimizer: sgd"),
+        ({"training": {"optimizer": "adamw_fused", "adapter_dtype": "bfloat16"}}, "rounds stochastically"),
+        ({"corpus": {"samples": 10, "tokens": 9}}, "less than corpus.samples"),
+        ({"distributed": {"processes": 4097}}, "above the maximum, 4096"),
+        ({"training": {"max_steps": 0}}, "max_steps: 0 is below"),
     ],
 )
 def test_values_that_contradict_each_other(section, word):

@@ -1,7 +1,7 @@
 """Assigns samples to optimizer steps, packs and ranks.
 
-    epoch    all samples, shuffled by seed and epoch
-    window   batch_size × accumulation × world of them: one optimizer step
+    epoch    all samples, shuffled by seed and epoch; the first may go from simple to complex
+    window   batch_size × accumulation × processes of them: one optimizer step
     packs    the window's samples concatenated, by best fit into a token budget; rank r takes r, r + world, …
 
     pack     | sample a          | sample b      | sample c |     no padding; attention stays inside a sample,
@@ -43,10 +43,20 @@ class Windows(Sequence[Window]):
     """
 
     def __init__(
-        self, samples: Sequence[TokenSample], *, size: int, num_epochs: int, seed: int, bare_fraction: float = 0.0
+        self,
+        samples: Sequence[TokenSample],
+        *,
+        size: int,
+        num_epochs: int,
+        seed: int,
+        max_steps: int | None = None,
+        simple_first: bool = False,
+        bare_fraction: float = 0.0,
     ) -> None:
         """
         Args:
+            max_steps: most windows. None: as many as the epochs have
+            simple_first: whether the first epoch goes from simple to complex samples
             bare_fraction: share of the last windows, whose samples are without facts
         """
         self.num_samples = len(samples)
@@ -54,14 +64,16 @@ class Windows(Sequence[Window]):
         self.samples: Sequence[TokenSample] = [*samples, *(s.bare for s in samples if s.bare is not None)]
         self.bare = {index: self.num_samples + place for place, index in enumerate(facts)}
         self.size = size
-        self.num_epochs = num_epochs
         self.seed = seed
+        self.simple_first = simple_first
         self.per_epoch = -(-self.num_samples // size)
+        of_epochs = self.per_epoch * num_epochs
+        self.steps = of_epochs if max_steps is None else min(of_epochs, max_steps)
         self.first_bare = len(self) - round(len(self) * bare_fraction)
         self._shuffled: tuple[int, list[int]] = (-1, [])
 
     def __len__(self) -> int:
-        return self.per_epoch * self.num_epochs
+        return self.steps
 
     def __getitem__(self, index: int) -> Window:  # type: ignore[override]
         if not 0 <= index < len(self):
@@ -80,8 +92,25 @@ class Windows(Sequence[Window]):
     def _order(self, epoch: int) -> list[int]:
         if self._shuffled[0] != epoch:
             generator = torch.Generator().manual_seed((self.seed << 16) + epoch)
-            self._shuffled = (epoch, torch.randperm(self.num_samples, generator=generator).tolist())
+            order = torch.randperm(self.num_samples, generator=generator).tolist()
+            if self.simple_first and epoch == 0:
+                bits = complexities(self.samples[: self.num_samples])
+                order.sort(key=bits.__getitem__)  # stable: the seed decides between equals
+            self._shuffled = (epoch, order)
         return self._shuffled[1]
+
+
+def complexities(samples: Sequence[TokenSample]) -> list[float]:
+    """Return how complex each sample is: the bits of its tokens, by how often each token occurs in all samples.
+
+    Long samples and those of rare tokens are complex (Platanios et al. 2019, section 3.2: d_rarity).
+    """
+    if not samples:
+        return []
+    ids = torch.cat([sample.ids.long() for sample in samples])
+    counts = torch.bincount(ids).double()
+    bits = -(counts / len(ids)).log2()[ids]
+    return [float(part.sum()) for part in bits.split([sample.tokens for sample in samples])]
 
 
 def pack_samples(
@@ -105,6 +134,16 @@ def pack_samples(
     count = max(1, -(-len(packs) // world)) * world
     packs += [[] for _ in range(count - len(packs))]
     return [tuple(pack) for pack in packs[rank::world]]
+
+
+def deal_samples(members: Sequence[int], *, size: int, rank: int, world: int) -> list[tuple[int, ...]]:
+    """Return this rank's groups of at most `size` samples, in order. Each rank gets the same number of groups.
+
+    This is training without packing. A rank without samples gets an empty group, so that the ranks stay in step.
+    """
+    mine = members[rank::world]
+    count = max(1, -(-len(members) // (size * world)))
+    return [tuple(mine[place * size : (place + 1) * size]) for place in range(count)]
 
 
 def collate(chosen: Sequence[TokenSample]) -> Batch:

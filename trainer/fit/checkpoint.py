@@ -34,8 +34,8 @@ class Checkpoint:
     """Generator states by name and rank: uint8."""
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint below `folder`, then remove all others except the best step's. Returns its path."""
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, newest: int = 1) -> Path:
+    """Write a checkpoint below `folder`, then remove all but the `newest` and the best step's. Returns its path."""
     path = checkpoint_path(folder, checkpoint.progress.step)
     tensors, scalars = flatten(checkpoint.optimizer)
     with new_folder(path) as temporary:
@@ -44,8 +44,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         save_file(checkpoint.random, temporary / "random.safetensors")
         write_json(temporary / "state.json", {"progress": checkpoint.progress.as_json(), "optimizer": scalars})
         write_manifest(temporary)
-    keep = {path, checkpoint_path(folder, checkpoint.progress.best_step)}
-    for other in list(checkpoints(folder)):
+    found = sorted(checkpoints(folder), key=_step_of)
+    keep = {path, *found[-newest:], checkpoint_path(folder, checkpoint.progress.best_step)}
+    for other in found:
         if other not in keep:
             shutil.rmtree(other)
     return path

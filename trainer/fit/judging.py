@@ -17,14 +17,14 @@ def judge(context: FitContext, inputs: Inputs, checked: Checked, progress: Progr
     Raises:
         Diverged: a loss is not finite.
     """
+    step = progress.result_step(load_best=context.recipe.training.load_best)
     judged = judge_samples(
         context.held_out.on(inputs.parts.judging),
         context.adapted,
         current=checked.current,
         start=checked.parent,
-        trained=progress.best_step > 0,
+        trained=step > 0,
     )
-    step = progress.best_step
     if name := judged.not_finite():
         context.events.emit("non_finite", step=step, what=f"{name}_loss")
         suspects = find_suspects(

@@ -1,6 +1,8 @@
 """The training loop: steps, evaluations, checkpoints, early stopping, and stopping on request.
 
 step 0 ─ evaluate ─▶ step ─▶ … ─▶ step ─ evaluate, checkpoint ─▶ step ─▶ … ─▶ last step, or early stop
+
+With training.checkpoint_steps, there are checkpoints between evaluations, too.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class Fit:
         self.passes = Passes(context)
 
     def run(self) -> Progress:
-        """Train to the end, and load the best weights into the model.
+        """Train to the end, and load the weights that are the result into the model.
 
         Raises:
             Stopped, Diverged, OutOfMemory
@@ -47,8 +49,10 @@ class Fit:
                     break
                 self._stop_if_asked()
                 self._step()
-            if (best := self.progress.best_step) != self.progress.step:
-                load_weights(self.context, best)
+                self._checkpoint_if_due()
+            result = self.progress.result_step(load_best=self.context.recipe.training.load_best)
+            if result != self.progress.step:
+                load_weights(self.context, result)
         return self.progress
 
     def _step(self) -> None:
@@ -101,8 +105,7 @@ class Fit:
     def _evaluate_if_due(self) -> None:
         """Evaluate if it is due and not done before a resume. Then save a checkpoint."""
         context, progress = self.context, self.progress
-        limits = context.recipe.evaluation
-        if progress.measured or not evaluation_due(progress.step, self.steps_total, limits.interval_fraction):
+        if progress.measured or not evaluation_due(progress.step, self.steps_total, context.recipe.evaluation):
             return
         try:
             if progress.step == 0:
@@ -115,6 +118,13 @@ class Fit:
         self._save()
         if progress.stopped_early:
             context.events.emit("early_stop", step=progress.step, best_step=progress.best_step)
+
+    def _checkpoint_if_due(self) -> None:
+        """Save a checkpoint between evaluations. An evaluation saves its own."""
+        step, recipe = self.progress.step, self.context.recipe
+        interval = recipe.training.checkpoint_steps
+        if interval and step % interval == 0 and not evaluation_due(step, self.steps_total, recipe.evaluation):
+            self._save()
 
     def _stop_if_asked(self) -> None:
         """Between two steps: save a checkpoint and stop, if any rank was asked to."""

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import torch
 from accelerate.utils import reduce
 
-from trainer.data.batches import load_batches, pack_samples
+from trainer.data.batches import deal_samples, load_batches, pack_samples
 from trainer.errors import OutOfMemory
 from trainer.fit.context import FitContext
 from trainer.model.batch import Batch
@@ -31,16 +31,7 @@ class Passes:
         """Plan the packs of all steps after the first `done` as one stream, which loader workers prepare ahead."""
         training, accelerator = self.context.recipe.training, self.context.accelerator
         windows = self.context.windows
-        planned = [
-            pack_samples(
-                windows[step].members,
-                windows.samples,
-                budget=self.budget,
-                rank=accelerator.process_index,
-                world=accelerator.num_processes,
-            )
-            for step in range(done, len(windows))
-        ]
+        planned = [self._packs(windows[step].members) for step in range(done, len(windows))]
         self.per_step = [0] * done + [len(batches) for batches in planned]
         self.batches = load_batches(
             windows.samples,
@@ -48,6 +39,14 @@ class Passes:
             workers=training.dataloader_workers,
             pin_memory=training.pin_memory and accelerator.device.type == "cuda",
         )
+
+    def _packs(self, members: Sequence[int]) -> list[tuple[int, ...]]:
+        """This rank's packs of a window, or with packing off its groups of samples."""
+        training, accelerator = self.context.recipe.training, self.context.accelerator
+        rank, world = accelerator.process_index, accelerator.num_processes
+        if not training.packing:
+            return deal_samples(members, size=training.batch_size, rank=rank, world=world)
+        return pack_samples(members, self.context.windows.samples, budget=self.budget, rank=rank, world=world)
 
     def next_batches(self, step: int) -> list[Batch]:
         """Return the packs of a step, counted from 1. Steps come in order."""

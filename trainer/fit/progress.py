@@ -36,6 +36,10 @@ class Progress:
         trained = [(score.loss, step) for step, score in self.history if step > 0]
         return min(trained)[1] if trained else 0
 
+    def result_step(self, *, load_best: bool) -> int:
+        """Step whose weights are the result: the best one, or the last."""
+        return self.best_step if load_best else self.step
+
     @property
     def latest_is_best(self) -> bool:
         """Whether the last evaluation has the lowest loss so far, that of the start (step 0) included."""
@@ -85,7 +89,7 @@ class Progress:
         return cls(**values)
 
 
-def evaluation_due(step: int, steps_total: int, interval_fraction: float) -> bool:
+def evaluation_due(step: int, steps_total: int, limits: Evaluation) -> bool:
     """Whether to evaluate after a step: at a fixed interval, and always at the first and last step."""
-    interval = max(1, math.ceil(steps_total * interval_fraction))
+    interval = limits.interval_steps or max(1, math.ceil(steps_total * limits.interval_fraction))
     return step % interval == 0 or step == steps_total

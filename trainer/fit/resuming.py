@@ -25,7 +25,7 @@ def save_state(context: FitContext, progress: Progress) -> None:
             optimizer=_inner(context.optimizer).state_dict(),
             random={name: state for rank in states for name, state in rank.items()},
         )
-        path = save_checkpoint(context.checkpoints, checkpoint)
+        path = save_checkpoint(context.checkpoints, checkpoint, newest=context.recipe.training.keep_checkpoints)
         context.events.emit("checkpoint", step=progress.step, path=f"{path.parent.name}/{path.name}")
     context.accelerator.wait_for_everyone()
 

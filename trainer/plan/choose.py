@@ -127,7 +127,7 @@ def _smaller(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     """Yield recipes with one change, by key, mildest change first."""
     if recipe.base.quantization == "none":
         yield "base.quantization", replace(recipe, base=replace(recipe.base, quantization="nf4"))
-    if recipe.training.optimizer == "adamw":
+    if recipe.training.optimizer in ("adamw", "adamw_fused", "paged_adamw"):
         yield "training.optimizer", replace(recipe, training=replace(recipe.training, optimizer="adamw_8bit"))
     auto = replace(recipe.training, checkpointing="auto", offload_checkpoints="auto")
     if auto != recipe.training:

@@ -11,13 +11,15 @@ with A and, with dropout, a byte mask. All gradients are counted, because they e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 from trainer.model.base import NF4_BLOCK
 from trainer.model.loss import CHUNK_LOGITS
 from trainer.plan.cards import GIB
 from trainer.plan.model import Matrix, Model
-from trainer.recipe import Base, Lora, Recipe
+from trainer.recipe import Base, Lora, Recipe, Training
 
 NESTED_BLOCK = 256
 """NF4 scales that share one scale of their own in double quantization (bitsandbytes)."""
@@ -95,9 +97,9 @@ def peak_bytes(lines: list[Line]) -> int:
 
 def static_lines(model: Model, recipe: Recipe, sizes: Sizes) -> list[Line]:
     """Memory before the first activation. Exact."""
-    numels = [numel for matrix in model.matrices if matrix.adapted for numel in adapter_numels(matrix, recipe.lora)]
+    shapes = [shape for matrix in model.matrices if matrix.adapted for shape in adapter_shapes(matrix, recipe.lora)]
     optimizer, dtype = recipe.training.optimizer, recipe.training.adapter_dtype
-    adapter = {"float32": 4, "bfloat16": 2}[dtype] * sum(numels)
+    adapter = {"float32": 4, "bfloat16": 2}[dtype] * sum(map(prod, shapes))
     by_name = {
         **weight_bytes(model, recipe.base, sizes),
         "embeddings": model.embeddings * sizes.element,
@@ -105,9 +107,9 @@ def static_lines(model: Model, recipe: Recipe, sizes: Sizes) -> list[Line]:
         "norms, biases, positions": model.others * sizes.element + model.buffer_bytes,
         f"adapter ({dtype})": adapter,
         f"gradients ({dtype})": adapter,
-        f"optimizer ({optimizer})": OPTIMIZER_BYTES[optimizer](numels),
+        f"optimizer ({optimizer})": OPTIMIZER_BYTES[optimizer](shapes, recipe.training),
     }
-    kinds = {"optimizer (adamw_8bit)": "paged"}
+    kinds = {f"optimizer ({paged})": "paged" for paged in PAGED}
     return [Line(name=name, bytes=size, kind=kinds.get(name, "static")) for name, size in by_name.items() if size]
 
 
@@ -128,23 +130,49 @@ def quantization_bytes(numel: int, *, double: bool) -> int:
     return table + scales + 4 * -(-scales // NESTED_BLOCK) + CODE_BYTES + 4  # the last: the scales' mean
 
 
-def adapter_numels(matrix: Matrix, lora: Lora) -> tuple[int, int]:
+Shapes = list[tuple[int, int]]
+
+
+def adapter_shapes(matrix: Matrix, lora: Lora) -> tuple[tuple[int, int], tuple[int, int]]:
     """Of A and of B."""
-    return lora.rank * matrix.inputs, lora.rank * matrix.outputs
+    return (lora.rank, matrix.inputs), (matrix.outputs, lora.rank)
 
 
-def _adamw_8bit_bytes(numels: list[int]) -> int:
+def _adamw_8bit_bytes(shapes: Shapes, _: Training) -> int:
+    numels = [prod(shape) for shape in shapes]
     small = sum(8 * numel for numel in numels if numel < LEAST_8BIT_VALUES)
     large = [numel for numel in numels if numel >= LEAST_8BIT_VALUES]
     return small + sum(2 * numel + 8 * -(-numel // STATE_BLOCK) for numel in large) + (2 * CODE_BYTES if large else 0)
 
 
-def _adamw_bytes(numels: list[int]) -> int:
-    return sum(8 * numel + 4 for numel in numels)  # two moments and the step count
+def _adamw_bytes(shapes: Shapes, _: Training) -> int:
+    return sum(8 * prod(shape) + 4 for shape in shapes)  # two moments and the step count
 
 
-OPTIMIZER_BYTES = {"adamw_8bit": _adamw_8bit_bytes, "adamw": _adamw_bytes}
-"""By the recipe's name. The 8-bit optimizer is paged on a card: its state can move to the host."""
+def _paged_adamw_bytes(shapes: Shapes, _: Training) -> int:
+    return sum(8 * prod(shape) for shape in shapes)  # its step count is no tensor
+
+
+def _adafactor_bytes(shapes: Shapes, _: Training) -> int:
+    return sum(4 * (rows + columns) + 4 for rows, columns in shapes)  # a moment per row and column, and the size
+
+
+def _sgd_bytes(shapes: Shapes, training: Training) -> int:
+    return sum(4 * prod(shape) for shape in shapes) if training.beta1 else 0
+
+
+OPTIMIZER_BYTES: dict[str, Callable[[Shapes, Training], int]] = {
+    "adamw_8bit": _adamw_8bit_bytes,
+    "adamw": _adamw_bytes,
+    "adamw_fused": _adamw_bytes,
+    "paged_adamw": _paged_adamw_bytes,
+    "paged_adamw_8bit": _adamw_8bit_bytes,
+    "adafactor": _adafactor_bytes,
+    "sgd": _sgd_bytes,
+}
+"""By the recipe's name, for a float32 adapter."""
+PAGED = ("adamw_8bit", "paged_adamw", "paged_adamw_8bit")
+"""Optimizers whose state can move to the host, if it is on a card."""
 
 
 # --- kept for the backward pass -------------------------------------------------------------------------------
