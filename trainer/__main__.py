@@ -59,7 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
     sandbox = commands.add_parser("sandbox", help="run model-written code for a trainer in another container")
     sandbox.add_argument("--listen", type=Path, required=True, metavar="SOCKET")
     toy = commands.add_parser("toy", help="write a random toy model of an architecture, to try recipes with")
-    toy.add_argument("architecture", metavar="ARCHITECTURE", help="qwen2, qwen3, mixtral or llama")
+    toy.add_argument(
+        "architecture",
+        metavar="ARCHITECTURE",
+        help="qwen2, qwen3, mixtral or llama, or a base whose architecture it is",
+    )
     toy.add_argument("out", type=Path, metavar="OUT")
     adapter_commands.add_commands(commands)
     chosen = parser.parse_args(arguments)
@@ -270,9 +274,9 @@ def toy_command(architecture: str, out: Path) -> int:
     """Write a toy model."""
     try:
         with collector_paused():
-            from trainer.model.toy import make_toy
+            from trainer.model.toy import TOYS, architecture_of, make_toy
 
-        parameters = make_toy(architecture, out.expanduser())
+        parameters = make_toy(architecture if architecture in TOYS else architecture_of(architecture), out.expanduser())
     except (TrainerError, OSError) as error:
         write_stderr(str(error))
         return getattr(error, "exit_code", FAILED)

@@ -15,8 +15,9 @@ from service.settings.home import Home
 from service.settings.load import Settings
 from service.settings.overrides import overridden
 from service.training.folder import TrainingFolder, open_folder
+from service.training.smoke import ROWS, smoke_settings
 from service.training.sources import parts_of
-from service.training.train import PhaseResult, one_off
+from service.training.train import MOST_ROWS, PhaseResult, one_off
 from service.training.train import train as train_phases
 
 WORDS = {"promote": "better", "inconclusive": "too little evidence", "refuse": "refused"}
@@ -36,16 +37,21 @@ def train(
         Path | None, typer.Option(help="Folder of the training. Default: trainings/RECIPE below CODELUPE_HOME.")
     ] = None,
     changes: SetOption = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Try the recipe in a minute or two: a toy base, a few rows, a few steps.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train once on files, without a service. The same command resumes. Exit 1 if the candidate is refused."""
     settings = settings_for(recipe)
     settings = replace(settings, recipe=overridden(settings.recipe, changes or []))
     parts = parts_of(settings.recipe, sources)
-    folder = open_folder(folder_for(settings, to), settings.recipe, parts)
+    folder = open_folder(folder_for(settings, to, smoke=smoke), settings.recipe, parts, smoke=smoke)
+    if smoke:
+        settings = smoke_settings(settings, folder.root)
     logs.set_up(settings.log_format)
     show = _silent if as_json else logs.progress_printer(settings.log_format)
-    found = train_phases(one_off(settings, folder), folder, parts, show=show)
+    found = train_phases(one_off(settings, folder, rows=ROWS if smoke else MOST_ROWS), folder, parts, show=show)
     if as_json:
         print_json({"folder": folder.root, "phases": [asdict(one) for one in found]})
     else:
@@ -54,9 +60,10 @@ def train(
         raise typer.Exit(1)
 
 
-def folder_for(settings: Settings, to: Path | None) -> Path:
+def folder_for(settings: Settings, to: Path | None, *, smoke: bool) -> Path:
     """Return the folder of a training."""
-    return (to or Home(settings.home).root / "trainings" / settings.recipe.name).absolute()
+    name = f"{settings.recipe.name}-smoke" if smoke else settings.recipe.name
+    return (to or Home(settings.home).root / "trainings" / name).absolute()
 
 
 def _silent(_stage: str, _text: str, /, **_fields: Any) -> None:

@@ -32,6 +32,15 @@ def show_samples(recipe_file: Path, rows_file: Path, arguments: Sequence[str], s
     ).returncode
 
 
+def make_toy(base: str, folder: Path, secrets: Mapping[str, str]) -> int:
+    """Run `python -m trainer toy`, which writes a random model of a base's architecture. Return its exit code."""
+    command = [*TRAINER, "toy", base, str(folder)]
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=PROJECT,
+        env=trainer_environment(os.environ, secrets), check=False,
+    ).returncode  # fmt: skip
+
+
 def evaluate(recipe_file: Path, results: Path, arguments: Sequence[str], secrets: Mapping[str, str]) -> int:
     """Run `python -m trainer evaluate`, which says on stderr what it does. Return its exit code: 75 if it was stopped.
 

@@ -47,7 +47,7 @@ class TrainingFolder:
         write_json(self.root / NAME, {**self.facts, "read": True})
 
 
-def open_folder(root: Path, recipe: Recipe, parts: Sequence[Part]) -> TrainingFolder:
+def open_folder(root: Path, recipe: Recipe, parts: Sequence[Part], *, smoke: bool = False) -> TrainingFolder:
     """Make the folder of a training, or open that of an earlier start of the same one.
 
     Raises:
@@ -58,6 +58,7 @@ def open_folder(root: Path, recipe: Recipe, parts: Sequence[Part]) -> TrainingFo
         "format": 1,
         "recipe": recipe.name,
         "recipe_sha256": hashlib.sha256(dump_recipe(recipe).encode()).hexdigest(),
+        "smoke": smoke,
         "sources": [{"phase": part.phase, "paths": list(part.sources)} for part in parts],
     }
     path = root / NAME
