@@ -20,8 +20,9 @@ from service.cli import (
     power,
     runs,
     service,
+    sweep,
     train,
-)
+)  # fmt: skip
 from service.errors import PreconditionError, ServiceError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -31,6 +32,7 @@ COMMANDS = (
     service.stop,
     data.drop,
     train.train,
+    sweep.sweep,
     service.status,
     runs.runs,
     runs.replay,

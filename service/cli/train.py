@@ -46,11 +46,11 @@ def train(
     settings = settings_for(recipe)
     settings = replace(settings, recipe=overridden(settings.recipe, changes or []))
     parts = parts_of(settings.recipe, sources)
-    folder = open_folder(folder_for(settings, to, smoke=smoke), settings.recipe, parts, smoke=smoke)
+    folder = open_folder(folder_for(settings, to, kind="trainings", smoke=smoke), settings.recipe, parts, smoke=smoke)
     if smoke:
         settings = smoke_settings(settings, folder.root)
     logs.set_up(settings.log_format)
-    show = _silent if as_json else logs.progress_printer(settings.log_format)
+    show = silent if as_json else logs.progress_printer(settings.log_format)
     found = train_phases(one_off(settings, folder, rows=ROWS if smoke else MOST_ROWS), folder, parts, show=show)
     if as_json:
         print_json({"folder": folder.root, "phases": [asdict(one) for one in found]})
@@ -60,13 +60,13 @@ def train(
         raise typer.Exit(1)
 
 
-def folder_for(settings: Settings, to: Path | None, *, smoke: bool) -> Path:
-    """Return the folder of a training."""
+def folder_for(settings: Settings, to: Path | None, *, kind: str, smoke: bool) -> Path:
+    """Return the folder of a training or a sweep."""
     name = f"{settings.recipe.name}-smoke" if smoke else settings.recipe.name
-    return (to or Home(settings.home).root / "trainings" / name).absolute()
+    return (to or Home(settings.home).root / kind / name).absolute()
 
 
-def _silent(_stage: str, _text: str, /, **_fields: Any) -> None:
+def silent(_stage: str, _text: str, /, **_fields: Any) -> None:
     """Keep stdout for JSON."""
 
 

@@ -8,8 +8,8 @@ The database, the runs and the adapters are in a folder of their own. The same c
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,30 @@ class PhaseResult:
 class Interrupted(ServiceError):
     """The training was asked to stop. It can be resumed."""
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"stopped. The same command resumes it (in {folder})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Open:
+    """A training's folder with its database running and all rows in it."""
+
+    folder: TrainingFolder
+    pool: Pool
+    recipe: Recipe
+    """With its base pinned."""
+    board: Board
+    stop: threading.Event
+
+    @property
+    def home(self) -> Home:
+        return self.folder.home
+
+    def check_stop(self) -> None:
+        """Raises Interrupted if a signal asked to stop."""
+        if self.stop.is_set():
+            raise Interrupted(self.folder.root)
+
 
 def one_off(settings: Settings, folder: TrainingFolder, *, rows: int = MOST_ROWS) -> Settings:
     """Return the settings of a training: an embedded database in its folder, and no minimum of files or quality."""
@@ -95,6 +119,23 @@ def train(
         ServiceError: a run gave no verdict.
         Interrupted: a signal asked it to stop.
     """
+    with opened(settings, folder, parts, show=show) as here:
+        with watched(here.board):
+            for phase in here.recipe.phase_names or (None,):
+                run = ended_run(here.pool, here.recipe, phase) or _train_phase(here, settings, phase)
+                here.check_stop()
+                if run is None or run.state == "refused":
+                    break
+        return results(here)
+
+
+@contextmanager
+def opened(settings: Settings, folder: TrainingFolder, parts: Sequence[Part], *, show: PrintProgress) -> Iterator[Open]:
+    """Start the folder's database, insert the rows, and resolve the base model.
+
+    Raises:
+        UsageError, PreconditionError, Interrupted: as `train`
+    """
     hygiene = settings.recipe.hygiene
     Benchmarks(hygiene.benchmarks, hygiene.benchmark_gram_words)  # fails now for an unreadable file
     home, stop = folder.home, threading.Event()
@@ -111,16 +152,9 @@ def train(
         read_parts(pool, settings, folder, parts, show)
         recipe = prepared_recipe(settings, show, stop, board)
         if recipe is None:
-            raise Interrupted(_interrupted(folder))
+            raise Interrupted(folder.root)
         bind_stream(pool, settings, recipe)
-        with watched(board):
-            for phase in recipe.phase_names or (None,):
-                run = ended_run(pool, recipe, phase) or _train_phase(pool, settings, recipe, home, board, stop, phase)
-                if stop.is_set():
-                    raise Interrupted(_interrupted(folder))
-                if run is None or run.state == "refused":
-                    break
-        return results(pool, home, recipe)
+        yield Open(folder=folder, pool=pool, recipe=recipe, board=board, stop=stop)
 
 
 def read_parts(
@@ -164,33 +198,32 @@ def ended_run(pool: Pool, recipe: Recipe, phase: str | None) -> runs.Run | None:
     return next((run for run in history if run.phase == phase and run.state in ENDED and run.report), None)
 
 
-def _train_phase(
-    pool: Pool, settings: Settings, recipe: Recipe, home: Home, board: Board, stop: threading.Event, phase: str | None
-) -> runs.Run | None:
+def _train_phase(here: Open, settings: Settings, phase: str | None) -> runs.Run | None:
     """Train on the rows of one phase. Returns its run, or None if it was asked to stop.
 
     Raises:
         ServiceError: there is no verdict.
     """
     limits = replace(settings.eligibility, phases=() if phase is None else (phase,))
-    daemon = Daemon(replace(settings, eligibility=limits), recipe, home, pool, board, stop, once=True, waits=False)
+    limited = replace(settings, eligibility=limits)
+    daemon = Daemon(limited, here.recipe, here.home, here.pool, here.board, here.stop, once=True, waits=False)
     daemon.run()
-    if stop.is_set():
+    if here.stop.is_set():
         return None
     if daemon.verdict is None:
-        rejected = runs.totals(pool, recipe.stream).rejected
+        rejected = runs.totals(here.pool, here.recipe.stream).rejected
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
         where = f" in phase {phase}" if phase else ""
         raise ServiceError(
-            f"no verdict{where}: {daemon.problem}{f'; rejected: {why}' if why else ''}. See {home.log_file}"
+            f"no verdict{where}: {daemon.problem}{f'; rejected: {why}' if why else ''}. See {here.home.log_file}"
         )
-    return ended_run(pool, recipe, phase)
+    return ended_run(here.pool, here.recipe, phase)
 
 
-def results(pool: Pool, home: Home, recipe: Recipe) -> list[PhaseResult]:
+def results(here: Open) -> list[PhaseResult]:
     """Return the result of each phase that has a verdict, in order."""
-    found = (ended_run(pool, recipe, phase) for phase in recipe.phase_names or (None,))
-    return [_result(home, run) for run in found if run is not None]
+    found = (ended_run(here.pool, here.recipe, phase) for phase in here.recipe.phase_names or (None,))
+    return [_result(here.home, run) for run in found if run is not None]
 
 
 def _result(home: Home, run: runs.Run) -> PhaseResult:
@@ -206,7 +239,3 @@ def _result(home: Home, run: runs.Run) -> PhaseResult:
         adapter=published if run.state == "published" else home.run(run.run_id).adapter,
         report=home.run(run.run_id).report,
     )
-
-
-def _interrupted(folder: TrainingFolder) -> str:
-    return f"stopped. The same command resumes it (in {folder.root})"
