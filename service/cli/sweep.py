@@ -70,7 +70,7 @@ def sweep(
 def _print(found: Sequence[Ranked], root: Path) -> None:
     keys = sorted({key for one in found for key in one.trial.params})
     names = [key.rpartition(".")[2] for key in keys]
-    rows = [[*(one.trial.params.get(key) for key in keys), *_cells(one)] for one in found]
+    rows = [[*(_short(one.trial.params.get(key)) for key in keys), *_cells(one)] for one in found]
     print_table(None, [*names, "loss", "perplexity", "against the best"], rows)
     out.print(f"table {root / 'sweep.json'}, plot {root / 'sweep.svg'}", markup=False)
     out.print(f"the best adapter: {found[0].trial.directory.adapter}", markup=False)
@@ -85,7 +85,11 @@ def _cells(one: Ranked) -> list[Any]:
 
 
 def _values(trial: Trial) -> str:
-    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in trial.params.items())
+    return ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in trial.params.items())
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def _result(trial: Trial) -> str:

@@ -17,7 +17,7 @@ def overridden(recipe: Recipe, pairs: Iterable[str]) -> Recipe:
     """Return the recipe with `KEY=VALUE` pairs applied. A key is `section.name`, or a name that one section has.
 
     Raises:
-        UsageError: a pair is malformed, a key is unknown or ambiguous, or a value is not allowed.
+        UsageError: a pair is malformed, a key is unknown, or a value is not allowed.
     """
     values = {}
     for pair in pairs:
@@ -32,19 +32,17 @@ def overridden(recipe: Recipe, pairs: Iterable[str]) -> Recipe:
 
 
 def full_key(recipe: Recipe, key: str) -> str:
-    """Return `section.name` for a key.
+    """Return `section.name` for a key. A name that several sections have is that of `training`.
 
     Raises:
-        UsageError: no value of a recipe has this name, or several sections have one.
+        UsageError: no value of a recipe has this name.
     """
     known = _keys(recipe)
     if key in known:
         return key
     found = [name for name in known if name.rpartition(".")[2] == key]
-    if len(found) == 1:
-        return found[0]
     if found:
-        raise UsageError(f"--set: {key} is in several sections. Use one of {', '.join(found)}")
+        return f"training.{key}" if f"training.{key}" in found else found[0]
     raise UsageError(f"--set: a recipe has no value {key!r}. Its values: {', '.join(known)}")
 
 

@@ -51,12 +51,14 @@ def sweep(
     folder = here.folder.root / "trials"
     folder.mkdir(exist_ok=True)
     best: Trial | None = None
+    for trial in trials_in(folder):
+        best = _keep_better(best, trial)
     for params, is_hopeless, tell in _proposals(varied, trials, lambda: trials_in(folder), here.recipe.training.seed):
         trial = make_trial(inputs, folder, params, with_params(here.recipe, params))
         trial = run_trial(trial, settings.trainer_secrets, here.stop, is_hopeless)
         here.check_stop()
         tell(trial)
-        best = _keep_better(best, trial)
+        best = best if trial == best else _keep_better(best, trial)
         on_trial(trial)
     return trials_in(folder)
 
@@ -106,12 +108,13 @@ def _proposals(
 def _proposed(varied: Sequence[Dimension], count: int, before: list[Trial], seed: int) -> Iterator[Proposal]:
     """Let optuna propose values. Trials of an earlier start are told to it first."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = {one.key: _distribution(one) for one in varied}
+    before = [trial for trial in before if _is_within(trial.params, space)]  # --set may have been another one
     ended = [trial for trial in before if trial.state != "waiting"]
     study = optuna.create_study(
         sampler=optuna.samplers.TPESampler(seed=seed + len(ended)),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=PRUNED_AFTER),
     )
-    space = {one.key: _distribution(one) for one in varied}
     for trial in ended:
         study.add_trial(_known(trial, space))
     for trial in before:
@@ -137,6 +140,16 @@ def _distribution(one: Dimension) -> BaseDistribution:
     if one.is_whole:
         return IntDistribution(int(one.low), int(one.high), log=True)
     return FloatDistribution(one.low, one.high, log=True)
+
+
+def _is_within(params: Params, space: dict[str, BaseDistribution]) -> bool:
+    """Whether values are ones that the sweep may propose."""
+    try:
+        return params.keys() == space.keys() and all(
+            space[key]._contains(space[key].to_internal_repr(value)) for key, value in params.items()
+        )
+    except (ValueError, TypeError):  # not a number, or not one of the listed values
+        return False
 
 
 def _known(trial: Trial, space: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:

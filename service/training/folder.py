@@ -9,13 +9,15 @@ FOLDER/training.json   what it was started with
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from db import embedded
 from service.errors import PreconditionError, UsageError
-from service.settings.home import Home
+from service.settings.home import Home, running_service
 from service.training.sources import Part
 from trainer.recipe import Recipe
 from trainer.recipe_file import dump_recipe
@@ -62,20 +64,39 @@ def open_folder(root: Path, recipe: Recipe, parts: Sequence[Part], *, smoke: boo
         "sources": [{"phase": part.phase, "paths": list(part.sources)} for part in parts],
     }
     path = root / NAME
-    if not path.exists():
-        if root.exists() and any(root.iterdir()):
-            raise UsageError(f"--to: {root} is not empty, and holds no training. Choose another folder")
+    if not path.exists() and root.exists() and any(root.iterdir()):
+        raise UsageError(f"--to: {root} is not empty, and holds no training. Choose another folder")
+    before = _facts(path) if path.exists() else None
+    if before not in (None, facts):
+        assert before is not None
+        if any(root.glob("runs/[0-9]*")):
+            what = "the sources" if before.get("sources") != facts["sources"] else "the recipe or an option"
+            raise UsageError(
+                f"{root} holds another training ({before.get('recipe')}): {what} differ. To start anew, choose another "
+                "folder with --to. To resume, give the same options as before"
+            )
+        _remove(root)  # an earlier command failed before it trained anything
+        before = None
+    if before is None:
         Home(root).prepare()
         write_json(path, {**facts, "read": False})
-        return TrainingFolder(root=root, facts=facts)
+    return TrainingFolder(root=root, facts=facts)
+
+
+def _facts(path: Path) -> dict[str, Any]:
     try:
-        before = {key: value for key, value in read_json(path).items() if key != "read"}
+        return {key: value for key, value in read_json(path).items() if key != "read"}
     except (OSError, ValueError, AttributeError) as error:
         raise PreconditionError(f"{path} cannot be read ({error}). Choose another folder with --to") from error
-    if before != facts:
-        what = "the sources" if before.get("sources") != facts["sources"] else "the recipe or an option"
-        raise UsageError(
-            f"{root} holds another training ({before.get('recipe')}): {what} differ. To start anew, choose another "
-            "folder with --to. To resume, give the same options as before"
-        )
-    return TrainingFolder(root=root, facts=facts)
+
+
+def _remove(root: Path) -> None:
+    """Remove a folder without runs.
+
+    Raises:
+        PreconditionError: another process works there.
+    """
+    if (pid := running_service(Home(root))) is not None:
+        raise PreconditionError(f"process {pid} works in {root}. Wait for it, or choose another folder with --to")
+    embedded.stop(Home(root).postgres)
+    shutil.rmtree(root)
