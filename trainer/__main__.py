@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 
 from trainer.adapters import commands as adapter_commands
+from trainer.check import check_compiler
 from trainer.errors import Stopped, TrainerError, UnusableInput
 from trainer.evaluate.request import add_arguments, request_from
 from trainer.events import Events
@@ -142,6 +143,7 @@ def prepare_command(path: Path) -> int:
     try:
         recipe = load_recipe(path)
         check_builders(recipe.data)
+        check_compiler(recipe)
         with collector_paused():
             from trainer.model.base import prepare_base
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def check_run(directory: RunDirectory) -> Checked:
     recipe = load_recipe(directory.recipe)
     check_builders(recipe.data)
     check_world(recipe, world_size())
+    check_compiler(recipe)
     base = {"model": recipe.base.model, "revision": recipe.base.revision}
     if recipe.base.revision is None:
         raise UnusableInput(
@@ -89,6 +91,16 @@ def check_world(recipe: Recipe, world: int) -> None:
         f"distributed.processes), which {world} processes cannot share equally. "
         f"Start {' or '.join(str(number) for number in fitting)} of them, or change one of the three values"
     )
+
+
+def check_compiler(recipe: Recipe) -> None:
+    """Raises UnusableInput if the recipe compiles layers, and this machine has no C++ compiler."""
+    wanted = [os.environ.get("CXX", "g++"), "clang++"]
+    if recipe.training.compile and not any(shutil.which(name) for name in wanted):
+        raise UnusableInput(
+            f"training.compile needs a C++ compiler, and neither {' nor '.join(wanted)} is installed. "
+            "Install one (`apt-get install g++`), or set compile: false"
+        )
 
 
 def world_size() -> int:

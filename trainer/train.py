@@ -35,6 +35,7 @@ from trainer.fit.progress import Progress
 from trainer.model.attention import choose_kernel
 from trainer.model.base import resolve
 from trainer.model.checkpointing import checkpoint_layers
+from trainer.model.compiled import compile_layers
 from trainer.model.fused_lora import fuse_adapter
 from trainer.model.load import compute_dtype
 from trainer.model.lora import add_adapter, trainable_parameters
@@ -204,6 +205,8 @@ def make_trainable(
     adapted = add_adapter(base, recipe.lora, parent=parent, seed=seed, dtype=dtype)
     check_head(adapted)
     fuse_adapter(adapted)
+    if training.compile:
+        compile_layers(adapted)
     checkpoint_layers(adapted, training.checkpointing, offload=training.offload_checkpoints == "always")
     optimizer = make_optimizer(adapted.parameters(), training, draws=(seed, run_id))
     kernel = choose_kernel(recipe.base, device, compute_dtype(recipe.base, device))

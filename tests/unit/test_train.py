@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -212,10 +213,26 @@ def test_rows_that_only_later_steps_saw_are_unused(tmp_path, monkeypatch):
     directory = short_run(tmp_path / "run", short_recipe(evaluation__interval_fraction=0.2))
     assert run(directory) == 0
     report = read_json(directory.report)
-    assert report["steps"] == {"total": 5, "done": 3, "best": 1} and report["early_stopped"]
+    assert report["steps"] == {"total": 5, "done": 3, "best": 1, "result": 1} and report["early_stopped"]
     assert report["rows"]["trained"] == 4 and report["rows"]["unused"] == 16
     assert report["train"]["tokens_published"] == events(directory, "step")[0]["tokens"]
     assert report["train"]["tokens_published"] < report["train"]["tokens_seen"]
+
+
+def test_if_the_last_weights_are_the_result_all_trained_rows_count(tmp_path, monkeypatch):
+    """The first evaluation is the best, and training ends after three of five steps."""
+    losses = iter(range(1, 10))
+    measure = train.HeldOut.measure
+    monkeypatch.setattr(train.HeldOut, "measure", lambda self: replace(measure(self), loss=float(next(losses))))
+    recipe = short_recipe(training__max_steps=3, training__load_best=False, evaluation__interval_steps=1,
+                          evaluation__patience=9, training__order="simple_first")  # fmt: skip
+    directory = short_run(tmp_path / "run", recipe)
+    assert run(directory) == 0
+    report = read_json(directory.report)
+    assert report["steps"] == {"total": 3, "done": 3, "best": 1, "result": 3}
+    assert report["rows"]["trained"] == 12 and report["rows"]["unused"] == 8
+    assert report["train"]["tokens_published"] == report["train"]["tokens_seen"]
+    assert [step["steps_total"] for step in events(directory, "step")] == [3, 3, 3]
 
 
 def test_epochs_count_each_time(uninterrupted):

@@ -87,7 +87,7 @@ KERNELS = {"each": _sdpa, "torch_varlen": _torch_varlen, "flash_attn": _flash_at
 """Attention kernels by name. q: [tokens, heads, width]; k, v: [tokens, key heads, width]."""
 
 
-def _by_document(
+def by_document(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -105,7 +105,7 @@ def _by_document(
     return documents.attend(q, k, v, scaling, documents)[None], None
 
 
-AttentionInterface.register(NAME, _by_document)
+AttentionInterface.register(NAME, by_document)
 
 
 def choose_kernel(base: Base, device: torch.device, dtype: torch.dtype) -> str:

@@ -1,18 +1,19 @@
 """Loads a base's architecture without weights: from its folder, the local cache or the Hub, else from known shapes.
 
-The shapes of Qwen2.5 and Qwen2.5-Coder are public (config.json on the Hub) and stored here, so that a
-machine without a network can plan, too. They are used only when the Hub cannot be reached.
+Some public shapes (config.json on the Hub) are stored here, so that a machine without a network can plan, too. They are
+used only when the Hub cannot be reached.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from httpx2 import HTTPError
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, Qwen2Config, Qwen3Config
 
 from trainer.errors import UnusableInput
 from trainer.model.base import load_skeleton, local_folder
@@ -21,7 +22,8 @@ from trainer.recipe import Base
 HUB_SECONDS = 5.0
 _COLUMNS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
             "vocab_size", "tie_word_embeddings")  # fmt: skip
-QWEN_SHAPES: dict[str, tuple[int, int, int, int, int, int, bool]] = {
+Shape = tuple[int, int, int, int, int, int, bool]
+QWEN_SHAPES: dict[str, Shape] = {
     "0.5B": (896, 24, 14, 2, 4864, 151_936, True),
     "1.5B": (1536, 28, 12, 2, 8960, 151_936, True),
     "3B": (2048, 36, 16, 2, 11_008, 151_936, True),
@@ -30,6 +32,25 @@ QWEN_SHAPES: dict[str, tuple[int, int, int, int, int, int, bool]] = {
     "32B": (5120, 64, 40, 8, 27_648, 152_064, False),
 }
 """Qwen2.5 by size: the columns above."""
+OTHER_SHAPES: dict[str, tuple[Callable[..., Any], Shape, dict[str, Any]]] = {
+    "Meta-Llama-3-8B": (LlamaConfig, (4096, 32, 32, 8, 14_336, 128_256, False), {}),
+    "KAT-Dev": (Qwen3Config, (5120, 64, 64, 8, 25_600, 151_936, False), {"head_dim": 128}),
+    "Mixtral-8x7B": (MixtralConfig, (4096, 32, 32, 8, 14_336, 32_000, False), {"sliding_window": None}),
+    "Mixtral-8x22B": (MixtralConfig, (6144, 56, 48, 8, 16_384, 32_000, False), {"sliding_window": None}),
+    "Mixtral-8x22B-Instruct": (MixtralConfig, (6144, 56, 48, 8, 16_384, 32_768, False), {"sliding_window": None}),
+}
+"""Class of the config, its columns, and what else differs from the class's defaults. KAT-Dev is a Qwen3 32B. Both
+Mixtrals have 8 experts, of which a token uses 2."""
+OTHER_NAMES = {
+    "meta-llama/Meta-Llama-3-8B": "Meta-Llama-3-8B",
+    "meta-llama/Meta-Llama-3-8B-Instruct": "Meta-Llama-3-8B",
+    "Kwaipilot/KAT-Dev": "KAT-Dev",
+    "mistralai/Mixtral-8x7B-v0.1": "Mixtral-8x7B",
+    "mistralai/Mixtral-8x7B-Instruct-v0.1": "Mixtral-8x7B",
+    "mistralai/Mixtral-8x22B-v0.1": "Mixtral-8x22B",
+    "mistralai/Mixtral-8x22B-Instruct-v0.1": "Mixtral-8x22B-Instruct",
+}
+"""Hub names of the shapes above."""
 
 
 def architecture(base: Base) -> tuple[Any, str]:
@@ -51,24 +72,29 @@ def architecture(base: Base) -> tuple[Any, str]:
     except RepositoryNotFoundError as error:
         raise UnusableInput(f"base.model: {base.model} is neither on the Hub nor a local folder") from error
     except (HfHubHTTPError, HTTPError, OSError, ImportError) as error:  # ImportError: a SOCKS proxy
-        if (size := known_size(base.model)) is None:
+        if (shape := known_shape(base.model)) is None:
             raise UnusableInput(
                 f"base.model: the Hub cannot be reached ({error}), and the shape of {base.model} is unknown. "
-                f"Known shapes: Qwen/Qwen2.5-[Coder-]SIZE[-Instruct] with SIZE in {', '.join(QWEN_SHAPES)}"
+                f"Known shapes: Qwen/Qwen2.5-[Coder-]SIZE[-Instruct] with SIZE in {', '.join(QWEN_SHAPES)}; "
+                f"{', '.join(OTHER_NAMES)}"
             ) from error
-        return known_architecture(size), f"the stored shape of Qwen2.5 {size} (the Hub cannot be reached)"
+        name = f"Qwen2.5 {shape}" if shape in QWEN_SHAPES else shape
+        return known_architecture(shape), f"the stored shape of {name} (the Hub cannot be reached)"
     return load_skeleton(base.model, base.revision or "main"), "the Hub"
 
 
-def known_size(model: str) -> str | None:
-    """Return the size in a Hub name of Qwen2.5 or Qwen2.5-Coder, if its shape is known."""
+def known_shape(model: str) -> str | None:
+    """Return the key of a Hub name's shape in QWEN_SHAPES or OTHER_SHAPES, if it is known."""
     owner, _, name = model.partition("/")
     size = name.removeprefix("Qwen2.5-").removeprefix("Coder-").removesuffix("-Instruct")
-    return size if owner == "Qwen" and name.startswith("Qwen2.5-") and size in QWEN_SHAPES else None
+    if owner == "Qwen" and name.startswith("Qwen2.5-") and size in QWEN_SHAPES:
+        return size
+    return OTHER_NAMES.get(model)
 
 
-def known_architecture(size: str) -> Any:
-    """Qwen2.5 of a size, on the meta device."""
-    config = Qwen2Config(**dict(zip(_COLUMNS, QWEN_SHAPES[size], strict=True)))
+def known_architecture(shape: str) -> Any:
+    """Return the model of a known shape, on the meta device."""
+    config: Callable[..., Any]
+    config, columns, more = OTHER_SHAPES[shape] if shape in OTHER_SHAPES else (Qwen2Config, QWEN_SHAPES[shape], {})
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config(**dict(zip(_COLUMNS, columns, strict=True)), **more))

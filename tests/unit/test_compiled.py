@@ -1,0 +1,43 @@
+"""Compiled decoder layers give the loss and the gradients of the others."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from fitting import backward, checked
+from run_folder import run, short_recipe, short_run, token_samples
+
+from trainer.data.batches import collate
+from trainer.model.attention import unpacked_attention
+from trainer.train import load_model
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
+def test_compiled_layers_give_the_same_gradients_for_packs_of_all_lengths():
+    """With the fused LoRA layers over 4-bit weights, and with checkpointing."""
+    samples = token_samples(6)
+    packs = [collate(samples[:2]), collate(samples[2:5]), collate(samples[5:])]
+    found = {}
+    for compiled in (False, True):
+        recipe = short_recipe(lora__dropout=0.0, training__checkpointing="selective", training__compile=compiled)
+        model = load_model(checked(recipe)).model
+        found[compiled] = [backward(model, pack) for pack in packs]
+    for (loss, gradient), (other_loss, other) in zip(found[True], found[False], strict=True):
+        assert loss == pytest.approx(other_loss, rel=1e-5)
+        torch.testing.assert_close(gradient, other, rtol=1e-3, atol=1e-4)
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] > 0
+    before = counters["stats"]["unique_graphs"]
+    causal = model.model.get_base_model()
+    with unpacked_attention(causal), torch.no_grad():
+        causal.generate(torch.arange(5)[None], max_new_tokens=3, do_sample=False)
+    assert counters["stats"]["unique_graphs"] == before
+
+
+def test_without_a_compiler_the_run_ends_before_anything_is_loaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run(short_run(tmp_path / "run", short_recipe(training__compile=True))) == 2
+    said = capsys.readouterr().err
+    assert "training.compile needs a C++ compiler" in said and "apt-get install g++" in said
