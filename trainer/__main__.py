@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     plan.add_argument("recipe", type=Path)
     plan.add_argument("--card")
     plan.add_argument("--vram-gib", type=float)
+    plan.add_argument("--samples", type=int)
+    plan.add_argument("--tokens-per-sample", type=float)
     plan.add_argument("--json", action="store_true")
     doctor = commands.add_parser("doctor", help="check whether this machine is ready for a recipe (JSON lines)")
     doctor.add_argument("recipe", type=Path)
@@ -76,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         case "examine":
             return examine_command(chosen.directory)
         case "plan":
-            return plan_command(chosen.recipe, card=chosen.card, vram_gib=chosen.vram_gib, as_json=chosen.json)
+            return plan_command(chosen)
         case "doctor":
             return doctor_command(chosen.recipe)
         case "samples":
@@ -189,13 +191,20 @@ def check_suites(recipe: Recipe) -> None:
         choose_runner()
 
 
-def plan_command(path: Path, *, card: str | None, vram_gib: float | None, as_json: bool) -> int:
+def plan_command(chosen: argparse.Namespace) -> int:
     """Print the plan for a recipe. Returns 3 if no plan fits."""
     try:
-        recipe = load_recipe(path)
+        recipe = load_recipe(chosen.recipe)
         from trainer.plan import command
 
-        return command.plan_command(recipe, card=card, vram_gib=vram_gib, as_json=as_json)
+        return command.plan_command(
+            recipe,
+            card=chosen.card,
+            vram_gib=chosen.vram_gib,
+            samples=chosen.samples,
+            tokens_per_sample=chosen.tokens_per_sample,
+            as_json=chosen.json,
+        )
     except TrainerError as error:
         write_stderr(str(error))
         return error.exit_code

@@ -31,6 +31,7 @@ from trainer.plan.cards import CARDS, GIB, card_named
 from trainer.plan.choose import fastest_fitting, possible_plans, smallest_plan
 from trainer.plan.memory import CUDA_BYTES
 from trainer.plan.model import NotPlanned, read_model
+from trainer.plan.sharding import unsharded
 from trainer.recipe import Recipe
 from trainer.track.wandb_tracker import wandb_mode
 
@@ -185,7 +186,7 @@ def memory_finding(recipe: Recipe) -> Finding:
         return Finding(check="memory", state="note", said=f"no plan for this base: {error}")
     except UnusableInput as error:
         return Finding(check="memory", state="note", said=f"no plan: {error}")
-    plans = possible_plans(model, recipe, CARDS[card_named(torch.cuda.get_device_name())])
+    plans = possible_plans(model, unsharded(recipe, 1), CARDS[card_named(torch.cuda.get_device_name())])
     available = free + CUDA_BYTES  # the CUDA context is allocated already
     if plan := fastest_fitting(plans, available):
         said = f"{plan.peak_bytes / GIB:.1f} GiB planned, {available / GIB:.1f} GiB free"

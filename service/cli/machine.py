@@ -20,6 +20,8 @@ def plan(
     recipe: RecipeOption = None,
     card: Annotated[str | None, typer.Option(help="Short name of a card: rtx-5090, a100-80, h100, …")] = None,
     vram_gib: Annotated[float | None, typer.Option(min=0.1, max=100_000, help="Memory of the card in GiB.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples of the corpus, over the recipe's.")] = None,
+    tokens_per_sample: Annotated[float | None, typer.Option(min=1, help="Average tokens of one of them.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Predict memory and speed from the recipe, and choose the fastest plan that fits. Exit 3 if none fits."""
@@ -27,6 +29,8 @@ def plan(
     arguments = ["--json"] if as_json else []
     arguments += [] if card is None else ["--card", card]
     arguments += [] if vram_gib is None else ["--vram-gib", str(vram_gib)]
+    arguments += [] if samples is None else ["--samples", str(samples)]
+    arguments += [] if tokens_per_sample is None else ["--tokens-per-sample", str(tokens_per_sample)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{settings.recipe.name}.yaml"
         path.write_text(dump_recipe(with_absolute_folder(settings.recipe)), encoding="utf-8")

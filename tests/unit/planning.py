@@ -12,7 +12,7 @@ import torch
 from run_folder import embedded
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, Qwen2Config, Qwen3Config
 
 from trainer.model.batch import Batch
 from trainer.model.checkpointing import checkpoint_layers
@@ -21,8 +21,9 @@ from trainer.model.load import load_base
 from trainer.model.lora import add_adapter
 from trainer.model.shapes import architecture
 from trainer.model.step import LossModel
-from trainer.plan.memory import Choice, Sizes
+from trainer.plan.memory import Choice
 from trainer.plan.model import Model, read_model
+from trainer.plan.static import Sizes
 from trainer.recipe import Recipe
 
 ELEMENT = {"float32": 4, "bfloat16": 2}
@@ -36,6 +37,24 @@ def make_wide(folder: Path) -> Path:
     )  # fmt: skip
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+SMALL = {
+    "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 256, "vocab_size": 4096, "tie_word_embeddings": False,
+}  # fmt: skip
+ARCHITECTURES = {
+    "llama": lambda: LlamaConfig(**SMALL),
+    "qwen3": lambda: Qwen3Config(**SMALL, head_dim=64),
+    "mixtral": lambda: MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2, sliding_window=None),
+}
+
+
+def make_small(folder: Path, name: str) -> Path:
+    """Make a small model of an architecture, with random weights."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(ARCHITECTURES[name](), dtype=torch.bfloat16).save_pretrained(folder)
     return folder
 
 

@@ -10,19 +10,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from planning import recipe_for
+from planning import make_small, recipe_for
 from run_folder import RECIPES, embedded
+from transformers import AutoModelForCausalLM, Phi3Config
 
 from trainer import __main__
 from trainer.errors import UnusableInput
-from trainer.model.shapes import QWEN_SHAPES, architecture, known_architecture, known_size
+from trainer.model.shapes import OTHER_NAMES, OTHER_SHAPES, QWEN_SHAPES, architecture, known_architecture, known_shape
 from trainer.plan.cards import CARDS, DEFAULT_CARD, GIB, card_named
 from trainer.plan.choose import changes_that_fit, fastest_fitting, possible_plans, smallest_plan, with_choice
 from trainer.plan.device import fitted
-from trainer.plan.memory import Choice, layer_bytes, sizes_of
+from trainer.plan.memory import Choice, layer_bytes
 from trainer.plan.model import NotPlanned, read_model
+from trainer.plan.sharding import strategy_of
 from trainer.plan.show import bar, table
 from trainer.plan.speed import flops_per_token
+from trainer.plan.static import sizes_of
+from trainer.recipe import Distributed
 from trainer.recipe_file import dump_recipe, load_recipe
 
 PROGRAM = "from service.cli.main import main; main()"
@@ -56,9 +60,9 @@ def test_a_known_shape_has_the_published_count(size):
 
 
 def test_names_of_known_shapes():
-    assert known_size("Qwen/Qwen2.5-Coder-14B-Instruct") == known_size("Qwen/Qwen2.5-14B") == "14B"
+    assert known_shape("Qwen/Qwen2.5-Coder-14B-Instruct") == known_shape("Qwen/Qwen2.5-14B") == "14B"
     for other in ("Qwen/Qwen2.5-72B", "Qwen/Qwen3-14B", "me/Qwen2.5-14B", "Qwen/Qwen2.5-Coder-14B-Instruct-AWQ"):
-        assert known_size(other) is None
+        assert known_shape(other) is None
 
 
 def test_without_the_hub_known_shapes_are_used_and_reported(no_hub):
@@ -158,17 +162,87 @@ def test_devices_are_recognised_by_name():
     assert card_named("Something else") == DEFAULT_CARD
 
 
-def test_a_mixture_is_not_planned():
-    from transformers import AutoModelForCausalLM, MixtralConfig
-
-    config = MixtralConfig(
+def test_layers_of_another_kind_are_not_planned():
+    config = Phi3Config(
         hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=128, num_local_experts=2,
+        vocab_size=128, pad_token_id=0,
     )  # fmt: skip
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config)
     with pytest.raises(NotPlanned, match=r"training\.checkpointing"):
-        read_model(skeleton, replace(DEFAULT.lora, targets=("q_proj", "v_proj")))
+        read_model(skeleton, replace(DEFAULT.lora, targets=("qkv_proj",)))
+
+
+# --- other architectures --------------------------------------------------------------------------------------
+
+
+OF_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+COUNTS = {
+    "Meta-Llama-3-8B": 8_030_261_248, "KAT-Dev": 32_762_123_264, "Mixtral-8x7B": 46_702_792_704,
+    "Mixtral-8x22B": 140_620_634_112, "Mixtral-8x22B-Instruct": 140_630_071_296,
+}  # fmt: skip
+"""Parameter counts from the Hub."""
+
+
+@pytest.mark.parametrize("shape", OTHER_SHAPES)
+def test_other_known_shapes_have_the_published_count(shape):
+    skeleton = known_architecture(shape)
+    assert sum(p.numel() for p in skeleton.parameters()) == COUNTS[shape]
+    assert read_model(skeleton, replace(DEFAULT.lora, targets=OF_ATTENTION)).parameters == COUNTS[shape]
+
+
+def test_hub_names_of_other_shapes():
+    assert set(OTHER_NAMES.values()) == set(OTHER_SHAPES)
+    assert known_shape("mistralai/Mixtral-8x7B-Instruct-v0.1") == "Mixtral-8x7B"
+    assert known_shape("me/KAT-Dev") is None
+
+
+def test_a_token_of_a_mixture_costs_two_of_eight_experts():
+    lora = replace(DEFAULT.lora, rank=16, targets=OF_ATTENTION)
+    mixtral = read_model(known_architecture("Mixtral-8x7B"), lora)
+    active = sum(matrix.active for matrix in mixtral.matrices) + mixtral.routers + mixtral.embeddings + mixtral.head
+    assert active == pytest.approx(12.88e9, rel=0.001)  # "12.9B active" in its paper
+    recipe = replace(DEFAULT, lora=lora, base=replace(DEFAULT.base, model="mistralai/Mixtral-8x7B-v0.1"))
+    choice = Choice(micro_batch_tokens=4096, checkpointing="none", offload=False)
+    flops = flops_per_token(mixtral, recipe, choice)
+    assert 4 * active < flops < 4.4 * active  # attention's own products come on top
+    gib = {line.name: line.bytes / GIB for line in possible_plans(mixtral, recipe, CARD)[0].lines}
+    assert gib["weights (NF4)"] == pytest.approx(21.6, abs=0.1)
+    whole = replace(recipe, base=replace(recipe.base, quantization="none"))
+    gib = {line.name: line.bytes / GIB for line in possible_plans(mixtral, whole, CARD)[0].lines}
+    assert gib["weights"] == pytest.approx(86.5, abs=0.1)
+
+
+# --- several cards --------------------------------------------------------------------------------------------
+
+
+def lines_of(model, recipe, strategy: str, processes: int) -> dict[str, int]:
+    several = replace(recipe, distributed=Distributed(processes=processes, strategy=strategy))
+    return {line.name: line.bytes for line in possible_plans(model, several, CARD)[0].lines}
+
+
+def test_what_each_strategy_divides(big):
+    alone, ddp, zero2, zero3 = (
+        lines_of(big, DEFAULT, *how) for how in [("zero3", 1), ("ddp", 4), ("zero2", 4), ("zero3", 4)]
+    )
+    divided = ("gradients (float32)", "optimizer (adamw_8bit)")
+    weights = ("weights (NF4)", "quantization constants", "embeddings", "output head", "adapter (float32)",
+               "norms, biases, positions")  # fmt: skip
+    assert ddp == alone | {"gradients in buckets": alone["gradients (float32)"]}
+    assert zero2 == alone | {name: -(-alone[name] // 4) for name in divided}
+    assert {name: zero3[name] for name in (*divided, *weights)} == {
+        name: -(-alone[name] // 4) for name in (*divided, *weights)
+    }
+    layer = sum(alone[name] for name in ("weights (NF4)", "quantization constants", "adapter (float32)")) // 48
+    assert layer < alone["embeddings"] == zero3["gathered layer"]
+
+
+def test_the_strategy_that_auto_takes(big):
+    def taken(processes: int, max_length: int) -> str:
+        distributed = Distributed(processes=processes)
+        return strategy_of(replace(DEFAULT, distributed=distributed, data=replace(DEFAULT.data, max_length=max_length)))
+
+    assert (taken(1, 32_768), taken(2, 16_384), taken(2, 16_385)) == ("ddp", "zero2", "zero3")
 
 
 # --- what `auto` becomes --------------------------------------------------------------------------------------
@@ -195,6 +269,20 @@ def test_on_a_gpu_auto_is_what_fits_the_free_memory(free_gib, policy, monkeypatc
     training = recipe.training
     assert training.batch_size * training.gradient_accumulation_steps == 8
     assert (plan.allocated_bytes <= free) == (free_gib > 0.01)
+
+
+def test_on_a_gpu_auto_also_knows_mixtures_and_does_not_count_on_sharding(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    model = str(make_small(tmp_path, "mixtral"))
+    recipe = recipe_for(model, lora__targets=list(OF_ATTENTION), base__compute_dtype="bfloat16")
+    sharded = replace(recipe, distributed=Distributed(processes=4, strategy="zero3"))
+    found = []
+    for free, wanted in ((139, recipe), (139, sharded), (0.01, sharded)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (int(free * GIB), 140 * GIB))
+        fixed, plan = fitted(wanted, torch.device("cuda"))
+        assert plan is not None and fixed.distributed == wanted.distributed
+        found.append((fixed.training.checkpointing, plan.allocated_bytes))
+    assert found[0] == found[1] and found[0][0] == "none" and found[2][0] == "full"
 
 
 def test_named_values_need_no_plan(no_hub):
@@ -230,6 +318,36 @@ def test_the_command_reports_that_nothing_fits(no_hub, capsys):
     assert "abacus" in capsys.readouterr().err
 
 
+def test_the_command_says_steps_hours_and_share_for_the_recipes_corpus(no_hub, capsys):
+    """The description of this system has 2,355 steps and about 4 hours on two H200."""
+    path = str(RECIPES / "hyperswitch-cpt.yaml")
+    code, facts = plan_json(capsys, path, "--card", "h200")
+    assert code == 0 and facts["strategy"] == "zero2" and facts["processes"] == 2
+    corpus = facts["corpus"]
+    assert (corpus["trained_samples"], corpus["steps_per_epoch"], corpus["steps"]) == (15_058, 471, 2355)
+    assert corpus["hours"] == pytest.approx(corpus["tokens"] / (2 * facts["tokens_per_second"]) / 3600, rel=0.2)
+    assert facts["trained_parameters"] == 536_870_912
+    assert facts["trained_share"] == pytest.approx(536_870_912 / (PARAMETERS["32B"] + 536_870_912), abs=1e-6)
+    _, doubled = plan_json(capsys, path, "--card", "h200", "--samples", "33462", "--tokens-per-sample", "1200")
+    assert doubled["corpus"]["steps"] == 942 * 5  # 30,116 samples
+    assert doubled["corpus"]["tokens"] == 30_116 * 1200 * 5
+    assert __main__.main(["plan", path, "--card", "h200"]) == 0
+    text = capsys.readouterr().out
+    assert "2,355 steps (471 per epoch) for 15,058 of 16,731 samples" in text and "1.61% of all" in text
+    assert "hours on 2 cards" in text
+
+
+def test_the_most_steps_bound_the_plan_and_a_flag_needs_samples(no_hub, capsys, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(dump_recipe(embedded(training__max_steps=7, training__num_epochs=3)))
+    corpus = plan_json(capsys, str(path), "--samples", "1000", "--tokens-per-sample", "200")[1]["corpus"]
+    assert (corpus["steps_per_epoch"], corpus["steps"]) == (119, 7)  # 950 samples of eight a step
+    assert corpus["tokens"] == round(950 * 200 * 3 * 7 / 357)
+    assert plan_json(capsys, str(path), "--samples", "1000")[1]["corpus"]["hours"] is None
+    assert __main__.main(["plan", str(path), "--tokens-per-sample", "200"]) == 2
+    assert "needs --samples" in capsys.readouterr().err
+
+
 def test_codelupe_plan_runs_the_trainers_plan(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(dump_recipe(embedded()))
@@ -244,7 +362,7 @@ def test_codelupe_plan_runs_the_trainers_plan(tmp_path):
     done = plan("--vram-gib", "8", "--json")
     facts = json.loads(done.stdout)
     assert done.returncode == 0 and facts["micro_batch_tokens"] == 3 * 512  # BATCH_SIZE over the recipe
-    assert plan("--vram-gib", "0.5").returncode == 3
+    assert plan("--vram-gib", "0.5", "--samples", "80", "--tokens-per-sample", "99.5").returncode == 3
     bad = plan("--card", "abacus")
     assert bad.returncode == 2 and "abacus" in bad.stderr and "Traceback" not in bad.stderr
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 
+import bitsandbytes as bnb
 import pytest
 import torch
-from planning import Live, batch_of, built, make_wide, planned, recipe_for, storages
+from planning import ARCHITECTURES, Live, batch_of, built, make_small, make_wide, planned, recipe_for, storages
 
-from trainer.fit.optimizer import make_optimizer
+from trainer.fit.optimizer import OPTIMIZERS, make_optimizer
 from trainer.model import checkpointing, fused_lora, loss
 from trainer.plan import memory
-from trainer.plan.memory import Choice, kept_lines, norm_bytes, peak_bytes, static_lines, working_lines
+from trainer.plan.memory import Choice, kept_lines, norm_bytes, peak_bytes, working_lines
+from trainer.plan.static import static_lines, weight_bytes
 
 TOKENS = 256
 WHOLE = Choice(micro_batch_tokens=64, checkpointing="none", offload=False)
@@ -34,13 +37,50 @@ def base(request, tmp_path_factory):
     ids=["nf4 double", "nf4 single", "16 bit", "two targets", "16-bit adapter"],
 )
 def test_static_lines_are_exact(base, overrides):
-    recipe = recipe_for(base, **({"base__compute_dtype": "float32"} | overrides))
+    check_static_lines(recipe_for(base, **({"base__compute_dtype": "float32"} | overrides)))
+
+
+def check_static_lines(recipe):
     model = built(recipe, WHOLE)
     optimizer = make_optimizer(model.parameters(), recipe.training)
     model(batch_of(64))[0].backward()
     optimizer.step()
     found = {line.name: line.bytes for line in static_lines(planned(recipe)[0], recipe, planned(recipe)[1])}
     assert found == held(model, optimizer, recipe)
+
+
+@pytest.mark.parametrize(("optimizer", "beta1"), [*((name, 0.9) for name in OPTIMIZERS), ("sgd", 0.0)])
+def test_every_optimizers_memory_is_exact(optimizer, beta1):
+    overrides = {"training__optimizer": optimizer, "training__beta1": beta1}
+    recipe = recipe_for("tiny-qwen2", base__compute_dtype="float32", lora__targets=["q_proj", "down_proj"], **overrides)
+    check_static_lines(recipe)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantization"),
+    [("llama", "none"), ("llama", "nf4"), ("qwen3", "none"), ("qwen3", "nf4"), ("mixtral", "none")],
+)
+def test_static_lines_of_other_architectures_are_exact(name, quantization, tmp_path):
+    recipe = recipe_for(
+        make_small(tmp_path, name), base__quantization=quantization, base__compute_dtype="bfloat16",
+        lora__targets=["q_proj", "k_proj", "v_proj", "o_proj"],
+    )  # fmt: skip
+    check_static_lines(recipe)
+
+
+def test_the_bytes_of_quantized_experts_are_exact(tmp_path):
+    recipe = recipe_for(make_small(tmp_path, "mixtral"), base__compute_dtype="bfloat16", lora__targets=["q_proj"])
+    shape, sizes = planned(recipe)
+    expected = Counter()
+    for matrix in shape.matrices:
+        weights = torch.randn(matrix.experts, matrix.outputs, matrix.inputs, dtype=torch.bfloat16)
+        packed, state = bnb.functional.quantize_4bit(weights, quant_type="nf4", compress_statistics=True)
+        expected["weights (NF4)"] += packed.nbytes
+        expected["quantization constants"] += sum(
+            t.nbytes for t in (state.absmax, state.code, state.offset, *nested(state))
+        )
+    assert weight_bytes(shape, recipe.base, sizes) == expected
+    assert [matrix.name for matrix in shape.layer_matrices][-2:] == ["gate_up_proj", "down_proj"]
 
 
 def held(model, optimizer, recipe) -> dict[str, int]:
@@ -51,14 +91,17 @@ def held(model, optimizer, recipe) -> dict[str, int]:
     constants = [t for s in states for t in (s.absmax, s.code, s.offset, *nested(s))]
     ends = [causal.get_input_embeddings().weight, causal.get_output_embeddings().weight]
     trained = [p for p in model.parameters() if p.requires_grad]
-    weights = storages(m.weight for m in linears)
-    known = {*weights, *storages(ends), *storages(trained)}
+    experts = [p for p in causal.parameters() if p.ndim == 3]
+    routers = storages(p for name, p in causal.named_parameters() if name.endswith("mlp.gate.weight"))
+    weights = storages([*(m.weight for m in linears), *experts])
+    known = {*weights, *routers, *storages(ends), *storages(trained)}
     rest = {k: v for k, v in storages([*causal.parameters(), *causal.buffers()]).items() if k not in known}
     sizes = {
         "weights (NF4)" if states else "weights": sum(weights.values()),
         "quantization constants": sum(storages(constants).values()),
         "embeddings": ends[0].nbytes,
         "output head": 0 if ends[0] is ends[1] else ends[1].nbytes,
+        "routers": sum(routers.values()),
         "norms, biases, positions": sum(rest.values()),
         f"adapter ({recipe.training.adapter_dtype})": sum(storages(trained).values()),
         f"gradients ({recipe.training.adapter_dtype})": sum(storages(p.grad for p in trained).values()),
@@ -83,8 +126,12 @@ def decoder_linears(causal):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("policy", ["none", "selective", "full"])
 @pytest.mark.parametrize("overrides", [{}, {"lora__dropout": 0.0}, {"lora__targets": ["v_proj", "up_proj"]}])
-def test_what_is_kept_for_the_backward_pass(base, policy, dtype, overrides, monkeypatch):
-    recipe = recipe_for(base, base__compute_dtype=dtype, **overrides)
+def test_what_is_kept_for_the_backward_pass(base, policy, dtype, overrides):
+    check_kept(recipe_for(base, base__compute_dtype=dtype, **overrides), policy)
+
+
+def check_kept(recipe, policy):
+    dtype = recipe.base.compute_dtype
     choice = Choice(micro_batch_tokens=TOKENS, checkpointing=policy, offload=False)
     model = built(recipe, choice)
     shape, sizes = planned(recipe)
@@ -105,6 +152,16 @@ def test_what_is_kept_for_the_backward_pass(base, policy, dtype, overrides, monk
         del lines["positions"]
     predicted = sum(lines.values()) + norm_bytes(shape) * TOKENS  # the plan counts the last norm with the loss
     assert predicted == pytest.approx(sum(saved.values()), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("policy", ["none", "selective", "full"])
+def test_what_other_architectures_keep_for_the_backward_pass(name, policy, tmp_path):
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    recipe = recipe_for(
+        make_small(tmp_path, name), base__quantization="none", base__compute_dtype="bfloat16", lora__targets=targets
+    )
+    check_kept(recipe, policy)
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from trainer.plan.cards import GIB, Card
-from trainer.plan.memory import (
-    Choice,
-    Line,
-    Sizes,
-    host_bytes,
-    memory_lines,
-    peak_bytes,
-    sizes_of,
-)
+from trainer.plan.memory import Choice, host_bytes, memory_lines, peak_bytes
 from trainer.plan.model import Model
+from trainer.plan.sharding import strategy_of
 from trainer.plan.speed import flops_per_token, tokens_per_second
+from trainer.plan.static import Line, Sizes, sizes_of
 from trainer.recipe import Recipe
 
 SAME_SPEED = 0.99
@@ -31,11 +25,12 @@ class Plan:
 
     choice: Choice
     accumulation: int
-    """Micro-batches per optimizer step."""
+    """Micro-batches per optimizer step and process."""
     lines: list[Line]
     peak_bytes: int
     host_bytes: int
     tokens_per_second: float
+    """Of one card."""
     flops_per_token: float
 
     @property
@@ -134,6 +129,8 @@ def _smaller(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
         yield "training.checkpointing", replace(recipe, training=auto)
     if (recipe.training.optimizer, recipe.training.adapter_dtype) == ("adamw_8bit", "float32"):
         yield "training.adapter_dtype", replace(recipe, training=replace(recipe.training, adapter_dtype="bfloat16"))
+    if recipe.distributed.processes > 1 and strategy_of(recipe) != "zero3":
+        yield "distributed.strategy", replace(recipe, distributed=replace(recipe.distributed, strategy="zero3"))
     length = recipe.data.max_length
     while (length := length // 2) >= LEAST_LENGTH:
         yield "data.max_length", replace(recipe, data=replace(recipe.data, max_length=length))

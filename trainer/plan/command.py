@@ -12,8 +12,10 @@ from trainer.errors import UnusableInput
 from trainer.model.shapes import architecture
 from trainer.plan.cards import CARDS, DEFAULT_CARD, GIB
 from trainer.plan.choose import Plan, changes_that_fit, fastest_fitting, possible_plans, smallest_plan
-from trainer.plan.evaluation import EvaluationCost, evaluation_cost
+from trainer.plan.corpus import corpus_cost, with_corpus
+from trainer.plan.evaluation import evaluation_cost
 from trainer.plan.model import Model, read_model
+from trainer.plan.sharding import strategy_of
 from trainer.plan.show import bar, count, line_dict, other_plans, summary, table
 from trainer.plan.speed import EFFICIENCY
 from trainer.recipe import Recipe
@@ -21,15 +23,25 @@ from trainer.recipe import Recipe
 NOTHING_FITS = 3
 
 
-def plan_command(recipe: Recipe, *, card: str | None, vram_gib: float | None, as_json: bool) -> int:
+def plan_command(
+    recipe: Recipe,
+    *,
+    card: str | None,
+    vram_gib: float | None,
+    samples: int | None = None,
+    tokens_per_sample: float | None = None,
+    as_json: bool,
+) -> int:
     """Print the fastest plan that fits. Returns 0, or 3 if none fits.
 
     Args:
         card: a name in CARDS, for speed and memory. `vram_gib` overrides the memory
+        samples: size of the corpus. It and `tokens_per_sample` override the recipe's
 
     Raises:
-        UnusableInput: the card is unknown, or the base is not available or cannot be planned.
+        UnusableInput: the card or the corpus is unknown, or the base is not available or cannot be planned.
     """
+    recipe = with_corpus(recipe, samples, tokens_per_sample)
     if card is not None and card not in CARDS:
         raise UnusableInput(f"--card: {card!r} is not one of {', '.join(CARDS)}. Use --vram-gib for other cards")
     name = card or DEFAULT_CARD
@@ -39,25 +51,37 @@ def plan_command(recipe: Recipe, *, card: str | None, vram_gib: float | None, as
     plans = possible_plans(model, recipe, CARDS[name])
     plan = fastest_fitting(plans, vram_bytes)
     changes = [] if plan else changes_that_fit(model, recipe, CARDS[name], vram_bytes)
-    cost = evaluation_cost(model, recipe, plan or smallest_plan(plans), CARDS[name])
+    shown = plan or smallest_plan(plans)
+    cost = evaluation_cost(model, recipe, shown, CARDS[name])
+    corpus = corpus_cost(model, recipe, shown, CARDS[name])
     if as_json:
-        said = json.dumps(
-            _facts(plans, plan, recipe, changes, card=name, vram_bytes=vram_bytes, source=source)
-            | {"evaluation_share": round(cost.share, 4)},
-            indent=1,
-        )
+        facts = _facts(plans, plan, recipe, changes, card=name, vram_bytes=vram_bytes, source=source)
+        facts |= {"evaluation_share": round(cost.share, 4), **_trained(model, recipe)}
+        facts |= {"corpus": None if corpus is None else corpus.facts()}
+        said = json.dumps(facts, indent=1)
     else:
         head = _head(model, recipe, source)
-        report = _report(plans, plan, recipe, changes, cost, card=name, vram_bytes=vram_bytes)
+        costs = [cost.text(), *([] if corpus is None else [corpus.text(recipe.distributed.processes)])]
+        report = _report(plans, plan, recipe, changes, costs, card=name, vram_bytes=vram_bytes)
         said = "\n".join([*head, *report])
     sys.stdout.write(said + "\n")
     return 0 if plan else NOTHING_FITS
 
 
 def _head(model: Model, recipe: Recipe, source: str) -> Iterator[str]:
-    adapter = recipe.lora.rank * sum(m.inputs + m.outputs for m in model.matrices if m.adapted)
+    trained = _trained(model, recipe)
     yield f"{recipe.base.model}: {count(model.parameters)} parameters, by {source}"
-    yield f"rank {recipe.lora.rank} on {len(recipe.lora.targets)} matrices per layer: {count(adapter)} trained"
+    yield (
+        f"rank {recipe.lora.rank} on {len(recipe.lora.targets)} matrices per layer: "
+        f"{count(trained['trained_parameters'])} trained, {trained['trained_share']:.2%} of all"
+    )
+
+
+def _trained(model: Model, recipe: Recipe) -> dict[str, Any]:
+    """Count the adapter's parameters, also as a share of all, the adapter's included."""
+    adapter = recipe.lora.rank * sum(m.inputs + m.outputs for m in model.matrices if m.adapted)
+    everything = model.parameters + adapter
+    return {"trained_parameters": adapter, "parameters": everything, "trained_share": round(adapter / everything, 6)}
 
 
 def _report(
@@ -65,7 +89,7 @@ def _report(
     plan: Plan | None,
     recipe: Recipe,
     changes: list[str],
-    cost: EvaluationCost,
+    costs: list[str],
     *,
     card: str,
     vram_bytes: int,
@@ -82,7 +106,7 @@ def _report(
         f"  {shown.tokens_per_second:,.0f} tokens/s on {card} at {EFFICIENCY:.0%} of its dense rate: "
         f"{shown.flops_per_token / 1e9:.0f} GFLOP per token"
     )
-    yield f"  {cost.text()}"
+    yield from (f"  {cost}" for cost in costs)
     yield ""
     yield from other_plans(plans, vram_bytes)
     if plan is None:
@@ -103,6 +127,8 @@ def _facts(
         "fits": plan is not None,
         **asdict(shown.choice),
         "accumulation": shown.accumulation,
+        "processes": recipe.distributed.processes,
+        "strategy": strategy_of(recipe),
         "peak_bytes": shown.peak_bytes,
         "allocated_bytes": shown.allocated_bytes,
         "host_bytes": shown.host_bytes,

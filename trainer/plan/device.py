@@ -7,11 +7,13 @@ from dataclasses import replace
 import torch
 from accelerate.utils import gather_object
 
+from trainer.check import world_size
 from trainer.model.shapes import architecture
 from trainer.plan.cards import CARDS, card_named
 from trainer.plan.choose import Plan, fastest_fitting, possible_plans, smallest_plan, with_choice
 from trainer.plan.memory import CUDA_BYTES
 from trainer.plan.model import NotPlanned, read_model
+from trainer.plan.sharding import unsharded
 from trainer.recipe import Recipe
 
 
@@ -35,7 +37,8 @@ def fitted(recipe: Recipe, device: torch.device) -> tuple[Recipe, Plan | None]:
         return _decided(recipe, checkpointing="full"), None
     free, _ = torch.cuda.mem_get_info(device)
     least = min(gather_object([free])) + CUDA_BYTES  # the CUDA context is allocated already
-    plans = possible_plans(model, recipe, CARDS[card_named(torch.cuda.get_device_name(device))])
+    trained = unsharded(recipe, world_size())
+    plans = possible_plans(model, trained, CARDS[card_named(torch.cuda.get_device_name(device))])
     plan = fastest_fitting(plans, least) or smallest_plan(plans)
     return with_choice(recipe, plan), plan
 

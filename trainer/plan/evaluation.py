@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 
 from trainer.plan.cards import Card
-from trainer.plan.choose import Plan
+from trainer.plan.choose import Plan, element_bytes
 from trainer.plan.model import Model
 from trainer.plan.speed import EFFICIENCY, UNPACKED_BYTES, supervised_fraction
-from trainer.recipe import Recipe
+from trainer.plan.static import sizes_of, weight_bytes
+from trainer.recipe import Recipe, step_samples
 
 RUN_FILES, FILE_TOKENS = 1000, 800
 """A run of MIN_NEW_FILES files, of the usual length."""
@@ -49,10 +50,12 @@ class EvaluationCost:
 
 def evaluation_cost(model: Model, recipe: Recipe, plan: Plan, card: Card) -> EvaluationCost:
     """Estimate the cost. The base and the start are measured once before the first step."""
-    evaluations = 2 + math.ceil(1 / recipe.evaluation.interval_fraction)
+    evaluations = 2 + _evaluations(recipe)
     stopping, judging = recipe.data.max_stopping_tokens * evaluations, recipe.data.max_eval_tokens * JUDGED_MODELS
     measuring = (stopping + judging) * _forward_flops(model, recipe) / (card.tflops * 1e12 * EFFICIENCY)
-    weights = sum(line.bytes for line in plan.lines if line.name.startswith(("weights", "embeddings", "output head")))
+    sizes = sizes_of(recipe, element=element_bytes(recipe))
+    weights = next(iter(weight_bytes(model, recipe.base, sizes).values()))
+    weights += (model.embeddings + model.head) * sizes.element
     numel = sum(matrix.numel for matrix in model.matrices)
     each_token = UNPACKED_BYTES * numel / (card.bandwidth_gbs * 1e9)
     answering = ANSWERING_MODELS * ANSWER_TOKENS * each_token
@@ -62,13 +65,22 @@ def evaluation_cost(model: Model, recipe: Recipe, plan: Plan, card: Card) -> Eva
         judging_tokens=judging,
         measuring_seconds=measuring,
         examination_seconds=examination,
-        training_seconds=RUN_FILES * FILE_TOKENS / plan.tokens_per_second,
+        training_seconds=RUN_FILES * FILE_TOKENS / (plan.tokens_per_second * recipe.distributed.processes),
     )
+
+
+def _evaluations(recipe: Recipe) -> int:
+    """Number of evaluations after the first step, if a file is a sample."""
+    limits, training = recipe.evaluation, recipe.training
+    if limits.interval_steps is None:
+        return math.ceil(1 / limits.interval_fraction)
+    steps = -(-RUN_FILES // step_samples(recipe)) * training.num_epochs
+    return math.ceil(min(steps, training.max_steps or steps) / limits.interval_steps)
 
 
 def _forward_flops(model: Model, recipe: Recipe) -> float:
     """FLOPs of a forward pass per token."""
-    matrices = 2 * sum(matrix.numel for matrix in model.matrices)
+    matrices = 2 * sum(matrix.active for matrix in model.matrices)
     adapters = 2 * recipe.lora.rank * sum(m.inputs + m.outputs for m in model.matrices if m.adapted)
     attention = 2 * recipe.data.max_length * model.layers * model.heads * model.head_width
     head = 2 * model.vocabulary * model.hidden * supervised_fraction(recipe)

@@ -11,44 +11,27 @@ with A and, with dropout, a byte mask. All gradients are counted, because they e
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 
 from trainer.model.base import NF4_BLOCK
 from trainer.model.loss import CHUNK_LOGITS
 from trainer.plan.cards import GIB
 from trainer.plan.model import Matrix, Model
-from trainer.recipe import Base, Lora, Recipe, Training
+from trainer.plan.sharding import shard
+from trainer.plan.static import Line, Sizes, static_lines
+from trainer.recipe import Base, Recipe
 
-NESTED_BLOCK = 256
-"""NF4 scales that share one scale of their own in double quantization (bitsandbytes)."""
-STATE_BLOCK = 256
-"""Values of 8-bit optimizer state that share a scale (bitsandbytes)."""
-LEAST_8BIT_VALUES = 4096
-"""Smaller parameters keep their optimizer state in float32 (bitsandbytes' min_8bit_size)."""
-CODE_BYTES = 256 * 4
-"""A table of 256 float32 values: one for each matrix's nested scales, two for the whole optimizer."""
 OFFLOAD_BUFFERS = 2
 """Layer inputs on the card while they are kept on the host: one in use, one on its way."""
+ROUTER_BYTES = 4
+"""A router's softmax over the experts, per token and expert."""
+INDEX_BYTES = 8
 CUDA_BYTES = GIB * 6 // 10
 """CUDA's context, loaded kernels and cuBLAS's workspace: what `nvidia-smi` shows of a process that holds no tensors,
 commonly 0.4 to 0.6 GiB on Ada and later. Outside the figures of torch.cuda.max_memory_allocated."""
 SLACK_FRACTION = 0.04
 """Share of activations and working memory that the allocator holds and cannot hand out, with expandable segments. An
 assumption; `make bench-gpu` is where it is measured."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """One line of the table."""
-
-    name: str
-    bytes: int
-    kind: str
-    """`static`, `paged` (static, but allocated outside torch), `kept`, `working` or `card`."""
-    counted: bool = True
-    """Whether it counts at the peak. Of layer and loss, only the larger one does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,27 +43,12 @@ class Choice:
     offload: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """Bytes per element, and the LoRA settings that affect activations."""
-
-    element: int
-    """Of weights and activations in the compute dtype: 2 or 4."""
-    rank: int
-    dropout: bool
-
-
-def sizes_of(recipe: Recipe, *, element: int) -> Sizes:
-    """The recipe's."""
-    return Sizes(element=element, rank=recipe.lora.rank, dropout=recipe.lora.dropout > 0)
-
-
 def memory_lines(model: Model, recipe: Recipe, choice: Choice, sizes: Sizes) -> list[Line]:
     """Every line, in the order of the table."""
     activations = kept_lines(model, choice, sizes) + working_lines(model, recipe.base, choice, sizes)
     slack = int(sum(line.bytes for line in activations if line.counted) * SLACK_FRACTION)
     return [
-        *static_lines(model, recipe, sizes),
+        *shard(static_lines(model, recipe, sizes), model, recipe),
         *activations,
         Line(name="allocator's slack", bytes=slack, kind="card"),
         Line(name="CUDA itself", bytes=CUDA_BYTES, kind="card"),
@@ -92,89 +60,6 @@ def peak_bytes(lines: list[Line]) -> int:
     return sum(line.bytes for line in lines if line.counted)
 
 
-# --- static ---------------------------------------------------------------------------------------------------
-
-
-def static_lines(model: Model, recipe: Recipe, sizes: Sizes) -> list[Line]:
-    """Memory before the first activation. Exact."""
-    shapes = [shape for matrix in model.matrices if matrix.adapted for shape in adapter_shapes(matrix, recipe.lora)]
-    optimizer, dtype = recipe.training.optimizer, recipe.training.adapter_dtype
-    adapter = {"float32": 4, "bfloat16": 2}[dtype] * sum(map(prod, shapes))
-    by_name = {
-        **weight_bytes(model, recipe.base, sizes),
-        "embeddings": model.embeddings * sizes.element,
-        "output head": model.head * sizes.element,
-        "norms, biases, positions": model.others * sizes.element + model.buffer_bytes,
-        f"adapter ({dtype})": adapter,
-        f"gradients ({dtype})": adapter,
-        f"optimizer ({optimizer})": OPTIMIZER_BYTES[optimizer](shapes, recipe.training),
-    }
-    kinds = {f"optimizer ({paged})": "paged" for paged in PAGED}
-    return [Line(name=name, bytes=size, kind=kinds.get(name, "static")) for name, size in by_name.items() if size]
-
-
-def weight_bytes(model: Model, base: Base, sizes: Sizes) -> dict[str, int]:
-    """The frozen matrices."""
-    numels = [matrix.numel for matrix in model.matrices]
-    if base.quantization == "none":
-        return {"weights": sum(numels) * sizes.element}
-    constants = sum(quantization_bytes(numel, double=base.double_quantization) for numel in numels)
-    return {"weights (NF4)": sum(numels) // 2, "quantization constants": constants}
-
-
-def quantization_bytes(numel: int, *, double: bool) -> int:
-    """Constants of one NF4 matrix: its scales, and the table of the 16 values that four bits mean."""
-    table, scales = 16 * 4, -(-numel // NF4_BLOCK)
-    if not double:
-        return table + 4 * scales
-    return table + scales + 4 * -(-scales // NESTED_BLOCK) + CODE_BYTES + 4  # the last: the scales' mean
-
-
-Shapes = list[tuple[int, int]]
-
-
-def adapter_shapes(matrix: Matrix, lora: Lora) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Of A and of B."""
-    return (lora.rank, matrix.inputs), (matrix.outputs, lora.rank)
-
-
-def _adamw_8bit_bytes(shapes: Shapes, _: Training) -> int:
-    numels = [prod(shape) for shape in shapes]
-    small = sum(8 * numel for numel in numels if numel < LEAST_8BIT_VALUES)
-    large = [numel for numel in numels if numel >= LEAST_8BIT_VALUES]
-    return small + sum(2 * numel + 8 * -(-numel // STATE_BLOCK) for numel in large) + (2 * CODE_BYTES if large else 0)
-
-
-def _adamw_bytes(shapes: Shapes, _: Training) -> int:
-    return sum(8 * prod(shape) + 4 for shape in shapes)  # two moments and the step count
-
-
-def _paged_adamw_bytes(shapes: Shapes, _: Training) -> int:
-    return sum(8 * prod(shape) for shape in shapes)  # its step count is no tensor
-
-
-def _adafactor_bytes(shapes: Shapes, _: Training) -> int:
-    return sum(4 * (rows + columns) + 4 for rows, columns in shapes)  # a moment per row and column, and the size
-
-
-def _sgd_bytes(shapes: Shapes, training: Training) -> int:
-    return sum(4 * prod(shape) for shape in shapes) if training.beta1 else 0
-
-
-OPTIMIZER_BYTES: dict[str, Callable[[Shapes, Training], int]] = {
-    "adamw_8bit": _adamw_8bit_bytes,
-    "adamw": _adamw_bytes,
-    "adamw_fused": _adamw_bytes,
-    "paged_adamw": _paged_adamw_bytes,
-    "paged_adamw_8bit": _adamw_8bit_bytes,
-    "adafactor": _adafactor_bytes,
-    "sgd": _sgd_bytes,
-}
-"""By the recipe's name, for a float32 adapter."""
-PAGED = ("adamw_8bit", "paged_adamw", "paged_adamw_8bit")
-"""Optimizers whose state can move to the host, if it is on a card."""
-
-
 # --- kept for the backward pass -------------------------------------------------------------------------------
 
 
@@ -183,17 +68,26 @@ def attention_bytes(model: Model, sizes: Sizes) -> int:
     q, k = model.heads * model.head_width, model.key_heads * model.head_width
     matrices = [matrix for matrix in model.layer_matrices if matrix.name in ("q_proj", "k_proj", "v_proj", "o_proj")]
     own = sizes.element * (q + 2 * k + q) + 4 * model.heads
+    if model.head_norms:  # each norm keeps its input in float32, and one number per head
+        own += 4 * (q + k) + 4 * (model.heads + model.key_heads)
     of_input = sizes.element * model.hidden if any(m.adapted for m in matrices if m.name != "o_proj") else 0
     return own + of_input + lora_bytes(matrices, sizes)
 
 
 def mlp_bytes(model: Model, sizes: Sizes) -> int:
     """Kept by one layer's MLP, per token: its input; gate, its SiLU, up, and their product."""
+    if model.experts_used:
+        return model.experts_used * expert_bytes(model, sizes) + ROUTER_BYTES * model.experts
     matrices = [matrix for matrix in model.layer_matrices if matrix.name in ("gate_proj", "up_proj", "down_proj")]
     own = 3 * sizes.element * model.mlp
     of_input = sizes.element * model.hidden if any(m.adapted for m in matrices if m.name != "down_proj") else 0
     of_product = sizes.element * model.mlp if any(m.adapted for m in matrices if m.name == "down_proj") else 0
     return own + of_input + of_product + lora_bytes(matrices, sizes)
+
+
+def expert_bytes(model: Model, sizes: Sizes) -> int:
+    """Kept by one frozen expert, per token: gate, its SiLU, up; its output, to be weighted; indices and weight."""
+    return sizes.element * (3 * model.mlp + model.hidden) + 2 * INDEX_BYTES + 4
 
 
 def lora_bytes(matrices: list[Matrix], sizes: Sizes) -> int:
@@ -261,7 +155,7 @@ def layer_working_bytes(model: Model, choice: Choice, sizes: Sizes) -> int:
             again = mlp_bytes(model, sizes) - sizes.element * model.hidden
         case _:
             again = layer_bytes(model, sizes)
-    gradients = sizes.element * (model.hidden + 2 * model.mlp)
+    gradients = sizes.element * (model.hidden + 2 * model.mlp)  # one expert after the other goes backward
     return choice.micro_batch_tokens * (again + gradients)
 
 

@@ -66,6 +66,8 @@ class Model:
     """Whether queries and keys are normalized, as in Qwen3."""
     mlp: int
     """Width of the MLP, or of one expert."""
+    experts: int
+    """Of a mixture, else 0."""
     experts_used: int
     """Number of experts that a token goes through. 0 if the MLP is no mixture."""
     vocabulary: int
@@ -111,6 +113,7 @@ def read_model(skeleton: Any, lora: Lora) -> Model:
         head_width=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         head_norms=hasattr(layers[0].self_attn, "q_norm"),
         mlp=next(matrix.inputs for matrix in matrices if matrix.name == "down_proj"),
+        experts=max(matrix.experts for matrix in matrices) if routers else 0,
         experts_used=config.num_experts_per_tok if routers else 0,
         vocabulary=embeddings.shape[0],
     )

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 from trainer.plan.cards import GIB
 from trainer.plan.choose import Plan
-from trainer.plan.memory import Line
+from trainer.plan.sharding import strategy_of
+from trainer.plan.static import Line
 from trainer.recipe import Recipe
 
 BAR_WIDTH = 60
 GROUPS = {
-    "█": ("weights", ("weights", "quantization", "embeddings", "output head", "norms")),
+    "█": ("weights", ("weights", "quantization", "embeddings", "output head", "norms", "routers", "gathered")),
     "▓": ("adapter, gradients, optimizer", ("adapter", "gradients", "optimizer")),
     "▒": ("activations", ("checkpoints", "kept", "positions", "one layer", "one matrix", "the loss")),
     "░": ("the card's own", ("allocator", "CUDA")),
@@ -47,8 +48,13 @@ def summary(plan: Plan, recipe: Recipe) -> str:
     where = ", kept on the host" if choice.offload else ""
     return (
         f"{choice.micro_batch_tokens:,} tokens at a time ({samples} × {recipe.data.max_length:,}), "
-        f"{plan.accumulation} times per step; checkpointing {choice.checkpointing}{where}"
+        f"{plan.accumulation} times per step; checkpointing {choice.checkpointing}{where}{_cards(recipe)}"
     )
+
+
+def _cards(recipe: Recipe) -> str:
+    processes = recipe.distributed.processes
+    return "" if processes == 1 else f"; {processes} cards with {strategy_of(recipe)}, one of which holds"
 
 
 def other_plans(plans: list[Plan], vram_bytes: int) -> Iterator[str]:

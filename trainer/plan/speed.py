@@ -7,8 +7,9 @@ seconds of a micro-batch = the larger of   FLOPs / (card's dense rate × EFFICIE
 from __future__ import annotations
 
 from trainer.plan.cards import Card
-from trainer.plan.memory import Choice, Sizes, host_bytes
+from trainer.plan.memory import Choice, host_bytes
 from trainer.plan.model import Model
+from trainer.plan.static import Sizes
 from trainer.recipe import Recipe
 
 EFFICIENCY = 0.60
@@ -16,12 +17,13 @@ EFFICIENCY = 0.60
 best published figure for a consumer card is 0.68."""
 HOST_BANDWIDTH = 20e9
 """Bytes per second between host and card, each way: PCIe 4.0 ×16, page-locked, as commonly measured (32e9 nominal)."""
+MLP = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
 UNPACKED_BYTES = 4.5
 """Bytes moved per weight that is unpacked for one use: 0.5 read, 2 written, 2 read by the product."""
 
 
 def tokens_per_second(model: Model, recipe: Recipe, choice: Choice, sizes: Sizes, card: Card) -> float:
-    """Tokens per second of training, without evaluations."""
+    """Tokens per second of training on one card, without evaluations and without exchange between cards."""
     tokens = choice.micro_batch_tokens
     seconds = tokens * flops_per_token(model, recipe, choice) / (card.tflops * 1e12 * EFFICIENCY)
     if recipe.base.quantization == "nf4":
@@ -36,7 +38,7 @@ def flops_per_token(model: Model, recipe: Recipe, choice: Choice) -> float:
     A frozen matrix costs two products (forward, gradient of its input), an adapter three. Attention's backward pass
     costs 2.5 times its forward pass, because it recomputes the scores (Dao 2023, section 3.2).
     """
-    matrices = 2 * sum(matrix.numel for matrix in model.matrices)
+    matrices = 2 * sum(matrix.active for matrix in model.matrices)
     adapters = 2 * recipe.lora.rank * sum(m.inputs + m.outputs for m in model.matrices if m.adapted)
     attention = 2 * recipe.data.max_length * model.layers * model.heads * model.head_width
     head = 2 * model.vocabulary * model.hidden * supervised_fraction(recipe)
@@ -56,12 +58,12 @@ def supervised_fraction(recipe: Recipe) -> float:
 
 
 def _mlp_flops(model: Model, recipe: Recipe) -> int:
-    chosen = [m for m in model.matrices if m.name in ("gate_proj", "up_proj", "down_proj")]
-    return 2 * sum(m.numel + recipe.lora.rank * (m.inputs + m.outputs) * m.adapted for m in chosen)
+    chosen = [m for m in model.matrices if m.name in MLP]
+    return 2 * sum(m.active + recipe.lora.rank * (m.inputs + m.outputs) * m.adapted for m in chosen)
 
 
 def _weight_uses(model: Model, choice: Choice) -> int:
     """Weights unpacked in one micro-batch."""
     numel = sum(matrix.numel for matrix in model.matrices)
-    mlp = sum(m.numel for m in model.matrices if m.name in ("gate_proj", "up_proj", "down_proj"))
+    mlp = sum(m.numel for m in model.matrices if m.name in MLP)
     return 2 * numel + {"none": 0, "selective": mlp, "full": numel}[choice.checkpointing]

@@ -1,0 +1,62 @@
+"""Divides a plan's memory among several GPUs, as ZeRO does (Rajbhandari et al. 2020, section 5).
+
+ddp     every card holds everything; gradients are averaged in buckets, a second copy of them
+zero2   each card holds its share of gradients and optimizer
+zero3   also its share of weights and adapter; the layer in use is gathered from all cards
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from trainer.plan.model import Model
+from trainer.plan.static import Line
+from trainer.recipe import Distributed, Recipe
+
+LONG_TOKENS = 16_384
+"""Above this maximum length, `auto` is zero3: activations leave too little room for whole weights."""
+DIVIDED = ("gradients", "optimizer")
+"""Prefixes of the lines that zero2 divides."""
+
+
+def strategy_of(recipe: Recipe) -> str:
+    """Return ddp, zero2 or zero3. One process shards nothing."""
+    chosen = recipe.distributed.strategy
+    if recipe.distributed.processes == 1:
+        return "ddp"
+    if chosen == "auto":
+        return "zero3" if recipe.data.max_length > LONG_TOKENS else "zero2"
+    return chosen
+
+
+def unsharded(recipe: Recipe, processes: int) -> Recipe:
+    """Return the recipe as it is trained today: by `processes` cards, each of which holds everything."""
+    return replace(recipe, distributed=Distributed(processes=processes, strategy="ddp"))
+
+
+def shard(lines: list[Line], model: Model, recipe: Recipe) -> list[Line]:
+    """Return what one card holds of the static lines."""
+    processes, strategy = recipe.distributed.processes, strategy_of(recipe)
+    if processes == 1:
+        return lines
+    gradients = sum(line.bytes for line in lines if line.name.startswith("gradients"))
+    match strategy:
+        case "ddp":
+            return [*lines, Line(name="gradients in buckets", bytes=gradients, kind="static")]
+        case "zero2":
+            return [_share(line, processes) if line.name.startswith(DIVIDED) else line for line in lines]
+        case _:
+            gathered = Line(name="gathered layer", bytes=_largest_unit(lines, model), kind="static")
+            return [*(_share(line, processes) for line in lines), gathered]
+
+
+def _share(line: Line, processes: int) -> Line:
+    return replace(line, bytes=-(-line.bytes // processes))
+
+
+def _largest_unit(lines: list[Line], model: Model) -> int:
+    """Return the bytes of what is gathered at once: a layer with its adapter, or the embeddings, or the head."""
+    by_name = {line.name: line.bytes for line in lines}
+    ends = [by_name.get(name, 0) for name in ("embeddings", "output head")]
+    of_layers = sum(size for name, size in by_name.items() if name.startswith(("weights", "quantization", "adapter")))
+    return max(of_layers // model.layers, *ends)
