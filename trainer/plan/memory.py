@@ -155,7 +155,9 @@ def layer_working_bytes(model: Model, choice: Choice, sizes: Sizes) -> int:
             again = mlp_bytes(model, sizes) - sizes.element * model.hidden
         case _:
             again = layer_bytes(model, sizes)
-    gradients = sizes.element * (model.hidden + 2 * model.mlp)  # one expert after the other goes backward
+    gradients = sizes.element * (model.hidden + 2 * model.mlp)
+    if model.experts_used:  # all experts of a token at once, whose input is a copy of its own
+        gradients = model.experts_used * sizes.element * (2 * model.hidden + 2 * model.mlp)
     return choice.micro_batch_tokens * (again + gradients)
 
 
