@@ -16,15 +16,16 @@ from trainer.train import load_model
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("policy", ["none", "selective", "full"])
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
-def test_compiled_layers_give_the_same_gradients_for_packs_of_all_lengths(tmp_path):
+def test_compiled_layers_give_the_same_gradients_for_packs_of_all_lengths(policy, tmp_path):
     """With the fused LoRA layers over 4-bit weights, and with checkpointing."""
     base, samples = make_small(tmp_path, "llama"), token_samples(6)
     packs = [collate(samples[:2]), collate(samples[2:5]), collate(samples[5:])]
     found = {}
     for compiled in (False, True):
         recipe = recipe_for(
-            base, base__compute_dtype="float32", lora__dropout=0.0, training__checkpointing="selective",
+            base, base__compute_dtype="float32", lora__dropout=0.0, training__checkpointing=policy,
             training__compile=compiled,
         )  # fmt: skip
         model = load_model(checked(recipe)).model
