@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     plan.add_argument("--json", action="store_true")
     doctor = commands.add_parser("doctor", help="check whether this machine is ready for a recipe (JSON lines)")
     doctor.add_argument("recipe", type=Path)
+    doctor.add_argument("--folder", type=Path, help="also check whether a training that writes there can begin")
     samples = commands.add_parser("samples", help="show the samples of some rows, and which tokens have loss")
     samples.add_argument("recipe", type=Path)
     samples.add_argument("rows", type=Path)
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         case "plan":
             return plan_command(chosen)
         case "doctor":
-            return doctor_command(chosen.recipe)
+            return doctor_command(chosen.recipe, chosen.folder)
         case "samples":
             return samples_command(chosen)
         case "evaluate":
@@ -210,14 +211,14 @@ def plan_command(chosen: argparse.Namespace) -> int:
         return error.exit_code
 
 
-def doctor_command(path: Path) -> int:
+def doctor_command(path: Path, folder: Path | None) -> int:
     """Print the checks of this machine for a recipe. Returns 1 if a check failed."""
     try:
         recipe = load_recipe(path)
         with collector_paused():
             from trainer import doctor
 
-        return doctor.doctor_command(recipe)
+        return doctor.doctor_command(recipe, folder)
     except TrainerError as error:
         write_stderr(str(error))
         return error.exit_code

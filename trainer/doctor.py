@@ -14,9 +14,10 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.error import HTTPError, URLError
 
 import torch
@@ -25,6 +26,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from trainer.errors import UnusableInput
+from trainer.finding import Finding
 from trainer.model.base import local_folder, resolve
 from trainer.model.shapes import architecture
 from trainer.plan.cards import CARDS, GIB, card_named
@@ -32,6 +34,7 @@ from trainer.plan.choose import fastest_fitting, possible_plans, smallest_plan
 from trainer.plan.memory import CUDA_BYTES
 from trainer.plan.model import NotPlanned, read_model
 from trainer.plan.sharding import unsharded
+from trainer.readiness import readiness_findings
 from trainer.recipe import Recipe
 from trainer.track.wandb_tracker import wandb_mode
 
@@ -41,25 +44,16 @@ INSTALL_FOR_CARDS = "rm -rf .venv && make install TORCH_INDEX="
 
 PCI = Path("/sys/bus/pci/devices")
 
-State = Literal["ok", "note", "failed"]
 
+def doctor_command(recipe: Recipe, folder: Path | None = None) -> int:
+    """Print all findings. Returns 1 if one failed.
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """The result of one check."""
-
-    check: str
-    state: State
-    """`note`: not a failure, but worth knowing."""
-    said: str
-    mend: str | None = None
-    """For a failure: the command that fixes it."""
-
-
-def doctor_command(recipe: Recipe) -> int:
-    """Print all findings. Returns 1 if one failed."""
+    Args:
+        folder: where a training is going to write. None: no training is planned
+    """
     failed = False
-    for finding in findings(recipe, os.environ):
+    planned = () if folder is None else readiness_findings(recipe, folder)
+    for finding in chain(planned, findings(recipe, os.environ)):
         sys.stdout.write(json.dumps(asdict(finding)) + "\n")
         sys.stdout.flush()
         failed = failed or finding.state == "failed"

@@ -152,12 +152,16 @@ def source_finding(pool: Pool, settings: Settings) -> Finding:
 # --- the trainer --------------------------------------------------------------------------------------------
 
 
-def trainer_findings(settings: Settings) -> Iterator[Finding]:
-    """Run the trainer's checks (card, base model, Hub, W&B) in their own process."""
+def trainer_findings(settings: Settings, training: Path | None = None) -> Iterator[Finding]:
+    """Run the trainer's checks (card, base model, Hub, W&B) in their own process.
+
+    Args:
+        training: where a training is going to write. Cards, memory and disk are then checked for all of it
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{settings.recipe.name}.yaml"
         path.write_text(dump_recipe(with_absolute_folder(settings.recipe)), encoding="utf-8")
-        output, errors = examine_trainer(path, settings.trainer_secrets, seconds=TRAINER_SECONDS)
+        output, errors = examine_trainer(path, settings.trainer_secrets, seconds=TRAINER_SECONDS, folder=training)
     lines = output.splitlines()
     for line in lines:
         yield Finding(**json.loads(line))

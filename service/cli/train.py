@@ -11,6 +11,9 @@ import typer
 
 from service import logs
 from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for
+from service.cli.doctor import trainer_findings
+from service.errors import PreconditionError
+from service.logs import PrintProgress
 from service.settings.home import Home
 from service.settings.load import Settings
 from service.settings.overrides import overridden
@@ -51,6 +54,8 @@ def train(
         settings = smoke_settings(settings, folder.root)
     logs.set_up(settings.log_format)
     show = silent if as_json else logs.progress_printer(settings.log_format)
+    if not smoke:
+        check_ready(settings, folder.root, show)
     found = train_phases(one_off(settings, folder, rows=ROWS if smoke else MOST_ROWS), folder, parts, show=show)
     if as_json:
         print_json({"folder": folder.root, "phases": [asdict(one) for one in found]})
@@ -58,6 +63,23 @@ def train(
         _print(folder, found)
     if not found or found[-1].decision == "refuse":
         raise typer.Exit(1)
+
+
+def check_ready(settings: Settings, folder: Path, show: PrintProgress) -> None:
+    """Check cards, memory, disk and base model before anything is read or loaded.
+
+    Raises:
+        PreconditionError: a check failed. Lists all that did.
+    """
+    failed = []
+    for finding in trainer_findings(settings, folder):
+        show(finding.check, f"{finding.said}{' (failed)' if finding.state == 'failed' else ''}")
+        if finding.state == "failed":
+            failed.append(f"{finding.check}: {finding.said}{f'. Try: {finding.mend}' if finding.mend else ''}")
+    if failed:
+        raise PreconditionError(
+            "this machine is not ready for the recipe:\n" + "\n".join(f"  - {one}" for one in failed)
+        )
 
 
 def folder_for(settings: Settings, to: Path | None, *, kind: str, smoke: bool) -> Path:

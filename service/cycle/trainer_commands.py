@@ -80,9 +80,16 @@ def export_or_push(
     return process.returncode, json.loads(output[-1]) if process.returncode == 0 else {}
 
 
-def examine_trainer(recipe_file: Path, secrets: Mapping[str, str], *, seconds: float) -> tuple[str, str]:
-    """Run `python -m trainer doctor` for up to `seconds`. Return its stdout and stderr."""
+def examine_trainer(
+    recipe_file: Path, secrets: Mapping[str, str], *, seconds: float, folder: Path | None = None
+) -> tuple[str, str]:
+    """Run `python -m trainer doctor` for up to `seconds`. Return its stdout and stderr.
+
+    Args:
+        folder: where a training is going to write, to check what it takes. None: no training is planned
+    """
     command = [sys.executable, "-m", "trainer", "doctor", str(recipe_file)]
+    command += [] if folder is None else ["--folder", str(folder)]
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -154,3 +154,12 @@ def test_a_folder_in_which_nothing_was_trained_can_be_used_again(place: Codelupe
     assert done.returncode == 2 and "batch_size: 0 is below" in done.stderr
     done = place.run("sweep", "--recipe", "phased.yaml", "--to", "mistaken", "--from", "loose.py", "--set", "rank=4,8")
     assert done.returncode == 2 and "no row has the phase" in done.stderr, done.stderr
+
+
+def test_a_machine_that_is_not_ready_is_told_before_anything_is_read(place: Codelupe) -> None:
+    offline = {"HF_HUB_OFFLINE": "1"}
+    done = place.run("train", "--recipe", "phased-kat-dev", "--from", "data", "--to", "kat", timeout=90, **offline)
+    assert done.returncode == 3 and "this machine is not ready for the recipe" in done.stderr, done.stderr
+    assert "base.model: Kwaipilot/KAT-Dev is not in the local cache" in done.stderr
+    assert "· cards" in done.stdout and "0 of 8 cards" in done.stdout
+    assert not (place.home / "kat" / "postgres").exists()
