@@ -71,14 +71,23 @@ def prepared_recipe(settings: Settings, show: PrintProgress, stop: threading.Eve
     return pinned(recipe, model=facts["model"], revision=facts["revision"])
 
 
+def adapter_shape(recipe: Recipe) -> dict[str, Any]:
+    """Return what all adapters of a stream have in common besides their base.
+
+    Trained routers are named only if there are any: older streams, and those without them, stay bound as they are.
+    """
+    lora = recipe.lora
+    shape = {"rank": lora.rank, "alpha": lora.alpha, "targets": sorted(lora.targets)}
+    return shape if recipe.moe.freeze_router else shape | {"routers": "trained"}
+
+
 def bind_stream(pool: Pool, settings: Settings, recipe: Recipe) -> None:
     """Bind the stream to its source, base and LoRA shape. Fails if it is bound to others."""
-    lora = recipe.lora
     binding = streams.Binding(
         source=settings.source.name,
         base_model=recipe.base.model,
         base_revision=recipe.base.revision or "",
-        lora={"rank": lora.rank, "alpha": lora.alpha, "targets": sorted(lora.targets)},
+        lora=adapter_shape(recipe),
     )
     try:
         streams.bind(pool, recipe.stream, binding)

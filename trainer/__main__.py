@@ -149,8 +149,10 @@ def prepare_command(path: Path) -> int:
         check_compiler(recipe)
         with collector_paused():
             from trainer.model.base import prepare_base
+            from trainer.model.mixture import check_router
 
         found = prepare_base(recipe)
+        check_router(recipe)
         check_tokens(recipe)
         check_suites(recipe)
     except TrainerError as error:

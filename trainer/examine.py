@@ -89,7 +89,7 @@ def _weights(weights: Mapping[str, torch.Tensor], checked: Checked) -> dict[str,
 def _used(directory: RunDirectory, checked: Checked, base: Any, stop: StopRequest) -> dict[str, Any]:
     """Load the adapter as a later run does, repeat a few measurements, and let it answer a few prompts."""
     recipe = checked.recipe
-    adapted = add_adapter(base, recipe.lora, parent=directory.adapter, seed=checked.seed)
+    adapted = add_adapter(base, recipe.lora, parent=directory.adapter, seed=checked.seed, moe=recipe.moe)
     adapted.eval()
     norms = relative_norms(adapted)
     largest = max(norms, key=lambda name: norms[name] if math.isfinite(norms[name]) else math.inf)

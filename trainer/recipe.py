@@ -172,6 +172,20 @@ class Corpus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Moe:
+    """A base with experts (docs/experts.md). For a base without experts, these values have no effect."""
+
+    auxiliary_loss_weight: float = number(0.001, 0.0, 100.0)
+    """Weight of the loss that balances the experts. 0 turns it off."""
+    freeze_router: bool = True
+    """Whether the routers stay as they are. `false` trains them whole, beside the adapter."""
+    log_experts: bool = True
+    """Whether to count the tokens of each expert: events, curves, report and alarm."""
+    collapse_share: float = number(0.75, 0.01, 1.0)
+    """Alarm if one expert of a layer gets more than this share of the tokens. Balanced: top_k / experts. 1: never."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """When to measure the held-out loss, and when to stop early."""
 
@@ -303,6 +317,7 @@ class Recipe:
     training: Training = field(default_factory=Training)
     distributed: Distributed = field(default_factory=Distributed)
     corpus: Corpus = field(default_factory=Corpus)
+    moe: Moe = field(default_factory=Moe)
     evaluation: Evaluation = field(default_factory=Evaluation)
     gate: Gate = field(default_factory=Gate)
     hygiene: Hygiene = field(default_factory=Hygiene)

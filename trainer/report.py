@@ -52,6 +52,7 @@ def make_report(
             "tokens_seen": progress.tokens_seen,
             "tokens_published": sum(o.tokens for o in outcomes if o.outcome in ("trained", "replayed")),
         },
+        "experts": progress.experts,
         "rows": {name: counts[name] for name in OUTCOMES},
         "adapter": {"manifest_sha256": adapter_sha256} if adapter_sha256 else None,
         "seconds": seconds,

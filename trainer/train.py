@@ -39,7 +39,9 @@ from trainer.model.compiled import compile_layers
 from trainer.model.fused_lora import fuse_adapter
 from trainer.model.load import compute_dtype
 from trainer.model.lora import add_adapter, trainable_parameters
+from trainer.model.mixture import check_router
 from trainer.model.quantized import Emit, load_kept
+from trainer.model.routing import routing_of
 from trainer.model.step import LossModel, check_head
 from trainer.outcomes import Inputs, row_outcomes
 from trainer.plan.choose import Plan
@@ -79,6 +81,7 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
     with events.stage("check"):
         checked = check_run(directory)
         resolve(checked.recipe.base)
+        check_router(checked.recipe)
         stop.check()
     with reading(directory, checked, events) as rows:
         loaded = None
@@ -202,7 +205,7 @@ def make_trainable(
     """
     training = recipe.training
     dtype = getattr(torch, training.adapter_dtype)
-    adapted = add_adapter(base, recipe.lora, parent=parent, seed=seed, dtype=dtype)
+    adapted = add_adapter(base, recipe.lora, parent=parent, seed=seed, dtype=dtype, moe=recipe.moe)
     check_head(adapted)
     fuse_adapter(adapted)
     if training.compile:
@@ -210,7 +213,8 @@ def make_trainable(
     checkpoint_layers(adapted, training.checkpointing, offload=training.offload_checkpoints == "always")
     optimizer = make_optimizer(adapted.parameters(), training, draws=(seed, run_id))
     kernel = choose_kernel(recipe.base, device, compute_dtype(recipe.base, device))
-    return LossModel(adapted, kernel=kernel, label_smoothing=training.label_smoothing), optimizer
+    routing = routing_of(adapted.get_base_model(), recipe.moe)
+    return LossModel(adapted, kernel=kernel, label_smoothing=training.label_smoothing, routing=routing), optimizer
 
 
 def write_predictions(context: FitContext, inputs: Inputs, tokenizer: Any, progress: Progress) -> None:

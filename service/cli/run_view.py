@@ -7,6 +7,7 @@ from typing import Any
 
 from db.runs import Run
 from service.cli.console import out, print_table, when
+from service.cli.expert_map import print_experts
 from service.gate.interval import Interval
 
 MODELS = {"anchor": "base alone", "current": "current adapter", "candidate": "candidate"}
@@ -28,6 +29,8 @@ def print_run(run: Run) -> None:
             ["model", "loss", "perplexity", "top-1 accuracy"],
             [[title, *_scores(evaluation.get(name) or {})] for name, title in MODELS.items()],
         )
+    if experts := report.get("experts"):
+        print_experts(experts)
     if verdict := report.get("verdict"):
         _print_verdict(verdict)
 

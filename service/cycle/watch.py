@@ -115,6 +115,19 @@ class Watcher:
     def _non_finite(self, record: dict[str, Any]) -> None:
         self._log("Training produced a non-finite value", record, "step", "what", level=logging.WARNING)
 
+    def _experts(self, record: dict[str, Any]) -> None:
+        layers = record.get("layers") or []
+        dead = sum(len(layer.get("dead", ())) for layer in layers)
+        largest = max((max(layer.get("shares", ()), default=0.0) for layer in layers), default=0.0)
+        self._log("Expert use", record | {"largest_share": largest, "dead_experts": dead},
+                  "step", "aux_loss", "largest_share", "dead_experts")  # fmt: skip
+
+    def _expert_collapse(self, record: dict[str, Any]) -> None:
+        self._log(
+            "One expert gets most tokens of a layer. Raise moe.auxiliary_loss_weight, or set moe.freeze_router: true",
+            record, "step", "layer", "expert", "share", "collapse_share", level=logging.WARNING,
+        )  # fmt: skip
+
     def _out_of_memory(self, record: dict[str, Any]) -> None:
         self._log(
             "Training ran out of memory and continues with smaller batches",
@@ -154,6 +167,8 @@ HANDLERS: dict[str, Callable[[Watcher, dict[str, Any]], None]] = {
     "checkpoint": Watcher._checkpoint,
     "checkpoint_damaged": Watcher._damaged,
     "early_stop": Watcher._early_stop,
+    "experts": Watcher._experts,
+    "expert_collapse": Watcher._expert_collapse,
     "unmeasured": Watcher._unmeasured,
     "out_of_memory": Watcher._out_of_memory,
     "non_finite": Watcher._non_finite,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import safe_open
+
 from trainer.errors import UnusableInput
 from trainer.model.lora import lora_config
 from trainer.recipe_file import load_recipe, recipe_dict
@@ -30,7 +32,9 @@ def as_adapter(folder: Path, scratch: Path) -> Path:
         raise UnusableInput(f"the checkpoint cannot be used: {error}. Its run may have gone on meanwhile") from error
     recipe = load_recipe(RunDirectory(folder.parent.parent).recipe)
     scratch.mkdir(parents=True)
-    lora_config(recipe.lora).save_pretrained(str(scratch))
+    with safe_open(folder / CHECKPOINT_WEIGHTS, "pt") as weights:
+        routers = sorted({name.split(".")[-2] for name in weights.keys() if ".lora_" not in name})  # noqa: SIM118
+    lora_config(recipe.lora, routers=routers).save_pretrained(str(scratch))
     (scratch / "adapter_model.safetensors").symlink_to((folder / CHECKPOINT_WEIGHTS).resolve())
     write_json(scratch / "training_args.json", {"recipe": recipe_dict(recipe)})
     return scratch

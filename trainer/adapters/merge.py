@@ -1,8 +1,11 @@
 """Merges an adapter into its base in 16 bits, and proves that the written model gives the same logits.
 
     W' = W + s · B A      the product and the sum in float32, rounded to 16 bits once
+    a trained router replaces the base's. It is rounded before anything is compared, because near a tie between two
+    experts, rounding can send a token to the other one
 
-Not covered: 4-bit results. Rounding W' to 4 bits would lose most of the change. Adapters other than plain LoRA.
+Not covered: 4-bit results. Rounding W' to 4 bits would lose most of the change. Adapters other than plain LoRA and
+routers.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ from trainer.adapters.verify import (
 from trainer.errors import UnusableInput
 from trainer.model.base import load_skeleton, resolve_for, source_of
 from trainer.model.load import load_base, load_tokenizer
-from trainer.model.lora import load_adapter
+from trainer.model.lora import load_adapter, trained_routers
+from trainer.model.mixture import routers
 from trainer.recipe import Base, Recipe
 from trainer.run_dir import new_folder, sha256_file, write_manifest, write_text
 
@@ -49,7 +53,7 @@ class Merged:
     revision: str
     dtype: str
     modules: int
-    """Number of changed matrices."""
+    """Number of changed matrices, routers included."""
     rounding: float
     """How much of the adapter's change is lost because the sums are rounded to 16 bits, as a share of its norm."""
     logits: LogitsCheck
@@ -74,6 +78,7 @@ def merge(recipe: Recipe, adapter: Path, to: Path, *, dtype: str = "auto", card:
     chosen, device = choose_dtype(recipe.base, dtype), choose_device(recipe.base)
     tokenizer = load_tokenizer(recipe.base)
     adapted = load_adapter(load_16_bit(recipe.base, chosen, device), adapter).eval()
+    round_routers(adapted, chosen)
     expected = expect(adapted, verification_prompts(tokenizer))
     modules, rounding = merge_weights(adapted)
     model = adapted.unload()
@@ -159,11 +164,24 @@ def merge_weights(adapted: Any) -> tuple[int, float]:
         lost += float((merged.float() - weight.float() - change).square().sum())
         wanted += float(change.square().sum())
         weight.data.copy_(merged)
-    return len(layers), (lost / wanted) ** 0.5 if wanted else 0.0
+    return len(layers) + len(trained_routers(adapted)), (lost / wanted) ** 0.5 if wanted else 0.0
+
+
+def round_routers(adapted: Any, dtype: torch.dtype) -> None:
+    """Give the trained routers the dtype of the merged weights.
+
+    Raises:
+        UnusableInput: the adapter holds a copy of something else than a router.
+    """
+    known = {id(module) for module in routers(adapted.get_base_model()).values()}
+    for name, wrapper in trained_routers(adapted).items():
+        if id(wrapper.original_module) not in known:
+            raise UnusableInput(f"the adapter holds a whole copy of {name}. Only routers can be merged like this")
+        wrapper.modules_to_save.to(dtype)
 
 
 def check_plain(adapter: Path) -> None:
-    """Raises UnusableInput unless a folder holds plain LoRA on linear layers."""
+    """Raises UnusableInput unless a folder holds plain LoRA on linear layers (and perhaps whole copies of modules)."""
     try:
         config = PeftConfig.from_pretrained(str(adapter))
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -172,8 +190,7 @@ def check_plain(adapter: Path) -> None:
         raise UnusableInput(f"{adapter} is {config.peft_type}, not LoRA. It cannot be merged")
     others: Mapping[str, Any] = {
         "use_dora": config.use_dora, "lora_bias": config.lora_bias, "bias": config.bias != "none",
-        "modules_to_save": config.modules_to_save, "target_parameters": config.target_parameters,
-        "fan_in_fan_out": config.fan_in_fan_out,
+        "target_parameters": config.target_parameters, "fan_in_fan_out": config.fan_in_fan_out,
     }  # fmt: skip
     if found := [name for name, value in others.items() if value]:
         raise UnusableInput(f"{adapter} uses {', '.join(found)}. Only plain LoRA on linear layers can be merged")

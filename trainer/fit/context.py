@@ -16,6 +16,7 @@ from trainer.errors import Diverged
 from trainer.evaluate.held_out import HeldOut
 from trainer.events import Events
 from trainer.fit.suspects import find_suspects
+from trainer.model.routing import Routing
 from trainer.recipe import Recipe
 from trainer.records import Failure, Suspects
 from trainer.stop import StopRequest
@@ -43,6 +44,12 @@ class FitContext:
     def adapted(self) -> Any:
         """The PEFT model inside."""
         return self.accelerator.unwrap_model(self.model).model
+
+    @property
+    def routing(self) -> Routing | None:
+        """What follows the routers of a mixture of experts."""
+        found: Routing | None = self.accelerator.unwrap_model(self.model).routing
+        return found
 
     def members(self, step: int) -> list[TokenSample]:
         """Return the samples of a step, counted from 1, on all ranks."""

@@ -17,6 +17,7 @@ from trainer.errors import Stopped
 from trainer.fit.checkpoint import Checkpoint
 from trainer.fit.context import FitContext
 from trainer.fit.evaluations import evaluate_candidate, evaluate_start
+from trainer.fit.experts import ExpertLog
 from trainer.fit.optimizer import set_learning_rate
 from trainer.fit.passes import Passes
 from trainer.fit.progress import Progress, evaluation_due
@@ -33,6 +34,7 @@ class Fit:
         self.steps_total = len(context.windows)
         self.progress = Progress() if resume_from is None else restore_state(context, resume_from)
         self.passes = Passes(context)
+        self.experts = ExpertLog(context)
 
     def run(self) -> Progress:
         """Train to the end, and load the weights that are the result into the model.
@@ -72,10 +74,11 @@ class Fit:
         progress.step = step
         progress.tokens_seen += window.tokens
         progress.losses.append(loss)
+        more = self.experts.end_step(window.supervised, progress)
         speed = window.tokens / max(time.monotonic() - start, 1e-9)
-        self._report_step(epoch=window.epoch, tokens=window.tokens, rate=rate, norm=norm, speed=speed)
+        self._report_step(epoch=window.epoch, tokens=window.tokens, rate=rate, norm=norm, speed=speed, **more)
 
-    def _report_step(self, *, epoch: int, tokens: int, rate: float, norm: float, speed: float) -> None:
+    def _report_step(self, *, epoch: int, tokens: int, rate: float, norm: float, speed: float, **more: float) -> None:
         progress = self.progress
         memory = peak_gpu_bytes(self.context.accelerator.device)
         self.context.events.emit(
@@ -90,6 +93,7 @@ class Fit:
             tokens_total=progress.tokens_seen,
             tokens_per_second=round(speed, 1),
             gpu_memory_bytes=memory,
+            **more,
         )
         self.context.trackers.log(
             progress.step,
@@ -99,6 +103,7 @@ class Fit:
                 "train/grad_norm": norm,
                 "train/tokens_per_second": speed,
                 "memory/gpu_bytes": float(memory),
+                **{f"train/{name}": value for name, value in more.items()},
             },
         )
 
@@ -111,6 +116,7 @@ class Fit:
             if progress.step == 0:
                 evaluate_start(context, progress)
                 return
+            self.experts.report(progress)
             evaluate_candidate(context, progress)
         except Stopped:
             self._stop_if_asked()

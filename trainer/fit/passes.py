@@ -79,6 +79,8 @@ class Passes:
     def _accumulate(self, pieces: Sequence[Batch], supervised: int) -> float:
         """Run all packs forward and backward. Each is weighted by its share of the window's tokens on all ranks."""
         accelerator, model = self.context.accelerator, self.context.model
+        if self.context.routing:
+            self.context.routing.begin()  # a window that ran out of memory is counted once
         total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         for index, piece in enumerate(pieces):
             batch = piece.to(accelerator.device)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trainer.evaluate.score import Score
+from trainer.fit.expert_interval import ExpertInterval
 from trainer.recipe import Evaluation
 
 
@@ -29,6 +30,10 @@ class Progress:
     misses: int = 0
     """Number of consecutive evaluations without improvement."""
     stopped_early: bool = False
+    routed: ExpertInterval = field(default_factory=ExpertInterval)
+    """What a mixture's routers did since the last evaluation."""
+    experts: dict[str, Any] | None = None
+    """The same for the interval before the last evaluation, as in the report. None: a base without experts."""
 
     @property
     def best_step(self) -> int:
@@ -84,6 +89,8 @@ class Progress:
         values = dict(data)
         values["reference"] = math.inf if data["reference"] is None else data["reference"]
         values["history"] = [(step, Score(**score)) for step, score in data["history"]]
+        if "routed" in data:  # a checkpoint of an earlier version has none
+            values["routed"] = ExpertInterval(**data["routed"])
         for name in ("anchor", "current"):
             values[name] = Score(**data[name]) if data[name] else None
         return cls(**values)

@@ -28,6 +28,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from trainer.model.mixture import quantized_experts
+
 HOST_BLOCK_BYTES = 16 << 20
 """Host buffers are rounded up to this size for reuse: page-locking is slow, and packs vary in length."""
 IN_FLIGHT = 2
@@ -37,12 +39,16 @@ IN_FLIGHT = 2
 def checkpoint_layers(model: Any, policy: str, *, offload: bool = False) -> int:
     """Apply a checkpointing policy to a model. Returns the number of recomputed modules.
 
+    Experts in 4 bits are recomputed under every policy. Else the unpacked experts of all layers would be kept.
+
     Args:
         policy: a name in POLICIES
         offload: keep saved inputs in host memory (page-locked with a GPU)
     """
     keeper = HostKeeper() if offload else None
     modules = [chosen for layer in decoder_layers(model) for chosen in POLICIES[policy](layer)]
+    if policy == "none":
+        modules = quantized_experts(model)
     for module in modules:
         module.forward = _recomputed(module.forward, keeper)
     return len(modules)

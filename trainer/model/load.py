@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from trainer.errors import UnusableInput
 from trainer.model.base import linear_layers, source_of
+from trainer.model.mixture import check_experts, expert_weights, quantize_experts, routers
 from trainer.recipe import Base
 
 NATIVE_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
@@ -77,8 +78,10 @@ def load_base(base: Base, device: torch.device, *, copy: Path | None = None, dty
     model.requires_grad_(False)
     model.config.use_cache = False
     if base.quantization == "nf4":
+        quantize_experts(model, double_quantization=base.double_quantization)
         keep_weights_packed(model)
         check_quantized(model, dtype, nested=base.double_quantization)
+    check_experts(model, dtype, quantized=base.quantization == "nf4", nested=base.double_quantization)
     return model
 
 
@@ -93,11 +96,13 @@ def keep_weights_packed(model: Any) -> None:
 
 
 def check_quantized(model: Any, dtype: torch.dtype, *, nested: bool = True) -> None:
-    """Raises UnusableInput unless all matrices except embeddings and head are NF4 and have the expected size.
+    """Raises UnusableInput unless all matrices except embeddings, head and routers are NF4 and have the expected size.
 
-    transformers silently leaves unknown modules (such as a mixture's fused experts) in 16 bits.
+    transformers silently leaves unknown modules in 16 bits. `check_experts` looks at a mixture's experts.
     """
-    kept = {id(p) for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
+    apart = (model.get_input_embeddings(), model.get_output_embeddings(), *routers(model).values())
+    kept = {id(p) for module in apart for p in module.parameters()}
+    kept |= {id(p) for module, _ in expert_weights(model).values() for p in module.parameters()}
     for name, layer in linear_layers(model).items():
         if not isinstance(layer, bnb.nn.Linear4bit):
             raise UnusableInput(f"base.quantization: {name} is {type(layer).__name__} and was not quantized")

@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from trainer.errors import UnusableInput
 from trainer.model.load import compute_dtype, load_base
 from trainer.model.memory import is_out_of_memory
+from trainer.model.mixture import is_mixture
 from trainer.recipe import Base
 from trainer.run_dir import MANIFEST, RunDirectoryError, held_lock, new_folder, read_json, write_json
 
@@ -47,10 +48,12 @@ class Emit(Protocol):
 def load_kept(base: Base, device: torch.device, emit: Emit) -> Any:
     """Load the base from its copy if there is one. Otherwise quantize it now, and write a copy.
 
+    A mixture of experts has no copy: bitsandbytes cannot save its experts, so each start quantizes them.
+
     Raises:
         UnusableInput: the base itself cannot be loaded.
     """
-    if base.quantization != "nf4" or base.revision is None:
+    if base.quantization != "nf4" or base.revision is None or is_mixture(base):
         return load_base(base, device)
     facts = copy_facts(base, device)
     try:

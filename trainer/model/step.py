@@ -11,40 +11,58 @@ from trainer.errors import UnusableInput
 from trainer.model.attention import attend_by_document, documents, unpacked_attention
 from trainer.model.batch import Batch
 from trainer.model.loss import position_losses, supervised_loss
+from trainer.model.routing import Routing
 
 
 class LossModel(nn.Module):
     """A causal language model with its loss, on packs."""
 
-    def __init__(self, model: Any, *, kernel: str = "each", label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, model: Any, *, kernel: str = "each", label_smoothing: float = 0.0, routing: Routing | None = None
+    ) -> None:
+        """
+        Args:
+            routing: follows the routers of a mixture of experts in training
+        """
         super().__init__()
         self.model = model
         self.kernel = kernel
         self.label_smoothing = label_smoothing
+        self.routing = routing
         attend_by_document(model.get_base_model())
 
     def forward(self, batch: Batch, *, by_sample: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the summed loss and the number of correct predictions. Label smoothing applies in training only.
 
+        In training, the loss of a mixture of experts has the gradient of the load balancing loss, too. Its value is
+        that of the language model alone.
+
         With `by_sample`, return the sums of each sample, float64 [samples], without a gradient or label smoothing.
         """
         causal = self.model.get_base_model()
-        hidden = causal.model(
+        routing = self.routing if self.training and not by_sample else None
+        outputs = causal.model(
             input_ids=batch.ids,
             position_ids=batch.positions,
             documents=documents(batch, self.kernel),
             use_cache=False,
-        ).last_hidden_state[0]
+            **({"output_router_logits": True} if routing else {}),
+        )
+        hidden = outputs.last_hidden_state[0]
         hidden, head = hidden[batch.predicting], causal.get_output_embeddings()
         if by_sample:
             losses, correct = position_losses(hidden, head, batch.labels)
             return batch.sum_by_sample(losses), batch.sum_by_sample(correct)
-        return supervised_loss(
+        loss, correct = supervised_loss(
             hidden,
             head,
             batch.labels,
             label_smoothing=self.label_smoothing if self.training else 0.0,
         )
+        if routing:
+            balancing = routing.observe(outputs.router_logits, batch)
+            loss = loss + (balancing - balancing.detach())  # its gradient counts, its value is reported apart
+        return loss, correct
 
 
 @torch.no_grad()
