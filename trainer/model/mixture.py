@@ -136,7 +136,7 @@ def check_experts(model: Any, dtype: torch.dtype, *, quantized: bool, nested: bo
     return sum(
         _check_packed(full_name, module, name, dtype, nested=nested)
         if quantized
-        else _check_plain(full_name, getattr(module, name), dtype)
+        else _check_plain(full_name, module, name, dtype)
         for full_name, (module, name) in weights.items()
     )
 
@@ -147,7 +147,10 @@ def _packed(module: Any, name: str) -> bool:
     )
 
 
-def _check_plain(full_name: str, weight: torch.Tensor, dtype: torch.dtype) -> int:
+def _check_plain(full_name: str, module: Any, name: str, dtype: torch.dtype) -> int:
+    if _packed(module, name):
+        raise UnusableInput(f"base.quantization: none, but the experts {full_name} are in 4 bits")
+    weight: torch.Tensor = getattr(module, name)
     if weight.dtype != dtype or weight.element_size() != dtype.itemsize:
         raise UnusableInput(f"base.quantization: none, but the experts {full_name} are {weight.dtype}, not {dtype}")
     return weight.numel() * weight.element_size()
