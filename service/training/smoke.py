@@ -54,7 +54,7 @@ def smaller(recipe: Recipe, model: str) -> Recipe:
             dataloader_workers=0, pin_memory=False, checkpoint_steps=training.checkpoint_steps and 2,
         ),
         evaluation=replace(recipe.evaluation, interval_fraction=0.5, interval_steps=None, batch_size=2, suites=()),
-        gate=replace(recipe.gate, evidence="point", least_gain=0.0, least_files=2, more_loops=1.0),
+        gate=replace(recipe.gate, evidence="point", least_gain=0.0, least_files=2, more_loops=1.0, largest_norm=100.0),
         tracking=replace(recipe.tracking, sample_predictions=min(recipe.tracking.sample_predictions, 1)),
         distributed=Distributed(),
         corpus=Corpus(),

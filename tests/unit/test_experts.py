@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 from service.cli.expert_map import heat
 from service.cli.run_view import print_run
 from service.cycle.watch import Watcher
+from service.start import adapter_shape
 from service.web.board import Board, Snapshot
 from trainer import __main__
 from trainer.adapters.checkpoints import as_adapter
@@ -271,6 +272,12 @@ def test_routers_are_trained_on_a_base_in_16_bits(quantization, tmp_path, other_
     assert __main__.main(["examine", str(directory.root)]) == 0
     found = json.loads(directory.examination.read_text())
     assert "failure" not in found and found["measured_again"]["largest_difference"] < 0.05
+
+
+def test_a_stream_is_bound_to_trained_routers_only_if_there_are_any():
+    shape = adapter_shape(toy_recipe("mixtral"))
+    assert sorted(shape) == ["alpha", "rank", "targets"]  # as streams were bound before
+    assert adapter_shape(toy_recipe("mixtral", moe__freeze_router=False)) == shape | {"routers": "trained"}
 
 
 def test_a_recipe_that_trains_the_routers_of_a_dense_base_is_refused(tmp_path, capsys):

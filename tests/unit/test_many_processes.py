@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_folder import events, run, short_recipe, short_run, weights
+from run_folder import events, make_run, run, short_recipe, short_rows, short_run, weights
+from toys import toy_recipe
 
 from trainer.check import check_world
 
@@ -50,3 +51,22 @@ def test_processes_that_cannot_share_a_step_equally_are_refused_before_loading(t
     assert "Start 1 or 2 or 3 or 4 or 6 or 12 of them" in failed["message"]
     assert not [event for event in events(directory, "stage") if event.get("stage") == "model"]
     check_world(short_recipe(distributed__processes=3), 6)
+
+
+def test_two_processes_balance_experts_as_one(tmp_path):
+    """The last step has one sample, so the second process has an empty pack there."""
+    recipe = toy_recipe(
+        "mixtral", moe__freeze_router=False, moe__auxiliary_loss_weight=1.0, distributed__processes=2,
+        training__learning_rate=0.002,
+    )  # fmt: skip
+    one, two = (make_run(tmp_path / name, recipe, short_rows(9), short_rows(3, start=101)) for name in ("one", "two"))
+    assert run(one) == 0
+    under_torchrun(two.root, 2)
+    for key in ("loss", "aux_loss"):
+        expected, found = ([event[key] for event in events(which, "step")] for which in (one, two))
+        assert found == pytest.approx(expected, rel=1e-4), key
+    expected, found = ([event["layers"] for event in events(which, "experts")] for which in (one, two))
+    assert found == expected
+    ours, theirs = weights(one.adapter), weights(two.adapter)
+    for name in ours:
+        torch.testing.assert_close(theirs[name], ours[name], rtol=0, atol=2e-4)

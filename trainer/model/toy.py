@@ -85,7 +85,7 @@ def architecture_of(model: str) -> str:
     """Return the architecture of a base: a key of TOYS.
 
     Args:
-        model: Hub name, folder or `tiny-qwen2`
+        model: Hub name, folder, `tiny-qwen2`, or a key of TOYS
 
     Raises:
         UnusableInput: the base cannot be read, or there is no toy of its architecture.
@@ -94,6 +94,8 @@ def architecture_of(model: str) -> str:
     found = next((name for pattern, name in KNOWN_BASES.items() if fnmatchcase(model, pattern)), None)
     if folder is None and found is not None:
         return found
+    if folder is None and "/" not in model:
+        return known_toy(model)
     try:
         found = AutoConfig.from_pretrained(str(folder or model), trust_remote_code=False).model_type
     except (OSError, ValueError, KeyError) as error:
