@@ -3,7 +3,7 @@
 transformers keeps the experts of a layer as 3-D parameters: [experts, out, in]. bitsandbytes quantizes linear layers
 and leaves them in 16 bits, so they are quantized here after loading. What this costs:
 
-    loading     a device needs room for all experts in 16 bits first (87 GB for Mixtral 8x7B, 24 GB afterwards)
+    loading     a device needs room for all experts in 16 bits first (90 GB for Mixtral 8x7B, 23 GB afterwards)
     each start  quantizes again, because such weights cannot be saved (`load_kept` makes no copy)
     each pass   a layer's experts are unpacked together: 2.8 GB per layer of Mixtral, in the forward and again in the
                 backward pass. They are freed in between only if the layer's experts are recomputed. So even the
