@@ -72,7 +72,7 @@ def test_unpacked_experts_are_not_kept_for_the_backward_pass(policy):
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model(batch)
-    assert not {(256, 64), (64, 256), (64, 128), (128, 64), (8, 256, 64), (8, 64, 128)} & set(kept)
+    assert kept and not [shape for shape in kept if sorted(shape) in ([8, 64, 256], [8, 64, 128])]
 
 
 def test_a_mixture_in_4_bits_has_no_kept_copy(monkeypatch, tmp_path):
