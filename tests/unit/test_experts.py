@@ -15,6 +15,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from fitting import checked
+from peft import get_peft_model
 from run_folder import events, make_run, run, short_recipe, short_rows, weights
 from test_run_view import RUN
 from toys import toy, toy_recipe, toy_samples
@@ -34,7 +35,7 @@ from trainer.fit.checkpoint import checkpoints
 from trainer.fit.expert_interval import ExpertInterval, entropy
 from trainer.fit.progress import Progress
 from trainer.model.load import load_base, load_tokenizer
-from trainer.model.lora import add_adapter, load_adapter, trained_routers
+from trainer.model.lora import add_adapter, load_adapter, lora_config, trained_routers
 from trainer.model.mixture import routers
 from trainer.recipe_file import dump_recipe
 from trainer.run_dir import RunDirectory
@@ -240,6 +241,14 @@ def test_merging_writes_the_trained_routers(dtype, tmp_path):
     for name, router in routers(model).items():
         expected = saved[f"base_model.model.{name}.weight"].to(router.weight.dtype)
         assert router.weight.dtype in (torch.bfloat16, torch.float16) and torch.equal(router.weight, expected)
+
+
+def test_whole_copies_of_other_modules_are_not_merged(tmp_path):
+    recipe = toy_recipe("mixtral")
+    config = replace(lora_config(recipe.lora), modules_to_save=["post_attention_layernorm"])
+    get_peft_model(load_base(recipe.base, CPU), config).save_pretrained(str(tmp_path / "adapter"))
+    with pytest.raises(UnusableInput, match=r"whole copy of .*post_attention_layernorm"):
+        merge(recipe, tmp_path / "adapter", tmp_path / "merged")
 
 
 def test_an_adapter_with_routers_is_examined():

@@ -87,7 +87,7 @@ def test_the_report_says_what_happened(finished):
     report = read_json(finished.report)
     assert set(report) == {
         "format", "run_id", "stream", "recipe", "base", "parent_version", "steps", "early_stopped", "held_out",
-        "evaluation", "train", "rows", "adapter", "seconds", "device", "versions",
+        "evaluation", "train", "experts", "rows", "adapter", "seconds", "device", "versions", "phase",
     }  # fmt: skip
     assert report["steps"]["total"] == report["steps"]["done"] == 5
     assert report["rows"] == {"trained": 19, "unused": 0, "rejected": 1, "held_out": 5, "replayed": 1}

@@ -1,8 +1,8 @@
 """Merges an adapter into its base in 16 bits, and proves that the written model gives the same logits.
 
     W' = W + s · B A      the product and the sum in float32, rounded to 16 bits once
-    a trained router replaces the base's. It is rounded before anything is compared, because near a tie between two
-    experts, rounding can send a token to the other one
+    a trained router replaces the base's. Loading it into a 16-bit base rounds it, before anything is compared: near a
+    tie between two experts, rounding can send a token to the other one
 
 Not covered: 4-bit results. Rounding W' to 4 bits would lose most of the change. Adapters other than plain LoRA and
 routers.
@@ -78,7 +78,7 @@ def merge(recipe: Recipe, adapter: Path, to: Path, *, dtype: str = "auto", card:
     chosen, device = choose_dtype(recipe.base, dtype), choose_device(recipe.base)
     tokenizer = load_tokenizer(recipe.base)
     adapted = load_adapter(load_16_bit(recipe.base, chosen, device), adapter).eval()
-    round_routers(adapted, chosen)
+    check_copies(adapted)
     expected = expect(adapted, verification_prompts(tokenizer))
     modules, rounding = merge_weights(adapted)
     model = adapted.unload()
@@ -167,17 +167,12 @@ def merge_weights(adapted: Any) -> tuple[int, float]:
     return len(layers) + len(trained_routers(adapted)), (lost / wanted) ** 0.5 if wanted else 0.0
 
 
-def round_routers(adapted: Any, dtype: torch.dtype) -> None:
-    """Give the trained routers the dtype of the merged weights.
-
-    Raises:
-        UnusableInput: the adapter holds a copy of something else than a router.
-    """
+def check_copies(adapted: Any) -> None:
+    """Raises UnusableInput if the adapter holds whole copies of other modules than routers."""
     known = {id(module) for module in routers(adapted.get_base_model()).values()}
     for name, wrapper in trained_routers(adapted).items():
         if id(wrapper.original_module) not in known:
             raise UnusableInput(f"the adapter holds a whole copy of {name}. Only routers can be merged like this")
-        wrapper.modules_to_save.to(dtype)
 
 
 def check_plain(adapter: Path) -> None:
