@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -216,19 +217,22 @@ def test_the_next_run_continues_from_trained_routers(tmp_path):
         load_model(checked(toy_recipe("mixtral"), parent=parent))
 
 
-def test_a_resume_restores_the_routers(tmp_path):
-    """The adapter of an interrupted run is that of an uninterrupted one."""
-    recipe = toy_recipe("mixtral", moe__freeze_router=False)
+def test_a_resume_goes_on_with_routers_and_counts(tmp_path):
+    """The adapter of a run that lost its second half is that of an uninterrupted one. So is what it says of experts."""
+    recipe = toy_recipe("mixtral", moe__freeze_router=False, training__keep_checkpoints=9, training__checkpoint_steps=4)
     directory = mixture_run(tmp_path / "run", recipe)
     assert run(directory) == 0
-    expected = weights(directory.adapter)
-    for path in (directory.report, directory.adapter / "MANIFEST.json"):
-        path.unlink()
-    kept = sorted(checkpoints(directory.checkpoints))
-    directory.events.unlink()
+    expected, report = weights(directory.adapter), json.loads(directory.report.read_text())
+    assert report["steps"]["done"] == 12
+    for path in sorted(checkpoints(directory.checkpoints)):
+        if int(path.name[-6:]) > 8:
+            shutil.rmtree(path)
+    shutil.rmtree(directory.adapter)
+    directory.report.unlink()
     assert run(directory) == 0
-    assert events(directory, "started")[0]["resumed_from_step"] is not None and kept
+    assert events(directory, "started")[-1]["resumed_from_step"] == 8
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(directory.adapter).items())
+    assert json.loads(directory.report.read_text())["experts"] == report["experts"]
 
 
 @pytest.mark.parametrize("dtype", ["auto", "float16"])
