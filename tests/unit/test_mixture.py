@@ -12,6 +12,7 @@ from toys import toy_recipe, toy_samples
 
 from trainer.data.batches import collate
 from trainer.errors import UnusableInput
+from trainer.model.compiled import _holds_experts
 from trainer.model.load import load_base
 from trainer.model.mixture import check_experts, check_router, expert_weights, is_mixture, quantized_experts
 from trainer.model.quantized import copies_folder, load_kept
@@ -31,6 +32,15 @@ def test_every_expert_is_stored_as_required(quantization, size):
         check_experts(base, torch.float32, quantized=not quantized)
     with pytest.raises(UnusableInput, match=r"torch\.float32"):
         check_experts(base, torch.bfloat16, quantized=quantized)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_experts_are_not_compiled(quantization):
+    base = load_base(toy_recipe("mixtral", quantization).base, CPU)
+    assert [name for name, module in base.named_modules() if _holds_experts(module)] == [
+        "model.layers.0.mlp.experts",
+        "model.layers.1.mlp.experts",
+    ]
 
 
 def test_experts_in_16_bits_are_accepted_as_such():

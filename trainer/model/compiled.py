@@ -13,6 +13,7 @@ from typing import Any
 import bitsandbytes as bnb
 import torch
 from peft.tuners.lora.layer import LoraLayer
+from torch.nn.utils.parametrize import is_parametrized
 from transformers import AttentionInterface
 
 from trainer.model import attention
@@ -43,4 +44,5 @@ def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _holds_experts(module: torch.nn.Module) -> bool:
-    return any(parameter.ndim == 3 for parameter in module.parameters(recurse=False))
+    """Whether a module has experts of its own. Those in 4 bits are parametrized (`quantize_experts`)."""
+    return is_parametrized(module) or any(p.ndim == 3 for p in module.parameters(recurse=False))
