@@ -248,7 +248,7 @@ def test_a_run_without_a_single_sample_publishes_what_it_began_with(tmp_path):
     directory = make_run(tmp_path / "run", short_recipe(), [make_row(1, "a\n")], short_rows(2, start=101))
     assert run(directory) == 0
     report = read_json(directory.report)
-    assert report["steps"] == {"total": 0, "done": 0, "best": 0} and report["train"]["loss"] is None
+    assert report["steps"] == {"total": 0, "done": 0, "best": 0, "result": 0} and report["train"]["loss"] is None
     assert report["evaluation"]["candidate"] == report["evaluation"]["current"]
 
 
