@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from db import adapters as adapter_table
-from service.cli.compare_session import Session, allowed, ask_one
+from service.cli.compare_session import LIMITS, Session, allowed, ask_one
 from service.cli.console import JsonOption, RecipeOption, print_json, settings_for
 from service.cycle.comparing import Answers, Settings
 from service.cycle.trainer_commands import with_absolute_folder
@@ -52,6 +52,8 @@ def compare(
     style: Annotated[str | None, typer.Option(help="chat or completion. Default: chat, if the base can.")] = None,
     temperature: Annotated[float, typer.Option(help="0: the likeliest token each time.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens up to this sum.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Draw from so many likeliest tokens. 0: all.")] = 0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: repeat less.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(help="Maximum tokens of an answer.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling.")] = 42,
     recipe: RecipeOption = None,
@@ -59,8 +61,11 @@ def compare(
 ) -> None:
     """Show what two models answer to the same prompts. Without --prompt or --prompts: a conversation."""
     settings = settings_for(recipe)
-    sampling = Settings(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    for name in ("temperature", "top_p", "max_tokens"):
+    sampling = Settings(
+        temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed, top_k=top_k,
+        repetition_penalty=repetition_penalty,
+    )  # fmt: skip
+    for name in LIMITS:
         if problem := allowed(name, getattr(sampling, name)):
             raise UsageError(f"--{name.replace('_', '-')} {problem}")
     if style not in (None, *STYLES):

@@ -19,11 +19,14 @@ from service.publish.chosen import Chosen
 
 LIMITS: dict[str, tuple[type, float, float]] = {
     "temperature": (float, 0, 100), "top_p": (float, 0.001, 1), "max_tokens": (int, 1, 1 << 20),
+    "top_k": (int, 0, 1 << 20), "repetition_penalty": (float, 0.01, 100),
 }  # fmt: skip
 """Kind, lowest and highest value of each setting."""
 HELP = """\
 /set temperature VALUE   0: the likeliest token each time; higher: more varied
 /set top_p VALUE         draw from the likeliest tokens up to this sum
+/set top_k VALUE         draw from so many likeliest tokens (0: all)
+/set repetition_penalty VALUE   above 1: repeat less
 /set max_tokens VALUE    longest answer
 /compare                 show the last answers side by side
 /models                  list what can be compared

@@ -14,6 +14,7 @@ from service.cli.console import JsonOption, RecipeOption, out, print_json, print
 from service.cli.doctor import trainer_findings
 from service.errors import PreconditionError
 from service.logs import PrintProgress
+from service.settings.environment import chosen_recipe
 from service.settings.home import Home
 from service.settings.load import Settings
 from service.settings.overrides import overridden
@@ -60,7 +61,7 @@ def train(
     if as_json:
         print_json({"folder": folder.root, "phases": [asdict(one) for one in found]})
     else:
-        _print(folder, found)
+        _print(folder, found, chosen_recipe(recipe))
     if not found or found[-1].decision == "refuse":
         raise typer.Exit(1)
 
@@ -92,7 +93,7 @@ def silent(_stage: str, _text: str, /, **_fields: Any) -> None:
     """Keep stdout for JSON."""
 
 
-def _print(folder: TrainingFolder, found: Sequence[PhaseResult]) -> None:
+def _print(folder: TrainingFolder, found: Sequence[PhaseResult], recipe: Path) -> None:
     columns = ["phase", "run", "verdict", "loss before", "loss after", "perplexity", "top-1 accuracy"]
     print_table(None, columns, [_row(one) for one in found])
     for one in found:
@@ -100,7 +101,7 @@ def _print(folder: TrainingFolder, found: Sequence[PhaseResult]) -> None:
             out.print(f"{one.phase or 'verdict'}: {reason}", markup=False)
     if found:
         out.print(f"adapter: {found[-1].adapter}", markup=False)
-        out.print(f"next: CODELUPE_HOME={folder.root} codelupe runs {found[-1].run_id}", markup=False)
+        out.print(f"next: CODELUPE_HOME={folder.root} codelupe runs {found[-1].run_id} --recipe {recipe}", markup=False)
 
 
 def _row(one: PhaseResult) -> list[Any]:

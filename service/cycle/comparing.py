@@ -9,7 +9,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,6 +29,9 @@ class Settings:
     top_p: float = 1.0
     max_tokens: int = 512
     seed: int = 42
+    top_k: int = 0
+    """0: all tokens may be drawn."""
+    repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +97,7 @@ class Answers:
         self._write(
             {
                 "ask": self._asked, "model": None if folder is None else str(folder), "prompt": prompt, "style": style,
-                "temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.max_tokens,
-                "seed": settings.seed,
+                **asdict(settings),
             }
         )  # fmt: skip
         with _interrupts(lambda: self._write({"stop": self._asked})):

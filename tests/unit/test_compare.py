@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -187,15 +187,15 @@ def test_files_of_prompts(tmp_path: Path):
 
 
 def test_the_limits_of_the_settings():
-    assert [allowed(name, low) or allowed(name, high) for name, (_, low, high) in LIMITS.items()] == [None] * 3
+    assert [allowed(name, low) or allowed(name, high) for name, (_, low, high) in LIMITS.items()] == [None] * 5
     assert allowed("top_p", 0) and allowed("max_tokens", 0) and allowed("temperature", float("inf"))
 
 
 def test_the_process_ends_with_its_caller(answers: Answers):
     """The last test of this file: it ends the process of all of them."""
     assert answers._process.stdin is not None
-    answers._write({"ask": 1, "model": None, "prompt": PROMPT, "style": None, "temperature": 3.0, "top_p": 1.0,
-                    "max_tokens": 1900, "seed": 1})  # fmt: skip
+    settings = asdict(Settings(temperature=3.0, max_tokens=1900, seed=1))
+    answers._write({"ask": 1, "model": None, "prompt": PROMPT, "style": None, **settings})
     assert answers._next()["event"] == "begin"
     answers._process.stdin.close()  # as the kernel does when the caller is killed
     assert answers._process.wait(10) == 0

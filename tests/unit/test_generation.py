@@ -70,6 +70,19 @@ def test_each_sample_has_a_seed_of_its_own():
     assert greedy[("T/0", 0)] == greedy[("T/0", 1)]
 
 
+def test_a_penalty_makes_answers_repeat_less():
+    greedy = replace(SAMPLING, temperature=0.0, max_tokens=48)
+    (plain,) = engine().answer(requests(1)[:1], greedy)
+    (fined,) = engine().answer(requests(1)[:1], replace(greedy, repetition_penalty=3.0))
+    words = [tokenizer().encode(made.text) for made in (plain, fined)]
+    assert len(set(words[1])) / len(words[1]) > len(set(words[0])) / len(words[0])
+
+
+def test_what_is_off_is_no_part_of_the_facts():
+    assert SAMPLING.facts() == {"temperature": 0.8, "top_p": 0.95, "max_tokens": 24, "seed": 7}
+    assert replace(SAMPLING, top_k=50).facts()["top_k"] == 50
+
+
 def test_greedy_is_what_transformers_generates():
     (made,) = engine().answer(requests(1)[1:2], replace(SAMPLING, temperature=0.0))
     ids = tokenizer()(PROMPTS[1], return_tensors="pt").input_ids
@@ -110,6 +123,7 @@ def test_draws_follow_the_probabilities():
         (Sampling(temperature=1.0, top_p=0.7), [0.625, 0.375, 0, 0]),
         (Sampling(temperature=0.5), [0.25 / 0.365, 0.09 / 0.365, 0.0225 / 0.365, 0.0025 / 0.365]),
         (Sampling(temperature=1.0, top_p=0.01), [1, 0, 0, 0]),
+        (Sampling(temperature=1.0, top_k=2), [0.625, 0.375, 0, 0]),
     ]:
         drawn = OwnDraw(range(4000), sampling)(torch.zeros(4000, 1), logits).argmax(-1)
         shares = torch.bincount(drawn, minlength=4) / 4000

@@ -118,6 +118,7 @@ class Conversation:
         sampling = Sampling(
             temperature=float(record["temperature"]), top_p=float(record["top_p"]),
             max_tokens=int(record["max_tokens"]), seed=int(record["seed"]),
+            top_k=int(record["top_k"]), repetition_penalty=float(record["repetition_penalty"]),
         )  # fmt: skip
         folder = None if record["model"] is None else Path(record["model"])
         with self._models.engine(folder) as engine:

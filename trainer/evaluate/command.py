@@ -6,7 +6,6 @@ import os
 import platform
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +187,7 @@ def _settings(request: EvaluationRequest, recipe: Recipe, facts: Mapping[str, An
         "compute_dtype": base.compute_dtype,
         "engine": request.engine,
         "served_name": request.served_name if request.engine == "openai" else None,
-        **asdict(request.sampling),
+        **request.sampling.facts(),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -25,6 +25,18 @@ class Sampling:
     max_tokens: int = 512
     """Maximum tokens of an answer."""
     seed: int = 42
+    top_k: int = 0
+    """Only this number of likeliest tokens is drawn. 0: all."""
+    repetition_penalty: float = 1.0
+    """Divides the score of tokens that occurred before (Keskar et al. 2019, section 4.1). 1: none."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what results depend on. What is off is left out, as it was before it existed."""
+        found = asdict(self)
+        return {name: value for name, value in found.items() if name not in OPTIONAL or value != OPTIONAL[name]}
+
+
+OPTIONAL: dict[str, float] = {"top_k": 0, "repetition_penalty": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)

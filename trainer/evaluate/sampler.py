@@ -21,7 +21,7 @@ LOOK_EVERY = 8
 class OwnDraw(LogitsProcessor):
     """Leaves one token in each row: the one that the row's next random number falls on.
 
-    probability   | a: 0.6       | b: 0.3 | c |      sorted, cut at top_p
+    probability   | a: 0.6       | b: 0.3 | c |      sorted, cut at top_p and top_k
     number        0 ......x................... 1     x falls on a
     """
 
@@ -36,6 +36,8 @@ class OwnDraw(LogitsProcessor):
         )
         before = likely.cumsum(-1) - likely
         likely = likely.where(before < self._sampling.top_p, 0.0)
+        if self._sampling.top_k:
+            likely[:, self._sampling.top_k :] = 0.0
         numbers = torch.tensor([draw.random() for draw in self._draws], dtype=torch.float64, device=scores.device)
         reached = likely.cumsum(-1)
         place = torch.searchsorted(reached, (numbers * reached[:, -1])[:, None], right=True)

@@ -117,7 +117,7 @@ class TransformersEngine:
             top_p=None,
             top_k=None,
             num_beams=1,
-            repetition_penalty=1.0,
+            repetition_penalty=sampling.repetition_penalty,
             use_cache=True,
             eos_token_id=ends,
             pad_token_id=self._pad,
