@@ -346,6 +346,8 @@ def test_the_most_steps_bound_the_plan_and_a_flag_needs_samples(no_hub, capsys, 
     assert plan_json(capsys, str(path), "--samples", "1000")[1]["corpus"]["hours"] is None
     assert __main__.main(["plan", str(path), "--tokens-per-sample", "200"]) == 2
     assert "needs --samples" in capsys.readouterr().err
+    assert __main__.main(["plan", str(path), "--samples", "0", "--tokens-per-sample", "200"]) == 2
+    assert "--samples: 0 must be at least 1" in capsys.readouterr().err
 
 
 def test_codelupe_plan_runs_the_trainers_plan(tmp_path):

@@ -105,12 +105,12 @@ def complexities(samples: Sequence[TokenSample]) -> list[float]:
 
     Long samples and those of rare tokens are complex (Platanios et al. 2019, section 3.2: d_rarity).
     """
-    if not samples:
-        return []
-    ids = torch.cat([sample.ids.long() for sample in samples])
-    counts = torch.bincount(ids).double()
-    bits = -(counts / len(ids)).log2()[ids]
-    return [float(part.sum()) for part in bits.split([sample.tokens for sample in samples])]
+    vocabulary = 1 + max((int(sample.ids.max()) for sample in samples), default=0)
+    counts = torch.zeros(vocabulary, dtype=torch.float64)
+    for sample in samples:
+        counts.index_add_(0, sample.ids.long(), torch.ones(sample.tokens, dtype=torch.float64))
+    bits = -(counts / counts.sum()).log2()
+    return [float(bits[sample.ids.long()].sum()) for sample in samples]
 
 
 def pack_samples(

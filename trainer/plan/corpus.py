@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -48,9 +49,12 @@ def with_corpus(recipe: Recipe, samples: int | None, tokens_per_sample: float | 
     """Replace the recipe's corpus by flags.
 
     Raises:
-        UnusableInput: the number of samples is unknown.
+        UnusableInput: a flag is below 1, or the number of samples is unknown.
     """
     corpus = recipe.corpus
+    for flag, value in (("--samples", samples), ("--tokens-per-sample", tokens_per_sample)):
+        if value is not None and not 1 <= value < math.inf:
+            raise UnusableInput(f"{flag}: {value} must be at least 1")
     if samples is not None:
         corpus = replace(corpus, samples=samples, tokens=None)
     if tokens_per_sample is not None:
