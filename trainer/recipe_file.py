@@ -192,8 +192,7 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
     if recipe.stream == "adapters":
         yield "stream: 'adapters' is reserved for the folder of all adapters. Choose another name"
     yield from _contradictions_in_training(recipe.training)
-    if (recipe.corpus.tokens or 0) < (recipe.corpus.samples or 0) and recipe.corpus.tokens is not None:
-        yield f"corpus.tokens: {recipe.corpus.tokens} is less than corpus.samples, {recipe.corpus.samples}"
+    yield from _contradictions_in_size(recipe)
     if recipe.evaluation.suites and not recipe.gate.examination:
         yield "evaluation.suites: nothing executes them, because gate.examination is false"
     if data.held_out_fraction == 0 and data.min_held_out == 0:
@@ -240,3 +239,13 @@ def _contradictions_in_rates(training: Training) -> Iterator[str]:
         )
     if training.restarts != 1 and schedule != "cosine_with_restarts":
         yield f"training.restarts: has no effect with schedule: {schedule}. Remove it, or use cosine_with_restarts"
+
+
+def _contradictions_in_size(recipe: Recipe) -> Iterator[str]:
+    corpus, distributed = recipe.corpus, recipe.distributed
+    if corpus.tokens is not None and corpus.samples is None:
+        yield "corpus.tokens: has no effect without corpus.samples"
+    elif corpus.tokens is not None and corpus.samples is not None and corpus.tokens < corpus.samples:
+        yield f"corpus.tokens: {corpus.tokens} is less than corpus.samples, {corpus.samples}"
+    if distributed.processes == 1 and distributed.strategy in ("zero2", "zero3"):
+        yield f"distributed.strategy: {distributed.strategy} shares nothing, because distributed.processes is 1"

@@ -72,6 +72,8 @@ def test_every_problem_is_listed_at_once():
         ({"training": {"optimizer": "sgd", "epsilon": 1e-6}}, "epsilon: has no effect with optimizer: sgd"),
         ({"training": {"optimizer": "adamw_fused", "adapter_dtype": "bfloat16"}}, "rounds stochastically"),
         ({"corpus": {"samples": 10, "tokens": 9}}, "less than corpus.samples"),
+        ({"corpus": {"tokens": 9}}, "no effect without corpus.samples"),
+        ({"distributed": {"strategy": "zero3"}}, "zero3 shares nothing"),
         ({"distributed": {"processes": 4097}}, "above the maximum, 4096"),
         ({"training": {"max_steps": 0}}, "max_steps: 0 is below"),
     ],
