@@ -50,9 +50,9 @@ from trainer.model.memory import is_out_of_memory
 from trainer.model.step import LossModel
 from trainer.plan.cards import CARDS, GIB, card_named
 from trainer.plan.choose import element_bytes
-from trainer.plan.memory import sizes_of
 from trainer.plan.show import summary
 from trainer.plan.speed import flops_per_token, tokens_per_second
+from trainer.plan.static import sizes_of
 from trainer.recipe import Recipe
 from trainer.train import make_trainable
 
