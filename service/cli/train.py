@@ -14,7 +14,6 @@ from service.cli.console import JsonOption, RecipeOption, out, print_json, print
 from service.cli.doctor import trainer_findings
 from service.errors import PreconditionError
 from service.logs import PrintProgress
-from service.settings.environment import chosen_recipe
 from service.settings.home import Home
 from service.settings.load import Settings
 from service.settings.overrides import overridden
@@ -61,7 +60,7 @@ def train(
     if as_json:
         print_json({"folder": folder.root, "phases": [asdict(one) for one in found]})
     else:
-        _print(folder, found, chosen_recipe(recipe))
+        _print(folder, found)
     if not found or found[-1].decision == "refuse":
         raise typer.Exit(1)
 
@@ -93,27 +92,23 @@ def silent(_stage: str, _text: str, /, **_fields: Any) -> None:
     """Keep stdout for JSON."""
 
 
-def _print(folder: TrainingFolder, found: Sequence[PhaseResult], recipe: Path) -> None:
-    columns = ["phase", "run", "verdict", "loss before", "loss after", "perplexity", "top-1 accuracy"]
+def _print(folder: TrainingFolder, found: Sequence[PhaseResult]) -> None:
+    columns = ["phase", "run", "verdict", "loss", "perplexity", "top-1 accuracy"]
     print_table(None, columns, [_row(one) for one in found])
     for one in found:
         for reason in one.reasons:
             out.print(f"{one.phase or 'verdict'}: {reason}", markup=False)
     if found:
         out.print(f"adapter: {found[-1].adapter}", markup=False)
-        out.print(f"next: CODELUPE_HOME={folder.root} codelupe runs {found[-1].run_id} --recipe {recipe}", markup=False)
+        frozen = folder.home.run(found[-1].run_id).recipe
+        out.print(f"next: CODELUPE_HOME={folder.root} codelupe compare --recipe {frozen}", markup=False)
 
 
 def _row(one: PhaseResult) -> list[Any]:
-    before, after = one.evaluation.get("current") or {}, one.evaluation.get("candidate") or {}
-    verdict = WORDS.get(one.decision, one.decision)
-    return [
-        one.phase, one.run_id, verdict, _number(before, "loss"), _number(after, "loss"),
-        " → ".join(_number(score, "perplexity") for score in (before, after)),
-        " → ".join(_number(score, "token_accuracy") for score in (before, after)),
-    ]  # fmt: skip
-
-
-def _number(score: dict[str, Any], name: str) -> str:
-    value = score.get(name)
-    return f"{value:.4f}" if isinstance(value, float) else ""
+    """Return a phase's line. Each measure has its value before and after."""
+    scores = one.evaluation.get("current") or {}, one.evaluation.get("candidate") or {}
+    measures = [
+        " → ".join(format(score[name], form) for score in scores if isinstance(score.get(name), float))
+        for name, form in (("loss", ".4f"), ("perplexity", ",.1f"), ("token_accuracy", ".1%"))
+    ]
+    return [one.phase, one.run_id, WORDS.get(one.decision, one.decision), *measures]

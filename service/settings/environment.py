@@ -74,7 +74,7 @@ def chosen_recipe(
     named = flag or Path(
         read_environment(environment, env_file).get("CODELUPE_RECIPE", VARIABLES["CODELUPE_RECIPE"].default)
     )
-    if named.suffix or named.exists():
+    if named.suffix or named.is_file():
         return named
     if not (found := PROJECT_RECIPES / f"{named}.yaml").is_file():
         known = ", ".join(sorted(path.stem for path in PROJECT_RECIPES.glob("*.yaml")))

@@ -18,10 +18,11 @@ from trainer.run_dir import read_json, verify_manifest
 
 pytestmark = pytest.mark.timeout(300)
 
+RECIPE = "phased-kat-dev"
 PHASES = [
     {"name": "foundation", "file": "phase1_foundation.jsonl", "num_epochs": 3},
     {"name": "evolution", "file": "phase2_evolution.jsonl", "num_epochs": 2},
-    {"name": "pr-mastery", "file": "phase3_pr_mastery.jsonl", "num_epochs": 2},
+    {"name": "pr_mastery", "file": "phase3_pr_mastery.jsonl", "num_epochs": 2},
 ]
 ROWS_EACH = 14
 
@@ -42,13 +43,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Codelupe]:
         lines = [json.dumps({"training_content": text}) for text in texts()[start : start + ROWS_EACH]]
         assert len(lines) == ROWS_EACH, number
         (data / str(phase["file"])).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    quick_recipe(
-        place.home / "phased.yaml",
-        name="phased",
-        stream="phased",
-        data={"builders": {"chunks": 1.0}, "max_length": 256, "window_overlap": 32},
-        phases=PHASES,
-    )
     (place.home / "loose.py").write_text(texts()[0], encoding="utf-8")
     yield place
 
@@ -57,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Codelupe]:
 def trained(place: Codelupe) -> Path:
     """Train the curriculum, with an interruption in its second phase. Return its folder."""
     folder = place.home / "var" / "phased"
-    command = ["train", "--recipe", "phased.yaml", "--from", "data", "--to", str(folder), "--smoke"]
+    command = ["train", "--recipe", RECIPE, "--from", "data", "--to", str(folder), "--smoke"]
     process = subprocess.Popen(
         [*COMMAND, *command], env=place.environment, cwd=place.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
@@ -87,7 +81,7 @@ def test_each_phase_has_its_epochs_and_continues_from_the_last(trained: Path) ->
 
 
 def test_what_was_trained_in_a_phase_is_that_phase_s_rows(place: Codelupe, trained: Path) -> None:
-    inside = {"CODELUPE_HOME": str(trained), "CODELUPE_RECIPE": str(place.home / "phased.yaml")}
+    inside = {"CODELUPE_HOME": str(trained), "CODELUPE_RECIPE": RECIPE}
     shown = place.run("runs", "2", "--json", **inside)
     assert shown.returncode == 0, shown.stderr
     assert json.loads(shown.stdout)["phase"] == "evolution"
@@ -96,7 +90,7 @@ def test_what_was_trained_in_a_phase_is_that_phase_s_rows(place: Codelupe, train
 
 def test_the_same_command_again_says_what_was_found(place: Codelupe, trained: Path) -> None:
     again = place.run(
-        "train", "--recipe", "phased.yaml", "--from", "data", "--to", str(trained), "--smoke", "--json", timeout=60
+        "train", "--recipe", RECIPE, "--from", "data", "--to", str(trained), "--smoke", "--json", timeout=60
     )
     assert again.returncode == 0, again.stderr
     found = json.loads(again.stdout)
@@ -108,12 +102,15 @@ def test_the_same_command_again_says_what_was_found(place: Codelupe, trained: Pa
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--from", "data", "--set", "learning_rate=1e-3"], "holds another training (phased): the recipe or an option"),
+        (
+            ["--from", "data", "--set", "learning_rate=1e-3"],
+            "holds another training (phased-kat-dev): the recipe or an option",
+        ),
         (["--from", "data/phase1_foundation.jsonl"], "phase2_evolution.jsonl (phase evolution), phase3_pr_mastery"),
         (["--from", "nowhere"], "no such file or folder: nowhere"),
         (["--from", "data", "--set", "rate=1"], "a recipe has no value 'rate'"),
         (["--from", "data", "--set", "lora.rank=0"], "lora.rank: 0 is below the minimum, 1"),
-        (["--from", "loose.py", "--to", "elsewhere"], "no row has the phase foundation or evolution or pr-mastery"),
+        (["--from", "loose.py", "--to", "elsewhere"], "no row has the phase foundation or evolution or pr_mastery"),
         (["--from", "data", "--to", "."], "is not empty, and holds no training"),
     ],
 )
@@ -121,7 +118,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_loaded(
     place: Codelupe, trained: Path, arguments: list[str], said: str
 ) -> None:
     to = [] if "--to" in arguments else ["--to", str(trained)]
-    done = place.run("train", "--recipe", "phased.yaml", "--smoke", *arguments, *to, timeout=30)
+    done = place.run("train", "--recipe", RECIPE, "--smoke", *arguments, *to, timeout=30)
     assert done.returncode == 2 and said in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and not (place.home / "elsewhere" / "runs" / "000001").exists()
 
@@ -146,13 +143,13 @@ def test_a_sweep_ranks_its_trials_and_keeps_the_best_adapter(place: Codelupe) ->
 
 
 def test_a_folder_in_which_nothing_was_trained_can_be_used_again(place: Codelupe) -> None:
-    command = ["train", "--recipe", "phased.yaml", "--smoke", "--to", "mistaken"]
+    command = ["train", "--recipe", RECIPE, "--smoke", "--to", "mistaken"]
     assert place.run(*command, "--from", "loose.py").returncode == 2
     done = place.run(*command, "--from", "nothing.py")
     assert done.returncode == 2 and "no such file" in done.stderr
     done = place.run("train", "--recipe", "plain.yaml", "--to", "mistaken", "--from", "data", "--set", "batch_size=0")
     assert done.returncode == 2 and "batch_size: 0 is below" in done.stderr
-    done = place.run("sweep", "--recipe", "phased.yaml", "--to", "mistaken", "--from", "loose.py", "--set", "rank=4,8")
+    done = place.run("sweep", "--recipe", RECIPE, "--to", "mistaken", "--from", "loose.py", "--set", "rank=4,8")
     assert done.returncode == 2 and "no row has the phase" in done.stderr, done.stderr
 
 

@@ -114,6 +114,12 @@ def test_variables_override_the_recipe():
     assert settings.recipe.tracking.sample_predictions == 0
 
 
+def test_a_folder_with_the_name_of_a_recipe_is_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("embedded").mkdir()
+    assert chosen_recipe(Path("embedded"), environment={}, env_file=None) == EMBEDDED
+
+
 def test_the_recipe_comes_from_the_flag_or_the_variable(tmp_path: Path):
     env_file = tmp_path / ".env"
     env_file.write_text("CODELUPE_RECIPE=qwen-5090\n")
