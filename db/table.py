@@ -40,6 +40,8 @@ class Source:
     """The table's own names of columns, by ours; a column that is not listed has our name."""
     absent: frozenset[str] | None = None
     """Optional columns that the table does not have; None until `check_source` has looked."""
+    with_phase: bool = False
+    """Whether the column `phase` is read. Without phases it need not be there, nor be readable."""
     has_xmin: bool = False
     """Whether rows have Postgres' own `xmin`, which changes with every write. A view's rows have none."""
     types: Mapping[str, ColumnType] = field(default_factory=dict)
@@ -96,7 +98,7 @@ class Source:
 
     def expression(self, ours: str) -> sql.Composable:
         """A column of the table `s`, or a null where the table has none of that name."""
-        if self.absent and ours in self.absent:
+        if (self.absent and ours in self.absent) or (ours == "phase" and not self.with_phase):
             return sql.SQL("null::" + OPTIONAL[ours])
         return sql.Identifier("s", self.column(ours).replace("%", "%%"))
 
@@ -178,6 +180,8 @@ def _column_problems(source: Source, found: Mapping[str, ColumnType]) -> list[st
     problems = []
     for ours in (*NEEDED, *OPTIONAL):
         theirs = source.column(ours)
+        if ours == "phase" and not source.with_phase:
+            continue
         if theirs in found:
             problems.append(type_problem(ours, theirs, found[theirs]))
         elif ours in NEEDED or ours in source.columns:

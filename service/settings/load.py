@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -96,7 +96,7 @@ def load_settings(
     return Settings(
         recipe=recipe,
         database_url=url,
-        source=source,
+        source=replace(source, with_phase=bool(recipe.phases)),
         eligibility=Eligibility(
             quality_threshold=values["QUALITY_THRESHOLD"],
             min_chars=values["MIN_CONTENT_CHARS"],

@@ -17,7 +17,7 @@ from db import runs, streams
 from db.audit import audit
 from db.files import NewFile, insert_files
 from db.pool import Pool
-from db.source import Source
+from db.source import Source, check_source
 from service.cycle.claim import Claimed, claim_run
 from service.cycle.claim_files import Start
 from service.database import get_ready
@@ -70,7 +70,7 @@ class World:
         insert_files(self.pool, files)
 
     def claim(self) -> Claimed:
-        look_around(self.pool, self.lease, eligible=self.settings.eligibility)
+        look_around(self.pool, self.lease, source=self.settings.source, eligible=self.settings.eligibility)
         return claim_run(self.pool, self.lease, self.home, self.settings, self.recipe, Start())
 
     def finish(self, run_id: int) -> None:
@@ -131,7 +131,7 @@ def test_rows_of_other_phases_are_ineligible_with_their_reason(world: World) -> 
     world.insert(10, "foundation")
     world.insert(4, None)
     world.insert(5, "review")
-    found = look_around(world.pool, world.lease, eligible=world.settings.eligibility)
+    found = look_around(world.pool, world.lease, source=world.settings.source, eligible=world.settings.eligibility)
     assert (found.rows, dict(found.ineligible)) == (10, {"other_phase": 9})
     assert world.claim().phase == "foundation"
     checked = audit(world.pool, world.settings.source, world.settings.eligibility, STREAM)
@@ -140,7 +140,23 @@ def test_rows_of_other_phases_are_ineligible_with_their_reason(world: World) -> 
 
 def test_a_source_without_the_column_is_refused_with_the_way_out(world: World, query: Any) -> None:
     query("create view plain_files as select id, content, language, quality_score from code_files")
-    settings = replace(world.settings, source=Source(table="plain_files"))
+    settings = replace(world.settings, source=Source(table="plain_files", with_phase=True))
     with pytest.raises(PreconditionError, match=r"has no column phase.*SOURCE_COLUMNS=phase=NAME"):
         get_ready(world.pool, settings)
-    get_ready(world.pool, replace(settings, recipe=replace(settings.recipe, phases=())))
+    get_ready(
+        world.pool, replace(settings, source=Source(table="plain_files"), recipe=replace(settings.recipe, phases=()))
+    )
+
+
+def test_a_stream_without_phases_never_reads_the_column(pool: Pool, query: Any) -> None:
+    """A role may have no right to it, and it may mean something else there."""
+    query(
+        "create view odd_files as select id, content, language, quality_score, 1 / (id - id) as phase from code_files"
+    )
+    insert_files(pool, [NewFile(repository="r", path="a.py", language="python", content=CODE, quality_score=90.0)])
+    binding = streams.Binding(source="odd_files", base_model="tiny-qwen2", base_revision="r" * 40, lora={})
+    streams.bind(pool, "odd", binding)
+    lease = leases.acquire(pool, "odd", "me", 60)
+    assert lease is not None
+    found = look_around(pool, lease, source=check_source(pool, Source(table="odd_files")))
+    assert found.rows == 1
