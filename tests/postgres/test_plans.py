@@ -74,7 +74,7 @@ def plan_of(pool: Pool, name: str, source: Source, **values: Any) -> list[dict[s
     """Return every node of the plan. Server-side cursors of a claim get the same plan."""
     with pool.transaction(read_only=True) as cursor:
         statement = sql.SQL("explain (format json) ") + source.statement(name)
-        cursor.execute(statement, {"stream": STREAM, **vars(ELIGIBLE), **values})
+        cursor.execute(statement, {"stream": STREAM, "phase": None, **ELIGIBLE.parameters(), **values})
         row = cursor.fetchone()
     assert row is not None
     nodes, waiting = [], [row[0][0]["Plan"]]
