@@ -37,8 +37,13 @@ def runs(
     if as_json:
         print_json([asdict(run) for run in history])
         return
-    rows = [[r.run_id, r.state, r.parent_version, r.launches, when(r.created_at), r.reason] for r in history]
-    print_table("runs", ["run", "state", "parent", "starts", "claimed at", "reason"], rows)
+    phased = any(r.phase for r in history)
+    rows = [
+        [r.run_id, *([r.phase] if phased else []), r.state, r.parent_version, r.launches, when(r.created_at), r.reason]
+        for r in history
+    ]
+    columns = ["run", *(["phase"] if phased else []), "state", "parent", "starts", "claimed at", "reason"]
+    print_table("runs", columns, rows)
 
 
 def _show(settings: Settings, run_id: int, *, as_json: bool) -> None:
