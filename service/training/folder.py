@@ -64,6 +64,8 @@ def open_folder(root: Path, recipe: Recipe, parts: Sequence[Part], *, smoke: boo
         "sources": [{"phase": part.phase, "paths": list(part.sources)} for part in parts],
     }
     path = root / NAME
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"--to: {root} is a file. Choose a folder")
     if not path.exists() and root.exists() and any(root.iterdir()):
         raise UsageError(f"--to: {root} is not empty, and holds no training. Choose another folder")
     before = _facts(path) if path.exists() else None
@@ -78,7 +80,10 @@ def open_folder(root: Path, recipe: Recipe, parts: Sequence[Part], *, smoke: boo
         _remove(root)  # an earlier command failed before it trained anything
         before = None
     if before is None:
-        Home(root).prepare()
+        try:
+            Home(root).prepare()
+        except PreconditionError as error:
+            raise PreconditionError(f"--to: {root} cannot be written. Choose another folder") from error
         write_json(path, {**facts, "read": False})
     return TrainingFolder(root=root, facts=facts)
 
