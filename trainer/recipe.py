@@ -4,25 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+
+from trainer.recipe_experiment import Experiment
+from trainer.recipe_values import choice, names, number
 
 TINY_BASE = "tiny-qwen2"
 """Short name of the base model shipped with the project."""
-
-
-def number(default: Any, low: float | None = None, high: float | None = None) -> Any:
-    """A field with a value from `low` to `high`, inclusive."""
-    return field(default=default, metadata={"low": low, "high": high})
-
-
-def choice(default: str, *others: str) -> Any:
-    """A field with one of several names."""
-    return field(default=default, metadata={"choices": (default, *others)})
-
-
-def names() -> Any:
-    """A list of texts that may be empty."""
-    return field(default=(), metadata={"may_be_empty": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +44,8 @@ class Data:
 
     builders: Mapping[str, float] = field(default_factory=lambda: {"instruction": 1.0})
     """Sample builders with weights: the share of rows (for `repo`: of repositories) that each gets."""
+    turns: str = choice("chat", "plain")
+    """What a conversation becomes. `chat`: the base's chat template. `plain`: a document, for bases without a template."""
     max_length: int = number(4096, 32, 1 << 20)
     """Maximum tokens of a sample. Longer ones are split, never truncated."""
     context_fraction_low: float = number(0.30, 0.01, 0.95)
@@ -68,7 +57,7 @@ class Data:
     window_overlap: int = number(0, 0, 1 << 19)
     """Approximate number of tokens that a window repeats from the previous one, without loss."""
     metadata: bool = False
-    """Whether to put a block of facts from the row's metadata before the prompt (instruction, chunks)."""
+    """Whether to put a block of facts from the row's metadata before the prompt (instruction, chunks, chat)."""
     metadata_off_last_fraction: float = number(0.0, 0.0, 1.0)
     """Share of the last steps that train without this block."""
     rename_fraction: float = number(0.0, 0.0, 1.0)
@@ -325,6 +314,7 @@ class Recipe:
     service: ServiceDefaults = field(default_factory=ServiceDefaults)
     phases: tuple[Phase, ...] = ()
     """The curriculum, in order. Without phases, a run has rows of any kind."""
+    experiment: Experiment = field(default_factory=Experiment)
 
     @property
     def phase_names(self) -> tuple[str, ...]:

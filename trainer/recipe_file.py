@@ -12,6 +12,7 @@ import yaml
 
 from trainer.errors import RecipeError
 from trainer.recipe import Recipe, Training
+from trainer.recipe_experiment import experiment_problems
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -125,6 +126,10 @@ def _value(hint: Any, value: Any, limits: Mapping[str, Any], key: str, problems:
         case t if t is str:
             good = isinstance(value, str) and bool(value.strip())
             expected = "text"
+        case t if t is tuple and allowed[0] is int:
+            good = isinstance(value, list | tuple) and bool(value) and all(type(v) is int for v in value)
+            expected = "a list of whole numbers"
+            value = tuple(value) if good else value
         case t if t is tuple:
             good = (
                 isinstance(value, list | tuple)
@@ -185,6 +190,7 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
     if data.metadata_off_last_fraction and not data.metadata:
         yield "data.metadata_off_last_fraction: nothing to leave out, because data.metadata is false"
     yield from _phase_problems(recipe)
+    yield from experiment_problems(recipe.experiment)
     if len(set(recipe.lora.targets)) != len(recipe.lora.targets):
         yield f"lora.targets: duplicate name in {', '.join(recipe.lora.targets)}"
     if not all(part.isalnum() for part in recipe.stream.replace("-", "_").split("_") if part) or not recipe.stream:

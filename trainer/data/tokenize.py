@@ -11,6 +11,7 @@ from trainer.data.windows import fitted_samples
 from trainer.recipe import Data
 from trainer.records import Row
 from trainer.samples.build import BUILDERS, CHAT, REPO, Builder, builder_of, ready
+from trainer.samples.plain import PLAIN
 from trainer.samples.sample import Chat, Rejected, Sample
 
 EARLIER = 0
@@ -121,7 +122,7 @@ def _leaves_no_room(encoded: Sequence[Encoded], data: Data) -> bool:
     """Whether what comes before the first supervised text alone fills a sample of a conversation."""
     for sample in encoded:
         before = itertools.takewhile(lambda part: not (part.supervised and part.ids), sample.parts)
-        if sample.kind == CHAT and sum(len(part.ids) for part in before) >= data.max_length:
+        if sample.kind in (CHAT, PLAIN) and sum(len(part.ids) for part in before) >= data.max_length:
             return True
     return False
 

@@ -17,6 +17,7 @@ from trainer.samples.commits import build_commits
 from trainer.samples.fim import build_fim
 from trainer.samples.instruction import build_instruction
 from trainer.samples.items import build_items
+from trainer.samples.plain import build_plain
 from trainer.samples.rename import renamed
 from trainer.samples.repo import build_repository, check_repo
 from trainer.samples.sample import Rejected, Sample
@@ -74,6 +75,13 @@ BUILDERS: dict[str, Builder] = {
 }
 
 
+TURNS: dict[str, Builder] = {
+    "chat": BUILDERS[CHAT],
+    "plain": replace(BUILDERS[CHAT], build=build_plain, needs=("end",)),
+}
+"""Builder of conversations, by data.turns."""
+
+
 def check_builders(data: Data) -> None:
     """Raises UnusableInput if a recipe names an unknown builder."""
     if unknown := [name for name in data.builders if name not in BUILDERS]:
@@ -82,17 +90,17 @@ def check_builders(data: Data) -> None:
 
 def needs(data: Data) -> dict[str, tuple[str, ...]]:
     """Return the tokenizer requirements of the recipe's builders."""
-    return {name: BUILDERS[name].needs for name in data.builders}
+    return {name: (TURNS[data.turns] if name == CHAT else BUILDERS[name]).needs for name in data.builders}
 
 
 def builder_of(row: Row, data: Data, *, seed: int) -> Builder:
     """Draw the row's builder by the recipe's weights. All parts of a row get the same builder.
 
-    A conversation always gets `chat`, and no other row does. `repo` is drawn first, by repository, so that it gets all
+    A conversation always gets `chat` (with `data.turns: plain`, its document), and no other row does. `repo` is drawn first, by repository, so that it gets all
     rows of a repository or none.
     """
     if turns_of(row.content, row.metadata) is not None:
-        return BUILDERS[CHAT]
+        return TURNS[data.turns]
     weights = {name: weight for name, weight in sorted(data.builders.items()) if name != CHAT}
     if not weights:
         raise Rejected("no_conversation")

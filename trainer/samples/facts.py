@@ -17,15 +17,17 @@ from trainer.records import Row
 from trainer.samples.syntax import language_name
 
 FACTS = {
-    "function": ("function", "function_name"),
+    "function": ("function", "function_name", "functionName"),
     "description": ("description", "summary"),
-    "algorithm": ("algorithm",),
-    "data_structure": ("data_structure", "data_structures"),
-    "time": ("time", "time_complexity"),
-    "space": ("space", "space_complexity"),
+    "algorithm": ("algorithm", "algorithm_type", "algorithmType"),
+    "data_structure": ("data_structure", "data_structures", "dataStructure", "dataStructures"),
+    "time": ("time", "time_complexity", "timeComplexity"),
+    "space": ("space", "space_complexity", "spaceComplexity"),
 }
 """Maps a fact to the keys of `metadata` that may hold it, in output order."""
 
+TITLE = ".comments metadata"
+"""First line of the block before a conversation."""
 MAX_CHARACTERS = 200
 """Maximum length of a fact. Longer facts are cut."""
 
@@ -46,9 +48,20 @@ def fact_block(row: Row, data: Data) -> str:
     """Return the block with a final newline, or an empty text if it is disabled or there are no facts."""
     if not data.metadata:
         return ""
-    comment = COMMENTS.get(language_name(row.language), "//")
+    comment = _comment(row.language)
     facts = ((fact, _value(row.metadata, keys)) for fact, keys in FACTS.items())
     return "".join(f"{comment} @{fact} {value}\n" for fact, value in facts if value)
+
+
+def titled_block(row: Row, data: Data) -> str:
+    """Return the block of a conversation, which stands alone: a title, the facts and a blank line. Empty without facts."""
+    facts = fact_block(row, data)
+    return f"{_comment(row.language)} {TITLE}\n{facts}\n" if facts else ""
+
+
+def _comment(language: str) -> str:
+    """Return the prefix of a comment. A conversation without a language is `text`."""
+    return HASH if language == "text" else COMMENTS.get(language_name(language), "//")
 
 
 def _value(metadata: Mapping[str, Any], keys: tuple[str, ...]) -> str:
