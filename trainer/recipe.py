@@ -45,7 +45,7 @@ class Data:
     builders: Mapping[str, float] = field(default_factory=lambda: {"instruction": 1.0})
     """Sample builders with weights: the share of rows (for `repo`: of repositories) that each gets."""
     turns: str = choice("chat", "plain")
-    """What a conversation becomes. `chat`: the base's chat template. `plain`: a document, for bases without a template."""
+    """What a conversation becomes. `chat`: the base's chat template. `plain`: a document, for bases without one."""
     max_length: int = number(4096, 32, 1 << 20)
     """Maximum tokens of a sample. Longer ones are split, never truncated."""
     context_fraction_low: float = number(0.30, 0.01, 0.95)

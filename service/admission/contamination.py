@@ -17,7 +17,7 @@ import gzip
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,10 +83,12 @@ def _task(line: str, where: str) -> Task:
 
 
 class Benchmarks:
-    """Hashes of all benchmark tasks, to check rows against."""
+    """Hashes of all benchmark tasks, or of `only` the named ones, to check rows against."""
 
-    def __init__(self, paths: Sequence[str], gram_words: int) -> None:
+    def __init__(self, paths: Sequence[str], gram_words: int, *, only: Collection[str] | None = None) -> None:
         tasks = [task for path in paths for task in read_tasks(Path(path).expanduser())]
+        if only is not None:
+            tasks = [task for task in tasks if task.name in only]
         self._gram_words = gram_words
         self._grams = _own_grams(tasks, gram_words)
         self._solutions = _solutions(tasks)

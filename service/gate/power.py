@@ -111,6 +111,20 @@ def samples_per_task(rates: PassRates, tasks: int, *, power: float, alpha: float
     return _least(enough, MOST_SAMPLES)
 
 
+def detectable(deviation: float, units: int, *, power: float, alpha: float) -> float | None:
+    """Return the least difference that a two-sided paired t test finds. None for one unit, or without a deviation.
+
+    Args:
+        deviation: standard deviation of the units' differences
+    """
+    from statsmodels.stats.power import TTestPower
+
+    if units < 2 or deviation <= 0:
+        return None
+    effect = TTestPower().solve_power(nobs=units, alpha=alpha, power=power)
+    return float(np.asarray(effect).reshape(-1)[0]) * deviation
+
+
 def files_needed(nats: float, deviation: float, *, power: float, alpha: float) -> int | None:
     """Return the number of held-out files for a gain in nats per token. None beyond MOST_UNITS.
 

@@ -11,9 +11,10 @@ from trainer.data.batches import Windows
 from trainer.data.encoder import IGNORED
 from trainer.data.tokenize import tokenize_rows
 from trainer.errors import RecipeError
+from trainer.fact_names import MAX_CHARACTERS
 from trainer.recipe import Data
 from trainer.recipe_file import parse_recipe
-from trainer.samples.facts import MAX_CHARACTERS, fact_block
+from trainer.samples.facts import fact_block
 from trainer.samples.instruction import build_instruction
 
 KNOWN = {"function": "two_sum", "algorithm": ["hash map", "one pass"], "time_complexity": "O(n)", "space": "O(n)"}

@@ -96,8 +96,8 @@ def needs(data: Data) -> dict[str, tuple[str, ...]]:
 def builder_of(row: Row, data: Data, *, seed: int) -> Builder:
     """Draw the row's builder by the recipe's weights. All parts of a row get the same builder.
 
-    A conversation always gets `chat` (with `data.turns: plain`, its document), and no other row does. `repo` is drawn first, by repository, so that it gets all
-    rows of a repository or none.
+    A conversation always gets the builder of data.turns, and no other row does. `repo` is drawn first, by repository,
+    so that it gets all rows of a repository or none.
     """
     if turns_of(row.content, row.metadata) is not None:
         return TURNS[data.turns]

@@ -9,28 +9,13 @@ The facts come from the row's `metadata`. The block has no loss. data.metadata e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from trainer.fact_names import FACTS, fact
 from trainer.recipe import Data
 from trainer.records import Row
 from trainer.samples.syntax import language_name
 
-FACTS = {
-    "function": ("function", "function_name", "functionName"),
-    "description": ("description", "summary"),
-    "algorithm": ("algorithm", "algorithm_type", "algorithmType"),
-    "data_structure": ("data_structure", "data_structures", "dataStructure", "dataStructures"),
-    "time": ("time", "time_complexity", "timeComplexity"),
-    "space": ("space", "space_complexity", "spaceComplexity"),
-}
-"""Maps a fact to the keys of `metadata` that may hold it, in output order."""
-
 TITLE = ".comments metadata"
 """First line of the block before a conversation."""
-MAX_CHARACTERS = 200
-"""Maximum length of a fact. Longer facts are cut."""
-
 HASH, DASHES, SEMICOLONS, PERCENT = "#", "--", ";", "%"
 COMMENTS = {
     **dict.fromkeys(("python", "ruby", "shell", "bash", "perl", "r", "yaml", "toml", "makefile", "dockerfile"), HASH),
@@ -49,12 +34,12 @@ def fact_block(row: Row, data: Data) -> str:
     if not data.metadata:
         return ""
     comment = _comment(row.language)
-    facts = ((fact, _value(row.metadata, keys)) for fact, keys in FACTS.items())
-    return "".join(f"{comment} @{fact} {value}\n" for fact, value in facts if value)
+    facts = ((name, fact(row.metadata, name)) for name in FACTS)
+    return "".join(f"{comment} @{name} {value}\n" for name, value in facts if value)
 
 
 def titled_block(row: Row, data: Data) -> str:
-    """Return the block of a conversation, which stands alone: a title, the facts and a blank line. Empty without facts."""
+    """Return the block before a conversation: a title, the facts and a blank line. Empty without facts."""
     facts = fact_block(row, data)
     return f"{_comment(row.language)} {TITLE}\n{facts}\n" if facts else ""
 
@@ -62,14 +47,3 @@ def titled_block(row: Row, data: Data) -> str:
 def _comment(language: str) -> str:
     """Return the prefix of a comment. A conversation without a language is `text`."""
     return HASH if language == "text" else COMMENTS.get(language_name(language), "//")
-
-
-def _value(metadata: Mapping[str, Any], keys: tuple[str, ...]) -> str:
-    """Return one fact on one line. Empty unless the value is a text, a number or a list of these."""
-    for key in keys:
-        value = metadata.get(key)
-        values = value if isinstance(value, list | tuple) else [value]
-        words = [str(v) for v in values if isinstance(v, str | int | float) and not isinstance(v, bool)]
-        if text := " ".join(", ".join(words).split()):
-            return text[:MAX_CHARACTERS].encode(errors="replace").decode()
-    return ""
