@@ -19,7 +19,7 @@ from service.experiment.overlap import overlap
 from service.experiment.plan import Plan, arm_recipe, check_facts, chosen_arms, chosen_stage, open_plan
 from service.experiment.report import BASE, Measured, write_report
 from service.experiment.scores import read_verdicts
-from service.experiment.tasks import ALL, SPLITS, read_tasks
+from service.experiment.tasks import ALL, SPLITS, check_tests, read_tasks
 from service.settings.load import Settings
 from service.training.smoke import smoke_settings
 
@@ -116,6 +116,7 @@ def _plan(
         stage = replace(stage, tasks=min(stage.tasks, SMOKE_TASKS))
     training = tuple(read_tasks(train, "--train", split=split, default_split="train")[: stage.tasks])
     asked = tuple(read_tasks(test, "--test", split=None, default_split="test"))
+    check_tests(asked, test)
     return Plan(
         root=root, recipe=settings.recipe, stage=stage, training=training, test=asked, test_file=test.absolute(),
         overlap=overlap(training, asked, test, gram_words=settings.recipe.hygiene.benchmark_gram_words), smoke=smoke,

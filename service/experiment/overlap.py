@@ -25,21 +25,25 @@ class Overlap:
 
     @property
     def is_test_trained(self) -> bool:
-        """Whether test tasks themselves are trained on, so that the pass rates are not those of new tasks."""
-        return bool(self.same)
+        """Whether the training tasks are test tasks, so that the pass rates are not those of new tasks."""
+        return len(self.same) == self.training
 
     def sentence(self) -> str:
         """Return the finding in words."""
+        if self.is_test_trained:
+            return (
+                f"all {self.training} training tasks are test tasks. THE PASS RATES ARE THOSE OF TRAINING TASKS: they "
+                "say what was remembered, and nothing about new tasks"
+            )
         if self.same:
             return (
-                f"{len(self.same)} of {self.training} training tasks are test tasks too: THE PASS RATES ARE THOSE OF "
-                "TRAINING TASKS. They say what was remembered, and nothing about new tasks"
+                f"{len(self.same)} of {self.training} training tasks have the id or the prompt of a test task: "
+                f"{_named(self.same)}. Remove them, or the pass rates are in part those of training tasks"
             )
         if self.leaking:
-            named = ", ".join(self.leaking[:5]) + (", …" if len(self.leaking) > 5 else "")
             return (
                 f"{len(self.leaking)} of {self.training} training tasks have the solution of a test task, or "
-                f"{self.gram_words} consecutive words that only one test task has: {named}"
+                f"{self.gram_words} consecutive words that only one test task has: {_named(self.leaking)}"
             )
         return (
             f"none of {self.training} training tasks has the id, the prompt, the solution, or {self.gram_words} "
@@ -64,3 +68,7 @@ def overlap(training: Sequence[Task], test: Sequence[Task], test_file: Path, *, 
         leaking=tuple(task.task_id for task in leaking),
         gram_words=gram_words,
     )
+
+
+def _named(tasks: Sequence[str]) -> str:
+    return ", ".join(tasks[:5]) + (", …" if len(tasks) > 5 else "")

@@ -10,6 +10,7 @@ import gzip
 import json
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ class Task:
     """The question as the file has it."""
     number: int | None = None
     """MBPP's number."""
+    has_tests: bool = False
 
     def record(self, source: str) -> dict[str, Any]:
         """Return the row that is trained on."""
@@ -66,13 +68,22 @@ def read_tasks(path: Path, option: str, *, split: str | None, default_split: str
     wanted = split or default_split
     if is_mbpp and wanted != ALL:
         tasks = [task for task in tasks if task.number is not None and task.number in SPLITS[wanted]]
-    ids = [task.task_id for task in tasks]
-    if twice := next((task_id for task_id in ids if ids.count(task_id) > 1), None):
+    ids = Counter(task.task_id for task in tasks)
+    if twice := next((task_id for task_id, count in ids.items() if count > 1), None):
         raise UsageError(f"{option}: {path} has the task {twice} twice. Remove one of them")
     if not tasks:
         of = f" of MBPP's split {wanted} ({SPLITS[wanted][0]} to {SPLITS[wanted][-1]})" if is_mbpp else ""
         raise UsageError(f"{option}: {path} has no task{of}. Name a JSONL file in HumanEval's or MBPP's form")
     return tasks
+
+
+def check_tests(tasks: Sequence[Task], path: Path) -> None:
+    """Raises UsageError if a test task has no tests."""
+    if bare := [task.task_id for task in tasks if not task.has_tests]:
+        raise UsageError(
+            f"--test: {len(bare)} of {len(tasks)} tasks of {path} have no tests, such as {bare[0]}. Name a file in "
+            "HumanEval's form (with `test`) or MBPP's (with `test_list`)"
+        )
 
 
 def _lines(path: Path, option: str) -> list[tuple[int, str]]:
@@ -124,7 +135,7 @@ def _from_mbpp(number: int, text: str, code: str, tests: Sequence[str], given: o
     prompt, completion = _split(code.strip("\n") + "\n", name, f"{text}\n" + "\n".join(tests))
     return Task(
         task_id=f"MBPP/{number}", name=str(number), prompt=prompt, completion=completion, statement=text,
-        number=number, metadata=_metadata(given, code, name),
+        number=number, metadata=_metadata(given, code, name), has_tests=bool(tests),
     )  # fmt: skip
 
 

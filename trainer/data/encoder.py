@@ -123,7 +123,8 @@ class SampleEncoder:
             if "chat" in roles and not self.tokenizer.chat_template:
                 raise UnusableInput(
                     f"data.builders: {builder} needs a chat template, but {self.tokenizer.name_or_path} has none. "
-                    "Use an instruct model, or document builders (chunks, items, fim)"
+                    "Use an instruct model, document builders (chunks, items, fim), or, for conversations, "
+                    "data.turns: plain"
                 )
             if missing := [role for role in roles if role != "chat" and role not in self.roles]:
                 raise UnusableInput(
