@@ -106,7 +106,10 @@ def _task(line: str, where: str, number: int) -> Task:
             "task_id": str(task_id), "prompt": str(prompt), "entry_point": str(name), "canonical_solution": str(code),
         }:  # fmt: skip
             known = _metadata(given, prompt + code, name)
-            return Task(task_id=task_id, name=task_id, prompt=prompt, completion=code, metadata=known, statement=prompt)
+            return Task(
+                task_id=task_id, name=task_id, prompt=prompt, completion=code, metadata=known, statement=prompt,
+                has_tests=isinstance(record.get("test"), str),
+            )  # fmt: skip
         case {"task_id": int(mbpp), "code": str(code), "test_list": [*tests]}:
             text = record.get("text", record.get("prompt"))
             if not isinstance(text, str) or not all(isinstance(test, str) for test in tests):

@@ -116,7 +116,7 @@ def test_a_long_conversation_is_cut_and_its_facts_stay_with_the_first_part():
 def test_a_base_without_a_template_needs_plain_turns():
     of = SampleEncoder(load_tokenizer(Base(model=str(toy("llama")))))
     of.check(needs(PLAIN))
-    with pytest.raises(UnusableInput, match="data.turns: plain"):
+    with pytest.raises(UnusableInput, match=r"data\.turns: plain"):
         of.check(needs(replace(PLAIN, turns="chat")))
 
 
