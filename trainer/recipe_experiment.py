@@ -23,7 +23,7 @@ class Stage:
 
     name: str
     tasks: int = number(164, 1, 1_000_000)
-    """Number of training tasks, from the start of the file."""
+    """Number of training tasks, from the start of the file. Up to data.min_held_out more are held out."""
     num_epochs: int = number(1, 1, 1000)
     gradient_accumulation_steps: int = number(1, 1, 65536)
 

@@ -16,7 +16,7 @@ from service.cli.train import check_ready, folder_for, silent
 from service.errors import UsageError
 from service.experiment.arms import Trained, check_alike, check_trained_alike, read_arm, train_arm
 from service.experiment.overlap import overlap
-from service.experiment.plan import Plan, arm_recipe, check_facts, chosen_arms, chosen_stage, open_plan
+from service.experiment.plan import Plan, arm_recipe, check_facts, chosen_arms, chosen_stage, held_out_tasks, open_plan
 from service.experiment.report import BASE, Measured, write_report
 from service.experiment.scores import read_verdicts
 from service.experiment.tasks import ALL, SPLITS, check_tests, read_tasks
@@ -114,7 +114,8 @@ def _plan(
     stage = chosen_stage(settings.recipe, stage_name)
     if smoke:
         stage = replace(stage, tasks=min(stage.tasks, SMOKE_TASKS))
-    training = tuple(read_tasks(train, "--train", split=split, default_split="train")[: stage.tasks])
+    count = stage.tasks + held_out_tasks(settings.recipe, stage)
+    training = tuple(read_tasks(train, "--train", split=split, default_split="train")[:count])
     asked = tuple(read_tasks(test, "--test", split=None, default_split="test"))
     check_tests(asked, test)
     return Plan(

@@ -26,6 +26,7 @@ from trainer.records import json_line
 from trainer.run_dir import read_json, write_json, write_text
 
 NAME = "plan.json"
+LEAST_HELD_OUT = 2
 NEVER = 10_000
 """Evaluations without a gain that end a training early."""
 
@@ -39,11 +40,16 @@ class Plan:
     """Of the experiment. Each arm has its own (see `arm_recipe`)."""
     stage: Stage
     training: tuple[Task, ...]
-    """The tasks of the stage."""
+    """The tasks of the stage, and those to hold out."""
     test: tuple[Task, ...]
     test_file: Path
     overlap: Overlap
     smoke: bool
+
+    @property
+    def held_out(self) -> int:
+        """Number of tasks that measure the loss. A short file gives at most half of its tasks."""
+        return held_out_tasks(self.recipe, self.stage)
 
     @property
     def rows(self) -> Path:
@@ -57,6 +63,11 @@ class Plan:
     def evaluation(self, name: str) -> Path:
         """The folder with the answers of an arm or of `base`."""
         return self.root / "evaluations" / name
+
+
+def held_out_tasks(recipe: Recipe, stage: Stage) -> int:
+    """Return how many tasks a stage holds out besides those that it trains on."""
+    return max(LEAST_HELD_OUT, min(recipe.data.min_held_out, stage.tasks))
 
 
 def chosen_stage(recipe: Recipe, name: str) -> Stage:
@@ -105,7 +116,10 @@ def arm_recipe(plan: Plan, arm: Arm) -> Recipe:
         recipe,
         name=f"{recipe.name}-{arm.name}",
         stream=f"{recipe.stream}-{arm.name}",
-        data=replace(recipe.data, metadata=arm.metadata, metadata_off_last_fraction=without),
+        data=replace(
+            recipe.data, metadata=arm.metadata, metadata_off_last_fraction=without, split="file",
+            held_out_fraction=0.0, min_held_out=plan.held_out,
+        ),
         training=replace(
             recipe.training, num_epochs=stage.num_epochs, packing=False, load_best=False,
             gradient_accumulation_steps=stage.gradient_accumulation_steps,

@@ -14,7 +14,7 @@ from trainer.run_dir import read_json, verify_manifest
 
 pytestmark = pytest.mark.timeout(300)
 
-NAMES = ("double", "triple", "half", "square", "negate", "identity")
+NAMES = ("double", "triple", "half", "square", "negate", "same", "next", "last", "first", "root", "unread")
 
 
 def task(family: str, number: int, name: str) -> dict[str, str]:
@@ -72,7 +72,7 @@ def test_the_arms_have_the_same_rows_and_differ_in_the_metadata(alone: Path, who
     assert len({(recipe.base, recipe.training) for recipe in recipes}) == 1
     for arm in whole["arms"].values():
         verify_manifest(Path(arm["adapter"]))
-        assert (arm["trained_tasks"], arm["held_out_tasks"], arm["rejected"]) == (3, 2, {})
+        assert (arm["trained_tasks"], arm["held_out_tasks"], arm["rejected"]) == (5, 5, {})
         assert arm["loss_after"] < arm["loss_before"]
 
 
@@ -80,7 +80,7 @@ def test_the_metadata_are_read_before_the_question(alone: Path, whole: dict[str,
     tokens = [
         read_json(alone / name / "runs" / "000001" / "report.json")["train"] for name in ("control", "experiment")
     ]
-    assert tokens[0]["samples"] == tokens[1]["samples"] == 3
+    assert tokens[0]["samples"] == tokens[1]["samples"] == 5
     assert tokens[1]["tokens_seen"] > tokens[0]["tokens_seen"] + 50
 
 
@@ -94,4 +94,4 @@ def test_base_and_arms_are_tested_alike(alone: Path, whole: dict[str, object]):
     assert len({json.dumps({**one, "adapter": None}) for one in settings}) == 1
     assert settings[0]["style"] == "completion" and settings[0]["temperature"] == 0.8
     assert settings[0]["adapter"] is None and settings[1]["adapter"] != settings[2]["adapter"]
-    assert whole["overlap"]["same"] == [] and "none of 5 training tasks" in (alone / "experiment.md").read_text()
+    assert whole["overlap"]["same"] == [] and "none of 10 training tasks" in (alone / "experiment.md").read_text()

@@ -102,6 +102,12 @@ def test_arms_differ_in_their_metadata_only(plan: Plan):
     parse_recipe(recipe_dict(arm_recipe(plan, plan.recipe.experiment.arms[0])), where="it")
 
 
+def test_a_stage_trains_its_tasks_and_holds_others_out(plan: Plan):
+    data = arm_recipe(plan, plan.recipe.experiment.arms[0]).data
+    assert (plan.held_out, data.min_held_out, data.held_out_fraction, data.split) == (8, 8, 0.0, "file")
+    assert replace(plan, stage=plan.recipe.experiment.stages[0]).held_out == 5
+
+
 def test_no_arm_ends_early_and_the_last_weights_count(plan: Plan):
     made = arm_recipe(plan, plan.recipe.experiment.arms[0])
     assert not made.training.load_best and not made.training.packing and made.evaluation.patience == 10_000
@@ -199,15 +205,15 @@ def trained(plan: Plan, name: str, **changes: object) -> Trained:
     found = Trained(
         arm=arm, adapter=plan.arm(name), run=RunDirectory(plan.arm(name) / "runs" / "000001"), decision="promote",
         before={"loss": 2.5}, after={"loss": 1.5}, gain=Interval(difference=-1.0, low=-1.5, high=-0.5, files=8),
-        steps=117, trained_tasks=156, held_out_tasks=8, rejected={},
+        steps=123, trained_tasks=164, held_out_tasks=8, rejected={},
     )  # fmt: skip
     return replace(found, **changes)
 
 
 def test_an_arm_that_learned_from_other_tasks_is_refused(plan: Plan):
     check_trained_alike([trained(plan, "control"), trained(plan, "experiment")])
-    fewer = trained(plan, "experiment", trained_tasks=155, rejected={"too_long_turns": 1})
-    with pytest.raises(PreconditionError, match=r"took 117 steps on 155 tasks and rejected .*raise data.max_length"):
+    fewer = trained(plan, "experiment", trained_tasks=163, rejected={"too_long_turns": 1})
+    with pytest.raises(PreconditionError, match=r"took 123 steps on 163 tasks and rejected .*raise data.max_length"):
         check_trained_alike([trained(plan, "control"), fewer])
 
 
@@ -327,7 +333,7 @@ def reported(plan: Plan, found: Measured | None, names: tuple[str, ...] = ("cont
 
 def test_the_report_gives_losses_rates_differences_and_words(plan: Plan):
     text = reported(plan, measured())
-    assert "| control | no | 156 | 8 | 117 | 2.5000 | 1.5000 | better by 1.0000, 95 % interval 0.5000 to 1.5000" in text
+    assert "| control | no | 164 | 8 | 123 | 2.5000 | 1.5000 | better by 1.0000, 95 % interval 0.5000 to 1.5000" in text
     assert "| base | 25.0 %" in text and "| experiment | 48.8 %" in text
     lines = [line for line in text.splitlines() if line.startswith("- pass@1")]
     assert lines[0].startswith("- pass@1: experiment − control = +23.8 points") and "It is certain" in lines[0]
@@ -344,7 +350,7 @@ def test_the_report_says_first_if_the_test_was_trained_on(plan: Plan):
 
 def test_without_execution_there_are_no_rates(plan: Plan):
     text = reported(plan, measured(executed=False, verdicts={}))
-    assert "Nothing was executed" in text and "| control | no | 156" in text and "| base |" not in text
+    assert "Nothing was executed" in text and "| control | no | 164" in text and "| base |" not in text
 
 
 def test_an_arm_alone_is_reported_without_a_test(plan: Plan):
