@@ -76,7 +76,8 @@ def experiment(
     for one in wanted:
         trained = train_arm(settings, plan, one, show=show)
         check_alike(plan, arms)
-        show("arm", f"{one.name}: loss {trained.before.get('loss')} → {trained.after.get('loss')}")
+        losses = " → ".join(f"{score['loss']:.4f}" for score in (trained.before, trained.after) if "loss" in score)
+        show("arm", f"{one.name}: loss {losses or 'not measured'}")
     done = [found for one in arms if (found := read_arm(plan, one)) is not None]
     check_trained_alike(done)
     measured = _measure(settings, plan, done, options) if len(done) == len(arms) else None
