@@ -47,6 +47,7 @@ def test_the_published_adapter_beats_the_base_on_held_out_files(home: Codelupe):
     assert found["bootstrap"]["anchor"]["difference"] == pytest.approx(whole["differences"]["anchor"]["difference"])
 
 
+@pytest.mark.long
 def test_an_interrupted_evaluation_goes_on(home: Codelupe):
     arguments = ["evaluate", "--suite", "humaneval", "--adapter", "base", "--max-tokens", "99", "--batch-size", "1"]
     folder = home.home / "evaluations" / "humaneval-base"
@@ -98,6 +99,7 @@ def test_base_and_adapter_are_compared(home: Codelupe):
     assert done.returncode == 2 and "--top-p 0 is not allowed" in done.stderr
 
 
+@pytest.mark.long
 def test_the_adapter_is_merged(home: Codelupe):
     done = home.run("merge", "--to", "merged", "--dtype", "float16", "--json", timeout=200)
     assert done.returncode == 0, done.stderr

@@ -54,6 +54,7 @@ def test_a_service_stops_cleanly_when_its_terminal_closes(codelupe: Codelupe):
     assert not (codelupe.home / "postgres" / "pgdata" / "postmaster.pid").exists()
 
 
+@pytest.mark.long
 def test_a_service_under_nohup_survives_a_hangup(codelupe: Codelupe):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the child inherits it, as under nohup
     try:

@@ -118,8 +118,8 @@ def codelupe(options: Options, arguments: list[str], output: Path) -> None:
                    "METRICS_PORT": "0", "CHECK_INTERVAL": "0.1"}  # fmt: skip
     files.INSERT_ROWS = 5
     launch.TRAINER = STUB
-    up._prepare = lambda settings, *_: recipe_of(settings, options)  # type: ignore[assignment]  # needs torch
-    up._bind = lambda *_: None  # type: ignore[assignment]  # the scene has bound the stream
+    up.prepared_recipe = lambda settings, *_: recipe_of(settings, options)  # type: ignore[assignment]  # needs torch
+    up.bind_stream = lambda *_: None  # type: ignore[assignment]  # the scene has bound the stream
     code = 0
     try:
         import sys

@@ -168,7 +168,7 @@ def test_a_request_that_cannot_be_met_does_not_end_its_own_pause(world: World, m
         if len(slept) == 3:
             streams.request_training(world.pool, STREAM)
 
-    monkeypatch.setattr(daemon, "_sleep", sleep)
+    monkeypatch.setattr(daemon._wait, "sleep", sleep)
     assert daemon._paused() is State.STARTING
     assert len(slept) == 3
 
@@ -595,7 +595,7 @@ def test_training_goes_on_with_a_lease_that_ran_out_and_not_with_one_that_was_ta
 
 def test_standing_by_lasts_as_long_as_another_has_the_lease(world: World, monkeypatch: pytest.MonkeyPatch):
     daemon = world.daemon()
-    monkeypatch.setattr(daemon, "_sleep", lambda seconds, **options: None)
+    monkeypatch.setattr(daemon._wait, "sleep", lambda seconds, **options: None)
     with world.pool.transaction() as cursor:
         cursor.execute("update codelupe.leases set holder = 'another'")
     assert daemon._starting() is State.STANDBY

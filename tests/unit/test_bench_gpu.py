@@ -41,6 +41,7 @@ def test_an_unknown_peer_is_an_error():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_step_correctness_and_peers_are_measured(tmp_path):
     code, found, page = tried(tmp_path, "correctness,step,full-length,peers")
     assert code == 0
@@ -87,6 +88,7 @@ def test_each_variant_is_measured_or_says_why_not(tmp_path):
     assert set(found["ablation"]["rows"]) >= {"selective", "full, on the host", "PEFT's layers"}
 
 
+@pytest.mark.long
 def test_a_measurement_that_fails_is_a_line_and_the_exit_code(tmp_path):
     job = {"name": "x", "kind": "step", "world": {"device": "cpu"}}
     done = bench("--job", json.dumps(job))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from fitting import backward, checked
 from planning import make_small, recipe_for
 from run_folder import run, short_recipe, short_run, token_samples
@@ -13,6 +15,14 @@ from run_folder import run, short_recipe, short_run, token_samples
 from trainer.data.batches import collate
 from trainer.model.attention import unpacked_attention
 from trainer.train import load_model
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate remembers the precision of the first model in a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.long

@@ -23,6 +23,7 @@ from trainer.recipe import Gate, Recipe
 from trainer.records import Row
 from trainer.run_dir import RunDirectory, read_json
 
+pytestmark = pytest.mark.long
 SEEN, UNSEEN = range(1, 37), range(900, 912)
 
 
@@ -113,7 +114,6 @@ def test_it_forgot_by_a_measurement_apart_from_the_program(first: RunDirectory, 
     assert loss_apart(second.adapter, new) < loss_apart(first.adapter, new) - 0.3
 
 
-@pytest.mark.long
 def test_with_replay_it_forgets_less_and_is_promoted(first: RunDirectory, recipe: Recipe, tmp_path: Path):
     kept = trained_on_c(first, recipe, tmp_path / "000002", replay=12)
     assert verdict(kept, Gate()).promote, verdict(kept, Gate()).findings
