@@ -161,6 +161,10 @@ def collate(chosen: Sequence[TokenSample]) -> Batch:
     labels = torch.cat([sample.labels for sample in chosen]).long()
     labels[[start for start in accumulate(lengths[:-1], initial=0)]] = IGNORED  # no token before it predicts it
     counted = (labels != IGNORED).nonzero()[:, 0]
+    weights = None
+    if any(sample.weight != 1.0 for sample in chosen):
+        of_tokens = torch.tensor([sample.weight for sample in chosen]).repeat_interleave(torch.tensor(lengths))
+        weights = of_tokens[counted]
     return Batch(
         ids=torch.cat([sample.ids for sample in chosen]).long()[None],
         positions=torch.cat([torch.arange(length) for length in lengths])[None],
@@ -168,6 +172,7 @@ def collate(chosen: Sequence[TokenSample]) -> Batch:
         offsets=sample_offsets(lengths),
         predicting=counted - 1,
         labels=labels[counted],
+        weights=weights,
     )
 
 

@@ -47,6 +47,8 @@ class TokenSample:
     """(file_id, tokens) of each source row. They add up to all tokens. Default: only the sample's own row."""
     bare: TokenSample | None = None
     """The sample without its facts, for the last part of the training."""
+    weight: float = 1.0
+    """Factor of its loss. Negative: the sample is made less likely."""
 
     def __post_init__(self) -> None:
         if not self.shares:

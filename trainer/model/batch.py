@@ -25,6 +25,8 @@ class Batch:
     """int64 [supervised]: positions in the pack whose next token has loss, ascending."""
     labels: torch.Tensor
     """int64 [supervised]: those next tokens."""
+    weights: torch.Tensor | None = None
+    """float32 [supervised]: factor of each position's loss. None: all are 1."""
 
     def pin_memory(self) -> Batch:
         """Copy to page-locked memory. The DataLoader calls this."""
@@ -42,6 +44,7 @@ class Batch:
             offsets=change(self.offsets),
             predicting=change(self.predicting),
             labels=change(self.labels),
+            weights=None if self.weights is None else change(self.weights),
         )
 
     @property
@@ -81,6 +84,7 @@ class Batch:
             offsets=sample_offsets(self.lengths[first:last]),
             predicting=self.predicting[inside] - start,
             labels=self.labels[inside],
+            weights=None if self.weights is None else self.weights[inside],
         )
 
 

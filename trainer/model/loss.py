@@ -22,7 +22,12 @@ CPU_POSITIONS = 128
 
 
 def supervised_loss(
-    hidden: torch.Tensor, head: Any, targets: torch.Tensor, *, label_smoothing: float = 0.0
+    hidden: torch.Tensor,
+    head: Any,
+    targets: torch.Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross entropy, summed in float32.
 
@@ -31,12 +36,13 @@ def supervised_loss(
         head: a frozen linear layer without bias, width → words
         targets: int64 [positions]
         label_smoothing: share of the target that is spread evenly over the vocabulary (Szegedy et al. 2015, section 7)
+        weights: float32 [positions]: factor of each position's loss, which may be negative. None: all are 1
 
     Returns:
         float32 [] loss in nats, int64 [] correct top-1 predictions (ties count as correct)
     """
     assert not head.weight.requires_grad and head.bias is None, "the gradient of the head is not computed here"
-    loss, correct = _SupervisedLoss.apply(hidden, head.weight, targets, label_smoothing)
+    loss, correct = _SupervisedLoss.apply(hidden, head.weight, targets, label_smoothing, weights)
     return loss, correct
 
 
@@ -45,7 +51,12 @@ class _SupervisedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, smoothing: float
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        smoothing: float,
+        weights: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         wanted = ctx.needs_input_grad[0]
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -53,7 +64,9 @@ class _SupervisedLoss(torch.autograd.Function):
         gradient = torch.empty_like(hidden) if wanted else None
         for part in _chunks(hidden, weight):
             logits = F.linear(hidden[part].to(weight.dtype), weight).float()
-            of_part, right, of_logits = _chunk(logits, targets[part], smoothing)
+            of_part, right, of_logits = _chunk(
+                logits, targets[part], smoothing, None if weights is None else weights[part]
+            )
             del logits  # free them before the gradient is cast
             loss += of_part
             correct += right
@@ -66,9 +79,9 @@ class _SupervisedLoss(torch.autograd.Function):
         return loss, correct
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad_loss: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_loss.to(gradient.dtype), None, None, None
+        return gradient * grad_loss.to(gradient.dtype), None, None, None, None
 
 
 @torch.no_grad()
@@ -103,7 +116,7 @@ def _chunks(hidden: torch.Tensor, weight: torch.Tensor) -> Iterator[slice]:
 
 
 def _chunk(
-    logits: torch.Tensor, targets: torch.Tensor, smoothing: float
+    logits: torch.Tensor, targets: torch.Tensor, smoothing: float, weights: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return loss, correct predictions and softmax − target of one chunk, all in float32.
 
@@ -112,9 +125,12 @@ def _chunk(
     rows = torch.arange(len(targets), device=logits.device)
     highest, at_target = logits.amax(dim=-1), logits[rows, targets]
     gradient = torch.softmax(logits, dim=-1)
-    loss = (highest - at_target - gradient.amax(dim=-1).log()).sum()  # subtract first: logits may be large
+    losses = highest - at_target - gradient.amax(dim=-1).log()  # subtract first: logits may be large
     if smoothing:
-        loss += smoothing * (at_target - logits.mean(dim=-1)).sum()
+        losses += smoothing * (at_target - logits.mean(dim=-1))
         gradient -= smoothing / logits.shape[-1]
     gradient[rows, targets] -= 1.0 - smoothing
-    return loss, (at_target == highest).sum(), gradient
+    if weights is not None:
+        losses *= weights
+        gradient *= weights[:, None]
+    return losses.sum(), (at_target == highest).sum(), gradient

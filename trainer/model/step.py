@@ -37,7 +37,8 @@ class LossModel(nn.Module):
         In training, the loss of a mixture of experts has the gradient of the load balancing loss, too. Its value is
         that of the language model alone.
 
-        With `by_sample`, return the sums of each sample, float64 [samples], without a gradient or label smoothing.
+        With `by_sample`, return the sums of each sample, float64 [samples], without a gradient, weights or label
+        smoothing.
         """
         causal = self.model.get_base_model()
         routing = self.routing if self.training and not by_sample else None
@@ -58,6 +59,7 @@ class LossModel(nn.Module):
             head,
             batch.labels,
             label_smoothing=self.label_smoothing if self.training else 0.0,
+            weights=batch.weights,
         )
         if routing:
             balancing = routing.observe(outputs.router_logits, batch)
