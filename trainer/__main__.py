@@ -1,5 +1,5 @@
-"""The command line `python -m trainer`: run, examine, prepare, plan, doctor, samples, evaluate, sandbox,
-toy, and the commands of trainer/adapters."""
+"""The command line `python -m trainer`: run, examine, prepare, plan, doctor, samples, evaluate, reward,
+sandbox, toy, and the commands of trainer/adapters."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from trainer.events import Events
 from trainer.imports import collector_paused, compiler_off, import_trainer
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
+from trainer.reward import request as reward_request
 from trainer.run_dir import RunDirectory, RunDirectoryError, held_lock
 from trainer.samples.build import check_builders, needs
 from trainer.stop import StopRequest, write_stderr
@@ -60,6 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
     add_arguments(
         commands.add_parser("evaluate", help="evaluate an adapter or the base on a benchmark or held-out rows")
     )
+    reward_request.add_arguments(
+        commands.add_parser("reward", help="train on tasks by running the model's own answers in the sandbox")
+    )
     sandbox = commands.add_parser("sandbox", help="run model-written code for a trainer in another container")
     sandbox.add_argument("--listen", type=Path, required=True, metavar="SOCKET")
     toy = commands.add_parser("toy", help="write a random toy model of an architecture, to try recipes with")
@@ -86,6 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
             return samples_command(chosen)
         case "evaluate":
             return evaluate_command(chosen)
+        case "reward":
+            return reward_command(chosen)
         case "sandbox":
             return sandbox_command(chosen.listen)
         case "toy":
@@ -263,6 +269,25 @@ def evaluate_command(chosen: argparse.Namespace) -> int:
             from trainer.evaluate import command
 
         command.evaluate_command(request, stop)
+        return 0
+    except Stopped as stopped:
+        write_stderr(f"stopped: {stopped}. The same command goes on from here")
+        return stopped.exit_code
+    except TrainerError as error:
+        write_stderr(str(error))
+        return error.exit_code
+
+
+def reward_command(chosen: argparse.Namespace) -> int:
+    """Train on rewards. Returns 75 if it was stopped; the same command goes on."""
+    _set_up_torch()
+    stop = StopRequest()
+    try:
+        stop.listen()
+        import_trainer()
+        from trainer.reward import command
+
+        command.reward_command(reward_request.request_from(chosen), stop)
         return 0
     except Stopped as stopped:
         write_stderr(f"stopped: {stopped}. The same command goes on from here")

@@ -46,7 +46,15 @@ def evaluate(recipe_file: Path, results: Path, arguments: Sequence[str], secrets
 
     Ctrl-C reaches it too. It keeps what it has, and the same command goes on.
     """
-    command = [*TRAINER, "evaluate", str(recipe_file), str(results), *arguments]
+    return _run_until_stopped([*TRAINER, "evaluate", str(recipe_file), str(results), *arguments], secrets)
+
+
+def reward(recipe_file: Path, folder: Path, arguments: Sequence[str], secrets: Mapping[str, str]) -> int:
+    """Run `python -m trainer reward`, as `evaluate`. Return its exit code: 75 if it was stopped."""
+    return _run_until_stopped([*TRAINER, "reward", str(recipe_file), str(folder), *arguments], secrets)
+
+
+def _run_until_stopped(command: Sequence[str], secrets: Mapping[str, str]) -> int:
     environment = trainer_environment(os.environ, secrets)
     with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=PROJECT, env=environment) as process:
         try:
