@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,7 +76,9 @@ def answer_tasks(
     requests = asking.requests()
     settings = {**asking.facts, "style": asking.style, **asking.sampling.facts()}
     with open_results(folder, settings) as results:
+        began = time.monotonic()
         generate(engine, requests, asking.sampling, results, stop=stop, on_note=write_stderr)
+        generated = time.monotonic()
         execute(by_name, requests, results, asking.style, Once(runner), stop=stop, on_note=write_stderr)
         texts, verdicts = results.read_generations(), results.read_outcomes()
         found = []
@@ -92,7 +95,17 @@ def answer_tasks(
                     passed=verdicts[key].passed,
                 )
             )
-        results.write_summary({"answers": len(found), "passed": sum(answer.passed for answer in found)})
+        results.write_summary(
+            {
+                "answers": len(found),
+                "passed": sum(answer.passed for answer in found),
+                "cut_at_max_tokens": sum(answer.finish == "length" for answer in found),
+                "seconds": {
+                    "generate": round(generated - began, 3),
+                    "execute": round(time.monotonic() - generated, 3),
+                },
+            }
+        )
     return found
 
 

@@ -130,15 +130,15 @@ def run_rounds(job: Job) -> None:
     method = METHODS[request.method](job, done)
     training = {task.task_id for task in job.tasks.training}
     for number in range(done + 1, request.rounds + 2):
-        began = time.monotonic()
         answers = method.answers(number)
         mine = [answer for answer in answers if answer.task.task_id in training]
         measured = rates(number - 1, answers, job.tasks)
         _say(measured)
         if number > request.rounds:
             break
+        began = time.monotonic()
         facts = method.learn(number, mine)
-        write_round(job, number, mine, {**measured, **facts, "seconds": round(time.monotonic() - began, 3)})
+        write_round(job, number, mine, {**measured, **facts}, learn_seconds=round(time.monotonic() - began, 3))
         if isinstance(method, Grpo):
             method.clean(number)
         job.stop.check()
@@ -170,12 +170,16 @@ def completed_rounds(job: Job) -> int:
     return number
 
 
-def write_round(job: Job, number: int, answers: Sequence[Answer], report: dict[str, Any]) -> None:
+def write_round(
+    job: Job, number: int, answers: Sequence[Answer], report: dict[str, Any], *, learn_seconds: float
+) -> None:
     """Write the passing answers as records, and then the report, which makes the round count."""
     folder = job.round_folder(number)
+    summary = read_json(folder / "answers" / "evaluation.json")
+    summary["seconds"]["learn"] = learn_seconds
     kept = kept_answers(answers, job.recipe.reward.most_answers_per_task)
     write_text(folder / SAMPLES, "".join(json_line(_record(job, number, answer)) for answer in kept))
-    write_json(folder / REPORT, {"round": number, **report})
+    write_json(folder / REPORT, {"round": number, **report, **summary})
 
 
 def write_result(job: Job, measured: dict[str, Any], adapter: Path) -> None:

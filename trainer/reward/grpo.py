@@ -1,8 +1,8 @@
 """Group relative policy optimization: one step for each round on what the model just drew (Shao et al. 2024, section 4).
 
-    rounds/0007/answers/        drawn with the weights before the round
-                state/          adapter and optimizer after it; only the newest round keeps them
-                report.json     last
+rounds/0007/answers/        drawn with the weights before the round
+            state/          adapter and optimizer after it; only the newest round keeps them
+            report.json     last
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class Grpo:
         reward = self.job.recipe.reward
         rewards = self._rewards(answers)
         costs = self._distances(answers) if reward.kl else [0.0] * len(answers)
-        paid = {_key(answer): value - reward.kl * cost for answer, value, cost in zip(answers, rewards, costs, strict=True)}
+        paid = {
+            _key(answer): value - reward.kl * cost for answer, value, cost in zip(answers, rewards, costs, strict=True)
+        }
         groups = by_task(answers)
         of_task = {_key(answer): value for answer, value in zip(answers, rewards, strict=True)}
         same = sum(len({of_task[_key(answer)] for answer in group}) == 1 for group in groups.values())
@@ -65,7 +67,9 @@ class Grpo:
             keys = [_key(answer) for answer in group]
             found = advantages([paid[key] for key in keys], divide_by_deviation=reward.divide_by_deviation)
             weights.update(zip(keys, found, strict=True))
-        samples = [token_sample(*self._ids(answer), weights[_key(answer)]) for answer in answers if weights[_key(answer)]]
+        samples = [
+            token_sample(*self._ids(answer), weights[_key(answer)]) for answer in answers if weights[_key(answer)]
+        ]
         norm = None
         if samples:
             rate = self.job.recipe.training.learning_rate if reward.learning_rate is None else reward.learning_rate

@@ -11,11 +11,11 @@ from trainer.evaluate.engines import Engine, Generation, Request, Sampling
 from trainer.evaluate.execute import Runner
 from trainer.evaluate.prompts import Style
 from trainer.evaluate.suites import Task
+from trainer.recipe import Recipe
 from trainer.reward.answers import Answer, Asking, answer_tasks
 from trainer.reward.request import RewardRequest
 from trainer.reward.tasks import Tasks
 from trainer.run_dir import MANIFEST, sha256_file
-from trainer.recipe import Recipe
 from trainer.stop import StopRequest
 
 SEEDS_APART = 10_007
@@ -57,9 +57,7 @@ class Job:
             },
         )
 
-    def answers(
-        self, number: int, engine: Callable[[], Engine], *, adapter: Path | None = None
-    ) -> list[Answer]:
+    def answers(self, number: int, engine: Callable[[], Engine], *, adapter: Path | None = None) -> list[Answer]:
         """Answer and execute all tasks for a round."""
         asked = self.asking(number, adapter)
 

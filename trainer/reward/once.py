@@ -1,4 +1,7 @@
-"""Runs each program once: many answers to an easy task are the same. What does not parse is not run at all. (no torch)"""
+"""Runs each program once: many answers to an easy task are the same. (no torch)
+
+What does not parse is not run at all.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ class Once:
         if mine:
             try:
                 verdict.set_result(self._runner(task, completion))
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 — other threads wait for this verdict
                 verdict.set_exception(error)
         return verdict.result()
 

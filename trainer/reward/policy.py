@@ -62,7 +62,7 @@ class RememberingEngine(TransformersEngine):
         return super()._generation(request, ids, ends, seconds)
 
     def _up_to_stop(self, ids: list[int], stops: Sequence[str]) -> list[int]:
-        """Return the ids up to the first stop in their text, with the ids that spell it. What follows changes nothing."""
+        """Return the ids up to the first stop in their text, with those that spell it. The rest changes nothing."""
         if not stops or not self._stops(ids, stops):
             return ids
         low, high = 1, len(ids)

@@ -151,6 +151,7 @@ def round_recipe(recipe: Recipe, style: str) -> Recipe:
 
 def make_row(file_id: int, task: Task, question: Question, answer: str, *, sample: int | None = None) -> Row:
     """Return the row of one answer: a conversation, or a prompt and what continues it."""
+    metadata: dict[str, Any]
     if question.text is None:
         turns = [*(_turn(role, text) for role, text in question.messages), Turn(role="assistant", text=answer)]
         content, metadata = readable(turns), {MESSAGES: as_messages(turns)}

@@ -1,6 +1,6 @@
 """Builder `completion`: a prompt without loss, and what continues it with loss. No template.
 
-    metadata = {"prompt_chars": 24}      content = prompt + completion
+metadata = {"prompt_chars": 24}      content = prompt + completion
 """
 
 from __future__ import annotations
