@@ -93,8 +93,8 @@ def main() -> None:
     lines = [
         "# Training on rewards: a toy",
         "",
-        f"`python benchmarks/reward {given.seeds}` on {datetime.now(UTC):%Y-%m-%d}: {names[0]}, {os.cpu_count()} cores, "
-        f"load {os.getloadavg()[0]:.1f}.",
+        f"`python benchmarks/reward {given.seeds}` on {datetime.now(UTC):%Y-%m-%d}: {names[0]}, "
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}.",
         "",
         f"The tiny base answers eight tasks of three lines, {SAMPLES} times each in every round. Six tasks are trained "
         "on, two are only measured. A rate is the share of answers that pass, with its 95 % interval over tasks.",

@@ -49,7 +49,7 @@ def reward(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train on tests: the model answers tasks, the sandbox runs the answers, and it learns from the verdicts. Resumes."""
+    """Train on tests: the model answers tasks, the sandbox runs the answers, the verdicts teach it. Resumes."""
     if not execute:
         raise UsageError("`reward` runs code that a model wrote, in the sandbox. Add --execute to allow that")
     for name, value, known in (("--method", method, METHODS), ("--split", split or SPLITS[0], SPLITS)):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.admission.contamination import Benchmarks, Task, read_tasks
-from service.errors import UsageError
+from service.errors import PreconditionError, UsageError
 
 MBPP_TRAIN, MBPP_TEST = range(601, 975), range(11, 511)
 """Numbers of MBPP's tasks that are trained on, and that an evaluation uses (trainer/evaluate/suites.py)."""
@@ -38,13 +38,16 @@ def check_overlap(
         benchmarks: benchmarks whose tasks must not be trained on at all
 
     Raises:
-        UsageError: some are. Names them.
-        PreconditionError: a benchmark cannot be read.
+        UsageError: some are (names them), or a file cannot be read.
     """
-    mine = [task for task in read_tasks(tasks) if _in_split(task, split or "train")]
+    mine = [task for task in _read(tasks, "--tasks") if _in_split(task, split or "train")]
     found: dict[str, Overlap] = {}
     for path in (*evaluated, *benchmarks):
-        theirs = [task for task in read_tasks(path) if path in benchmarks or _in_split(task, "test")]
+        theirs = [
+            task
+            for task in _read(path, "--evaluate, hygiene.benchmarks or evaluation.suites")
+            if path in benchmarks or _in_split(task, "test")
+        ]
         for overlap in _overlaps(mine, theirs, path, gram_words):
             found.setdefault(overlap.task, overlap)
     if found:
@@ -55,6 +58,14 @@ def check_overlap(
             "Remove them from the tasks, or the benchmark from --evaluate, hygiene.benchmarks or evaluation.suites. "
             "To train on MBPP's training part, list a file with its test part only"
         )
+
+
+def _read(path: Path, where: str) -> list[Task]:
+    try:
+        return list(read_tasks(path))
+    except PreconditionError as error:
+        problem = str(error).partition(". Correct ")[0]
+        raise UsageError(f"{problem}. Correct the file, or name another one ({where})") from error
 
 
 def _overlaps(mine: Sequence[Task], theirs: Sequence[Task], path: Path, gram_words: int) -> Iterator[Overlap]:

@@ -50,7 +50,7 @@ def check_tasks(settings: Settings, options: Options) -> None:
     """Check that the files are there, and that no task is in a benchmark that measures the model.
 
     Raises:
-        UsageError, PreconditionError
+        UsageError
     """
     for name, path in (("--tasks", options.tasks), ("--evaluate", options.evaluate)):
         if path is not None and not path.is_file():

@@ -135,10 +135,10 @@ def kept_answers(answers: Sequence[Answer], most_per_task: int) -> list[Answer]:
 def _distinct(answers: Sequence[Answer]) -> Iterator[Answer]:
     seen: set[str] = set()
     for answer in answers:
-        if answer.passed and answer.finish == "stop" and answer.text.strip():
-            if (code := normalized(answer.program)) not in seen:
-                seen.add(code)
-                yield answer
+        is_usable = answer.passed and answer.finish == "stop" and answer.text.strip()
+        if is_usable and (code := normalized(answer.program)) not in seen:
+            seen.add(code)
+            yield answer
 
 
 def normalized(program: str) -> str:

@@ -1,8 +1,10 @@
-"""Group relative policy optimization: one step for each round on what the model just drew (Shao et al. 2024, section 4).
+"""Group relative policy optimization (Shao et al. 2024, section 4): one step in each round, on what was just drawn.
 
-rounds/0007/answers/        drawn with the weights before the round
-            state/          adapter and optimizer after it; only the newest round keeps them
-            report.json     last
+    rounds/0007/answers/        drawn with the weights before the round
+                state/          adapter and optimizer after it; only the newest round keeps them
+                report.json     last
+
+A group whose rewards are all equal gives no gradient.
 """
 
 from __future__ import annotations
