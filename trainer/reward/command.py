@@ -125,6 +125,9 @@ def opened_folder(job: Job) -> Iterator[None]:
 def run_rounds(job: Job) -> None:
     """Run all rounds that are not complete, measure the result, and write reward.json."""
     request = job.request
+    if is_complete(request):
+        write_stderr(f"{request.to} is complete")
+        return
     (request.to / RESULT).unlink(missing_ok=True)  # it is written last
     done = completed_rounds(job)
     method = METHODS[request.method](job, done)
@@ -139,8 +142,7 @@ def run_rounds(job: Job) -> None:
         began = time.monotonic()
         facts = method.learn(number, mine)
         write_round(job, number, mine, {**measured, **facts}, learn_seconds=round(time.monotonic() - began, 3))
-        if isinstance(method, Grpo):
-            method.clean(number)
+        method.settle(number)
         job.stop.check()
     adapter = method.finish()
     if adapter is None:
@@ -160,6 +162,19 @@ def rates(after_round: int, answers: Sequence[Answer], tasks: Tasks) -> dict[str
         "held_out": [answer for answer in answers if answer.task.task_id in held_out],
     }
     return {"after_round": after_round, **{name: pass_rate(part) for name, part in parts.items()}}
+
+
+def is_complete(request: RewardRequest) -> bool:
+    """Whether reward.json is there, with as many rounds and the same benchmark."""
+    path = request.to / RESULT
+    if not path.is_file():
+        return False
+    found = read_json(path)
+    return len(found["rounds"]) == request.rounds and found["evaluated_on"] == _name(request.evaluate)
+
+
+def _name(file: Path | None) -> str | None:
+    return None if file is None else str(file)
 
 
 def completed_rounds(job: Job) -> int:
@@ -200,6 +215,7 @@ def write_result(job: Job, measured: dict[str, Any], adapter: Path) -> None:
         ],
         "rounds": reports,
         "samples": str(request.to / SAMPLES),
+        "evaluated_on": _name(request.evaluate),
         "evaluation": None if request.evaluate is None else evaluate_both(job, request.evaluate, adapter),
     }
     write_json(request.to / RESULT, result)

@@ -88,8 +88,8 @@ class Grpo:
             "grad_norm": norm,
         }
 
-    def clean(self, number: int) -> None:
-        """Remove the weights of all rounds before `number`, which is complete."""
+    def settle(self, number: int) -> None:
+        """Remove the weights of all earlier rounds."""
         for earlier in range(1, number):
             shutil.rmtree(self._state(earlier), ignore_errors=True)
 

@@ -78,6 +78,10 @@ class Method(Protocol):
         """Train on a round's answers to training tasks. Returns facts for the round's report."""
         ...
 
+    def settle(self, number: int) -> None:
+        """Remove what no later round needs. The round has its report."""
+        ...
+
     def finish(self) -> Path | None:
         """Return the folder of the adapter after the last round. None: nothing was trained."""
         ...

@@ -83,10 +83,13 @@ class Rejection:
         with held_lock(run.lock, wait_seconds=0):
             if not run.report.is_file():
                 train(run, Events(run.events), job.stop)
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
         self.adapter = run.adapter
         report = read_json(run.report)
         return {**facts, "steps": report["steps"]["result"], "loss": report["evaluation"]["candidate"]["loss"]}
+
+    def settle(self, number: int) -> None:
+        """Remove the run's checkpoints."""
+        shutil.rmtree(self._run(number).checkpoints, ignore_errors=True)
 
     def finish(self) -> Path | None:
         """Return the last round's adapter."""
