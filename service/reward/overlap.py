@@ -71,7 +71,7 @@ def _read(path: Path, where: str) -> list[Task]:
 def _overlaps(mine: Sequence[Task], theirs: Sequence[Task], path: Path, gram_words: int) -> Iterator[Overlap]:
     names = {task.name for task in theirs}
     prompts = {_plain(task.texts[0].removesuffix(task.solution)) for task in theirs}
-    known = Benchmarks.of(theirs, gram_words)
+    known = Benchmarks([str(path)], gram_words, only={task.name for task in theirs})
     for task in mine:
         if task.name in names:
             yield Overlap(task=task.name, reason=f"the same name in {path}")

@@ -74,7 +74,8 @@ def test_rejection_trains_run_directories_one_from_another(tmp_path: Path, monke
     rows = [row for run in (first, second) for row in read_rows(run / "rows.jsonl")]
     assert rows and not {row.metadata["task"] for row in rows} & HELD_OUT
     assert {row.metadata["task"] for row in read_rows(first / "held_out.jsonl")} == HELD_OUT
-    assert all(row.content[row.metadata["prompt_chars"] - 6 : row.metadata["prompt_chars"]] == "return" for row in rows)
+    assert all(row.metadata["messages"][0]["content"].endswith("    return") for row in rows)
+    assert all(row.metadata["messages"][1]["content"].startswith(" ") for row in rows), "as it was drawn"
 
     records = list(read_lines(to / "samples.jsonl"))
     assert len(records) == len(rows) == sum(report["kept"] for report in found["rounds"])

@@ -17,15 +17,11 @@ from service.reward.overlap import check_overlap
 from trainer.errors import UnusableInput
 from trainer.evaluate.sandbox.limits import Outcome
 from trainer.evaluate.suites import MBPP_SPLITS, Task
-from trainer.recipe import Data
-from trainer.records import Row
 from trainer.reward.advantages import advantages
 from trainer.reward.answers import Answer, kept_answers, normalized, pass_rate
 from trainer.reward.once import Once
 from trainer.reward.partial import single_assertions
 from trainer.reward.tasks import divide, read_tasks
-from trainer.samples.completion import build_completion
-from trainer.samples.sample import Control, Rejected, Text
 
 
 def task(name: str = "Own/1", **changes: Any) -> Task:
@@ -142,26 +138,6 @@ def test_the_unit_of_a_pass_rate_is_the_task():
     found = pass_rate(answers)
     assert found["value"] == pytest.approx((0.25 + 1) / 2) and found["tasks"] == 2
     assert found["by_task"] == {"Own/1": 0.25, "Own/2": 1.0}
-
-
-def test_a_completion_has_loss_after_its_prompt_only():
-    prompt = {"prompt_chars": 3}
-    row = Row(
-        file_id=1, repository=None, path=None, language="python", content="ab cd", sha256="", metadata=prompt
-    )  # fmt: skip
-    (document,) = build_completion(row, Data(), seed=0)
-    assert document.pieces == (
-        Text(text="ab "),
-        Text(text="cd", supervised=True),
-        Control(role="end", supervised=True),
-    )
-    for metadata, reason in (
-        ({}, "no_prompt"),
-        ({"prompt_chars": True}, "no_prompt"),
-        ({"prompt_chars": 5}, "no_answer"),
-    ):
-        with pytest.raises(Rejected, match=reason):
-            build_completion(replace(row, metadata=metadata), Data(), seed=0)
 
 
 LONG = "Return the number of pairs whose difference is at most the given limit, each counted once."

@@ -41,7 +41,6 @@ from trainer.run_dir import (
     write_manifest,
     write_text,
 )
-from trainer.samples.completion import PROMPT_CHARS
 from trainer.stop import write_stderr
 from trainer.train import train
 
@@ -135,11 +134,11 @@ def round_recipe(recipe: Recipe, style: str) -> Recipe:
     The loss on solutions that people wrote does not choose the weights: the pass rate of the next round judges them.
     """
     reward, training = recipe.reward, recipe.training
-    builder = "chat" if style == "chat" else "completion"
     return replace(
         recipe,
         data=replace(
-            recipe.data, builders={builder: 1.0}, rename_fraction=0.0, metadata=False, metadata_off_last_fraction=0.0,
+            recipe.data, builders={"chat": 1.0}, turns="chat" if style == "chat" else "plain", rename_fraction=0.0,
+            metadata=False, metadata_off_last_fraction=0.0,
             largest_unparsed_share=1.0,
         ),
         training=replace(
@@ -153,13 +152,10 @@ def round_recipe(recipe: Recipe, style: str) -> Recipe:
 
 
 def make_row(file_id: int, task: Task, question: Question, answer: str, *, sample: int | None = None) -> Row:
-    """Return the row of one answer: a conversation, or a prompt and what continues it."""
-    metadata: dict[str, Any]
-    if question.text is None:
-        turns = [*(_turn(role, text) for role, text in question.messages), Turn(role="assistant", text=answer)]
-        content, metadata = readable(turns), {MESSAGES: as_messages(turns)}
-    else:
-        content, metadata = question.text + answer, {PROMPT_CHARS: len(question.text)}
+    """Return the row of one answer: a conversation. With data.turns plain, the answer follows its prompt at once."""
+    asked = question.messages if question.text is None else (("user", question.text),)
+    turns = [*(_turn(role, text) for role, text in asked), Turn(role="assistant", text=answer)]
+    content = readable(turns)
     return Row(
         file_id=file_id,
         repository="reward",
@@ -167,7 +163,7 @@ def make_row(file_id: int, task: Task, question: Question, answer: str, *, sampl
         language="python",
         content=content,
         sha256=hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest(),
-        metadata={**metadata, "task": task.task_id},
+        metadata={MESSAGES: as_messages(turns), "task": task.task_id},
     )
 
 

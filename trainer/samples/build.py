@@ -14,7 +14,6 @@ from trainer.records import Row
 from trainer.samples.chat import build_chat, chat_halves
 from trainer.samples.chunks import build_chunks
 from trainer.samples.commits import build_commits
-from trainer.samples.completion import build_completion
 from trainer.samples.fim import build_fim
 from trainer.samples.instruction import build_instruction
 from trainer.samples.items import build_items
@@ -71,7 +70,6 @@ BUILDERS: dict[str, Builder] = {
     "chunks": Builder(build=build_chunks, needs=("end",)),
     "items": Builder(build=build_items, needs=("end",)),
     "commits": Builder(build=build_commits, needs=("chat",), rewrites=False),
-    "completion": Builder(build=build_completion, needs=("end",), rewrites=False),
     CHAT: Builder(build=build_chat, needs=("chat",), halves=chat_halves, whole="too_long_turns", rewrites=False),
     REPO: Builder(build=check_repo, needs=("repo_name", "file_sep", "end"), build_group=build_repository),
 }
