@@ -75,6 +75,8 @@ def reward(
         )
     found = train_on_rewards(settings, options, folder)
     print_json({"folder": folder, **found}) if as_json else _print(found)
+    if smoke and not as_json:
+        out.print("with --smoke, the first answer to each task is its own solution: the rates say nothing")
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -82,8 +84,13 @@ def _print(found: dict[str, Any]) -> None:
         [rates["after_round"], *(_rate(rates[part]) for part in ("training", "held_out")), _learned(found, place)]
         for place, rates in enumerate(found["rates"])
     ]
-    columns = ["after round", "pass rate, training tasks", "pass rate, held-out tasks", "the next round trained on"]
-    print_table(f"{found['method']}, {found['samples_per_task']} answers to each task", columns, rows)
+    counts = found["tasks"]
+    columns = ["round", "training tasks", "held-out tasks", "trained on next"]
+    title = (
+        f"{found['method']}, {found['samples_per_task']} answers to each of {counts['training']} + "
+        f"{counts['held_out']} tasks: pass rates after each round"
+    )
+    print_table(title, columns, rows)
     if (paired := found["evaluation"]) is not None:
         out.print(
             f"benchmark: pass@1 {paired['difference']:+.4f}, 95 % interval {paired['low']:+.4f} to "
@@ -94,7 +101,7 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _rate(part: dict[str, Any]) -> str:
-    return f"{part['value']:.3f} ({part['low']:.3f} to {part['high']:.3f}, {part['tasks']} tasks)"
+    return f"{part['value']:.3f} ({part['low']:.2f} to {part['high']:.2f})"
 
 
 def _learned(found: dict[str, Any], place: int) -> str | None:
@@ -102,5 +109,6 @@ def _learned(found: dict[str, Any], place: int) -> str | None:
         return None
     facts = found["rounds"][place]
     if found["method"] == "rejection":
-        return f"{facts['kept']} answers to {facts['tasks_kept']} tasks"
-    return f"{facts['trained_answers']} answers ({facts['groups_without_signal']} groups without signal)"
+        return f"{facts['kept']} answers, {facts['tasks_kept']} tasks"
+    signal = facts["groups"] - facts["groups_without_signal"]
+    return f"{facts['trained_answers']} answers, {signal} tasks"

@@ -28,8 +28,15 @@ def test_the_pass_rate_of_the_training_tasks_rises(home: Codelupe, tmp_path: Pat
         pytest.skip(str(error))
     other = tmp_path / "other.jsonl"
     task = json.loads((TOY / "tasks.jsonl").read_text().splitlines()[0])
-    other.write_text(json.dumps({**task, "task_id": "Else/1", "prompt": "def keep(a):\n    b = a\n    return",
-                                 "entry_point": "keep", "canonical_solution": " b\n"}))  # fmt: skip
+    tests = "def check(candidate):\n    assert candidate([]) == []\n"
+    other.write_text(
+        json.dumps(
+            {
+                **task, "task_id": "Else/1", "prompt": "def keep(a):\n    b = a\n    return", "entry_point": "keep",
+                "canonical_solution": " b\n", "test": tests,
+            }
+        )
+    )  # fmt: skip
     arguments = ["reward", "--tasks", str(TOY / "tasks.jsonl"), "--method", "grpo", "--rounds", "3", "--execute"]
     done = home.run(*arguments, "--samples-per-task", "12", "--evaluate", str(other), "--json", timeout=200)
     assert done.returncode == 0, done.stderr
