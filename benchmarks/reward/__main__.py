@@ -85,7 +85,7 @@ def main() -> None:
         found = [train(Path(folder), method, seed) for method in METHODS for seed in range(1, given.seeds + 1)]
     rounds = [report for one in found if one["method"] == "grpo" for report in one["rounds"]]
     seconds = {
-        name: statistics.median(report["seconds"][name] for report in rounds)
+        name: statistics.fmean(report["seconds"][name] for report in rounds)
         for name in ("generate", "execute", "learn")
     }
     names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
@@ -105,7 +105,7 @@ def main() -> None:
         "",
         "## Seconds for a round of GRPO",
         "",
-        f"Median over {len(rounds)} rounds of {8 * SAMPLES} answers. The model's part is generation and the step.",
+        f"Mean over {len(rounds)} rounds of {8 * SAMPLES} answers. The model's part is generation and the step.",
         "",
         "| loop | model | execution in the sandbox |",
         "|---|---|---|",

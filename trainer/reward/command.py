@@ -245,7 +245,7 @@ def _record(job: Job, number: int, answer: Answer) -> dict[str, Any]:
     question = job.asking(number, None).question(answer.task)
     prompt = question.messages[-1][1] if question.text is None else question.text
     metadata = {"task": answer.task.task_id, "round": number, "sample": answer.sample}
-    return {"prompt": prompt, "completion": answer.text, "metadata": metadata}
+    return {"prompt": prompt, "completion": answer.text, "language": "python", "metadata": metadata}
 
 
 def _settings(job: Job) -> dict[str, Any]:
