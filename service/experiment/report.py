@@ -82,12 +82,13 @@ def _lines(
     yield f"# {plan.recipe.name}, {plan.stage.name}\n"
     yield f"Overlap of training and test: {plan.overlap.sentence()}.\n"
     if plan.smoke:
-        yield "This was a smoke test with a random toy model. Its numbers say nothing.\n"
+        yield "This was a smoke test with a toy model. Its numbers say nothing.\n"
     yield "## Training\n"
-    yield "| arm | metadata | tasks trained | held out | steps | loss before | loss after | change |"
+    yield "| arm | metadata | tasks trained | held out | steps | loss before | loss after | change (95 %) |"
     yield "|---|---|---|---|---|---|---|---|"
     for one in arms:
-        change = one.gain.text() if one.gain else "too few tasks"
+        gain = one.gain
+        change = f"{gain.difference:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})" if gain else "too few tasks"
         yield (
             f"| {one.arm.name} | {'yes' if one.arm.metadata else 'no'} | {one.trained_tasks} | {one.held_out_tasks} "
             f"| {one.steps} | {_loss(one.before)} | {_loss(one.after)} | {change} |"
@@ -98,8 +99,8 @@ def _lines(
             said = ", ".join(f"{count} {reason}" for reason, count in one.rejected.items())
             yield f"{one.arm.name}: tasks that were not trained on: {said}.\n"
     yield (
-        "Loss: nats per token of the answers to held-out training tasks. An arm with metadata reads them before the "
-        "question, before and after training.\n"
+        "Loss: nats per token of the answers to held-out tasks, without those that were measured during training. An "
+        "arm with metadata reads them before the question, before and after training.\n"
     )
     yield "## Test\n"
     if measured is None:

@@ -333,7 +333,7 @@ def reported(plan: Plan, found: Measured | None, names: tuple[str, ...] = ("cont
 
 def test_the_report_gives_losses_rates_differences_and_words(plan: Plan):
     text = reported(plan, measured())
-    assert "| control | no | 164 | 8 | 123 | 2.5000 | 1.5000 | better by 1.0000, 95 % interval 0.5000 to 1.5000" in text
+    assert "| control | no | 164 | 8 | 123 | 2.5000 | 1.5000 | -1.0000 (-1.5000 to -0.5000) |" in text
     assert "| base | 25.0 %" in text and "| experiment | 48.8 %" in text
     lines = [line for line in text.splitlines() if line.startswith("- pass@1")]
     assert lines[0].startswith("- pass@1: experiment − control = +23.8 points") and "It is certain" in lines[0]
