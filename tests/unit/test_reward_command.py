@@ -83,7 +83,9 @@ def test_rejection_trains_run_directories_one_from_another(tmp_path: Path, monke
     assert all(record["metadata"]["task"] not in HELD_OUT for record in records)
 
 
-def test_grpo_repeats_a_killed_round_and_gets_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_grpo_repeats_a_killed_round_and_gets_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     sandbox_or_skip()
     arguments = ("--method", "grpo", "--samples-per-task", 6)
     assert train(tmp_path / "whole", "--rounds", 2, *arguments) == 0
@@ -104,6 +106,9 @@ def test_grpo_repeats_a_killed_round_and_gets_the_same(tmp_path: Path, monkeypat
     weights = [(tmp_path / name / "adapter/adapter_model.safetensors").read_bytes() for name in ("whole", "parts")]
     assert weights[0] == weights[1]
     assert [path.parent.name for path in (tmp_path / "parts").glob("rounds/*/state")] == ["0002"], "the newest only"
+
+    assert train(tmp_path / "parts", "--rounds", 1, *arguments) == 2, "its weights are gone"
+    assert "has 2 rounds already" in capsys.readouterr().err
 
     report = whole["rounds"][0]
     shares = report["training"]["by_task"].values()

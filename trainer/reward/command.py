@@ -128,8 +128,8 @@ def run_rounds(job: Job) -> None:
     if is_complete(request):
         write_stderr(f"{request.to} is complete")
         return
-    (request.to / RESULT).unlink(missing_ok=True)  # it is written last
     done = completed_rounds(job)
+    (request.to / RESULT).unlink(missing_ok=True)  # it is written last
     method = METHODS[request.method](job, done)
     training = {task.task_id for task in job.tasks.training}
     for number in range(done + 1, request.rounds + 2):
@@ -178,10 +178,19 @@ def _name(file: Path | None) -> str | None:
 
 
 def completed_rounds(job: Job) -> int:
-    """Return how many rounds have their report."""
+    """Return how many rounds have their report.
+
+    Raises:
+        UnusableInput: more than are asked for.
+    """
     number = 0
-    while number < job.request.rounds and (job.round_folder(number + 1) / REPORT).is_file():
+    while (job.round_folder(number + 1) / REPORT).is_file():
         number += 1
+    if number > job.request.rounds:
+        raise UnusableInput(
+            f"{job.request.to} has {number} rounds already, and --rounds {job.request.rounds} asks for fewer. Use "
+            f"--rounds {number} or more, or another folder (--to)"
+        )
     return number
 
 
