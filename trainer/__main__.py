@@ -16,8 +16,8 @@ from trainer.adapters import commands as adapter_commands
 from trainer.errors import Stopped, TrainerError, UnusableInput
 from trainer.evaluate.request import add_arguments, request_from
 from trainer.events import Events
-from trainer.imports import collector_paused, compiler_off, import_trainer
-from trainer.reward import request as reward_request
+from trainer.imports import collector_paused, compiler_off, import_trainer, set_up_torch
+from trainer.reward.entry import add_reward, reward_command
 from trainer.run_dir import RunDirectory, RunDirectoryError, held_lock
 from trainer.stop import StopRequest, write_stderr
 
@@ -36,9 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_arguments(
         commands.add_parser("evaluate", help="evaluate an adapter or the base on a benchmark or held-out rows")
     )
-    reward_request.add_arguments(
-        commands.add_parser("reward", help="train on tasks by running the model's own answers in the sandbox")
-    )
+    add_reward(commands)
     sandbox = commands.add_parser("sandbox", help="run model-written code for a trainer in another container")
     sandbox.add_argument("--listen", type=Path, required=True, metavar="SOCKET")
     toy = commands.add_parser("toy", help="write a random toy model of an architecture, to try recipes with")
@@ -76,7 +74,7 @@ def run_command(root: Path) -> int:
     if not directory.root.is_dir():
         write_stderr(f"{directory.root} is not a folder")
         return UnusableInput.exit_code
-    _set_up_torch()
+    set_up_torch()
     stop = StopRequest()
     try:
         stop.listen()
@@ -98,7 +96,7 @@ def examine_command(root: Path) -> int:
     if not directory.report.is_file():
         write_stderr(f"{directory.root} is not a finished run: it has no {directory.report.name}")
         return UnusableInput.exit_code
-    _set_up_torch()
+    set_up_torch()
     stop = StopRequest()
     try:
         stop.listen()
@@ -119,7 +117,7 @@ def examine_command(root: Path) -> int:
 
 def evaluate_command(chosen: argparse.Namespace) -> int:
     """Evaluate. Returns 75 if it was stopped; the same command goes on."""
-    _set_up_torch()
+    set_up_torch()
     stop = StopRequest()
     try:
         request = request_from(chosen)
@@ -130,25 +128,6 @@ def evaluate_command(chosen: argparse.Namespace) -> int:
             from trainer.evaluate import command
 
         command.evaluate_command(request, stop)
-        return 0
-    except Stopped as stopped:
-        write_stderr(f"stopped: {stopped}. The same command goes on from here")
-        return stopped.exit_code
-    except TrainerError as error:
-        write_stderr(str(error))
-        return error.exit_code
-
-
-def reward_command(chosen: argparse.Namespace) -> int:
-    """Train on rewards. Returns 75 if it was stopped; the same command goes on."""
-    _set_up_torch()
-    stop = StopRequest()
-    try:
-        stop.listen()
-        import_trainer()
-        from trainer.reward import command
-
-        command.reward_command(reward_request.request_from(chosen), stop)
         return 0
     except Stopped as stopped:
         write_stderr(f"stopped: {stopped}. The same command goes on from here")
@@ -182,14 +161,6 @@ def toy_command(architecture: str, out: Path) -> int:
         return getattr(error, "exit_code", FAILED)
     sys.stdout.write(json.dumps({"folder": str(out), "architecture": architecture, "parameters": parameters}) + "\n")
     return 0
-
-
-def _set_up_torch() -> None:
-    """Set what torch reads when it is imported."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow down other processes, and generation
-    os.environ.setdefault(
-        "PYTORCH_ALLOC_CONF", "expandable_segments:True"
-    )  # reduces fragmentation by packs of many lengths
 
 
 def _train_to_exit_code(directory: RunDirectory, stop: StopRequest) -> int:

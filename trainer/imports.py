@@ -10,6 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def set_up_torch() -> None:
+    """Set what torch reads when it is imported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow down other processes, and generation
+    os.environ.setdefault(
+        "PYTORCH_ALLOC_CONF", "expandable_segments:True"
+    )  # reduces fragmentation by packs of many lengths
+
+
 def import_trainer() -> None:
     """Import `trainer.train` and its dependencies, unless already imported."""
     if "trainer.train" in sys.modules:
