@@ -156,7 +156,7 @@ class Corpus:
     """Size of the corpus that the recipe is made for, from which `plan` computes steps and hours."""
 
     samples: int | None = number(None, 1)
-    """Number of samples, with those held out."""
+    """Number of samples, with those held out. With phases: of each phase."""
     tokens: int | None = number(None, 1)
     """Number of their tokens."""
 

@@ -375,3 +375,14 @@ def test_evaluation_takes_at_most_a_tenth_of_a_run_of_the_default_recipe(no_hub,
     assert plan_json(capsys, str(often))[1]["evaluation_share"] > share + 0.05
     assert __main__.main(["plan", path]) == 0
     assert "72,000 tokens to stop by and 96,000 to judge by" in capsys.readouterr().out
+
+
+def test_a_curriculum_takes_the_steps_of_all_its_phases(no_hub, capsys, tmp_path):
+    path = str(RECIPES / "phased-kat-dev.yaml")
+    corpus = plan_json(capsys, path, "--samples", "9600", "--tokens-per-sample", "5000")[1]["corpus"]
+    assert (corpus["phases"], corpus["trained_samples"], corpus["steps_per_epoch"]) == (3, 9120, 190)
+    assert (corpus["steps"], corpus["tokens"]) == (190 * 7, 9120 * 5000 * 7)
+    short = tmp_path / "short.yaml"
+    recipe = load_recipe(RECIPES / "phased-kat-dev.yaml")
+    short.write_text(dump_recipe(replace(recipe, training=replace(recipe.training, max_steps=400))))
+    assert plan_json(capsys, str(short), "--samples", "9600")[1]["corpus"]["steps"] == 400 + 380 + 380

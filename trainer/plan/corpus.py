@@ -20,6 +20,9 @@ class CorpusCost:
     """One training on a corpus, without replay."""
 
     samples: int
+    """Of each phase, if there are phases."""
+    phases: int
+    """Number of phases. 0: the recipe has none."""
     trained_samples: int
     """Without those held out."""
     steps_per_epoch: int
@@ -31,9 +34,10 @@ class CorpusCost:
 
     def text(self, processes: int) -> str:
         """Return one line for people."""
+        phases = f" in each of {self.phases} phases" if self.phases else ""
         line = (
             f"{self.steps:,} steps ({self.steps_per_epoch:,} per epoch) for {self.trained_samples:,} of "
-            f"{self.samples:,} samples; the others are held out"
+            f"{self.samples:,} samples{phases}; the others are held out"
         )
         if self.tokens is None or self.hours is None:
             return f"{line}. With corpus.tokens the plan also says how long they take"
@@ -71,17 +75,18 @@ def corpus_cost(model: Model, recipe: Recipe, plan: Plan, card: Card) -> CorpusC
         return None
     trained = corpus.samples - round(corpus.samples * recipe.data.held_out_fraction)
     per_epoch = -(-trained // step_samples(recipe))
-    of_epochs = per_epoch * training.num_epochs
-    steps = min(of_epochs, training.max_steps or of_epochs)
+    epochs = [phase.num_epochs for phase in recipe.phases] or [training.num_epochs]
+    num_epochs, of_epochs = sum(epochs), per_epoch * sum(epochs)
+    steps = sum(min(per_epoch * of_phase, training.max_steps or per_epoch * of_phase) for of_phase in epochs)
     tokens = hours = None
     if corpus.tokens is not None:
         each = corpus.tokens / corpus.samples
-        tokens = round(each * trained * training.num_epochs * steps / max(1, of_epochs))
+        tokens = round(each * trained * num_epochs * steps / max(1, of_epochs))
         speed = _speed(model, recipe, plan, card, each) * recipe.distributed.processes
         hours = tokens / speed / 3600
     return CorpusCost(
-        samples=corpus.samples, trained_samples=trained, steps_per_epoch=per_epoch, steps=steps, tokens=tokens,
-        hours=hours,
+        samples=corpus.samples, phases=len(recipe.phases), trained_samples=trained, steps_per_epoch=per_epoch,
+        steps=steps, tokens=tokens, hours=hours,
     )  # fmt: skip
 
 
