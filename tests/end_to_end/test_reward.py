@@ -37,7 +37,7 @@ def test_the_pass_rate_of_the_training_tasks_rises(home: Codelupe, tmp_path: Pat
             }
         )
     )  # fmt: skip
-    arguments = ["reward", "--tasks", str(TOY / "tasks.jsonl"), "--method", "grpo", "--rounds", "3", "--execute"]
+    arguments = ["reward", "--tasks", str(TOY / "tasks.jsonl"), "--method", "grpo", "--rounds", "2", "--execute"]
     done = home.run(*arguments, "--samples-per-task", "12", "--evaluate", str(other), "--json", timeout=200)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
