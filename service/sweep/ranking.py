@@ -89,12 +89,13 @@ def plot(found: Sequence[Ranked], path: Path) -> None:
     figure = Figure(figsize=(4.2 * max(1, len(keys)), 3.4), layout="constrained")
     for place, key in enumerate(keys, 1):
         axes = figure.add_subplot(1, len(keys), place)
-        values = [one.trial.params[key] for one in finished]
+        varied = [one for one in finished if key in one.trial.params]  # an earlier command may have varied others
+        values = [one.trial.params[key] for one in varied]
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         positions = values if numeric else [_label(value) for value in values]
-        losses = [one.trial.loss or 0.0 for one in finished]
+        losses = [one.trial.loss or 0.0 for one in varied]
         errors = [
-            0.0 if one.against_base is None else one.against_base.high - one.against_base.difference for one in finished
+            0.0 if one.against_base is None else one.against_base.high - one.against_base.difference for one in varied
         ]
         axes.errorbar(positions, losses, yerr=errors, fmt="o", capsize=3, color="#1f6feb", ecolor="#9db7e0")
         if numeric and min(values) > 0 and max(values) >= 10 * min(values):

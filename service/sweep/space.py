@@ -12,7 +12,7 @@ from service.errors import UsageError
 from service.settings.overrides import full_key, parsed
 from trainer.errors import RecipeError
 from trainer.recipe import Recipe
-from trainer.recipe_file import recipe_dict, with_overrides
+from trainer.recipe_file import with_overrides
 
 FIXED = ("name", "stream", "base.model", "base.revision")
 """Values that all trials share: they are trained on the same rows, from the same base."""
@@ -112,9 +112,16 @@ def _range(recipe: Recipe, key: str, low: str, high: str) -> Dimension:
     ends = [_number(parsed(text)) for text in (low, high)]
     if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends) or not 0 < ends[0] < ends[1]:
         raise UsageError(f"--set: {key}={low}..{high} is not a range LOW..HIGH of numbers above 0")
-    section, _, name = key.partition(".")
-    is_whole = isinstance(recipe_dict(recipe)[section][name], int)
-    return Dimension(key=key, low=ends[0], high=ends[1], is_whole=is_whole)
+    return Dimension(key=key, low=ends[0], high=ends[1], is_whole=not _takes_fractions(recipe, key, *ends))
+
+
+def _takes_fractions(recipe: Recipe, key: str, low: float, high: float) -> bool:
+    """Whether a value may lie between whole numbers. The recipe's own value does not tell: it may be null."""
+    try:
+        with_params(recipe, {key: low + (high - low) / math.e})
+    except UsageError:
+        return False
+    return True
 
 
 def _number(value: Any) -> Any:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from service.cycle.launch import TrainerProcess, watch_to_end
 from service.logs import event as log
 from service.sweep.space import Params
+from trainer.errors import Stopped
 from trainer.recipe import Recipe
 from trainer.recipe_file import dump_recipe
 from trainer.records import EventTail
@@ -26,6 +27,8 @@ from trainer.run_dir import MANIFEST, RunDirectory, new_folder, read_json, write
 
 NAME = "trial.json"
 State = Literal["waiting", "finished", "pruned", "failed"]
+STARTS = 2
+"""A trainer that somebody else stopped or killed is started again, from its checkpoint. The values are not at fault."""
 FAILURES = {2: "the recipe cannot be used", 3: "out of memory", 4: "it diverged"}
 
 
@@ -116,10 +119,13 @@ def run_trial(
         if stop.is_set():
             prune.set()
 
-    process = TrainerProcess(trial.directory, secrets)
-    log("Trial", trial=trial.name, pid=process.pid, **trial.params)
-    code = watch_to_end(process, prune, each_moment)
-    each_moment()
+    for _ in range(STARTS):
+        process = TrainerProcess(trial.directory, secrets)
+        log("Trial", trial=trial.name, pid=process.pid, **trial.params)
+        code = watch_to_end(process, prune, each_moment)
+        each_moment()
+        if code is None or not (code < 0 or code == Stopped.exit_code):
+            break
     if stop.is_set() and not trial.directory.report.exists():
         return trial
     ended = _ending(trial, code, measured)
@@ -139,7 +145,11 @@ def _ending(trial: Trial, code: int | None, measured: list[tuple[int, float]]) -
     """Return what became of a trial whose trainer ended with `code`. None: it was stopped on purpose."""
     record: dict[str, Any] = {"params": trial.params, "measured": measured}
     if trial.directory.report.exists():
-        evaluation = read_json(trial.directory.report)["evaluation"]
+        report = read_json(trial.directory.report)
+        evaluation = report["evaluation"]
+        if report["steps"]["total"] == 0:
+            reason = "no row gives a sample to train on. `codelupe samples` shows what the files become"
+            return {**record, "state": "failed", "reason": reason}
         if evaluation:
             return {**record, "state": "finished", "loss": evaluation["candidate"]["loss"]}
         return {**record, "state": "failed", "reason": "no held-out row gives a sample"}

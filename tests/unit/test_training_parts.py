@@ -131,6 +131,9 @@ def test_a_range_is_whole_where_the_value_is(recipe: Recipe) -> None:
         Dimension(key="training.learning_rate", low=1e-5, high=1e-3),
     ]
     assert size(found) == float("inf")
+    assert recipe.training.max_steps is None
+    assert dimensions(recipe, ["max_steps=2..5"])[0].is_whole
+    assert not dimensions(recipe, ["held_out_fraction=0.1..0.2"])[0].is_whole
 
 
 @pytest.mark.parametrize(
@@ -143,6 +146,7 @@ def test_a_range_is_whole_where_the_value_is(recipe: Recipe) -> None:
         (["learning_rate=1e-4,1e-4"], "lists a value twice"),
         (["rank=4,8", "lora.rank=16"], "lora.rank is given more than once"),
         (["model=a,b"], "base.model cannot be varied"),
+        (["phases=1..2"], "phases: expected a list"),
         (["rank=8..4"], "is not a range LOW..HIGH of numbers above 0"),
         (["rank=0..4"], "is not a range LOW..HIGH of numbers above 0"),
         (["rank=4..99999"], "lora.rank: 99999 is above the maximum"),
