@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -101,7 +102,8 @@ def _print(folder: TrainingFolder, found: Sequence[PhaseResult]) -> None:
     if found:
         out.print(f"adapter: {found[-1].adapter}", markup=False)
         frozen = folder.home.run(found[-1].run_id).recipe
-        out.print(f"next: CODELUPE_HOME={folder.root} codelupe compare --recipe {frozen}", markup=False)
+        home, chosen = shlex.quote(str(folder.root)), shlex.quote(str(frozen))
+        out.print(f"next: CODELUPE_HOME={home} codelupe compare --recipe {chosen}", markup=False)
 
 
 def _row(one: PhaseResult) -> list[Any]:

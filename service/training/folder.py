@@ -48,6 +48,11 @@ class TrainingFolder:
         """Record that all rows are in the database."""
         write_json(self.root / NAME, {**self.facts, "read": True})
 
+    def note_unfit(self) -> None:
+        """Record that the rows cannot be trained on, if no run has begun. The next start reads the sources anew."""
+        if not _has_runs(self.root):
+            write_json(self.root / NAME, {**self.facts, "read": False, "unfit": True})
+
 
 def open_folder(root: Path, recipe: Recipe, parts: Sequence[Part], *, smoke: bool = False) -> TrainingFolder:
     """Make the folder of a training, or open that of an earlier start of the same one.
@@ -68,10 +73,9 @@ def open_folder(root: Path, recipe: Recipe, parts: Sequence[Part], *, smoke: boo
         raise UsageError(f"--to: {root} is a file. Choose a folder")
     if not path.exists() and root.exists() and any(root.iterdir()):
         raise UsageError(f"--to: {root} is not empty, and holds no training. Choose another folder")
-    before = _facts(path) if path.exists() else None
-    if before not in (None, facts):
-        assert before is not None
-        if any(root.glob("runs/[0-9]*")):
+    before, unfit = _facts(path) if path.exists() else (None, False)
+    if before is not None and (unfit or before != facts):
+        if _has_runs(root):
             what = "the sources" if before.get("sources") != facts["sources"] else "the recipe or an option"
             raise UsageError(
                 f"{root} holds another training ({before.get('recipe')}): {what} differ. To start anew, choose another "
@@ -88,10 +92,18 @@ def open_folder(root: Path, recipe: Recipe, parts: Sequence[Part], *, smoke: boo
     return TrainingFolder(root=root, facts=facts)
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _has_runs(root: Path) -> bool:
+    return any(root.glob("runs/[0-9]*"))
+
+
+def _facts(path: Path) -> tuple[dict[str, Any], bool]:
+    """Return what a training was started with, and whether its rows were found unfit."""
     try:
-        return {key: value for key, value in read_json(path).items() if key != "read"}
-    except (OSError, ValueError, AttributeError) as error:
+        record = dict(read_json(path))
+        unfit = bool(record.pop("unfit", False))
+        record.pop("read", None)
+        return record, unfit
+    except (OSError, ValueError, TypeError) as error:
         raise PreconditionError(f"{path} cannot be read ({error}). Choose another folder with --to") from error
 
 

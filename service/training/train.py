@@ -68,6 +68,10 @@ class Interrupted(ServiceError):
         super().__init__(f"stopped. The same command resumes it (in {folder})")
 
 
+class NoVerdict(ServiceError):
+    """A phase ended without a verdict."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Open:
     """A training's folder with its database running and all rows in it."""
@@ -116,7 +120,7 @@ def train(
     Raises:
         UsageError: the sources give no row, or none for a phase, or the recipe does not fit its base model.
         PreconditionError: the folder, a benchmark or the base model is not available.
-        ServiceError: a run gave no verdict.
+        NoVerdict: a run gave no verdict.
         Interrupted: a signal asked it to stop.
     """
     with opened(settings, folder, parts, show=show) as here:
@@ -143,6 +147,7 @@ def opened(settings: Settings, folder: TrainingFolder, parts: Sequence[Part], *,
         stack.enter_context(stop_signals(stop))
         home.prepare()
         stack.enter_context(only_service(home))
+        stack.enter_context(unfit_rows_noted(folder))
         logs.set_up(settings.log_format, home.log_file)
         board = Board(first_snapshot(settings))
         url = database_url(settings, home, stack, show)
@@ -155,6 +160,16 @@ def opened(settings: Settings, folder: TrainingFolder, parts: Sequence[Part], *,
             raise Interrupted(folder.root)
         bind_stream(pool, settings, recipe)
         yield Open(folder=folder, pool=pool, recipe=recipe, board=board, stop=stop)
+
+
+@contextmanager
+def unfit_rows_noted(folder: TrainingFolder) -> Iterator[None]:
+    """Make the next start read the sources anew, if an error says that they give nothing to train on."""
+    try:
+        yield
+    except (UsageError, NoVerdict):
+        folder.note_unfit()
+        raise
 
 
 def read_parts(
@@ -202,7 +217,7 @@ def _train_phase(here: Open, settings: Settings, phase: str | None) -> runs.Run 
     """Train on the rows of one phase. Returns its run, or None if it was asked to stop.
 
     Raises:
-        ServiceError: there is no verdict.
+        NoVerdict: there is no verdict.
     """
     limits = replace(settings.eligibility, phases=() if phase is None else (phase,))
     limited = replace(settings, eligibility=limits)
@@ -214,7 +229,7 @@ def _train_phase(here: Open, settings: Settings, phase: str | None) -> runs.Run 
         rejected = runs.totals(here.pool, here.recipe.stream).rejected
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
         where = f" in phase {phase}" if phase else ""
-        raise ServiceError(
+        raise NoVerdict(
             f"no verdict{where}: {daemon.problem}{f'; rejected: {why}' if why else ''}. See {here.home.log_file}"
         )
     return ended_run(here.pool, here.recipe, phase)

@@ -153,6 +153,18 @@ def test_a_folder_in_which_nothing_was_trained_can_be_used_again(place: Codelupe
     assert done.returncode == 2 and "no row has the phase" in done.stderr, done.stderr
 
 
+def test_sources_that_gave_nothing_to_train_on_are_read_again(place: Codelupe) -> None:
+    records, lines = place.home / "records.jsonl", texts()[:10]
+    records.write_text("".join(json.dumps({"content": text}) + "\n" for text in lines), encoding="utf-8")
+    command = ["train", "--recipe", RECIPE, "--smoke", "--to", "mended dir", "--from", "records.jsonl"]
+    done = place.run(*command)
+    assert done.returncode == 2 and "The rows have: none (10)" in done.stderr
+    mended = [{"content": text, "phase": PHASES[0]["name"]} for text in lines]
+    records.write_text("".join(json.dumps(one) + "\n" for one in mended), encoding="utf-8")
+    done = place.run(*command)
+    assert done.returncode == 2 and "The rows have: foundation (10)" in done.stderr
+
+
 def test_a_machine_that_is_not_ready_is_told_before_anything_is_read(place: Codelupe) -> None:
     offline = {"HF_HUB_OFFLINE": "1"}
     done = place.run("train", "--recipe", "phased-kat-dev", "--from", "data", "--to", "kat", timeout=90, **offline)
