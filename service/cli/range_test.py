@@ -37,7 +37,7 @@ def range_test(
     range_recipe(settings.recipe, low=low, high=high, steps=steps)  # refuses wrong limits now
     parts = parts_of(settings.recipe, sources)
     root = folder_for(settings, to, kind="range-tests", smoke=smoke)
-    folder = open_folder(root, settings.recipe, parts, smoke=smoke)
+    folder = open_folder(root, settings.recipe, parts, kind="range test", smoke=smoke)
     if smoke:
         settings = smoke_settings(settings, folder.root)
     logs.set_up(settings.log_format)

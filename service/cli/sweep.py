@@ -47,7 +47,7 @@ def sweep(
     varied = dimensions(settings.recipe, changes)
     parts = parts_of(settings.recipe, sources)
     root = folder_for(settings, to, kind="sweeps", smoke=smoke)
-    folder = open_folder(root, settings.recipe, parts, smoke=smoke)
+    folder = open_folder(root, settings.recipe, parts, kind="sweep", smoke=smoke)
     if smoke:
         settings = smoke_settings(settings, folder.root)
     logs.set_up(settings.log_format)

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from db import embedded
 from service.errors import PreconditionError, UsageError
@@ -24,6 +24,7 @@ from trainer.recipe_file import dump_recipe
 from trainer.run_dir import read_json, write_json
 
 NAME = "training.json"
+Kind = Literal["training", "sweep", "range test"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,13 @@ class TrainingFolder:
             write_json(self.root / NAME, {**self.facts, "read": False, "unfit": True})
 
 
-def open_folder(root: Path, recipe: Recipe, parts: Sequence[Part], *, smoke: bool = False) -> TrainingFolder:
+def open_folder(
+    root: Path, recipe: Recipe, parts: Sequence[Part], *, kind: Kind = "training", smoke: bool = False
+) -> TrainingFolder:
     """Make the folder of a training, or open that of an earlier start of the same one.
+
+    Args:
+        kind: a sweep's run is never trained itself, so a folder is for one kind only
 
     Raises:
         UsageError: the folder belongs to another training, or holds something else.
@@ -63,6 +69,7 @@ def open_folder(root: Path, recipe: Recipe, parts: Sequence[Part], *, smoke: boo
     """
     facts = {
         "format": 1,
+        "kind": kind,
         "recipe": recipe.name,
         "recipe_sha256": hashlib.sha256(dump_recipe(recipe).encode()).hexdigest(),
         "smoke": smoke,
@@ -73,12 +80,14 @@ def open_folder(root: Path, recipe: Recipe, parts: Sequence[Part], *, smoke: boo
         raise UsageError(f"--to: {root} is a file. Choose a folder")
     if not path.exists() and root.exists() and any(root.iterdir()):
         raise UsageError(f"--to: {root} is not empty, and holds no training. Choose another folder")
-    before, unfit = _facts(path) if path.exists() else (None, False)
+    before, unfit = _facts(path, kind) if path.exists() else (None, False)
     if before is not None and (unfit or before != facts):
         if _has_runs(root):
+            if before["kind"] != kind:
+                raise UsageError(f"{root} holds a {before['kind']}, not a {kind}. Choose another folder with --to")
             what = "the sources" if before.get("sources") != facts["sources"] else "the recipe or an option"
             raise UsageError(
-                f"{root} holds another training ({before.get('recipe')}): {what} differ. To start anew, choose another "
+                f"{root} holds another {kind} ({before.get('recipe')}): {what} differ. To start anew, choose another "
                 "folder with --to. To resume, give the same options as before"
             )
         _remove(root)  # an earlier command failed before it trained anything
@@ -96,13 +105,17 @@ def _has_runs(root: Path) -> bool:
     return any(root.glob("runs/[0-9]*"))
 
 
-def _facts(path: Path) -> tuple[dict[str, Any], bool]:
-    """Return what a training was started with, and whether its rows were found unfit."""
+def _facts(path: Path, kind: Kind) -> tuple[dict[str, Any], bool]:
+    """Return what a training was started with, and whether its rows were found unfit.
+
+    Args:
+        kind: that of a folder which does not say it, because an earlier release made it
+    """
     try:
         record = dict(read_json(path))
         unfit = bool(record.pop("unfit", False))
         record.pop("read", None)
-        return record, unfit
+        return {"kind": kind, **record}, unfit
     except (OSError, ValueError, TypeError) as error:
         raise PreconditionError(f"{path} cannot be read ({error}). Choose another folder with --to") from error
 

@@ -147,7 +147,7 @@ def test_a_folder_in_which_nothing_was_trained_can_be_used_again(place: Codelupe
     assert place.run(*command, "--from", "loose.py").returncode == 2
     done = place.run(*command, "--from", "nothing.py")
     assert done.returncode == 2 and "no such file" in done.stderr
-    done = place.run("train", "--recipe", "plain.yaml", "--to", "mistaken", "--from", "data", "--set", "batch_size=0")
+    done = place.run("train", "--recipe", RECIPE, "--to", "mistaken", "--from", "data", "--set", "batch_size=0")
     assert done.returncode == 2 and "batch_size: 0 is below" in done.stderr
     done = place.run("sweep", "--recipe", RECIPE, "--to", "mistaken", "--from", "loose.py", "--set", "rank=4,8")
     assert done.returncode == 2 and "no row has the phase" in done.stderr, done.stderr
