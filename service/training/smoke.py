@@ -16,6 +16,9 @@ from trainer.recipe import TINY_BASE, Corpus, Distributed, Lora, Recipe
 ROWS = 40
 """Rows of a phase."""
 MOST_TOKENS, MOST_STEPS, MOST_RANK = 256, 6, 8
+MOST_TOKENS_UNCUT = 512
+"""For samples that are not cut into windows. In 256 tokens, the question around them leaves most files no room."""
+UNCUT = frozenset({"instruction", "fim"})
 LEARNING_RATE = 5e-3
 """A random model learns nothing visible in a few steps at a usual rate."""
 TOY = "toy"
@@ -39,7 +42,7 @@ def smoke_settings(settings: Settings, folder: Path) -> Settings:
 def smaller(recipe: Recipe, model: str) -> Recipe:
     """Return the recipe with another base, and with numbers that suit a laptop. Kinds and names stay as they are."""
     data, training = recipe.data, recipe.training
-    tokens = min(data.max_length, MOST_TOKENS)
+    tokens = min(data.max_length, MOST_TOKENS_UNCUT if UNCUT & {*dict(data.builders)} else MOST_TOKENS)
     window = None if data.window_tokens is None else min(data.window_tokens, tokens)
     return replace(
         recipe,

@@ -18,7 +18,7 @@ from trainer.run_dir import read_json
 
 pytestmark = pytest.mark.timeout(300)
 
-FILES = 14
+PROJECT = Path(__file__).parents[2]
 RUST = """\
 //! Payments of the kind {name}.
 use std::collections::HashMap;
@@ -72,10 +72,10 @@ def rust_repository(folder: Path) -> None:
         (folder / "src" / f"{name}.rs").write_text(f"{text}\n{own}\n", encoding="utf-8")
 
 
-def smoke(place: Codelupe, recipe: str, **environment: str) -> tuple[Path, dict[str, Any]]:
+def smoke(place: Codelupe, recipe: str, source: str = "repository", **environment: str) -> tuple[Path, dict[str, Any]]:
     """Train a recipe at toy size. Return the folder of its training and the result."""
     done = place.run(
-        "train", "--recipe", recipe, "--from", "repository", "--to", recipe, "--smoke", "--json", timeout=200,
+        "train", "--recipe", recipe, "--from", source, "--to", recipe, "--smoke", "--json", timeout=200,
         **environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -125,7 +125,7 @@ def test_mixtral_moe_trains_attention_and_routers_and_counts_experts(place: Code
 
 
 def test_qwen_5090_trains_in_four_bits(place: Codelupe) -> None:
-    folder, found = smoke(place, "qwen-5090")
+    folder, found = smoke(place, "qwen-5090", str(PROJECT / "service"))  # files of the usual lengths
     assert found["decision"] == "promote"
     frozen = load_recipe(folder / "runs" / "000001" / "recipe.yaml")
     assert (frozen.base.quantization, frozen.training.optimizer) == ("nf4", "adamw_8bit")
