@@ -25,6 +25,8 @@ FIRST_BYTES = 4096
 VENDORED = "vendored"
 ENVIRONMENTS = frozenset({"pyvenv.cfg", "conda-meta"})
 """What a Python environment has at its top, whatever its name."""
+OURS = "instance-id"
+"""What the folder of a service or a training has at its top. Its runs hold copies of rows, held-out ones as well."""
 
 
 def files_of(
@@ -44,10 +46,11 @@ def files_of(
 def _tracked(root: Path) -> Iterator[tuple[str, bool]]:
     """Yield tracked files, then untracked files that .gitignore does not exclude, and whether they are vendored."""
     for which in (["--cached"], ["--others", "--exclude-standard"]):
-        names = (os.fsdecode(name).rstrip("/") for name in git_fields(root, "ls-files", "-z", *which))
+        names = [os.fsdecode(name).rstrip("/") for name in git_fields(root, "ls-files", "-z", *which)]
+        ours = tuple(name.removesuffix(OURS) for name in names if name.endswith(f"/{OURS}"))
         for name, _ in itertools.groupby(names):
             if name and os.path.lexists(root / name):
-                yield name, which[0] == "--others" and is_vendored(name)
+                yield name, which[0] == "--others" and (is_vendored(name) or name.startswith(ours))
 
 
 def _walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[tuple[str, bool]]:
@@ -58,7 +61,8 @@ def _walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[tuple[str
         if folder != str(root):
             if "__init__.py" in files and kind == "open":  # a Python package, which may be named `build`
                 kind = "sources"
-            kind = "vendored" if ENVIRONMENTS.intersection([*files, *folders]) else kind_below(kind, here.name)
+            is_foreign = OURS in files or ENVIRONMENTS.intersection([*files, *folders])
+            kind = "vendored" if is_foreign else kind_below(kind, here.name)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
         inner = {name: here / name for name in folders}
         checkouts = {name for name, path in inner.items() if os.path.lexists(path / ".git") or is_git_layout(path)}

@@ -464,6 +464,17 @@ def test_other_peoples_code_is_passed_over_by_name(tmp_path: Path):
         assert len(read(named)[0]) == 1
 
 
+@pytest.mark.parametrize("checkout", [False, True])
+def test_the_folder_of_a_training_is_passed_over(tmp_path: Path, checkout: bool):
+    root = tree(tmp_path, "main.py", "runs/kept.py", "var/trainings/x/runs/000001/held_out.py", "var/trainings/x/m.py")
+    (root / "var" / "trainings" / "x" / "instance-id").write_text("a1b2\n")
+    if checkout:
+        subprocess.run(["git", "init", "-q", str(root)], check=True)
+    files, skipped = read(root)
+    assert set(files) == {"main.py", "runs/kept.py"} and skipped == {"vendored": 3}
+    assert len(read(root / "var" / "trainings" / "x")[0]) == 2  # it was named
+
+
 def test_what_git_tracks_is_the_projects_own(tmp_path: Path):
     root = tree(tmp_path, "vendor/kept.go", "main.go")
     subprocess.run(["git", "init", "-q", str(root)], check=True)
