@@ -33,11 +33,14 @@ def show_samples(recipe_file: Path, rows_file: Path, arguments: Sequence[str], s
 
 
 def make_toy(base: str, folder: Path, secrets: Mapping[str, str]) -> int:
-    """Run `python -m trainer toy`, which writes a random model of a base's architecture. Return its exit code."""
+    """Run `python -m trainer toy`, which writes a random model of a base's architecture. Return its exit code.
+
+    It has its own session, so Ctrl-C does not reach it. It is killed with this command.
+    """
     command = [*TRAINER, "toy", base, str(folder)]
     return subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=PROJECT,
-        env=trainer_environment(os.environ, secrets), check=False,
+        env=trainer_environment(os.environ, secrets), check=False, start_new_session=True,
     ).returncode  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sysconfig
@@ -163,6 +164,23 @@ def test_sources_that_gave_nothing_to_train_on_are_read_again(place: Codelupe) -
     records.write_text("".join(json.dumps(one) + "\n" for one in mended), encoding="utf-8")
     done = place.run(*command)
     assert done.returncode == 2 and "The rows have: foundation (10)" in done.stderr
+
+
+def test_ctrl_c_while_the_toy_is_made_shows_no_traceback(place: Codelupe) -> None:
+    command = [*COMMAND, "train", "--recipe", RECIPE, "--from", "data", "--to", "early", "--smoke"]
+    process = subprocess.Popen(
+        command, env=place.environment, cwd=place.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (place.home / "early" / "training.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    time.sleep(1.0)  # the toy's process imports torch
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0 and "Traceback" not in errors, errors
+    assert not (place.home / "early" / "toy").exists()
 
 
 def test_a_machine_that_is_not_ready_is_told_before_anything_is_read(place: Codelupe) -> None:
