@@ -88,6 +88,11 @@ class Daemon:
         """Why the service paused last, or why it had nothing to do. None: neither happened."""
         return self._pausing.problem
 
+    @property
+    def has_paused(self) -> bool:
+        """Whether something failed. A problem without a pause is that there is nothing to do."""
+        return self._pausing.count > 0
+
     def run(self) -> None:
         """Go from state to state until stopped."""
         database_failures = 0

@@ -68,10 +68,6 @@ class Interrupted(ServiceError):
         super().__init__(f"stopped. The same command resumes it (in {folder})")
 
 
-class NoVerdict(ServiceError):
-    """A phase ended without a verdict."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Open:
     """A training's folder with its database running and all rows in it."""
@@ -120,7 +116,7 @@ def train(
     Raises:
         UsageError: the sources give no row, or none for a phase, or the recipe does not fit its base model.
         PreconditionError: the folder, a benchmark or the base model is not available.
-        NoVerdict: a run gave no verdict.
+        ServiceError: a run gave no verdict.
         Interrupted: a signal asked it to stop.
     """
     with opened(settings, folder, parts, show=show) as here:
@@ -167,7 +163,7 @@ def unfit_rows_noted(folder: TrainingFolder) -> Iterator[None]:
     """Make the next start read the sources anew, if an error says that they give nothing to train on."""
     try:
         yield
-    except (UsageError, NoVerdict):
+    except UsageError:
         folder.note_unfit()
         raise
 
@@ -217,7 +213,7 @@ def _train_phase(here: Open, settings: Settings, phase: str | None) -> runs.Run 
     """Train on the rows of one phase. Returns its run, or None if it was asked to stop.
 
     Raises:
-        NoVerdict: there is no verdict.
+        ServiceError: there is no verdict.
     """
     limits = replace(settings.eligibility, phases=() if phase is None else (phase,))
     limited = replace(settings, eligibility=limits)
@@ -229,7 +225,9 @@ def _train_phase(here: Open, settings: Settings, phase: str | None) -> runs.Run 
         rejected = runs.totals(here.pool, here.recipe.stream).rejected
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
         where = f" in phase {phase}" if phase else ""
-        raise NoVerdict(
+        if not daemon.has_paused:
+            here.folder.note_unfit()
+        raise ServiceError(
             f"no verdict{where}: {daemon.problem}{f'; rejected: {why}' if why else ''}. See {here.home.log_file}"
         )
     return ended_run(here.pool, here.recipe, phase)

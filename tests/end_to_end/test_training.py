@@ -166,6 +166,13 @@ def test_sources_that_gave_nothing_to_train_on_are_read_again(place: Codelupe) -
     assert done.returncode == 2 and "The rows have: foundation (10)" in done.stderr
 
 
+def test_rows_that_are_all_ineligible_are_read_again(place: Codelupe) -> None:
+    (place.home / "long.jsonl").write_text(json.dumps({"content": "x = 1\n" * 200_000}) + "\n", encoding="utf-8")
+    done = place.run("train", "--recipe", "embedded", "--smoke", "--to", "long", "--from", "long.jsonl", timeout=90)
+    assert done.returncode == 1 and "no row waits (1 too_long)" in done.stderr
+    assert read_json(place.home / "long" / "training.json")["unfit"]
+
+
 def test_ctrl_c_while_the_toy_is_made_shows_no_traceback(place: Codelupe) -> None:
     command = [*COMMAND, "train", "--recipe", RECIPE, "--from", "data", "--to", "early", "--smoke"]
     process = subprocess.Popen(
