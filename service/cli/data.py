@@ -69,6 +69,9 @@ def drop(
     sources = [*(paths or []), *(SCHEME + name for name in dataset or [])]
     if not sources:
         raise UsageError("nothing to drop. Name files, folders, records or a dataset (codelupe drop --help)")
+    if phase is not None and settings.recipe.phases and phase not in settings.recipe.phase_names:
+        known = ", ".join(settings.recipe.phase_names)
+        raise UsageError(f"--phase: {phase!r} is not a phase of the recipe {settings.recipe.name}, which has {known}")
     columns = _columns(column or [])
     missing = [name for name in sources if not name.startswith(SCHEME) and not os.path.lexists(name)]
     if missing:

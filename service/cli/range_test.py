@@ -9,7 +9,7 @@ import typer
 
 from service import logs
 from service.cli.console import JsonOption, RecipeOption, out, print_json, settings_for
-from service.cli.train import FromOption, folder_for, silent
+from service.cli.train import FromOption, check_ready, folder_for, silent
 from service.cycle.watchdog import watched
 from service.sweep.range_test import plot, range_recipe
 from service.sweep.range_test import range_test as find_rate
@@ -42,6 +42,8 @@ def range_test(
         settings = smoke_settings(settings, folder.root)
     logs.set_up(settings.log_format)
     show = silent if as_json else logs.progress_printer(settings.log_format)
+    if not smoke:
+        check_ready(settings, folder.root, show)
     limited = one_off(settings, folder, rows=ROWS if smoke else MOST_ROWS)
     with opened(limited, folder, parts, show=show) as here, watched(here.board):
         found = find_rate(here, limited, low=low, high=high, steps=steps)

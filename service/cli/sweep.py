@@ -10,7 +10,7 @@ import typer
 
 from service import logs
 from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for
-from service.cli.train import FromOption, folder_for, silent
+from service.cli.train import FromOption, check_ready, folder_for, silent
 from service.cycle.watchdog import watched
 from service.sweep.ranking import Ranked, plot, ranked
 from service.sweep.space import dimensions
@@ -52,6 +52,8 @@ def sweep(
         settings = smoke_settings(settings, folder.root)
     logs.set_up(settings.log_format)
     show = silent if as_json else logs.progress_printer(settings.log_format)
+    if not smoke:
+        check_ready(settings, folder.root, show)
     limited = one_off(settings, folder, rows=ROWS if smoke else MOST_ROWS)
 
     def on_trial(trial: Trial) -> None:

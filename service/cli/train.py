@@ -99,11 +99,12 @@ def _print(folder: TrainingFolder, found: Sequence[PhaseResult]) -> None:
     for one in found:
         for reason in one.reasons:
             out.print(f"{one.phase or 'verdict'}: {reason}", markup=False)
+        if one.rejected:
+            why = ", ".join(f"{count} {reason}" for reason, count in one.rejected.items())
+            out.print(f"rows that gave no sample: {why}. `codelupe samples` shows what the files become", markup=False)
     if found:
         out.print(f"adapter: {found[-1].adapter}", markup=False)
-        frozen = folder.home.run(found[-1].run_id).recipe
-        home, chosen = shlex.quote(str(folder.root)), shlex.quote(str(frozen))
-        out.print(f"next: CODELUPE_HOME={home} codelupe compare --recipe {chosen}", markup=False)
+        out.print(f"next: CODELUPE_HOME={shlex.quote(str(folder.root))} codelupe compare", markup=False)
 
 
 def _row(one: PhaseResult) -> list[Any]:

@@ -15,6 +15,8 @@ from service.settings.variables import VARIABLES
 
 PROJECT_RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 """The recipes shipped with the project."""
+TRAINING, TRAINING_RECIPE = "training.json", "recipe.yaml"
+"""Files of a folder of `codelupe train`: what it was started with, and its recipe."""
 
 
 def read_environment(environment: Mapping[str, str], env_file: Path | None = None) -> dict[str, str]:
@@ -66,14 +68,19 @@ def chosen_log_format(*, environment: Mapping[str, str] = os.environ, env_file: 
 def chosen_recipe(
     flag: Path | None, *, environment: Mapping[str, str] = os.environ, env_file: Path | None = Path(".env")
 ) -> Path:
-    """Return the recipe file: the flag, else CODELUPE_RECIPE. A name without suffix is one of the project's recipes.
+    """Return the recipe file: the flag, else CODELUPE_RECIPE, else that of a training in CODELUPE_HOME.
+
+    A name without suffix is one of the project's recipes.
 
     Raises:
         UsageError: the project has no recipe of this name.
     """
-    named = flag or Path(
-        read_environment(environment, env_file).get("CODELUPE_RECIPE", VARIABLES["CODELUPE_RECIPE"].default)
-    )
+    given = read_environment(environment, env_file)
+    if flag is None and "CODELUPE_RECIPE" not in given and "CODELUPE_HOME" in given:
+        home = Path(given["CODELUPE_HOME"]).expanduser()
+        if (home / TRAINING).is_file() and (home / TRAINING_RECIPE).is_file():
+            return home / TRAINING_RECIPE
+    named = flag or Path(given.get("CODELUPE_RECIPE", VARIABLES["CODELUPE_RECIPE"].default))
     if named.suffix or named.is_file():
         return named
     if not (found := PROJECT_RECIPES / f"{named}.yaml").is_file():

@@ -32,17 +32,21 @@ def overridden(recipe: Recipe, pairs: Iterable[str]) -> Recipe:
 
 
 def full_key(recipe: Recipe, key: str) -> str:
-    """Return `section.name` for a key. A name that several sections have is that of `training`.
+    """Return `section.name` for a key. A name that `training` and other sections have is that of `training`.
 
     Raises:
-        UsageError: no value of a recipe has this name.
+        UsageError: no value of a recipe has this name, or several sections have it.
     """
     known = _keys(recipe)
     if key in known:
         return key
     found = [name for name in known if name.rpartition(".")[2] == key]
+    if len(found) == 1:
+        return found[0]
+    if f"training.{key}" in found:
+        return f"training.{key}"
     if found:
-        return f"training.{key}" if f"training.{key}" in found else found[0]
+        raise UsageError(f"--set: several sections have {key}. Use one of {', '.join(found)}")
     raise UsageError(f"--set: a recipe has no value {key!r}. Its values: {', '.join(known)}")
 
 

@@ -1,6 +1,7 @@
 """The folder of a training: which recipe and sources it is for, and how far it is.
 
 FOLDER/training.json   what it was started with
+       recipe.yaml     the recipe, as resolved; commands with CODELUPE_HOME=FOLDER use it
        runs/000001/    one run directory for each phase
        models/         published adapters, and a link to the current one
        postgres/ logs/ the embedded database and the log
@@ -17,13 +18,14 @@ from typing import Any, Literal
 
 from db import embedded
 from service.errors import PreconditionError, UsageError
+from service.settings.environment import TRAINING as NAME
+from service.settings.environment import TRAINING_RECIPE
 from service.settings.home import Home, running_service
 from service.training.sources import Part
 from trainer.recipe import Recipe
 from trainer.recipe_file import dump_recipe
-from trainer.run_dir import read_json, write_json
+from trainer.run_dir import read_json, write_json, write_text
 
-NAME = "training.json"
 Kind = Literal["training", "sweep", "range test"]
 
 
@@ -41,18 +43,22 @@ class TrainingFolder:
         return Home(self.root)
 
     @property
-    def is_read(self) -> bool:
-        """Whether all rows of the sources are in its database."""
-        return bool(read_json(self.root / NAME).get("read"))
+    def read(self) -> str | None:
+        """The state of the sources (`fingerprint`) whose rows are all in its database. None: they are not."""
+        return read_json(self.root / NAME).get("read") or None
 
-    def note_read(self) -> None:
+    def note_read(self, sources: str) -> None:
         """Record that all rows are in the database."""
-        write_json(self.root / NAME, {**self.facts, "read": True})
+        write_json(self.root / NAME, {**self.facts, "read": sources})
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Write the recipe that commands in this folder use."""
+        write_text(self.root / TRAINING_RECIPE, dump_recipe(recipe))
 
     def note_unfit(self) -> None:
         """Record that the rows cannot be trained on, if no run has begun. The next start reads the sources anew."""
         if not _has_runs(self.root):
-            write_json(self.root / NAME, {**self.facts, "read": False, "unfit": True})
+            write_json(self.root / NAME, {**self.facts, "read": None, "unfit": True})
 
 
 def open_folder(
@@ -97,7 +103,7 @@ def open_folder(
             Home(root).prepare()
         except PreconditionError as error:
             raise PreconditionError(f"--to: {root} cannot be written. Choose another folder") from error
-        write_json(path, {**facts, "read": False})
+        write_json(path, {**facts, "read": None})
     return TrainingFolder(root=root, facts=facts)
 
 

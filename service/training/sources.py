@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.errors import UsageError
 from service.intake.hub import SCHEME
 from trainer.recipe import Phase, Recipe
+
+UNREAD = frozenset({".git", "__pycache__", "node_modules"})
+"""Folders that change without a change of the sources."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +65,25 @@ def _phase_files(path: str, phases: Sequence[Phase]) -> list[tuple[Phase, Path]]
     if place.is_dir():
         return [(phase, place / phase.file) for phase in phases if phase.file and (place / phase.file).is_file()]
     return [(phase, place) for phase in phases if phase.file == place.name]
+
+
+def fingerprint(parts: Sequence[Part]) -> str:
+    """Return a digest of the names, sizes and times of all files of the sources. Datasets of the Hub are left out."""
+    digest = hashlib.sha256()
+    for source in (source for part in parts for source in part.sources if not source.startswith(SCHEME)):
+        for path in _files(Path(source)):
+            try:
+                found = path.lstat()
+            except OSError:  # it is gone already
+                continue
+            digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _files(source: Path) -> Iterator[Path]:
+    if not source.is_dir():
+        yield source
+        return
+    for folder, names, files in os.walk(source):
+        names[:] = sorted(name for name in names if name not in UNREAD)
+        yield from (Path(folder) / name for name in sorted(files))

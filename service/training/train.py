@@ -31,9 +31,10 @@ from service.settings.home import Home, only_service
 from service.settings.load import Settings
 from service.start import bind_stream, database_url, first_snapshot, prepared_recipe, stage
 from service.training.folder import TrainingFolder
-from service.training.sources import Part
+from service.training.sources import Part, fingerprint
 from service.web.board import Board
 from trainer.recipe import Recipe
+from trainer.run_dir import read_json
 
 MOST_ROWS = 10_000_000
 """All rows of a phase are in one run."""
@@ -59,6 +60,8 @@ class PhaseResult:
     adapter: Path
     """The folder of its adapter."""
     report: Path
+    rejected: dict[str, int]
+    """Rows that gave no sample, by reason."""
 
 
 class Interrupted(ServiceError):
@@ -155,6 +158,7 @@ def opened(settings: Settings, folder: TrainingFolder, parts: Sequence[Part], *,
         if recipe is None:
             raise Interrupted(folder.root)
         bind_stream(pool, settings, recipe)
+        folder.write_recipe(recipe)
         yield Open(folder=folder, pool=pool, recipe=recipe, board=board, stop=stop)
 
 
@@ -176,7 +180,13 @@ def read_parts(
     Raises:
         UsageError: there is no row, or none of a phase.
     """
-    if not folder.is_read:
+    now = fingerprint(parts)
+    if folder.read not in (None, now):
+        changed = (
+            "they changed after they were read. This training keeps the rows that it has. Choose a new folder for "
+        )
+        show("sources", f"{changed}the others (--to)")
+    if folder.read is None:
         with stage(show, "sources") as note:
             summary = Summary()
             for part in parts:
@@ -187,7 +197,7 @@ def read_parts(
                 raise UsageError(f"--from: {'; '.join(summary.barren)}")
             skipped = ", ".join(f"{count} × {reason}" for reason, count in summary.skipped.most_common(5))
             note(f"{summary.inserted:,} rows{f'; passed over: {skipped}' if skipped else ''}", rows=summary.inserted)
-        folder.note_read()
+        folder.note_read(now)
     _check_phases(count_by_phase(pool), settings.recipe)
 
 
@@ -251,4 +261,5 @@ def _result(home: Home, run: runs.Run) -> PhaseResult:
         evaluation=report.get("evaluation") or {},
         adapter=published if run.state == "published" else home.run(run.run_id).adapter,
         report=home.run(run.run_id).report,
+        rejected=read_json(home.run(run.run_id).dataset_stats)["rows"]["rejected"],
     )

@@ -95,6 +95,8 @@ def test_the_same_command_again_says_what_was_found(place: Codelupe, trained: Pa
     )
     assert again.returncode == 0, again.stderr
     found = json.loads(again.stdout)
+    listed = place.run("runs", "--json", CODELUPE_HOME=str(trained), CODELUPE_RECIPE="")  # the folder has its recipe
+    assert [run["phase"] for run in json.loads(listed.stdout)] == [phase["name"] for phase in PHASES][::-1]
     assert [one["phase"] for one in found["phases"]] == [phase["name"] for phase in PHASES]
     assert all(one["evaluation"]["candidate"]["perplexity"] > 1 for one in found["phases"])
     assert not (trained / "runs" / "000004").exists()

@@ -120,6 +120,18 @@ def test_a_folder_with_the_name_of_a_recipe_is_no_recipe(tmp_path: Path, monkeyp
     assert chosen_recipe(Path("embedded"), environment={}, env_file=None) == EMBEDDED
 
 
+def test_commands_in_the_folder_of_a_training_use_its_recipe(tmp_path: Path):
+    inside = {"CODELUPE_HOME": str(tmp_path)}
+    (tmp_path / "recipe.yaml").write_text("name: mine\n", encoding="utf-8")
+    assert (
+        chosen_recipe(None, environment=inside, env_file=None) == EMBEDDED
+    )  # a service's folder, with somebody's file
+    (tmp_path / "training.json").write_text("{}", encoding="utf-8")
+    assert chosen_recipe(None, environment=inside, env_file=None) == tmp_path / "recipe.yaml"
+    assert chosen_recipe(Path("qwen-5090"), environment=inside, env_file=None) == DEFAULT
+    assert chosen_recipe(None, environment={**inside, "CODELUPE_RECIPE": "qwen-5090"}, env_file=None) == DEFAULT
+
+
 def test_the_recipe_comes_from_the_flag_or_the_variable(tmp_path: Path):
     env_file = tmp_path / ".env"
     env_file.write_text("CODELUPE_RECIPE=qwen-5090\n")

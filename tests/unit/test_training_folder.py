@@ -47,20 +47,20 @@ def test_another_recipe_needs_another_folder_once_a_run_has_begun(tmp_path: Path
 
 def test_the_folder_of_an_earlier_release_is_opened(tmp_path: Path, recipe: Recipe) -> None:
     root = tmp_path / "one"
-    open_folder(root, recipe, PARTS).note_read()
+    open_folder(root, recipe, PARTS).note_read("digest")
     begin_run(root)
     write_json(root / NAME, {name: value for name, value in read_json(root / NAME).items() if name != "kind"})
-    assert open_folder(root, recipe, PARTS, kind="sweep").is_read
+    assert open_folder(root, recipe, PARTS, kind="sweep").read
 
 
 def test_unfit_sources_are_read_again_unless_a_run_has_begun(tmp_path: Path, recipe: Recipe) -> None:
     root = tmp_path / "one"
     folder = open_folder(root, recipe, PARTS)
-    folder.note_read()
+    folder.note_read("digest")
     folder.note_unfit()
     folder = open_folder(root, recipe, PARTS)
-    assert not folder.is_read
-    folder.note_read()
+    assert not folder.read
+    folder.note_read("digest")
     begin_run(root)
     folder.note_unfit()
-    assert open_folder(root, recipe, PARTS).is_read
+    assert open_folder(root, recipe, PARTS).read

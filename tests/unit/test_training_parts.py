@@ -13,7 +13,7 @@ from service.errors import UsageError
 from service.settings.overrides import overridden
 from service.sweep.space import Dimension, dimensions, grid, size
 from service.training.smoke import MOST_RANK, smaller
-from service.training.sources import Part, parts_of
+from service.training.sources import Part, fingerprint, parts_of
 from trainer.recipe import Phase, Recipe
 from trainer.recipe_file import dump_recipe, load_recipe, parse_recipe
 
@@ -64,6 +64,20 @@ def test_other_files_name_their_phase_themselves(recipe: Recipe, tmp_path: Path)
     assert parts_of(recipe, [str(tmp_path / "all.jsonl")]) == expected
 
 
+def test_the_fingerprint_tells_whether_a_file_changed(tmp_path: Path) -> None:
+    (tmp_path / "inside" / ".git").mkdir(parents=True)
+    touch(tmp_path / "inside", "a.py", "b.py")
+    parts = [Part(phase=None, sources=(str(tmp_path / "inside"), str(tmp_path / "gone.py"), "hf://owner/name"))]
+    before = fingerprint(parts)
+    touch(tmp_path / "inside" / ".git", "index")
+    assert fingerprint(parts) == before
+    (tmp_path / "inside" / "b.py").write_text("x = 1\n", encoding="utf-8")
+    assert fingerprint(parts) != before
+    changed = fingerprint(parts)
+    (tmp_path / "inside" / "a.py").unlink()
+    assert fingerprint(parts) not in (before, changed)
+
+
 # --- changes --------------------------------------------------------------------------------------------------
 
 
@@ -82,6 +96,10 @@ def test_a_key_may_leave_out_its_section(recipe: Recipe) -> None:
         ("learning_rate", "is not KEY=VALUE"),
         ("speed=1", "a recipe has no value 'speed'"),
         ("batch_size=0", "training.batch_size: 0 is below the minimum"),
+        (
+            "held_out_fraction=0.1",
+            "several sections have held_out_fraction. Use one of data.held_out_fraction, reward.",
+        ),
         ("rank=none", "lora.rank: expected a whole number, not 'none'"),
         ("rank=[1", "is not a value"),
         ("rank=0", "lora.rank: 0 is below the minimum, 1"),
@@ -133,7 +151,7 @@ def test_a_range_is_whole_where_the_value_is(recipe: Recipe) -> None:
     assert size(found) == float("inf")
     assert recipe.training.max_steps is None
     assert dimensions(recipe, ["max_steps=2..5"])[0].is_whole
-    assert not dimensions(recipe, ["held_out_fraction=0.1..0.2"])[0].is_whole
+    assert not dimensions(recipe, ["data.held_out_fraction=0.1..0.2"])[0].is_whole
 
 
 @pytest.mark.parametrize(
