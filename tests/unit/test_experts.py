@@ -80,7 +80,8 @@ def router_run() -> RunDirectory:
 
 def test_a_run_reports_each_interval_and_the_loss_of_each_step(tmp_path):
     directory = mixture_run(
-        tmp_path / "run", toy_recipe("mixtral", tracking__tensorboard=True, training__learning_rate=0.001)
+        tmp_path / "run",
+        toy_recipe("mixtral", tracking__tensorboard=True, training__learning_rate=0.001, moe__collapse_share=1.0),
     )
     assert run(directory) == 0
     steps, found = events(directory, "step"), events(directory, "experts")

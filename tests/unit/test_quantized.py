@@ -203,6 +203,7 @@ def test_only_the_first_rank_makes_the_copy(cache, monkeypatch):
     assert told == [] and not cache.exists()
 
 
+@pytest.mark.long
 def test_concurrent_processes_leave_one_good_copy(cache):
     script = (
         "import torch; from trainer.model.quantized import load_kept; from trainer.recipe import Base\n"

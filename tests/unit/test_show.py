@@ -130,7 +130,7 @@ def test_the_command_on_files_and_on_a_run(tmp_path):
 
     rows = [replace(row, file_id=number) for number, row in enumerate(short_rows(2), 5)]
     run = make_run(tmp_path / "runs" / "000007", short_recipe(data__builders={"fim": 1.0}), rows, short_rows(2), seed=3)
-    for arguments, settled in (([str(run.root)], False), ([], False), ([str(run.root)], True), ([], True)):
+    for arguments, settled in (([str(run.root)], False), ([], True)):
         if settled:
             tidy_run(run)  # as after a verdict
         done = codelupe(tmp_path, "--json", *arguments)
