@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -77,9 +78,10 @@ def chosen_recipe(
     """
     given = read_environment(environment, env_file)
     if flag is None and "CODELUPE_RECIPE" not in given and "CODELUPE_HOME" in given:
-        home = Path(given["CODELUPE_HOME"]).expanduser()
-        if (home / TRAINING).is_file() and (home / TRAINING_RECIPE).is_file():
-            return home / TRAINING_RECIPE
+        with contextlib.suppress(RuntimeError, OSError):  # not a usable name, which `load_settings` reports
+            home = Path(given["CODELUPE_HOME"]).expanduser()
+            if (home / TRAINING).is_file() and (home / TRAINING_RECIPE).is_file():
+                return home / TRAINING_RECIPE
     named = flag or Path(given.get("CODELUPE_RECIPE", VARIABLES["CODELUPE_RECIPE"].default))
     if named.suffix or named.is_file():
         return named

@@ -15,7 +15,7 @@ from driver import ROOT, Codelupe, quick_recipe, wait_for
 from db import embedded
 from trainer.run_dir import verify_manifest
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 FILES = 24
 

@@ -62,6 +62,7 @@ def test_a_missing_model_is_refused(codelupe: Codelupe, tmp_path: Path):
     check_refused(codelupe.run("up", "--model", str(tmp_path / "no-such-model")), 2, "no-such-model")
 
 
+@pytest.mark.long
 def test_an_unreachable_database_is_reported_without_its_password(codelupe: Codelupe):
     done = codelupe.run("status", DATABASE_URL="postgresql://me:hidden@127.0.0.1:1/x")
     check_refused(done, 3, "DATABASE_URL")
@@ -89,6 +90,7 @@ def test_a_port_in_use_is_refused(codelupe: Codelupe):
         check_refused(codelupe.run("up", METRICS_PORT=port), 3, port, "METRICS_PORT")
 
 
+@pytest.mark.long
 def test_a_failed_start_is_reported_in_json(codelupe: Codelupe, tmp_path: Path):
     done = codelupe.run("up", "--model", str(tmp_path / "no-such-model"), LOG_FORMAT="json")
     check_refused(done, 2)
@@ -105,6 +107,7 @@ def test_dropping_a_missing_folder_is_refused(codelupe: Codelupe):
     check_refused(codelupe.run("drop", "/no/such/folder"), 2, "/no/such/folder")
 
 
+@pytest.mark.long
 def test_a_stream_refuses_another_lora_rank(codelupe: Codelupe, tmp_path: Path):
     (tmp_path / "a.yaml").write_text(GOOD)
     (tmp_path / "b.yaml").write_text(GOOD + "lora: {rank: 8}\n")

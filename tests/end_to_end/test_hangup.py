@@ -35,6 +35,7 @@ def codelupe(tmp_path: Path):
     service.stop()
 
 
+@pytest.mark.long
 def test_a_service_stops_cleanly_when_its_terminal_closes(codelupe: Codelupe):
     ours, its = pty.openpty()
 

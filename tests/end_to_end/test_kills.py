@@ -58,6 +58,7 @@ def test_a_run_survives_a_killed_trainer(service: Codelupe, tmp_path: Path):
     assert service.json("runs")[0]["launches"] == 2
 
 
+@pytest.mark.long
 def test_a_run_survives_a_killed_service(service: Codelupe, tmp_path: Path):
     before = ended_runs(service)
     feed(service, tmp_path, "second")

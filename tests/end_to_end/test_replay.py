@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from driver import Codelupe
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

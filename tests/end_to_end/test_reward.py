@@ -21,6 +21,7 @@ def home(tmp_path: Path) -> Codelupe:
     return Codelupe(tmp_path / "home", CODELUPE_RECIPE=str(TOY / "recipe.yaml"), OMP_WAIT_POLICY="PASSIVE")
 
 
+@pytest.mark.long
 def test_the_pass_rate_of_the_training_tasks_rises(home: Codelupe, tmp_path: Path):
     try:
         check_available()

@@ -126,6 +126,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_loaded(
     assert "Traceback" not in done.stderr and not (place.home / "elsewhere" / "runs" / "000001").exists()
 
 
+@pytest.mark.long
 def test_a_sweep_ranks_its_trials_and_keeps_the_best_adapter(place: Codelupe) -> None:
     quick_recipe(place.home / "plain.yaml", name="plain", stream="plain")
     command = ["sweep", "--recipe", "plain.yaml", "--from", "data", "--smoke", "--set", "learning_rate=1e-6,1e-2"]
@@ -145,6 +146,7 @@ def test_a_sweep_ranks_its_trials_and_keeps_the_best_adapter(place: Codelupe) ->
     assert json.loads(again.stdout)["trials"] == found["trials"]
 
 
+@pytest.mark.long
 def test_a_folder_in_which_nothing_was_trained_can_be_used_again(place: Codelupe) -> None:
     command = ["train", "--recipe", RECIPE, "--smoke", "--to", "mistaken"]
     assert place.run(*command, "--from", "loose.py").returncode == 2
@@ -152,10 +154,13 @@ def test_a_folder_in_which_nothing_was_trained_can_be_used_again(place: Codelupe
     assert done.returncode == 2 and "no such file" in done.stderr
     done = place.run("train", "--recipe", RECIPE, "--to", "mistaken", "--from", "data", "--set", "batch_size=0")
     assert done.returncode == 2 and "batch_size: 0 is below" in done.stderr
-    done = place.run("sweep", "--recipe", RECIPE, "--to", "mistaken", "--from", "loose.py", "--set", "rank=4,8")
+    done = place.run(
+        "sweep", "--recipe", RECIPE, "--to", "mistaken", "--from", "loose.py", "--set", "rank=4,8", "--smoke"
+    )
     assert done.returncode == 2 and "no row has the phase" in done.stderr, done.stderr
 
 
+@pytest.mark.long
 def test_sources_that_gave_nothing_to_train_on_are_read_again(place: Codelupe) -> None:
     records, lines = place.home / "records.jsonl", texts()[:10]
     records.write_text("".join(json.dumps({"content": text}) + "\n" for text in lines), encoding="utf-8")

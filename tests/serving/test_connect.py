@@ -36,7 +36,9 @@ def printed(tmp_path: Path, editor: str, *arguments: str) -> tuple[Any, str]:
     return PARSERS[editor](done.stdout), done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("editor", PARSERS)
+@pytest.mark.parametrize(
+    "editor", [pytest.param(name, marks=[] if name == "zed" else [pytest.mark.long]) for name in PARSERS]
+)
 def test_the_key_is_shown_only_when_asked_for(tmp_path: Path, editor: str):
     hidden, _ = printed(tmp_path, editor)
     assert "real" not in json.dumps(hidden) + printed(tmp_path, editor)[1]

@@ -101,6 +101,7 @@ def test_an_unknown_key(server: str) -> None:
     assert doctor.viewer(server, "guest") is None
 
 
+@pytest.mark.long
 def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
     nowhere = "http://127.0.0.1:9"
     code, found = ask(

@@ -90,6 +90,7 @@ def test_verdicts_of_the_sandbox_become_pass_at_k(recipe, suite, server, tmp_pat
     assert evaluate(recipe, tmp_path / "a", "own", suite, *again, "--top-p", 0.5) == 2, "other settings"
 
 
+@pytest.mark.long
 def test_two_evaluations_are_compared(recipe, suite, server, tmp_path, capsys):
     sandbox_or_skip()
     sampled = ["--samples-per-task", 3, "--temperature", 0.8, "--execute", *by_server(server)]

@@ -88,6 +88,7 @@ def test_an_adapter_without_effect_has_changed_nothing(first, tmp_path):
     assert found["measured_again"]["largest_difference"] > 0.01, "the run measured other weights"
 
 
+@pytest.mark.long
 def test_with_a_parent_a_change_is_a_difference_from_it(first, tmp_path):
     second = make_run(
         tmp_path / "000002", short_recipe(), short_rows(8, start=40), short_rows(4, start=101),
@@ -159,6 +160,7 @@ def test_a_run_without_a_report_is_refused(first, tmp_path, capfd):
     assert "it has no report.json" in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_the_recipes_suites_are_solved_by_candidate_and_current(first, tmp_path):
     try:
         check_available()

@@ -53,6 +53,7 @@ def test_processes_that_cannot_share_a_step_equally_are_refused_before_loading(t
     check_world(short_recipe(distributed__processes=3), 6)
 
 
+@pytest.mark.long
 def test_two_processes_balance_experts_as_one(tmp_path):
     """The last step has one sample, so the second process has an empty pack there."""
     recipe = toy_recipe(

@@ -83,6 +83,7 @@ def test_rejection_trains_run_directories_one_from_another(tmp_path: Path, monke
     assert all(record["metadata"]["task"] not in HELD_OUT for record in records)
 
 
+@pytest.mark.long
 def test_grpo_repeats_a_killed_round_and_gets_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -116,6 +117,7 @@ def test_grpo_repeats_a_killed_round_and_gets_the_same(
     assert report["trained_answers"] == 6 * (2 - report["groups_without_signal"])
 
 
+@pytest.mark.long
 def test_partial_rewards_and_distance_reach_the_advantages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sandbox_or_skip()
     seen: list[list[float]] = []

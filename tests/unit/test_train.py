@@ -180,6 +180,7 @@ def test_the_same_run_twice_gives_the_same_adapter(tmp_path, finished):
     assert not same(weights(other.adapter), weights(finished.adapter))
 
 
+@pytest.mark.long
 def test_full_checkpointing_on_the_host_gives_the_same_adapter(tmp_path):
     adapters = []
     for index, choice in enumerate(
@@ -255,6 +256,7 @@ def test_a_run_without_a_single_sample_publishes_what_it_began_with(tmp_path):
 # --- stopping and resuming ------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_closed_stdin_stops_the_run_and_a_start_resumes_it(tmp_path, uninterrupted):
     directory = short_run(tmp_path / "run", short_recipe(**LONG))
     process = start(directory, stdin=subprocess.PIPE)
