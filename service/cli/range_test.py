@@ -7,16 +7,12 @@ from typing import Annotated
 
 import typer
 
-from service import logs
 from service.cli.console import JsonOption, RecipeOption, out, print_json, settings_for
-from service.cli.train import FromOption, check_ready, folder_for, silent
+from service.cli.train import FromOption, prepare
 from service.cycle.watchdog import watched
 from service.sweep.range_test import plot, range_recipe
 from service.sweep.range_test import range_test as find_rate
-from service.training.folder import open_folder
-from service.training.smoke import ROWS, smoke_settings
-from service.training.sources import parts_of
-from service.training.train import MOST_ROWS, one_off, opened
+from service.training.train import opened
 from trainer.run_dir import write_json
 
 
@@ -35,18 +31,10 @@ def range_test(
     """Find a learning rate: train once while the rate rises with every step."""
     settings = settings_for(recipe)
     range_recipe(settings.recipe, low=low, high=high, steps=steps)  # refuses wrong limits now
-    parts = parts_of(settings.recipe, sources)
-    root = folder_for(settings, to, kind="range-tests", smoke=smoke)
-    folder = open_folder(root, settings.recipe, parts, kind="range test", smoke=smoke)
-    if smoke:
-        settings = smoke_settings(settings, folder.root)
-    logs.set_up(settings.log_format)
-    show = silent if as_json else logs.progress_printer(settings.log_format)
-    if not smoke:
-        check_ready(settings, folder.root, show)
-    limited = one_off(settings, folder, rows=ROWS if smoke else MOST_ROWS)
-    with opened(limited, folder, parts, show=show) as here, watched(here.board):
-        found = find_rate(here, limited, low=low, high=high, steps=steps)
+    ready = prepare(settings, sources, to, kind="range test", smoke=smoke, as_json=as_json)
+    root = ready.folder.root
+    with opened(ready.settings, ready.folder, ready.parts, show=ready.show) as here, watched(here.board):
+        found = find_rate(here, ready.settings, low=low, high=high, steps=steps)
     write_json(root / "range_test.json", found.as_record())
     plot(found, root / "range_test.svg")
     if as_json:

@@ -62,7 +62,7 @@ def reward(
         adapter=adapter, smoke=smoke,
     )  # fmt: skip
     check_tasks(settings, options)
-    folder = folder_for(settings, to, kind="rewards", smoke=smoke)
+    folder = folder_for(settings, to, kind="reward", smoke=smoke)
     logs.set_up(settings.log_format)
     if smoke:
         settings = smoke_settings(settings, folder.with_name(f"{folder.name}-toy"))

@@ -8,19 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from service import logs
 from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for
-from service.cli.train import FromOption, check_ready, folder_for, silent
+from service.cli.train import FromOption, prepare
 from service.cycle.watchdog import watched
 from service.sweep.ranking import Ranked, plot, ranked
 from service.sweep.space import dimensions
 from service.sweep.sweep import none_finished
 from service.sweep.sweep import sweep as run_trials
 from service.sweep.trial import Trial
-from service.training.folder import open_folder
-from service.training.smoke import ROWS, smoke_settings
-from service.training.sources import parts_of
-from service.training.train import MOST_ROWS, one_off, opened
+from service.training.train import opened
 from trainer.run_dir import write_json
 
 
@@ -45,22 +41,14 @@ def sweep(
     """Train with different values of the recipe on the same rows, and rank them by held-out loss. Resumes."""
     settings = settings_for(recipe)
     varied = dimensions(settings.recipe, changes)
-    parts = parts_of(settings.recipe, sources)
-    root = folder_for(settings, to, kind="sweeps", smoke=smoke)
-    folder = open_folder(root, settings.recipe, parts, kind="sweep", smoke=smoke)
-    if smoke:
-        settings = smoke_settings(settings, folder.root)
-    logs.set_up(settings.log_format)
-    show = silent if as_json else logs.progress_printer(settings.log_format)
-    if not smoke:
-        check_ready(settings, folder.root, show)
-    limited = one_off(settings, folder, rows=ROWS if smoke else MOST_ROWS)
+    ready = prepare(settings, sources, to, kind="sweep", smoke=smoke, as_json=as_json)
+    root = ready.folder.root
 
     def on_trial(trial: Trial) -> None:
-        show("trial", f"{_values(trial)}: {_result(trial)}", **trial.params)
+        ready.show("trial", f"{_values(trial)}: {_result(trial)}", **trial.params)
 
-    with opened(limited, folder, parts, show=show) as here, watched(here.board):
-        found = ranked(run_trials(here, limited, varied, trials=trials, on_trial=on_trial))
+    with opened(ready.settings, ready.folder, ready.parts, show=ready.show) as here, watched(here.board):
+        found = ranked(run_trials(here, ready.settings, varied, trials=trials, on_trial=on_trial))
     if not found or found[0].trial.state != "finished":
         raise none_finished([one.trial for one in found])
     records = [one.as_record() for one in found]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +18,9 @@ from service.logs import PrintProgress
 from service.settings.home import Home
 from service.settings.load import Settings
 from service.settings.overrides import overridden
-from service.training.folder import TrainingFolder, open_folder
+from service.training.folder import Kind, TrainingFolder, open_folder
 from service.training.smoke import ROWS, smoke_settings
-from service.training.sources import parts_of
+from service.training.sources import Part, parts_of
 from service.training.train import MOST_ROWS, PhaseResult, one_off
 from service.training.train import train as train_phases
 
@@ -49,21 +49,47 @@ def train(
     """Train once on files, without a service. The same command resumes. Exit 1 if the candidate is refused."""
     settings = settings_for(recipe)
     settings = replace(settings, recipe=overridden(settings.recipe, changes or []))
+    ready = prepare(settings, sources, to, kind="training", smoke=smoke, as_json=as_json)
+    found = train_phases(ready.settings, ready.folder, ready.parts, show=ready.show)
+    if as_json:
+        print_json({"folder": ready.folder.root, "phases": [asdict(one) for one in found]})
+    else:
+        _print(ready.folder, found)
+    if not found or found[-1].decision == "refuse":
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A training, a sweep or a range test that can begin."""
+
+    settings: Settings
+    """Those of `one_off`."""
+    folder: TrainingFolder
+    parts: Sequence[Part]
+    show: PrintProgress
+
+
+def prepare(
+    settings: Settings, sources: Sequence[str], to: Path | None, *, kind: Kind, smoke: bool, as_json: bool
+) -> Ready:
+    """Open the folder, and check this machine. With `smoke`, the base is a toy, and nothing has to be checked.
+
+    Raises:
+        UsageError, PreconditionError: sources, folder or machine cannot be used.
+    """
     parts = parts_of(settings.recipe, sources)
-    folder = open_folder(folder_for(settings, to, kind="trainings", smoke=smoke), settings.recipe, parts, smoke=smoke)
+    folder = open_folder(
+        folder_for(settings, to, kind=kind, smoke=smoke), settings.recipe, parts, kind=kind, smoke=smoke
+    )
     if smoke:
         settings = smoke_settings(settings, folder.root)
     logs.set_up(settings.log_format)
     show = silent if as_json else logs.progress_printer(settings.log_format)
     if not smoke:
         check_ready(settings, folder.root, show)
-    found = train_phases(one_off(settings, folder, rows=ROWS if smoke else MOST_ROWS), folder, parts, show=show)
-    if as_json:
-        print_json({"folder": folder.root, "phases": [asdict(one) for one in found]})
-    else:
-        _print(folder, found)
-    if not found or found[-1].decision == "refuse":
-        raise typer.Exit(1)
+    limited = one_off(settings, folder, rows=ROWS if smoke else MOST_ROWS)
+    return Ready(settings=limited, folder=folder, parts=parts, show=show)
 
 
 def check_ready(settings: Settings, folder: Path, show: PrintProgress) -> None:
@@ -84,9 +110,9 @@ def check_ready(settings: Settings, folder: Path, show: PrintProgress) -> None:
 
 
 def folder_for(settings: Settings, to: Path | None, *, kind: str, smoke: bool) -> Path:
-    """Return the folder of a training or a sweep."""
+    """Return the folder of a command: `--to`, else one of the recipe's name below CODELUPE_HOME."""
     name = f"{settings.recipe.name}-smoke" if smoke else settings.recipe.name
-    return (to or Home(settings.home).root / kind / name).absolute()
+    return (to or Home(settings.home).root / f"{kind.replace(' ', '-')}s" / name).absolute()
 
 
 def silent(_stage: str, _text: str, /, **_fields: Any) -> None:
