@@ -69,9 +69,7 @@ def drop(
     sources = [*(paths or []), *(SCHEME + name for name in dataset or [])]
     if not sources:
         raise UsageError("nothing to drop. Name files, folders, records or a dataset (codelupe drop --help)")
-    if phase is not None and settings.recipe.phases and phase not in settings.recipe.phase_names:
-        known = ", ".join(settings.recipe.phase_names)
-        raise UsageError(f"--phase: {phase!r} is not a phase of the recipe {settings.recipe.name}, which has {known}")
+    _check_phase(settings, phase)
     columns = _columns(column or [])
     missing = [name for name in sources if not name.startswith(SCHEME) and not os.path.lexists(name)]
     if missing:
@@ -129,6 +127,14 @@ def _insert(
             return _look(pool, settings)
         except DatabaseError as error:
             raise PreconditionError(f"{error}. {_so_far(summary)}") from error
+
+
+def _check_phase(settings: Settings, phase: str | None) -> None:
+    """Refuse a phase that the recipe does not have: its rows would never be trained on."""
+    recipe = settings.recipe
+    if phase is not None and recipe.phases and phase not in recipe.phase_names:
+        known = ", ".join(recipe.phase_names)
+        raise UsageError(f"--phase: {phase!r} is not a phase of the recipe {recipe.name}, which has {known}")
 
 
 def _columns(given: list[str]) -> dict[str, str]:

@@ -204,3 +204,8 @@ def test_a_machine_that_is_not_ready_is_told_before_anything_is_read(place: Code
     assert "base.model: Kwaipilot/KAT-Dev is not in the local cache" in done.stderr
     assert "· cards" in done.stdout and "0 of 8 cards" in done.stdout
     assert not (place.home / "kat" / "postgres").exists()
+
+
+def test_a_phase_that_the_recipe_lacks_is_refused(place: Codelupe) -> None:
+    done = place.run("drop", "loose.py", "--phase", "three", "--recipe", RECIPE)
+    assert done.returncode == 2 and "--phase: 'three' is not a phase of the recipe phased-kat-dev" in done.stderr
