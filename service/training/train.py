@@ -42,6 +42,8 @@ LONGEST_TEXT_CHARS = 1_000_000
 """Longer texts are passed over, unless MAX_CONTENT_CHARS or the recipe allows more."""
 SCORE = 100.0
 """Whoever names a file wants to train on it, so its quality is not judged."""
+LOWEST_SCORE = -1e30
+"""Records may have scores of their own, on any scale."""
 ENDED = ("published", "inconclusive", "refused")
 
 
@@ -96,7 +98,7 @@ def one_off(settings: Settings, folder: TrainingFolder, *, rows: int = MOST_ROWS
     """Return the settings of a training: an embedded database in its folder, and no minimum of files or quality."""
     limits = replace(
         settings.eligibility,
-        quality_threshold=-1.0,
+        quality_threshold=LOWEST_SCORE,
         min_chars=1,
         max_chars=max(settings.eligibility.max_chars, LONGEST_TEXT_CHARS),
     )
@@ -182,10 +184,10 @@ def read_parts(
     """
     now = fingerprint(parts)
     if folder.read not in (None, now):
-        changed = (
-            "they changed after they were read. This training keeps the rows that it has. Choose a new folder for "
+        show(
+            "sources",
+            "changed since they were read. The training keeps its rows. For the new ones, choose another --to",
         )
-        show("sources", f"{changed}the others (--to)")
     if folder.read is None:
         with stage(show, "sources") as note:
             summary = Summary()

@@ -41,7 +41,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Codelupe]:
     data = place.home / "data"
     data.mkdir()
     for number, (phase, start) in enumerate(zip(PHASES, range(0, 3 * ROWS_EACH, ROWS_EACH), strict=True)):
-        lines = [json.dumps({"training_content": text}) for text in texts()[start : start + ROWS_EACH]]
+        lines = [
+            json.dumps({"training_content": text, "quality_score": -5}) for text in texts()[start : start + ROWS_EACH]
+        ]
         assert len(lines) == ROWS_EACH, number
         (data / str(phase["file"])).write_text("\n".join(lines) + "\n", encoding="utf-8")
     (place.home / "loose.py").write_text(texts()[0], encoding="utf-8")
