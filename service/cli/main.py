@@ -18,6 +18,7 @@ from service.cli import (
     ledger,
     machine,
     migrate,
+    pause,
     power,
     range_test,
     reward,
@@ -33,6 +34,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 COMMANDS = (
     service.up,
     service.stop,
+    pause.pause,
+    pause.resume,
     data.drop,
     train.train,
     sweep.sweep,

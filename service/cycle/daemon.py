@@ -13,6 +13,7 @@ from db.pool import Pool
 from db.table import CHANNEL
 from service.admission.reasons import digests
 from service.cycle.claim import Undone, claim_run, log_claim
+from service.cycle.holding import Holding
 from service.cycle.judging import judge_run, log_verdict, rejected_by_a_setting, to_examine
 from service.cycle.leadership import RENEW_SECONDS, Leadership
 from service.cycle.memory import return_freed_memory
@@ -62,7 +63,8 @@ class Daemon:
         self.upkeep = Upkeep(settings, home, pool, board)
         self._leadership = Leadership(pool, recipe.stream, home.instance(), board.is_alive)
         self._wait = Waiting(stop, board, self._leadership)
-        self._supervisor = Supervisor(settings, pool, board, self._leadership, self.upkeep, stop)
+        self._holding = Holding(pool, board, self._leadership, self.upkeep)
+        self._supervisor = Supervisor(settings, pool, board, self._leadership, self.upkeep, self._holding, stop)
         self._settling = Settling(settings, home, pool, self._leadership, self.upkeep, self._wait.beat_and_renew)
         self._pausing = Pausing(pool, board, self._leadership, self.upkeep)
         self._run_id = 0
@@ -77,6 +79,7 @@ class Daemon:
             State.TRAINING: self._training,
             State.JUDGING: self._judging,
             State.PAUSED: self._paused,
+            State.ON_HOLD: self._on_hold,
         }
 
     @property
@@ -148,6 +151,8 @@ class Daemon:
             self.upkeep.check_current()
             return State.WAITING
         self._run_id, directory = run.run_id, self.home.run(run.run_id)
+        if run.state != "judging" and self._holding.stops_training():
+            return State.ON_HOLD
         if not directory.root.exists():
             self._settling.give_back(run.run_id, "returned", "the service ended before its directory was complete")
             return State.WAITING
@@ -174,6 +179,8 @@ class Daemon:
             return State.STOPPED
         self._leadership.renew()
         self.upkeep.derive_pointer()
+        if self._holding.asked() is not None:
+            return State.ON_HOLD
         with self.pool.listening(CHANNEL) as notified:  # before the poll, so that later files are noticed
             found = self.upkeep.count_pending(self.lease, self.stop, self._wait.beat_and_renew)
             asked = streams.training_requested(self.pool, self.recipe.stream)
@@ -236,7 +243,7 @@ class Daemon:
             runs.count_launch(self.pool, self.lease, self._run_id)
             ending = self._supervisor.train(directory, self._run_id)
             if ending.code is None:
-                return State.STOPPED
+                return State.STOPPED if self.stop.is_set() else State.ON_HOLD
             if not directory.report.exists():
                 return self._trainer_ended(ending.code, ending.failure)
         runs.advance(self.pool, self.lease, self._run_id, "judging")
@@ -300,6 +307,9 @@ class Daemon:
         for cause in ("service", *ENDED_BY_FILES):
             self.board.clear(cause)
         return State.STARTING
+
+    def _on_hold(self) -> State:
+        return State.ON_HOLD if self._holding.wait(self._wait.notified_within) else State.STARTING
 
     # --- training ------------------------------------------------------------------------------------------
 

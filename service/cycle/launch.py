@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -125,16 +124,16 @@ class TrainerProcess:
                 return  # it ended just now
 
 
-def watch_to_end(process: TrainerProcess, stop: threading.Event, each_moment: Callable[[], None]) -> int | None:
+def watch_to_end(process: TrainerProcess, must_stop: Callable[[], bool], each_moment: Callable[[], None]) -> int | None:
     """Wait for a trainer and call `each_moment` meanwhile. If that fails, kill the trainer.
 
     Returns:
-        The exit code, or None if `stop` was set and the trainer was stopped.
+        The exit code, or None if the trainer was stopped because `must_stop` said so.
     """
     try:
         while (code := process.wait(WATCH_SECONDS)) is None:
             each_moment()
-            if stop.is_set():
+            if must_stop():
                 process.ask_to_stop()
                 deadline = time.monotonic() + STOP_GRACE_SECONDS
                 while process.wait(WATCH_SECONDS) is None:

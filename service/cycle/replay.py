@@ -6,7 +6,6 @@ Not covered: another processor or another number of threads may round differentl
 from __future__ import annotations
 
 import shutil
-import threading
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,7 +85,7 @@ def replay(run: RunDirectory, published: Path, target: Path, secrets: Mapping[st
     run_id = int(read_json(again.manifest)["run_id"])
     watcher = Watcher(again, run_id, Board(Snapshot()))
     watcher.skip_history()
-    code = watch_to_end(TrainerProcess(again, secrets), threading.Event(), watcher.read)
+    code = watch_to_end(TrainerProcess(again, secrets), lambda: False, watcher.read)
     watcher.read()
     if code != 0:
         raise ServiceError(f"the trainer ended with code {code}: {watcher.failure or f'see {again.log}'}")

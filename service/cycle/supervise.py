@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from db import runs
 from db.errors import LeaseLost, Unavailable
 from db.pool import Pool
+from service.cycle.holding import Holding
 from service.cycle.launch import TrainerProcess, watch_to_end
 from service.cycle.leadership import Leadership
 from service.cycle.upkeep import Upkeep
@@ -28,7 +29,7 @@ class Ending:
     """How one start of the trainer ended."""
 
     code: int | None
-    """Its exit code; None when the service is stopping."""
+    """Its exit code. None: it was stopped, because the service stops or somebody asked for it."""
     failure: str | None
     """The failure that it reported."""
 
@@ -43,10 +44,11 @@ class Supervisor:
         board: Board,
         leadership: Leadership,
         upkeep: Upkeep,
+        holding: Holding,
         stop: threading.Event,
     ) -> None:
         self.settings, self.pool, self.board = settings, pool, board
-        self.leadership, self.upkeep, self.stop = leadership, upkeep, stop
+        self.leadership, self.upkeep, self.holding, self.stop = leadership, upkeep, holding, stop
 
     def train(self, directory: RunDirectory, run_id: int) -> Ending:
         """Start the trainer on a run directory and return when it has ended."""
@@ -60,7 +62,7 @@ class Supervisor:
             self.board.beat()
             self.tick(run_id)
 
-        code = watch_to_end(process, self.stop, each_moment)
+        code = watch_to_end(process, lambda: self.stop.is_set() or self.holding.stops_training_now(), each_moment)
         watcher.read()
         if code is None:
             log("Training paused; the next start resumes it", run=run_id)
@@ -78,7 +80,7 @@ class Supervisor:
             self.board.beat()
             self.tick(run_id)
 
-        return watch_to_end(process, self.stop, each_moment)
+        return watch_to_end(process, self.stop.is_set, each_moment)
 
     def tick(self, run_id: int) -> None:
         """Renew the lease, record a heartbeat, poll and sweep, each when it is due.

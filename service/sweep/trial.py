@@ -122,7 +122,7 @@ def run_trial(
     for _ in range(STARTS):
         process = TrainerProcess(trial.directory, secrets)
         log("Trial", trial=trial.name, pid=process.pid, **trial.params)
-        code = watch_to_end(process, prune, each_moment)
+        code = watch_to_end(process, prune.is_set, each_moment)
         each_moment()
         if code is None or not (code < 0 or code == Stopped.exit_code):
             break

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from db.chunks import Pending
@@ -49,6 +50,8 @@ class Snapshot:
     migrations_ready: bool = False
     disk_free_bytes: int | None = None
     min_new_files: int = 0
+    held_since: float | None = None
+    """When somebody paused the service (Unix time). None: nobody did."""
     pending: Pending | None = None
     totals: Totals | None = None
     current_version: int | None = None
@@ -82,6 +85,9 @@ class Snapshot:
 
 def _doing(snapshot: Snapshot) -> str:
     """Describe what a healthy service is doing."""
+    if snapshot.state == "on_hold" and snapshot.held_since is not None:
+        since = datetime.fromtimestamp(snapshot.held_since, UTC)
+        return f"paused on request since {since:%Y-%m-%d %H:%M} UTC. `codelupe resume` or the page ends the pause"
     if snapshot.state == "waiting" and snapshot.pending is not None:
         return f"waiting: {snapshot.pending.rows} of {snapshot.min_new_files} new files"
     if snapshot.state == "training" and snapshot.progress is not None:

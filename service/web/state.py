@@ -17,4 +17,6 @@ class State(StrEnum):
     JUDGING = "judging"
     PAUSED = "paused"
     """A problem must be fixed first, or time must pass. /health shows the reason."""
+    ON_HOLD = "on_hold"
+    """Somebody paused the service (`codelupe pause`, or the page)."""
     STOPPED = "stopped"

@@ -36,7 +36,7 @@ def test_a_trainer_that_does_not_stop_is_killed(process: TrainerProcess, monkeyp
     monkeypatch.setattr(launch, "STOP_GRACE_SECONDS", 0.5)
     stop = threading.Event()
     stop.set()
-    assert watch_to_end(process, stop, lambda: None) is None
+    assert watch_to_end(process, stop.is_set, lambda: None) is None
     assert process.wait(0) == -9
 
 
@@ -45,5 +45,5 @@ def test_an_unwatched_trainer_is_killed(process: TrainerProcess):
         raise LeaseLost("another service has the stream")
 
     with pytest.raises(LeaseLost):
-        watch_to_end(process, threading.Event(), taken)
+        watch_to_end(process, lambda: False, taken)
     assert process.wait(0) == -9
