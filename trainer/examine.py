@@ -22,6 +22,7 @@ from trainer.data.batches import collate
 from trainer.data.encoder import SampleEncoder, TokenSample, pad_id
 from trainer.data.tokenize import tokenize_rows
 from trainer.errors import UnusableInput
+from trainer.evaluate.fixed_prompts import answer_prompts
 from trainer.evaluate.judged_suites import judge_suites
 from trainer.evaluate.predictions import answer_all
 from trainer.model.attention import choose_kernel
@@ -96,6 +97,8 @@ def _used(directory: RunDirectory, checked: Checked, base: Any, stop: StopReques
     tokenizer = load_tokenizer(recipe.base)
     judged = _judged_samples(directory, checked, tokenizer)
     generation = _generation(adapted, tokenizer, [sample for sample, _ in judged], stop)
+    if answers := answer_prompts(adapted, tokenizer, recipe.tracking, stop):
+        write_json(directory.answers, {"format": 1, "run_id": checked.run_id, "prompts": answers})
     return {
         "norm": {"largest": _finite(norms[largest]), "module": largest},
         "generation": generation,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from trainer.recipe_experiment import Experiment
 from trainer.recipe_reward import Reward
+from trainer.recipe_tracking import Tracking
 from trainer.recipe_values import choice, names, number
 
 TINY_BASE = "tiny-qwen2"
@@ -254,16 +255,6 @@ class Hygiene:
     """Allowed licenses as SPDX identifiers. An empty list allows all."""
     unknown_license: str = choice("refuse", "allow")
     """What to do with a row without a license, if `licenses` is not empty."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tracking:
-    """Trackers for a run's curves."""
-
-    wandb_project: str = "codelupe-qwen-training"
-    tensorboard: bool = True
-    sample_predictions: int = number(3, 0, 1000)
-    """Number of held-out prompts that the candidate answers at the end, for people to read. 0 disables them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,10 @@ class RunDirectory:
         return self.root / "examination.json"
 
     @property
+    def answers(self) -> Path:
+        return self.root / "answers.json"
+
+    @property
     def suites(self) -> Path:
         return self.root / "suites"
 

@@ -226,6 +226,7 @@ class Daemon:
             return State.WAITING
         self._run_id, self._crashes = claimed.run_id, 0
         log_claim(claimed, start)
+        self.board.update(rows_in_run=claimed.trained + claimed.held_out)
         if claimed.trained == 0:
             self._settling.settle_without_training(claimed.run_id, self.recipe)
             return State.WAITING

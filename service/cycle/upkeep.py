@@ -62,7 +62,11 @@ class Upkeep:
             self.board.trouble("pointer", f"{self.home.pointer(self.stream)} cannot be updated: {error}")
         else:
             self.board.clear("pointer")
-        self.board.update(current_version=current.version if current else None, current_known=True)
+        self.board.update(
+            current_version=current.version if current else None,
+            current_published_at=current.published_at if current else None,
+            current_known=True,
+        )
 
     def check_current(self) -> None:
         """Verify the current adapter before a claim. If it is damaged, every run would fail.
@@ -138,6 +142,7 @@ class Upkeep:
         """Show the stream's counts on the board, without a live run."""
         self.board.update(
             totals=runs.totals(self.pool, self.stream),
+            rows_in_run=0,
             database_ready=True,
             migrations_ready=True,
             disk_free_bytes=self.home.free_bytes(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,8 @@ from service.web.board import Board, Progress
 from trainer.records import EventTail
 from trainer.run_dir import RunDirectory
 
+LATEST_STEPS = 20
+"""The steps from which the time left is estimated."""
 STEP_LOG_SECONDS = 5.0
 """Minimum time between logged steps. The first and the last step are always logged."""
 
@@ -30,6 +33,8 @@ class Watcher:
         self._progress = Progress(run_id=run_id)
         self._last_step_logged = 0.0
         self._live = False
+        self._step_times: deque[tuple[int, float]] = deque(maxlen=LATEST_STEPS)
+        """Number and time of the latest steps of this start."""
         self.failure: str | None = None
         """The trainer's error message, if it failed."""
         board.update(progress=self._progress)
@@ -59,6 +64,7 @@ class Watcher:
         self._board.update(progress=self._progress)
 
     def _started(self, record: dict[str, Any]) -> None:
+        self._step_times.clear()
         self._log("Training started", record, "device", "world_size", "resumed_from_step")
 
     def _stage(self, record: dict[str, Any]) -> None:
@@ -79,9 +85,12 @@ class Watcher:
         self._log("Training plan", record, "steps_total", "samples", "train_tokens", "held_out_samples")
 
     def _step(self, record: dict[str, Any]) -> None:
+        step, steps_total = int(record.get("step") or 0), int(record.get("steps_total") or 0)
+        self._step_times.append((step, _finite(record.get("time")) or 0.0))
         self._show(
-            step=int(record.get("step") or 0),
-            steps_total=int(record.get("steps_total") or 0),
+            step=step,
+            steps_total=steps_total,
+            seconds_left=self._seconds_left(steps_total),
             train_loss=_finite(record.get("loss")),
             learning_rate=_finite(record.get("learning_rate")),
             grad_norm=_finite(record.get("grad_norm")),
@@ -96,8 +105,15 @@ class Watcher:
             names = ("step", "steps_total", "loss", "learning_rate", "grad_norm", "tokens_per_second")
             self._log("Training step", record, *names)
 
+    def _seconds_left(self, steps_total: int) -> float | None:
+        """The remaining steps at the speed of the latest ones, in seconds."""
+        (first, began), (last, ended) = self._step_times[0], self._step_times[-1]
+        return (ended - began) / (last - first) * max(0, steps_total - last) if last > first else None
+
     def _evaluation(self, record: dict[str, Any]) -> None:
         which = str(record.get("which"))
+        if which == "candidate" and record.get("part") != "judging":
+            self._show(patience=record.get("patience"), misses=int(record.get("misses") or 0))
         self._loss(SPLITS.get(which, which), record.get("loss"))
         self._log(f"Eval {which}", record, "step", "loss", "perplexity", "token_accuracy", "best", "part")
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from service.gate.evidence import Evidence
 from service.gate.interval import Interval
+from service.gate.quality import quality_of
 from service.gate.rules import RULES, Finding
 
 Decision = Literal["promote", "refuse", "inconclusive"]
@@ -24,6 +25,8 @@ class Verdict:
     """Held-out loss by name: anchor, current, candidate."""
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     """Difference to current for `new` and `earlier` files. Slices with fewer than two files miss."""
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    """For comparisons over many runs (service/gate/quality.py)."""
     overruled: str | None = None
     """Why a candidate that the rules promoted could not be published."""
 
@@ -59,6 +62,7 @@ class Verdict:
             "reasons": list(self.reasons),
             "rules": [found.as_record() for found in self.findings],
             "intervals": self.evaluation()["intervals"],
+            "quality": self.quality,
         }
 
     def not_published(self, reason: str) -> Verdict:
@@ -76,6 +80,7 @@ def judge(evidence: Evidence) -> Verdict:
         findings=findings,
         measured=evidence.losses,
         intervals=_intervals(evidence) if evidence.measured else {},
+        quality=quality_of(evidence),
     )
 
 

@@ -31,6 +31,12 @@ class Progress:
     tokens_per_second: float | None = None
     tokens_total: int = 0
     gpu_memory_bytes: int = 0
+    seconds_left: float | None = None
+    """Estimate up to the last step, from the latest steps. Evaluation and export come on top. None: too early."""
+    misses: int = 0
+    """Evaluations in a row without enough gain."""
+    patience: int | None = None
+    """Training stops early at as many misses. None: no evaluation yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +60,11 @@ class Snapshot:
     """When somebody paused the service (Unix time). None: nobody did."""
     pending: Pending | None = None
     totals: Totals | None = None
+    """As of the last verdict."""
+    rows_in_run: int = 0
+    """Rows that the live run has claimed since `totals`."""
     current_version: int | None = None
+    current_published_at: datetime | None = None
     current_known: bool = False
     """Whether `current_version` has been read from the database. Until then, ignore its None."""
     served_version: int | None = None

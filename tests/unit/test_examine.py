@@ -182,6 +182,7 @@ def test_the_recipes_suites_are_solved_by_candidate_and_current(first, tmp_path)
     write_json(directory.manifest, manifest)
     found = examined(directory)["suites"]["01-tiny"]
     assert found["tasks"] == 2 and found["difference"] == 0 and found["p_value"] == 1
+    assert found["candidate"] == found["current"] == 0.0, "the share of solved tasks"
     assert (directory.suites / "01-tiny" / "candidate" / "outcomes.jsonl").read_text().count("\n") == 2
 
 
@@ -206,3 +207,25 @@ def test_a_base_that_cannot_be_loaded_says_nothing_about_the_adapter(first, tmp_
     with pytest.raises(OSError, match="Stale"):
         examined(directory)
     assert not directory.examination.exists()
+
+
+def test_the_recipes_prompts_are_answered_by_candidate_and_base(first, tmp_path):
+    def louder(tensors: dict[str, torch.Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if "lora_B" in name:
+                tensor.mul_(40)
+
+    directory = copied(first, tmp_path, louder)
+    recipe = load_recipe(directory.recipe)
+    prompts = ("def read_lines(path):", "class A:")
+    recipe = replace(recipe, tracking=replace(recipe.tracking, prompts=prompts, prompt_tokens=12))
+    directory.recipe.write_text(dump_recipe(recipe))
+    manifest = read_json(directory.manifest)
+    manifest["files"]["recipe.yaml"] = sha256_file(directory.recipe)
+    write_json(directory.manifest, manifest)
+    examined(directory)
+    found = read_json(directory.answers)
+    assert found["run_id"] == 1 and [one["prompt"] for one in found["prompts"]] == list(prompts)
+    first_answers = found["prompts"][0]
+    assert first_answers["candidate"] and first_answers["base"], "both answered"
+    assert first_answers["candidate"] != first_answers["base"], "the base answers without the adapter"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.recipe import Recipe, Tracking
+from trainer.recipe import Recipe
+from trainer.recipe_tracking import Tracking
 from trainer.run_dir import RunDirectory
 from trainer.track import trackers
 from trainer.track.prediction import Prediction
@@ -102,7 +103,8 @@ def test_an_unreachable_wandb_neither_blocks_nor_outlives_the_run(tmp_path: Path
     code = f"""
 import time
 from pathlib import Path
-from trainer.recipe import Recipe, Tracking
+from trainer.recipe import Recipe
+from trainer.recipe_tracking import Tracking
 from trainer.run_dir import RunDirectory
 from trainer.track import trackers
 trackers.FINISH_SECONDS = 3.0

@@ -10,6 +10,7 @@ from trainer.check import Checked
 from trainer.evaluate.command import evaluate_command
 from trainer.evaluate.engines import Sampling
 from trainer.evaluate.request import EvaluationRequest
+from trainer.evaluate.results import Results
 from trainer.run_dir import RunDirectory, read_json
 from trainer.stop import StopRequest
 
@@ -30,8 +31,15 @@ def judge_suites(directory: RunDirectory, checked: Checked, stop: StopRequest) -
         folder = directory.suites / f"{number:02d}-{file.name.split('.')[0]}"
         for request in _requests(directory, checked, file, folder):
             evaluate_command(request, stop)
-        found[folder.name] = read_json(folder / "candidate" / "evaluation.json")["against"]["passed"]
+        compared = read_json(folder / "candidate" / "evaluation.json")["against"]["passed"]
+        found[folder.name] = compared | {name: _solved(folder / name) for name in ("current", "candidate")}
     return found
+
+
+def _solved(folder: Path) -> float:
+    """Return the share of the tasks that an adapter solved: pass@1."""
+    outcomes = Results(folder).read_outcomes().values()
+    return sum(verdict.passed for verdict in outcomes) / len(outcomes)
 
 
 def _requests(directory: RunDirectory, checked: Checked, file: Path, folder: Path) -> Iterator[EvaluationRequest]:

@@ -20,7 +20,7 @@ def evaluate_start(context: FitContext, progress: Progress) -> None:
     _report(context, progress, "anchor", anchor)
     _report(context, progress, "current", current)
     progress.record(current, context.recipe.evaluation)
-    _report(context, progress, "candidate", current, best=progress.latest_is_best)
+    _report_candidate(context, progress, current)
 
 
 def evaluate_candidate(context: FitContext, progress: Progress) -> None:
@@ -32,14 +32,19 @@ def evaluate_candidate(context: FitContext, progress: Progress) -> None:
     score = context.held_out.measure()
     _check_measured(context, progress, eval_loss=score.loss)
     progress.record(score, context.recipe.evaluation)
-    _report(context, progress, "candidate", score, best=progress.latest_is_best)
+    _report_candidate(context, progress, score)
 
 
 def _check_measured(context: FitContext, progress: Progress, **losses: float) -> None:
     context.check_finite(progress.step, context.held_out.samples, context.windows.samples, **losses)
 
 
-def _report(context: FitContext, progress: Progress, which: str, score: Score, **more: bool) -> None:
+def _report_candidate(context: FitContext, progress: Progress, score: Score) -> None:
+    patience = {"misses": progress.misses, "patience": context.recipe.evaluation.patience}
+    _report(context, progress, "candidate", score, best=progress.latest_is_best, **patience)
+
+
+def _report(context: FitContext, progress: Progress, which: str, score: Score, **more: int) -> None:
     context.events.emit("evaluation", step=progress.step, which=which, **score.as_report(), tokens=score.tokens, **more)
     if which == "candidate":
         context.trackers.log(

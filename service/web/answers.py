@@ -1,0 +1,38 @@
+"""The recipe's own prompts, answered by the base, the previous adapter and the current one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from service.settings.home import Home
+
+
+def compared_answers(home: Home, *, current: int | None, previous: int | None) -> list[dict[str, str | None]]:
+    """Return each prompt of the current version's run with three answers. An answer that is not kept is None.
+
+    Args:
+        current, previous: versions, which are the ids of their runs
+    """
+    now = _answers(home, current)
+    before = {one["prompt"]: one["candidate"] for one in _answers(home, previous)}
+    return [
+        {
+            "prompt": one["prompt"],
+            "base": one["base"],
+            "previous": before.get(one["prompt"]),
+            "current": one["candidate"],
+        }
+        for one in now
+    ]
+
+
+def _answers(home: Home, version: int | None) -> list[dict[str, str]]:
+    """The answers of a run. Empty if it has none, or if the file cannot be read."""
+    if version is None:
+        return []
+    try:
+        found: Any = json.loads(home.run(version).answers.read_text(encoding="utf-8"))["prompts"]
+        return [{name: str(one[name]) for name in ("prompt", "candidate", "base")} for one in found]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
