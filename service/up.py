@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from db import adapters, runs, streams
+from db import adapters, holds, runs, streams
 from db.errors import DatabaseError
 from db.pool import Pool
 from service import logs
@@ -21,12 +21,16 @@ from service.errors import ServiceError
 from service.gate.judge import Verdict
 from service.intake import demo
 from service.logs import PrintProgress
+from service.logs import event as log
+from service.publish.rollback import roll_back
 from service.publish.serving import serving
 from service.settings.home import Home, only_service
 from service.settings.load import Settings
 from service.start import bind_stream, database_url, first_snapshot, prepared_recipe, stage
+from service.web.api import Commands
 from service.web.board import Board
-from service.web.http import Actions, HttpServer, create_app, listen
+from service.web.http import Actions, HttpServer, Site, create_app, listen
+from service.web.views import Views
 
 
 def up(settings: Settings, *, once: bool, demo_corpus: bool, show: PrintProgress) -> Verdict | None:
@@ -52,7 +56,13 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, show: PrintProgress
         url = database_url(settings, home, stack, show)
         pool = open_pool(settings, url)
         stack.callback(pool.close)
-        server = HttpServer(create_app(board, actions(pool, settings), token=settings.token), listening)
+        site = Site(
+            views=Views(pool, board, settings),
+            commands=commands(pool, settings, home, board),
+            host=settings.metrics_host,
+            public_url=settings.public_url,
+        )
+        server = HttpServer(create_app(board, actions(pool, settings), token=settings.token, site=site), listening)
         server.start()
         stack.callback(server.close)
         with stage(show, "migrations") as note:
@@ -85,7 +95,13 @@ def _show_addresses(address: tuple[Any, ...], home: Home, settings: Settings, sh
     shown = {"0.0.0.0": "127.0.0.1", "[::]": "127.0.0.1"}.get(shown, shown)
     url = settings.public_url or f"http://{shown}:{port}"
     pointer = home.pointer(settings.recipe.stream)
-    show("ready", f"{url}/health   {url}/metrics", health=f"{url}/health", metrics=f"{url}/metrics")
+    show(
+        "ready",
+        f"{url}/   {url}/health   {url}/metrics",
+        page=f"{url}/",
+        health=f"{url}/health",
+        metrics=f"{url}/metrics",
+    )
     show("adapter", f"{pointer} (once published)", path=str(pointer))
     show("log", str(home.log_file), path=str(home.log_file))
 
@@ -128,3 +144,29 @@ def actions(pool: Pool, settings: Settings) -> Actions:
         ],
         adapter_history=lambda: [asdict(adapter) for adapter in adapters.history(pool, stream, limit=50)],
     )
+
+
+def commands(pool: Pool, settings: Settings, home: Home, board: Board) -> Commands:
+    """What the page and /api/v1 may ask of the service."""
+    stream = settings.recipe.stream
+
+    def train() -> str:
+        streams.request_training(pool, stream)
+        return "a run starts as soon as possible"
+
+    def pause(stop_training: bool) -> str:
+        holds.hold(pool, stream, stop_training=stop_training)
+        return "paused. The run in progress saves a checkpoint and stops" if stop_training else "no new run starts"
+
+    def resume() -> str:
+        return "the service goes on" if holds.release(pool, stream) else "the service was not paused"
+
+    def back(version: int) -> str:
+        said = roll_back(pool, home, stream, version)
+        current = adapters.current(pool, stream)
+        if current is not None:
+            board.note(current_version=current.version, current_published_at=current.published_at)
+        log("Rolled back", version=version)
+        return said
+
+    return Commands(train=train, pause=pause, resume=resume, roll_back=back)

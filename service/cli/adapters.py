@@ -11,11 +11,11 @@ import typer
 from db import adapters as adapter_table
 from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for, when
 from service.database import database
-from service.errors import PreconditionError, UsageError
+from service.errors import PreconditionError
 from service.publish.editors import DEFAULT_URL, EDITORS, Connection, configuration
-from service.publish.folders import retire, sync_pointer, verify_adapter
+from service.publish.folders import retire
+from service.publish.rollback import roll_back
 from service.settings.home import Home, only_service, running_service
-from trainer.run_dir import RunDirectoryError
 
 
 def adapters(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
@@ -47,24 +47,8 @@ def rollback(
 ) -> None:
     """Make an earlier adapter current. A running service follows at its next poll."""
     settings = settings_for(recipe)
-    home, stream = Home(settings.home), settings.recipe.stream
-    if not home.adapter(version).is_dir():
-        raise UsageError(f"{home.adapter(version)} does not exist. Retention removed it, or it was never published")
     with database(settings) as pool:
-        for adapter in adapter_table.history(pool, stream):
-            if adapter.version == version:
-                try:
-                    verify_adapter(home, adapter)
-                except RunDirectoryError as error:
-                    raise PreconditionError(str(error)) from error
-        adapter_table.roll_back(pool, stream, version)
-        try:
-            sync_pointer(home, stream, adapter_table.current(pool, stream))
-        except OSError as error:
-            raise PreconditionError(
-                f"version {version} is current now, but {home.pointer(stream)} cannot be updated: {error}"
-            ) from error
-    out.print(f"{home.pointer(stream)} → version {version}")
+        out.print(roll_back(pool, Home(settings.home), settings.recipe.stream, version))
 
 
 def connect(

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from service.settings.home import Home
 
 
-def compared_answers(home: Home, *, current: int | None, previous: int | None) -> list[dict[str, str | None]]:
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A prompt of the recipe with three answers. None: not kept."""
+
+    prompt: str
+    base: str | None
+    previous: str | None
+    current: str | None
+
+
+def compared_answers(home: Home, *, current: int | None, previous: int | None) -> list[Answer]:
     """Return each prompt of the current version's run with three answers. An answer that is not kept is None.
 
     Args:
@@ -17,12 +28,7 @@ def compared_answers(home: Home, *, current: int | None, previous: int | None) -
     now = _answers(home, current)
     before = {one["prompt"]: one["candidate"] for one in _answers(home, previous)}
     return [
-        {
-            "prompt": one["prompt"],
-            "base": one["base"],
-            "previous": before.get(one["prompt"]),
-            "current": one["candidate"],
-        }
+        Answer(prompt=one["prompt"], base=one["base"], previous=before.get(one["prompt"]), current=one["candidate"])
         for one in now
     ]
 

@@ -1,8 +1,7 @@
-"""The HTTP API: /health /livez /readyz /metrics /api. It never returns row texts, and only POSTs change anything."""
+"""The HTTP server: probes, metrics, the page and the API. Only POSTs change anything."""
 
 from __future__ import annotations
 
-import hmac
 import socket
 import threading
 import time
@@ -18,11 +17,20 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from db.errors import DatabaseError
 from service.errors import PreconditionError
 from service.web.accept import preferred
+from service.web.api import Commands, endpoints
 from service.web.board import STALE_HEARTBEAT_SECONDS, Board
+from service.web.endpoint import add_api
+from service.web.guard import add_guards
 from service.web.metrics import json_metrics, prometheus_metrics
+from service.web.openapi import document
+from service.web.page import add_page
+from service.web.views import Views
 
 FORMATS = {"json": "application/json", "prometheus": "text/plain", "openmetrics": "application/openmetrics-text"}
 """The values of `?format=` on /metrics, and the media types of Accept. The first is the default."""
+
+
+PATHS = ("/health", "/livez", "/readyz", "/metrics", "/metrics?format=prometheus", "/api/runs", "/api/adapters")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,33 +42,35 @@ class Actions:
     adapter_history: Callable[[], list[dict[str, Any]]]
 
 
-def create_app(board: Board, actions: Actions, *, token: str | None) -> Flask:
-    """Create the Flask application. Without a token, every POST is refused."""
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """What the page and /api/v1 need."""
+
+    views: Views
+    commands: Commands
+    host: str
+    """Where the service listens."""
+    public_url: str | None
+
+
+def create_app(board: Board, actions: Actions, *, token: str | None, site: Site | None = None) -> Flask:
+    """Create the Flask application. Without a token, every POST is refused. Without a site, there is no page."""
     app = Flask("codelupe", static_folder=None)
     app.url_map.strict_slashes = False  # /health/ is /health
     _add_probes(app, board)
     _add_metrics(app, board)
     _add_api(app, actions)
-    _add_authorization(app, token)
+    if site is not None:
+        found = endpoints(board, site.views, site.commands, token=token)
+        add_api(app, found, token=token, document=document(found))
+    add_page(app, board, [*PATHS, *(["/api/v1/openapi.json"] if site else [])], has_page=site is not None)
+    add_guards(app, token=token, host=site.host if site else "", public_url=site.public_url if site else None)
     _add_errors(app)
     return app
 
 
 def _add_probes(app: Flask, board: Board) -> None:
     started = time.time()
-
-    @app.get("/")
-    def index() -> Response:
-        paths = [
-            "/health",
-            "/livez",
-            "/readyz",
-            "/metrics",
-            "/metrics?format=prometheus",
-            "/api/runs",
-            "/api/adapters",
-        ]
-        return jsonify({"service": "codelupe", "endpoints": paths})
 
     @app.get("/health")
     def health() -> tuple[Response, int]:
@@ -126,30 +136,6 @@ def _add_api(app: Flask, actions: Actions) -> None:
         return jsonify({"accepted": True}), 202
 
 
-def _add_authorization(app: Flask, token: str | None) -> None:
-    @app.before_request
-    def authorize() -> Response | None:
-        if request.method in ("GET", "HEAD", "OPTIONS") or request.routing_exception is not None:  # a 404 or 405
-            return None
-        if token is None:
-            return _refusal(403, "POST is disabled. Set CODELUPE_TOKEN to enable it")
-        scheme, _, given = request.headers.get("Authorization", "").strip().partition(" ")
-        if scheme.lower() != "bearer" or not given.strip():
-            return _refusal(401, "no token. Send 'Authorization: Bearer …' with CODELUPE_TOKEN", "Bearer")
-        # WSGI: the header's bytes as latin-1
-        if not hmac.compare_digest(given.strip().encode("latin-1", "replace"), token.encode()):
-            return _refusal(401, "wrong token. Send the value of CODELUPE_TOKEN", 'Bearer error="invalid_token"')
-        return None
-
-
-def _refusal(status: int, error: str, challenge: str | None = None) -> Response:
-    answer = jsonify({"error": error})
-    answer.status_code = status
-    if challenge is not None:
-        answer.headers["WWW-Authenticate"] = challenge
-    return answer
-
-
 def _add_errors(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> tuple[Response, int]:
@@ -185,6 +171,13 @@ def listen(host: str, port: int) -> socket.socket:
     return server
 
 
+THREADS = 8
+"""More than the requests that may read the database at a time, so that probes are always answered."""
+
+
+CLOSE_SECONDS = 2.0
+
+
 class HttpServer:
     """Runs waitress in a thread."""
 
@@ -193,7 +186,7 @@ class HttpServer:
         self._server: BaseWSGIServer = waitress.create_server(
             app,
             sockets=[listening],
-            threads=4,
+            threads=THREADS,
             connection_limit=1000,
             channel_timeout=10,
             asyncore_use_poll=True,
@@ -214,7 +207,8 @@ class HttpServer:
     _closing = False
 
     def close(self) -> None:
-        """Stop the server."""
+        """Stop the server. Answers in progress have a moment, because a thread whose socket is gone prints a traceback."""
         self._closing = True
+        self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=CLOSE_SECONDS)
         self._server.close()
         self._thread.join(5)

@@ -3,44 +3,69 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from service.web.board import Progress, Snapshot
-from service.web.pipeline import pipeline
+from service.web.board import Progress, Snapshot, Status
+from service.web.pipeline import Stage, pipeline
 
 STATUS_WORDS = {"healthy": "Healthy.", "degraded": "Needs attention.", "unhealthy": "Not working."}
 
 
-def overview(snapshot: Snapshot, *, can_act: bool) -> dict[str, Any]:
-    """Return what the page shows at its top.
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """The state at this moment. Times are Unix times in seconds."""
 
-    Args:
-        can_act: whether a token is set, so that POSTs can be allowed
-    """
+    time: float
+    sentence: str
+    status: Status
+    reason: str
+    troubles: Mapping[str, str]
+    state: str
+    state_since: float
+    held_since: float | None
+    stream: str
+    model: str
+    current_version: int | None
+    current_published_at: float | None
+    served_version: int | None
+    min_new_files: int
+    run: Progress | None
+    losses: Mapping[str, float]
+    disk_free_bytes: int | None
+    pipeline: list[Stage]
+    can_act: bool
+    """Whether a token is set, so that POSTs can be allowed."""
+    poll_seconds: float
+    """When to ask again. It grows with the number of pages that are open."""
+
+
+def overview(snapshot: Snapshot, *, can_act: bool, poll_seconds: float) -> Overview:
+    """Return what the page shows at its top."""
     status, reason = snapshot.health()
     published = snapshot.current_published_at
-    return {
-        "time": time.time(),
-        "sentence": sentence(snapshot),
-        "status": status,
-        "reason": reason,
-        "troubles": dict(snapshot.troubles),
-        "state": snapshot.state,
-        "state_since": snapshot.state_since,
-        "held_since": snapshot.held_since,
-        "stream": snapshot.stream,
-        "model": snapshot.model,
-        "current_version": snapshot.current_version,
-        "current_published_at": published.timestamp() if published else None,
-        "served_version": snapshot.served_version,
-        "min_new_files": snapshot.min_new_files,
-        "run": asdict(snapshot.progress) if snapshot.progress else None,
-        "losses": dict(snapshot.losses),
-        "disk_free_bytes": snapshot.disk_free_bytes,
-        "pipeline": [asdict(stage) for stage in pipeline(snapshot)],
-        "can_act": can_act,
-    }
+    return Overview(
+        time=time.time(),
+        sentence=sentence(snapshot),
+        status=status,
+        reason=reason,
+        troubles=dict(snapshot.troubles),
+        state=snapshot.state,
+        state_since=snapshot.state_since,
+        held_since=snapshot.held_since,
+        stream=snapshot.stream,
+        model=snapshot.model,
+        current_version=snapshot.current_version,
+        current_published_at=published.timestamp() if published else None,
+        served_version=snapshot.served_version,
+        min_new_files=snapshot.min_new_files,
+        run=snapshot.progress,
+        losses=dict(snapshot.losses),
+        disk_free_bytes=snapshot.disk_free_bytes,
+        pipeline=pipeline(snapshot),
+        can_act=can_act,
+        poll_seconds=poll_seconds,
+    )
 
 
 def sentence(snapshot: Snapshot) -> str:

@@ -1,0 +1,82 @@
+"""A database for each test, and one headless Chromium that may reach nothing but this machine."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2 import sql
+from psycopg2.extensions import make_dsn
+from stage import Stage
+
+from db import migrate
+from db.pool import Pool
+
+NUMBERS = itertools.count(1)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--force-prefers-reduced-motion",
+]  # fmt: skip
+
+
+@pytest.fixture
+def pool(postgres_url: str) -> Iterator[Pool]:
+    name = f"page_{next(NUMBERS)}"
+    connection = psycopg2.connect(postgres_url)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    pool = Pool(make_dsn(postgres_url, dbname=name), wait_seconds=10)
+    migrate.apply(pool)
+    yield pool
+    pool.close()
+    with connection.cursor() as cursor:
+        cursor.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+    connection.close()
+
+
+@pytest.fixture
+def stage(pool: Pool, tmp_path: Path) -> Stage:
+    return Stage(pool, tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page, with what went wrong on it."""
+
+    def __init__(self, browser: Any, **options: Any) -> None:
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.problems: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda said: said.type in ("error", "warning") and self.problems.append(said.text))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def strangers(self, address: str) -> list[str]:
+        """Requests to any other server."""
+        return [url for url in self.asked if not url.startswith(f"{address}/")]
+
+
+@pytest.fixture
+def watched(browser: Any) -> Iterator[Watched]:
+    made = Watched(browser, viewport={"width": 1200, "height": 900})
+    yield made
+    made.context.close()
