@@ -115,7 +115,7 @@ def endpoints(board: Board, views: Views, commands: Commands, *, token: str | No
         Endpoint(path="runs/{run_id}", summary="A run with its report and verdict", returns=RunDetail,
                  errors=(404, 503), parameters=(run_id,), answer=views.run),
         Endpoint(path="runs/{run_id}/curves", summary="Loss, learning rate and speed of a run, down-sampled",
-                 returns=RunCurvesPage, errors=(404,), parameters=(run_id, points), answer=views.curves),
+                 returns=RunCurvesPage, parameters=(run_id, points), answer=views.curves),
         Endpoint(path="runs/{run_id}/files", summary="The files of a run, without their texts", returns=FilePage,
                  errors=(404, 503), answer=views.files,
                  parameters=(run_id, Parameter(name="after", help="Only higher ids: the next page.", default=LEAST_ID,

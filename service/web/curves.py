@@ -103,19 +103,24 @@ class RunCurves:
         """Whether everything that is written so far has been read."""
 
     def advance(self) -> None:
-        """Read on, but not more than BUDGET_BYTES. Raises OSError if the events cannot be read."""
+        """Read on, but not more than BUDGET_BYTES."""
         with self._lock:
-            with self._events.open("rb") as file:
-                size = file.seek(0, 2)
-                if size < self._offset:  # another file: the run was trained again from its beginning
-                    self._begin_anew()
-                file.seek(self._offset)
-                data = file.read(BUDGET_BYTES)
+            try:
+                data = self._next_bytes()
+            except OSError:
+                data = b""
             whole = data[: data.rfind(b"\n") + 1]
             self._offset += len(whole)
             for line in whole.splitlines():
                 self._read(line)
             self.is_complete = len(data) < BUDGET_BYTES
+
+    def _next_bytes(self) -> bytes:
+        with self._events.open("rb") as file:
+            if file.seek(0, 2) < self._offset:  # another file: the run was trained again from its beginning
+                self._begin_anew()
+            file.seek(self._offset)
+            return file.read(BUDGET_BYTES)
 
     def _begin_anew(self) -> None:
         self._offset = 0
@@ -183,15 +188,12 @@ class Curves:
         self._runs: OrderedDict[int, RunCurves] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, run_id: int, *, points: int = MAX_POINTS) -> dict[str, Any] | None:
-        """Return the curves of a run. None: it has no events, or they were removed."""
+    def of(self, run_id: int, *, points: int = MAX_POINTS) -> dict[str, Any]:
+        """Return the curves of a run. There are none if it has no events, or if they were removed."""
         with self._lock:
             found = self._runs.setdefault(run_id, RunCurves(self._home.run(run_id).events))
             self._runs.move_to_end(run_id)
             while len(self._runs) > RUNS_KEPT:
                 self._runs.popitem(last=False)
-        try:
-            found.advance()
-        except OSError:
-            return None
+        found.advance()
         return found.as_record(points)

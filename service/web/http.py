@@ -11,6 +11,7 @@ from typing import Any
 
 import waitress
 from flask import Flask, Response, jsonify, request
+from waitress import wasyncore
 from waitress.server import BaseWSGIServer
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
@@ -192,23 +193,21 @@ class HttpServer:
             asyncore_use_poll=True,
             ident="codelupe",
         )
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def _serve(self) -> None:
-        try:
-            self._server.run()
-        except OSError:
-            if not self._closing:
-                raise
-
-    _closing = False
+        while not self._closing.is_set():
+            wasyncore.loop(timeout=1.0, use_poll=True, map=self._server._map, count=1)
 
     def close(self) -> None:
-        """Stop the server. Answers in progress have a moment, because a thread whose socket is gone prints a traceback."""
-        self._closing = True
+        """Stop the server. Answers in progress have a moment: a thread whose socket is gone prints a traceback."""
+        self._closing.set()
         self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=CLOSE_SECONDS)
-        self._server.close()
-        self._thread.join(5)
+        self._server.pull_trigger()  # ends the wait of the loop
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_SECONDS)
+        wasyncore.close_all(self._server._map, ignore_all=True)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +26,9 @@ from service.web.curves import Curves
 from service.web.log_tail import log_tail
 from service.web.quality import Quality
 
-READERS = 2
-WAIT_SECONDS = 0.2
-"""How long a request waits for its turn to read the database."""
+READERS, QUEUE = 2, 3
+"""Requests that read the database at a time, and that wait for their turn. The other threads answer probes."""
+WAIT_SECONDS = 2.0
 FRESH_SECONDS = 1.0
 """How long an answer is given to others who ask the same."""
 MOST_KEPT = 200
@@ -148,6 +149,7 @@ class Views:
         self._home = Home(settings.home)
         self._stream = settings.recipe.stream
         self._readers = threading.BoundedSemaphore(READERS)
+        self._queue = threading.BoundedSemaphore(READERS + QUEUE)
         self._kept: dict[tuple[Any, ...], tuple[float, Any]] = {}
         self._curves = Curves(self._home)
         self._quality = Quality(self._judged)
@@ -177,10 +179,7 @@ class Views:
         return FilePage(files=found, next_after=found[-1].file_id if len(found) == limit else None)
 
     def curves(self, run_id: int, points: int) -> RunCurvesPage:
-        found = self._curves.of(run_id, points=points)
-        if found is None:
-            raise NotFound(f"run {run_id} has no events, or they were removed")
-        return RunCurvesPage(run_id=run_id, **found)
+        return RunCurvesPage(run_id=run_id, **self._curves.of(run_id, points=points))
 
     def quality(self, points: int) -> QualitySeries:
         found = self._read(("quality", points), lambda: self._quality.series(points))
@@ -237,18 +236,30 @@ class Views:
             return kept
         if (trouble := self._board.read().troubles.get("database")) is not None:
             raise Unavailable(trouble)
-        if not self._readers.acquire(timeout=WAIT_SECONDS):
-            raise Unavailable("too many requests read the database at once. Ask again in a moment")
-        try:
+        with self._turn():
             if (kept := self._fresh(key)) is not None:  # another request has just read it
                 return kept
             found = read()
-        finally:
-            self._readers.release()
         if len(self._kept) >= MOST_KEPT:
             self._kept = {}
         self._kept[key] = (time.monotonic(), found)
         return found
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for a turn to read the database."""
+        busy = Unavailable("too many requests read the database at once. Ask again in a moment")
+        if not self._queue.acquire(blocking=False):
+            raise busy
+        try:
+            if not self._readers.acquire(timeout=WAIT_SECONDS):
+                raise busy
+            try:
+                yield
+            finally:
+                self._readers.release()
+        finally:
+            self._queue.release()
 
     def _fresh(self, key: tuple[Any, ...]) -> Any | None:
         at, value = self._kept.get(key, (0.0, None))

@@ -1,4 +1,4 @@
-"""The page's server with a real database and a real home folder. The tests put runs, rows and the board into a state."""
+"""The page's server with a real database and a real home folder. Tests put runs, rows and the board into a state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from service.web.views import Views
 STREAM = "tiny-codelupe"
 TOKEN = "only-for-tests"
 INSERT_RUN = """
-insert into codelupe.runs (stream, state, parent_version, seed, epoch, launches, reason, report, created_at, started_at, ended_at)
+insert into codelupe.runs
+    (stream, state, parent_version, seed, epoch, launches, reason, report, created_at, started_at, ended_at)
 values (%(stream)s, %(state)s, %(parent)s, 1, 1, 1, %(reason)s, %(report)s, %(at)s, %(at)s, %(ended)s) returning run_id
 """
 RULES = (
@@ -90,14 +91,16 @@ class Stage:
         ended = datetime.now(UTC) if state in ENDED else None
         report = None if losses is None else report_of(state, losses, rules or {}, self.chance, **more)
         parameters = {
-            "stream": STREAM, "state": state, "parent": parent, "reason": reason, "at": datetime.now(UTC), "ended": ended,
+            "stream": STREAM, "state": state, "parent": parent, "reason": reason, "at": datetime.now(UTC),
+            "ended": ended,
             "report": None if report is None else json.dumps(report),
         }  # fmt: skip
         run_id = int(self.query(INSERT_RUN, parameters)[0][0])
         if state == "published":
             self.query("update codelupe.adapters set is_current = false where stream = %s", (STREAM,))
             self.query(
-                "insert into codelupe.adapters (version, stream, parent_version, folder, manifest_sha256, evaluation, is_current)"
+                "insert into codelupe.adapters"
+                " (version, stream, parent_version, folder, manifest_sha256, evaluation, is_current)"
                 " values (%s, %s, %s, %s, '', %s, true)",
                 (run_id, STREAM, parent, str(self.home.adapter(run_id)),
                  json.dumps({"losses": dict(zip(("anchor", "current", "candidate"), losses or (), strict=False))})),
@@ -109,16 +112,19 @@ class Stage:
         made = []
         for disposition, outcome, reason in outcomes:
             [(file_id,)] = self.query(
-                "insert into code_files (repository, path, language, content, quality_score) values ('r', 'a.py', 'python', %s, 90) returning id",
+                "insert into code_files (repository, path, language, content, quality_score)"
+                " values ('r', 'a.py', 'python', %s, 90) returning id",
                 (f"x = {self.chance.random()}\n" * 10,),
             )
             role = "held_out" if disposition == "held_out" else "train"
             self.query(
-                "insert into codelupe.run_rows (run_id, file_id, role, content_sha256, outcome, tokens) values (%s, %s, %s, '', %s, 40)",
+                "insert into codelupe.run_rows (run_id, file_id, role, content_sha256, outcome, tokens)"
+                " values (%s, %s, %s, '', %s, 40)",
                 (run_id, file_id, role, outcome),
             )
             self.query(
-                "insert into codelupe.ledger (stream, file_id, run_id, disposition, reason, settled_at) values (%s, %s, %s, %s, %s, now())",
+                "insert into codelupe.ledger (stream, file_id, run_id, disposition, reason, settled_at)"
+                " values (%s, %s, %s, %s, %s, now())",
                 (STREAM, file_id, run_id, disposition, reason),
             )
             made.append(file_id)
@@ -157,7 +163,8 @@ def report_of(state: str, losses: tuple[float, float, float], rules: Mapping[str
     }
     anchor, current, candidate = losses
     return {
-        "format": 1, "recipe": "embedded", "steps": {"total": 60, "done": 48, "best": 30, "result": 30}, "early_stopped": True,
+        "format": 1, "recipe": "embedded", "steps": {"total": 60, "done": 48, "best": 30, "result": 30},
+        "early_stopped": True,
         "evaluation": {**scores, "history": [{"step": n, "loss": candidate + (10 - n) / 50} for n in range(10)]},
         "train": {"loss": candidate, "samples": 900, "tokens_seen": 60_000, "tokens_published": 51_234},
         "rows": {"trained": 110, "unused": 3, "rejected": 1, "held_out": 9, "replayed": 27}, "device": "CPU",
@@ -166,7 +173,7 @@ def report_of(state: str, losses: tuple[float, float, float], rules: Mapping[str
             "reasons": ["gain: better by 0.0911, 95 % interval 0.0502 to 0.1301, 12 files"],
             "rules": [
                 {"rule": rule, "outcome": rules.get(rule, "pass"),
-                 "text": f"what the rule {rule} found, with its numbers: {chance.random():.4f} nats per token", "numbers": {}}
+                 "text": f"what {rule} found, with its numbers: {chance.random():.4f} nats per token", "numbers": {}}
                 for rule in RULES
             ],
             "intervals": {},

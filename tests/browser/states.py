@@ -10,7 +10,8 @@ from stage import Stage
 from service.web.board import Progress
 
 ANSWERS = [
-    {"prompt": "def read_lines(path):", "base": "    return open(path)\n", "candidate": '    with open(path) as file:\n        return file.read().splitlines()\n'},
+    {"prompt": "def read_lines(path):", "base": "    return open(path)\n",
+     "candidate": "    with open(path) as file:\n        return file.read().splitlines()\n"},
     {"prompt": "class Stack:", "base": "    pass", "candidate": "    def __init__(self):\n        self.items = []\n"},
 ]  # fmt: skip
 
@@ -31,8 +32,9 @@ def training(stage: Stage) -> None:
     stage.waiting_files(118, low_score=41)
     stage.board.update(
         state="training", rows_in_run=120, losses={"train": 1.151, "eval": 1.214, "anchor": 1.9, "current": 1.6},
-        progress=Progress(run_id=run_id, step=230, steps_total=300, train_loss=1.151, learning_rate=4.7e-4, grad_norm=0.53,
-                          tokens_per_second=3912.0, tokens_total=920_000, seconds_left=742.0, misses=1, patience=3),
+        progress=Progress(run_id=run_id, step=230, steps_total=300, train_loss=1.151, learning_rate=4.7e-4,
+                          grad_norm=0.53, tokens_per_second=3912.0, tokens_total=920_000, seconds_left=742.0,
+                          misses=1, patience=3),
     )  # fmt: skip
 
 
@@ -46,7 +48,8 @@ def experts(stage: Stage) -> None:
 def refused(stage: Stage) -> None:
     history(stage, 5)
     run_id = stage.run(
-        "refused", losses=(1.9, 1.31, 1.34), parent=1, reason="gain: worse by 0.0312, 95 % interval 0.0101 to 0.0520, 14 files",
+        "refused", losses=(1.9, 1.31, 1.34), parent=1,
+        reason="gain: worse by 0.0312, 95 % interval 0.0101 to 0.0520, 14 files",
         rules={"gain": "fail", "languages": "inconclusive"},
     )  # fmt: skip
     stage.files(run_id, *[("returned", "returned", None)] * 8, ("held_out", "held_out", None))

@@ -2,6 +2,9 @@
 
 import { byId, say } from "./dom.js";
 
+/** A service that hangs is told like one that is gone. */
+const PATIENCE_MILLISECONDS = 10_000;
+
 let token = null;
 
 export class Refused extends Error {
@@ -15,7 +18,7 @@ export async function get(path, parameters = {}, { withToken = false } = {}) {
   const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined));
   const asked = query.size ? `/api/v1/${path}?${query}` : `/api/v1/${path}`;
   const headers = withToken ? { Authorization: `Bearer ${token}` } : {};
-  return answerOf(await fetch(asked, { headers, cache: "no-store" }));
+  return answerOf(await fetch(asked, { headers, cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MILLISECONDS) }));
 }
 
 export async function post(path, body) {

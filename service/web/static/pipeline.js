@@ -1,7 +1,7 @@
 // The way of the files. Each count opens the reasons of those that stayed behind.
 
 import { get, Refused } from "./api.js";
-import { byId, el, openPanel, table } from "./dom.js";
+import { byId, el, openPanel, show, table } from "./dom.js";
 import { openRow } from "./row.js";
 import { count, plain, when } from "./words.js";
 
@@ -19,6 +19,7 @@ let stages = [];
 
 export function showPipeline(now) {
   stages = now.pipeline;
+  show("no-files", stages[0].rows === 0);
   for (const stage of stages) {
     const button = byId("pipeline").querySelector(`[data-stage="${stage.stage}"]`);
     const number = button.querySelector("b");
