@@ -120,7 +120,8 @@ class RunCurves:
             if file.seek(0, 2) < self._offset:  # another file: the run was trained again from its beginning
                 self._begin_anew()
             file.seek(self._offset)
-            return file.read(BUDGET_BYTES)
+            data = file.read(BUDGET_BYTES)
+            return data if b"\n" in data else data + file.readline()
 
     def _begin_anew(self) -> None:
         self._offset = 0

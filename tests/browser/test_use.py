@@ -162,7 +162,6 @@ def test_the_policy_refuses_what_a_hostile_text_would_need(stage: Stage, watched
     with stage.served() as address:
         open_page(watched, address)
         page = watched.page
-        page.add_script_tag  # playwright's own way round the policy is not used
         for attempt in (
             "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.pwned = 1\">')",
             "const one = document.createElement('script'); one.text = 'window.pwned = 2'; document.head.append(one)",
