@@ -286,6 +286,7 @@ class Daemon:
         self.verdict, self._judged = settled, None
         log_verdict(self._run_id, settled)
         self.board.update(last_verdict=settled.as_record())
+        self.board.ended(self._run_id, settled.decision, settled.text())
 
     def _recall_verdict(self) -> None:
         """Tell the verdict whose COMMIT got no answer, if the database has it."""
@@ -328,7 +329,9 @@ class Daemon:
 
     def _give_up(self, reason: str, suspects: Suspects | None = None) -> State:
         """The run failed: return its rows and pause. If a single row caused it, no pause is needed."""
-        if self._settling.give_back(self._run_id, "failed", reason, suspects) is not None:
+        single = self._settling.give_back(self._run_id, "failed", reason, suspects)
+        self.board.ended(self._run_id, "failed", reason)
+        if single is not None:
             return State.WAITING
         return self._pause("trainer", reason)
 

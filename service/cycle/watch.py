@@ -37,7 +37,7 @@ class Watcher:
         """Number and time of the latest steps of this start."""
         self.failure: str | None = None
         """The trainer's error message, if it failed."""
-        board.update(progress=self._progress)
+        board.update(progress=self._progress, last_event=time.monotonic())
 
     def skip_history(self) -> None:
         """Read the events of earlier starts without logging them again."""
@@ -48,6 +48,7 @@ class Watcher:
     def read(self) -> None:
         """Read new events."""
         for record in self._tail.new():
+            self._board.update(last_event=time.monotonic())
             handler = HANDLERS.get(record["event"])
             if handler is not None:
                 handler(self, record)
@@ -129,6 +130,8 @@ class Watcher:
         self._log("Training stopped early", record, "step", "best_step")
 
     def _non_finite(self, record: dict[str, Any]) -> None:
+        if self._live:  # not again at the next start of the same run
+            self._board.update(non_finite=self._board.read().non_finite + 1)
         self._log("Training produced a non-finite value", record, "step", "what", level=logging.WARNING)
 
     def _experts(self, record: dict[str, Any]) -> None:

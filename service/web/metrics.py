@@ -24,6 +24,7 @@ OUTCOMES = ("pass", "fail", "inconclusive")
 """Of a rule of the gate."""
 RUN_OUTCOMES = ("published", "refused", "inconclusive", "failed", "returned")
 JUDGED = ("published", "refused", "inconclusive")
+ALERT_OUTCOMES = ("delivered", "failed", "dropped", "held")
 SETTLED = ("trained", "held_out", "rejected", "quarantined")
 
 
@@ -246,6 +247,43 @@ METRICS: tuple[Definition, ...] = (
         help="Always 1; the labels describe the running version.",
         labels=("version", "python", "model", "stream"),
         read=lambda s: [((version("codelupe"), platform.python_version(), s.model, s.stream), 1)],
+    ),
+    Definition(
+        name="min_new_files",
+        kind="gauge",
+        help="Number of pending rows that starts a run (MIN_NEW_FILES).",
+        read=lambda s: _one(s.min_new_files),
+    ),
+    Definition(
+        name="gate_refusals_in_a_row",
+        kind="gauge",
+        help="How many of the last verdicts refused a candidate, without another verdict in between.",
+        read=lambda s: _one(s.totals.refusals_in_a_row if s.totals else None),
+    ),
+    Definition(
+        name="loss_not_finite",
+        kind="counter",
+        help="Losses and gradients that were NaN or infinite since the service started.",
+        read=lambda s: _one(s.non_finite),
+    ),
+    Definition(
+        name="trainer_event_age_seconds",
+        kind="gauge",
+        help="Time since the trainer's last event; absent without a trainer.",
+        read=lambda s: _one(s.event_age_seconds()),
+    ),
+    Definition(
+        name="disk_needed_bytes",
+        kind="gauge",
+        help="Free space that a claim requires: twice the size of a run.",
+        read=lambda s: _one(s.disk_needed_bytes),
+    ),
+    Definition(
+        name="alerts",
+        kind="counter",
+        help="Alerts since the service started: delivered, failed, dropped (each by target) or held by the rate limit.",
+        labels=("outcome",),
+        read=lambda s: _counts(s.alerts, ALERT_OUTCOMES),
     ),
 )
 
