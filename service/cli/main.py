@@ -55,6 +55,7 @@ COMMANDS = (
     adapters.connect,
     machine.plan,
     machine.doctor,
+    machine.alert_test,
     migrate.migrate,
     data.samples,
     ledger.audit,
