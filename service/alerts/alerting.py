@@ -44,8 +44,12 @@ def alerting(targets: list[Target], settings: Settings, board: Board, *, once: b
             outbox.count("held", observer.held - held)
 
     def watch() -> None:
-        while not left.wait(LOOK_SECONDS):
-            look()
+        try:
+            while not left.wait(LOOK_SECONDS):
+                look()
+        finally:
+            if not left.is_set():  # a bug: the traceback is on stderr, and /health reports it too
+                board.trouble("alerts", "the alerts stopped with an error. Restart the service")
 
     thread = threading.Thread(target=watch, name="alerts", daemon=True)
     thread.start()

@@ -13,7 +13,7 @@ from service.web.board import STALE_HEARTBEAT_SECONDS, Snapshot
 
 SILENT_TRAINER_SECONDS = 1800.0
 """A trainer without an event for this long makes no progress."""
-DEGRADED = frozenset({"database", "lease", "pointer", "serving", "corpus"})
+DEGRADED = frozenset({"database", "lease", "pointer", "serving", "corpus", "alerts"})
 """Troubles with which the service goes on, or tries again by itself. The others pause it."""
 PATIENCE_SECONDS = {"degraded": 30.0, "stuck": 5.0}
 """A trouble of this kind is told if it lasts so long: a restart of the database does not. Others are told at once."""

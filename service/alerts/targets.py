@@ -63,9 +63,9 @@ def open_targets(addresses: tuple[str, ...]) -> list[Target]:
     """
     if not addresses:
         return []
+    _silence()
     from apprise import Apprise, AppriseAsset  # only for who has alerts: it takes 0.2 s
 
-    _silence()
     # No plugins and no configuration from disk. No threads of its own: a hanging target would hold up the end.
     asset = AppriseAsset(
         app_id="CodeLupe",
@@ -91,13 +91,16 @@ def open_targets(addresses: tuple[str, ...]) -> list[Target]:
 
 
 def shown(address: str) -> str:
-    """Return scheme and host of an address, or the scheme alone if a token may stand in the host's place."""
+    """Return scheme, host and port of an address, or the scheme alone if a token may stand in the host's place."""
     scheme = address.partition("://")[0].lower()
+    if scheme not in WITH_HOST:
+        return f"{scheme}://…"
     try:
-        host = urlsplit(address).hostname if scheme in WITH_HOST else None
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port
     except ValueError:
-        host = None
-    return f"{scheme}://{host or '…'}"
+        return f"{scheme}://…"
+    return f"{scheme}://{host or '…'}" + (f":{port}" if port else "")
 
 
 def try_all(targets: list[Target], alert: Alert) -> list[tuple[Target, Refusal | None]]:
