@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -13,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 from webhook import PASSWORD, SECRET, Webhook, webhook
 
 from service import logs
@@ -24,7 +28,9 @@ from service.alerts.limiter import HOUR_SECONDS, MOST_PER_HOUR, Limiter
 from service.alerts.observer import OVER_SECONDS, PATIENCE_SECONDS, SILENT_TRAINER_SECONDS, Observer
 from service.alerts.outbox import LONGEST_QUEUE, Outbox
 from service.alerts.targets import open_targets, shown, try_all
-from service.errors import SettingsError
+from service.cli.doctor import alert_findings
+from service.cli.main import app
+from service.errors import PreconditionError, SettingsError
 from service.settings.environment import PROJECT_RECIPES
 from service.settings.load import Settings, load_settings
 from service.settings.variables import ALERT_KINDS
@@ -270,12 +276,22 @@ def test_a_target_that_hangs_delays_no_other_and_neither_the_end(hook: Webhook, 
         assert dict(board.read().alerts) == {"delivered": 2, "dropped": 2}
 
 
-def test_what_waits_at_the_end_is_still_delivered(hook: Webhook, board: Board):
-    """Ended without a pause: the watching thread has not looked since."""
+def test_what_waits_at_the_end_is_still_delivered(hook: Webhook, board: Board, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(alerting_module, "LOOK_SECONDS", 60.0)  # the watching thread does not see it
     hook.status = lambda number: 200 if number > 3 else 503
     with sending(board, hook.url, once=True):
         board.ended(1, "promote", "better")
+        ending = time.monotonic()
     assert hook.titles() == ["CodeLupe s: run 1 promoted"]
+    assert time.monotonic() - ending > 2 * outbox_module.LAST_RETRY_SECONDS, "the tries have a pause between them"
+
+
+def test_what_is_held_back_is_counted(hook: Webhook, board: Board):
+    with sending(board, hook.url):
+        for run in (1, 2, 3):
+            board.ended(run, "failed", "no memory")
+        hook.wait(1)
+    assert dict(board.read().alerts) == {"delivered": 1, "held": 2}
 
 
 def test_an_error_that_ends_the_service_is_told_without_its_text(hook: Webhook, board: Board):
@@ -391,6 +407,44 @@ def test_one_dead_target_of_two_is_named(hook: Webhook):
         (f"json://127.0.0.1:{hook.port}", None),
         ("json://127.0.0.1:1", "it could not be reached, or did not answer"),
     ]
+
+
+def test_the_command_tries_all_targets_and_its_exit_code_says_how_it_went(
+    hook: Webhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)  # no .env is here
+
+    def alert_test(*arguments: str, urls: str) -> Result:
+        environment = {"ALERT_URLS": urls, "CODELUPE_RECIPE": "embedded"}
+        return CliRunner().invoke(app, ["alert-test", *arguments], env=environment)
+
+    good = alert_test(urls=hook.url)
+    assert good.exit_code == 0 and "took a test message" in good.output
+    assert hook.titles() == ["CodeLupe tiny-codelupe: test"]
+    bad = alert_test("--json", urls=f"{hook.url} json://u:{PASSWORD}@127.0.0.1:1/{SECRET}")
+    assert bad.exit_code == 1
+    assert [found["state"] for found in json.loads(bad.stdout)] == ["ok", "failed"]
+    assert SECRET not in bad.output and PASSWORD not in bad.output
+    none, wrong = alert_test(urls="").exception, alert_test(urls=f"slack://{SECRET}").exception
+    assert isinstance(none, PreconditionError) and "set ALERT_URLS" in str(none)
+    assert isinstance(wrong, SettingsError) and "address number 1 (slack://…)" in str(wrong)
+
+
+def test_a_wrong_address_stops_the_service_before_anything_is_made(tmp_path: Path):
+    command = [sys.executable, "-c", "from service.cli.main import main; main()", "up", "--recipe", "embedded"]
+    environment = os.environ | {"CODELUPE_HOME": str(tmp_path / "home"), "ALERT_URLS": f"slack://{SECRET}"}
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )  # fmt: skip
+    assert done.returncode == 2 and "address number 1 (slack://…)" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "home").exists()
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_doctor_names_a_wrong_address_and_goes_on():
+    (found,) = alert_findings(settings_with(f"slack://{SECRET}"))
+    assert found.state == "failed" and "slack://…" in found.said and SECRET not in found.said
+    assert list(alert_findings(settings_with())) == []
 
 
 def wait_until(condition, seconds: float = 15.0) -> None:
