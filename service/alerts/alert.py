@@ -59,7 +59,7 @@ def about_run(snapshot: Snapshot, ending: Ending, page: str | None) -> Alert:
         severity=severity,
         title=f"CodeLupe {snapshot.stream}: run {ending.run_id} {kind}",
         text=_with_page(f"Run {ending.run_id} of the stream {snapshot.stream} {did}: {reason}.", page),
-        topic=topic_of(reason) if kind == "failed" else f"run {ending.run_id} {kind}",
+        topic=topic_of(shortened(ending.reason)) if kind == "failed" else f"run {ending.run_id} {kind}",
     )
 
 

@@ -160,6 +160,8 @@ def test_a_failed_run_and_its_pause_are_one_alert(board: Board):
     board.clear("trainer")
     assert watch.titles(board.read()) == []
     assert watch.titles(board.read(), OVER_SECONDS + 1) == ["CodeLupe s: over (trainer)"]
+    board.ended(9, "failed", "run 9 failed: CUDA is out of memory")
+    assert watch.titles(board.read()) == ["CodeLupe s: run 9 failed"], "after its end, it is news"
     only_pauses = Watch("paused")
     board.trouble("trainer", "run 7 failed: CUDA is out of memory")
     assert only_pauses.titles(board.read()) == ["CodeLupe s: paused (trainer)"]
