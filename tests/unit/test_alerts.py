@@ -57,12 +57,22 @@ def board() -> Board:
 @pytest.fixture
 def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
     """Return what the service's own log file has, with every library at its most talkative."""
+    for hook in ("excepthook", "unraisablehook"):
+        monkeypatch.setattr(sys, hook, getattr(sys, hook))  # put back afterwards
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    loggers = (logging.getLogger(), logs.LOG)
+    before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
     logs.set_up("json", tmp_path / "log")
-    for logger in (logging.getLogger(), logs.LOG):
+    for logger in loggers:
         logger.setLevel(logging.DEBUG)
     yield lambda: (tmp_path / "log").read_text()
-    logging.getLogger().setLevel(logging.WARNING)
-    logs.set_up("text")
+    logging.captureWarnings(False)
+    for logger, handlers, level, propagate in before:
+        for added in set(logger.handlers) - set(handlers):
+            logger.removeHandler(added)
+            added.close()
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 @pytest.fixture(autouse=True)
