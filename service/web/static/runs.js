@@ -60,7 +60,7 @@ export async function openRun(id) {
   try {
     const { run, files } = await get(`runs/${id}`);
     const report = run.report ?? {};
-    openPanel(`Run ${id}: ${NAMES[run.state] ?? run.state}`, factsOf(run, report), verdict(report.verdict), losses(report.evaluation),
+    openPanel(`Run ${id}: ${NAMES[run.state] ?? run.state}`, run.reason ? el("p", {}, run.reason) : null, factsOf(run, report), verdict(report.verdict), losses(report.evaluation),
       el("figure", { id: "run-chart" }), filesOf(id, files));
     await drawCurves(id);
   } catch (error) {
@@ -72,7 +72,7 @@ export async function openRun(id) {
 function factsOf(run, report) {
   const { steps } = report;
   return el("dl", { class: "facts" }, facts([
-    ["why", run.reason], ["phase", run.phase],
+    ["phase", run.phase],
     ["from", run.trunk_run_id !== null ? `the open candidate of run ${run.trunk_run_id}`
       : run.parent_version !== null ? `version ${run.parent_version}` : "the base alone"],
     ["published in", run.published_in === null ? null : `version ${run.published_in}`],
