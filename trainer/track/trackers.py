@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from trainer.recipe import Recipe
 from trainer.run_dir import RunDirectory
@@ -29,6 +29,7 @@ class Backend(Protocol):
     def open(self) -> None: ...
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
     def predictions(self, step: int, records: Sequence[Prediction]) -> None: ...
+    def texts(self, step: int, values: Mapping[str, str]) -> None: ...
     def close(self) -> None: ...
     def abandon(self) -> None:
         """Called from the run's thread if `close` takes too long. Releases what would keep the process alive."""
@@ -41,18 +42,25 @@ def open_trackers(
     run_name: str,
     on_problem: Callable[[str, str], None],
     environment: Mapping[str, str] = os.environ,
+    facts: Mapping[str, Any] | None = None,
+    purge_step: int | None = None,
 ) -> Trackers:
     """Start the trackers enabled by recipe and environment, without waiting for them.
 
     Args:
         on_problem: called with a tracker's name and a message, from any thread, once per kind of problem.
+        facts: what was decided beside the recipe: the run's number, its parent, its steps
+        purge_step: the first step that a resumed run does again
     """
     workers: list[Worker] = []
     if mode := wandb_mode(environment):
-        backend = WandbBackend(recipe, run_directory, run_name=run_name, mode=mode, environment=environment)
+        backend = WandbBackend(
+            recipe, run_directory, run_name=run_name, mode=mode, environment=environment, facts=facts
+        )
         workers.append(Worker("wandb", backend, on_problem, secret=environment.get("WANDB_API_KEY", "")))
     if recipe.tracking.tensorboard:
-        workers.append(Worker("tensorboard", TensorBoardBackend(run_directory.root / "tensorboard"), on_problem))
+        board = TensorBoardBackend(run_directory.root / "tensorboard", purge_step=purge_step)
+        workers.append(Worker("tensorboard", board, on_problem))
     return Trackers(workers)
 
 
@@ -61,6 +69,11 @@ class Trackers:
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self._workers = workers
+
+    @property
+    def active(self) -> bool:
+        """Whether anybody will see what is logged."""
+        return bool(self._workers)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Log curves at a step, by names such as train/loss."""
@@ -73,6 +86,12 @@ class Trackers:
         copied = tuple(records)
         for worker in self._workers:
             worker.submit("predictions", lambda backend: backend.predictions(step, copied))
+
+    def texts(self, step: int, values: Mapping[str, str]) -> None:
+        """Log short texts, by names such as gate/decision."""
+        copied = dict(values)
+        for worker in self._workers:
+            worker.submit("texts", lambda backend: backend.texts(step, copied))
 
     def close(self) -> None:
         """Wait about ten seconds for all trackers to finish, then abandon them."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 ORPHAN_SECONDS = 30
@@ -24,13 +26,16 @@ def serve(commands: TextIO, answers: TextIO) -> None:
         try:
             match action:
                 case "open":
-                    settings = wandb.Settings(console="off", silent=True, disable_git=True, save_code=False)
-                    run = wandb.init(**command, settings=settings)
+                    run = _open(wandb, command)
                 case "log":
                     run.log(command["values"], step=command["step"])
                 case "predictions":
-                    table = wandb.Table(columns=command["columns"], data=command["rows"])
+                    table = wandb.Table(columns=command["columns"], data=command["rows"], log_mode="MUTABLE")
                     run.log({"predictions": table}, step=command["step"])
+                case "summary":
+                    run.summary.update(command["values"])
+                case "artifact":
+                    _log_artifact(wandb, run, **command)
                 case "finish":
                     run.finish()
                 case _:
@@ -45,6 +50,31 @@ def serve(commands: TextIO, answers: TextIO) -> None:
     signal.alarm(ORPHAN_SECONDS)
     if run is not None:
         run.finish(exit_code=1)
+
+
+def _open(wandb: Any, command: dict[str, Any]) -> Any:
+    """Begin or resume the run. Its readings of the machine are ours, so W&B's own are off."""
+    settings = wandb.Settings(
+        console="off", silent=True, disable_git=True, save_code=False, x_disable_stats=True, quiet=True
+    )
+    return wandb.init(**command, settings=settings, allow_val_change=True)
+
+
+def _log_artifact(
+    wandb: Any, run: Any, *, name: str, folder: str, metadata: Mapping[str, Any], aliases: Sequence[str],
+    parent: str | None, upload: bool,
+) -> None:  # fmt: skip
+    """Log an adapter's folder, and say which artifact it was trained on from."""
+    artifact = wandb.Artifact(name, type="model", metadata=dict(metadata))
+    if upload:
+        artifact.add_dir(folder, policy="immutable", skip_cache=True)  # a copy would double what it takes on the disk
+    else:
+        artifact.add_reference(Path(folder).as_uri())
+    try:
+        if parent is not None and not run.offline:
+            run.use_artifact(f"{name}:{parent}")
+    finally:  # a parent that was never sent is no reason to lose the child
+        run.log_artifact(artifact, aliases=list(aliases))
 
 
 if __name__ == "__main__":

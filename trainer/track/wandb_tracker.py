@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainer.recipe import Recipe
-from trainer.recipe_file import recipe_dict
 from trainer.run_dir import RunDirectory
 from trainer.track.prediction import Prediction
+from trainer.track.wandb_run import COLUMNS, init_arguments, table_rows, wandb_folder
 
 PROGRAM = Path(__file__).with_name("wandb_process.py")
 
+Mode = Literal["online", "offline"]
 
-def wandb_mode(environment: Mapping[str, str]) -> Literal["online", "offline"] | None:
+
+def wandb_mode(environment: Mapping[str, str]) -> Mode | None:
     """Return W&B's mode, or None if it is disabled (no key, or WANDB_MODE=disabled)."""
     match environment.get("WANDB_MODE", "").strip().lower():
         case "offline" | "dryrun":
@@ -30,7 +32,7 @@ def wandb_mode(environment: Mapping[str, str]) -> Literal["online", "offline"] |
 
 
 class WandbBackend:
-    """One W&B run. It has the run directory's id, so a resumed training continues it."""
+    """One W&B run. It keeps its id, so a resumed training continues it."""
 
     def __init__(
         self,
@@ -38,28 +40,26 @@ class WandbBackend:
         run_directory: RunDirectory,
         *,
         run_name: str,
-        mode: Literal["online", "offline"],
+        mode: Mode,
         environment: Mapping[str, str],
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
+        self._directory = run_directory
         self._root = run_directory.root.absolute()
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("WANDB_")},
+            # Files that wait for an upload belong to the run. The user's home may be read-only, or emptied before.
+            "WANDB_DATA_DIR": str(wandb_folder(run_directory) / "data"),
+            "WANDB_CACHE_DIR": str(wandb_folder(run_directory) / "cache"),
             **environment,
             "PYTHONUNBUFFERED": "1",
         }
-        self._init = {
-            "project": recipe.tracking.wandb_project,
-            "name": run_name,
-            "id": f"{recipe.stream}-{self._root.name}",
-            "resume": "allow",
-            "dir": str(self._root),
-            "config": recipe_dict(recipe),
-            "mode": mode,
-        }
+        self._open = lambda: init_arguments(recipe, run_directory, run_name=run_name, mode=mode, facts=facts or {})
         self._process: subprocess.Popen[str] | None = None
         self._abandoned = False
 
     def open(self) -> None:
+        arguments = self._open()
         with (self._root / "wandb.log").open("a") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(PROGRAM)],
@@ -70,7 +70,7 @@ class WandbBackend:
         if self._abandoned:  # abandoned during the start
             self._process.kill()
         try:
-            self._ask("open", **self._init)
+            self._ask("open", **arguments)
         except Exception:
             self.abandon()
             raise
@@ -79,8 +79,14 @@ class WandbBackend:
         self._ask("log", step=step, values=dict(values))
 
     def predictions(self, step: int, records: Sequence[Prediction]) -> None:
-        rows = [[record.file_id, record.prompt, record.expected, record.answer] for record in records]
-        self._ask("predictions", step=step, columns=["file_id", "prompt", "expected", "answer"], rows=rows)
+        self._ask("predictions", step=step, columns=COLUMNS, rows=table_rows(self._directory, list(records)))
+
+    def texts(self, step: int, values: Mapping[str, str]) -> None:
+        self._ask("summary", values=dict(values))
+
+    def artifact(self, **what: Any) -> None:
+        """Log an adapter's folder (see `wandb_process._log_artifact`)."""
+        self._ask("artifact", **what)
 
     def close(self) -> None:
         self._ask("finish")
