@@ -16,11 +16,7 @@ from trainer.outcomes import Inputs
 from trainer.recipe import Recipe
 from trainer.run_dir import RunDirectory
 from trainer.track.trackers import Trackers, open_trackers
-
-
-def run_name(recipe: Recipe, number: int) -> str:
-    """Return what people read as the run's name."""
-    return f"{recipe.stream}-{number:06d}"
+from trainer.track.wandb_run import run_name
 
 
 @contextmanager

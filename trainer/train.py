@@ -133,7 +133,7 @@ def fit_and_export(
 ) -> None:
     """Train, judge, and write the results. Every process takes part in the first two."""
     events, main = context.events, context.accelerator.is_main_process
-    if main and resume_from is None and context.trackers.active:
+    if main and resume_from is None and context.trackers.has_table:
         write_predictions(context, inputs, tokenizer, weights=0, now=0)
     with naming_suspects(directory):
         with events.stage("fit"):

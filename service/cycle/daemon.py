@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from db import chunks, runs, streams
 from db.errors import DatabaseError, LeaseLost, Unavailable
@@ -21,7 +22,8 @@ from service.cycle.pausing import ENDED_BY_FILES, Pausing
 from service.cycle.settle import Settling
 from service.cycle.states import TOLD_BY_EVENTS, WRITING, may_follow
 from service.cycle.supervise import FINAL_CODES, STEP_FAILED_CODES, Supervisor
-from service.cycle.upkeep import Pause, Upkeep
+from service.cycle.upkeep import RUNS_TIDIED, Pause, Upkeep
+from service.cycle.verdicts import VerdictSender
 from service.cycle.waiting import Waiting
 from service.errors import PreconditionError
 from service.gate.judge import Verdict
@@ -36,6 +38,8 @@ from trainer.run_dir import RunDirectoryError
 
 DATABASE_PAUSE_SECONDS, LONGEST_DATABASE_PAUSE_SECONDS = 2.0, 10.0
 """Wait before the next try when the database does not answer. Doubles each time."""
+STOPPED_SECONDS, ENDED_SECONDS = 2.0, 30.0
+"""How long a verdict that is being sent to the trackers delays the end: if the service is asked to stop, and else."""
 MAX_CRASHES = 3
 """A run is given up after this many crashes of its trainer."""
 
@@ -66,6 +70,7 @@ class Daemon:
         self._holding = Holding(pool, board, self._leadership, self.upkeep)
         self._supervisor = Supervisor(settings, pool, board, self._leadership, self.upkeep, self._holding, stop)
         self._settling = Settling(settings, home, pool, self._leadership, self.upkeep, self._wait.beat_and_renew)
+        self._sender = VerdictSender(home, settings.trainer_secrets, settings.electricity_price)
         self._pausing = Pausing(pool, board, self._leadership, self.upkeep)
         self._run_id = 0
         self._crashes = 0
@@ -123,6 +128,7 @@ class Daemon:
             self._enter(following)
         self._enter(State.STOPPED)
         self._leadership.release()
+        self._sender.close(STOPPED_SECONDS if self.stop.is_set() else ENDED_SECONDS)
 
     def _enter(self, following: State) -> None:
         assert may_follow(self.state, following), f"{self.state} → {following}"
@@ -147,6 +153,7 @@ class Daemon:
         self.upkeep.poll(self.lease)
         run = runs.live(self.pool, stream)
         self._recall_verdict()
+        self._sender.catch_up(runs.history(self.pool, stream, limit=RUNS_TIDIED))
         if run is None:
             self.upkeep.check_current()
             return State.WAITING
@@ -276,22 +283,24 @@ class Daemon:
                 return State.WAITING
             raise Pause("samples", problem)
         self._judged = finished.verdict
-        self._announce(self._settling.settle(self._run_id, finished))
+        self._announce(self._settling.settle(self._run_id, finished), finished.report)
         self._pausing.is_rejecting_all = False  # a request is about the rows up to the next verdict
         self._settling.tidy()
         return State.WAITING
 
-    def _announce(self, settled: Verdict) -> None:
+    def _announce(self, settled: Verdict, report: dict[str, Any]) -> None:
         """Tell a verdict. Before it is in the database, it is none."""
         self.verdict, self._judged = settled, None
         log_verdict(self._run_id, settled)
+        self._sender.tell(self._run_id, settled, report)
         self.board.update(last_verdict=settled.as_record())
 
     def _recall_verdict(self) -> None:
         """Tell the verdict whose COMMIT got no answer, if the database has it."""
         if self._judged is not None and (run := self._run()).ended_at is not None:
             kept = run.state not in ("returned", "failed")
-            self._announce(self._judged if kept else self._judged.not_published(run.reason or run.state))
+            verdict = self._judged if kept else self._judged.not_published(run.reason or run.state)
+            self._announce(verdict, run.report or {})
 
     def _examination_ended(self, code: int) -> State:
         """The examination wrote nothing: try again after a crash, and give up in the end."""

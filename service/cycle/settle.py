@@ -14,6 +14,7 @@ from service.admission.reasons import digests
 from service.cycle.judging import Finished
 from service.cycle.leadership import Leadership
 from service.cycle.upkeep import Upkeep
+from service.cycle.verdicts import energy_cost
 from service.gate.judge import Verdict
 from service.logs import event as log
 from service.publish.folders import Beat, copy_candidate, tidy_run
@@ -41,7 +42,8 @@ class Settling:
     def settle(self, run_id: int, finished: Finished) -> Verdict:
         """Carry out a verdict. Returns it as it turned out: a candidate that cannot be published is refused."""
         verdict, outcomes, recipe = finished.verdict, finished.outcomes, finished.recipe
-        report = {**finished.report, "verdict": verdict.as_record()}
+        cost = energy_cost(finished.report, self.settings.electricity_price)
+        report = {**finished.report, "verdict": verdict.as_record(), "energy_cost": cost}
         try:
             match verdict.decision:
                 case "promote":

@@ -47,6 +47,16 @@ def _by(values: Mapping[str, Value] | None) -> Reading:
     return [((key,), value) for key, value in (values or {}).items()]
 
 
+def _live(name: str, scale: float = 1.0) -> Callable[[Snapshot], Reading]:
+    """Return how to read a value of the live run. It is absent between runs, and if the machine does not tell it."""
+
+    def read(snapshot: Snapshot) -> Reading:
+        value = getattr(snapshot.progress, name, None)
+        return _one(None if value is None else value * scale)
+
+    return read
+
+
 def _counts(values: Mapping[str, int], known: tuple[str, ...]) -> Reading:
     """Return all known labels, including zeros, so that rates work from the first event on."""
     return [((key,), values.get(key, 0)) for key in known]
@@ -246,6 +256,54 @@ METRICS: tuple[Definition, ...] = (
         help="Always 1; the labels describe the running version.",
         labels=("version", "python", "model", "stream"),
         read=lambda s: [((version("codelupe"), platform.python_version(), s.model, s.stream), 1)],
+    ),
+    Definition(
+        name="gpu_utilization_ratio",
+        kind="gauge",
+        help="Share of time in which the live run's cards compute, from 0 to 1; absent without a card or a run.",
+        read=_live("gpu_utilization_percent", 0.01),
+    ),
+    Definition(
+        name="gpu_card_memory_used_bytes",
+        kind="gauge",
+        help="Memory used on the live run's cards, by all processes.",
+        read=_live("gpu_card_used_bytes"),
+    ),
+    Definition(
+        name="gpu_memory_total_bytes",
+        kind="gauge",
+        help="Memory of the live run's cards.",
+        read=_live("gpu_card_total_bytes"),
+    ),
+    Definition(
+        name="gpu_power_watts",
+        kind="gauge",
+        help="Power of the live run's cards.",
+        read=_live("gpu_power_watts"),
+    ),
+    Definition(
+        name="gpu_temperature_celsius",
+        kind="gauge",
+        help="Temperature of the live run's hottest card.",
+        read=_live("gpu_temperature_celsius"),
+    ),
+    Definition(
+        name="gpu_energy_joules",
+        kind="counter",
+        help="Energy that the cards have used for training since the service started; absent without a card.",
+        read=lambda s: _one(s.gpu_energy_joules),
+    ),
+    Definition(
+        name="trainer_memory_bytes",
+        kind="gauge",
+        help="Resident memory of the trainer's process.",
+        read=_live("process_memory_bytes"),
+    ),
+    Definition(
+        name="trainer_cpu_ratio",
+        kind="gauge",
+        help="Processors that the trainer's process keeps busy.",
+        read=_live("process_cpu_percent", 0.01),
     ),
 )
 

@@ -52,6 +52,9 @@ class TensorBoardBackend:
         for name, value in values.items():
             self._add_text(name, value, step)
 
+    def artifact(self, **what: Any) -> None:
+        """TensorBoard has nothing for files."""
+
     def close(self) -> None:
         self._writer.close()
 

@@ -30,6 +30,7 @@ class Backend(Protocol):
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
     def predictions(self, step: int, records: Sequence[Prediction]) -> None: ...
     def texts(self, step: int, values: Mapping[str, str]) -> None: ...
+    def artifact(self, **what: Any) -> None: ...
     def close(self) -> None: ...
     def abandon(self) -> None:
         """Called from the run's thread if `close` takes too long. Releases what would keep the process alive."""
@@ -71,9 +72,9 @@ class Trackers:
         self._workers = workers
 
     @property
-    def active(self) -> bool:
-        """Whether anybody will see what is logged."""
-        return bool(self._workers)
+    def has_table(self) -> bool:
+        """Whether answers of several moments are shown side by side, as in W&B's table."""
+        return any(worker.name == "wandb" for worker in self._workers)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Log curves at a step, by names such as train/loss."""
@@ -93,13 +94,23 @@ class Trackers:
         for worker in self._workers:
             worker.submit("texts", lambda backend: backend.texts(step, copied))
 
-    def close(self) -> None:
-        """Wait about ten seconds for all trackers to finish, then abandon them."""
-        deadline = time.monotonic() + FINISH_SECONDS
+    def artifact(self, name: str, **what: Any) -> None:
+        """Log an adapter's folder at W&B. TensorBoard has nothing for it."""
+        for worker in self._workers:
+            worker.submit("artifact", lambda backend: backend.artifact(name=name, **what))
+
+    def close(self, seconds: float | None = None) -> None:
+        """Wait for all trackers to finish, then abandon them.
+
+        Args:
+            seconds: None: ten, so that the end of a run is not delayed
+        """
+        seconds = FINISH_SECONDS if seconds is None else seconds
+        began = time.monotonic()
         for worker in self._workers:
             worker.finish()
         for worker in self._workers:
-            worker.wait(deadline)
+            worker.wait(seconds - (time.monotonic() - began))
 
 
 Task = tuple[str, Callable[[Backend], None]]
@@ -111,7 +122,7 @@ class Worker:
     def __init__(
         self, name: str, backend: Backend, on_problem: Callable[[str, str], None], *, secret: str = ""
     ) -> None:
-        self._name = name
+        self.name = name
         self._backend = backend
         self._on_problem = on_problem
         self._secret = secret
@@ -137,11 +148,11 @@ class Worker:
         """Accept no more actions. The thread ends when its queue is empty."""
         self._finishing.set()
 
-    def wait(self, deadline: float) -> None:
-        """Wait for the thread until `deadline`. After that it ends with the process."""
-        self._thread.join(max(0.0, deadline - time.monotonic()))
+    def wait(self, seconds: float) -> None:
+        """Wait for the thread. After that it ends with the process."""
+        self._thread.join(max(0.0, seconds))
         if self._thread.is_alive():
-            self._report_once("finish", f"did not finish within {FINISH_SECONDS:.0f} s. Its remaining entries are lost")
+            self._report_once("finish", "did not finish in time. Its remaining entries are lost")
             self._abandoned = True
             self._attempt("abandon", lambda backend: backend.abandon())
 
@@ -169,4 +180,4 @@ class Worker:
         if kind in self._told or self._abandoned:
             return
         self._told.add(kind)
-        self._on_problem(self._name, message.replace(self._secret, "***") if self._secret else message)
+        self._on_problem(self.name, message.replace(self._secret, "***") if self._secret else message)

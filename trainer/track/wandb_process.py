@@ -70,11 +70,12 @@ def _log_artifact(
         artifact.add_dir(folder, policy="immutable", skip_cache=True)  # a copy would double what it takes on the disk
     else:
         artifact.add_reference(Path(folder).as_uri())
-    try:
-        if parent is not None and not run.offline:
+    if parent is not None and not run.offline:
+        try:
             run.use_artifact(f"{name}:{parent}")
-    finally:  # a parent that was never sent is no reason to lose the child
-        run.log_artifact(artifact, aliases=list(aliases))
+        except Exception as error:  # noqa: BLE001 - a parent that was never sent is no reason to lose the child
+            print(f"{name}:{parent} is not shown as its parent: {error}", file=sys.stderr)
+    run.log_artifact(artifact, aliases=list(aliases))
 
 
 if __name__ == "__main__":

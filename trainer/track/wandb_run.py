@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from trainer.recipe import Recipe
 from trainer.recipe_file import recipe_dict
 from trainer.records import json_line, read_lines
-from trainer.run_dir import RunDirectory, write_text
+from trainer.run_dir import RunDirectory, read_json, write_json, write_text
 from trainer.track.prediction import Prediction
 
 LONGEST_TAG = 64
@@ -24,6 +23,11 @@ def wandb_folder(directory: RunDirectory) -> Path:
     return directory.root.absolute() / "wandb"
 
 
+def run_name(recipe: Recipe, number: int) -> str:
+    """Return what people read as the run's name."""
+    return f"{recipe.stream}-{number:06d}"
+
+
 def run_id(directory: RunDirectory, recipe: Recipe) -> str:
     """Return the run's id at W&B. It is drawn once, so two services whose runs have the same number do not mix them."""
     path = wandb_folder(directory) / "id"
@@ -33,10 +37,23 @@ def run_id(directory: RunDirectory, recipe: Recipe) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
+def has_run(directory: RunDirectory) -> bool:
+    """Whether a training was sent to W&B, or was to be."""
+    return (wandb_folder(directory) / "id").exists()
+
+
 def init_arguments(
-    recipe: Recipe, directory: RunDirectory, *, run_name: str, mode: str, facts: Mapping[str, Any]
+    recipe: Recipe, directory: RunDirectory, *, run_name: str, mode: str, facts: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Return the arguments of wandb.init: one run for each cycle, grouped by stream."""
+    """Return the arguments of wandb.init: one run for each cycle, grouped by stream.
+
+    Args:
+        facts: what was decided beside the recipe. None: the run goes on with the config that it has
+    """
+    kept = wandb_folder(directory) / "config.json"
+    if facts is not None or not kept.exists():
+        kept.parent.mkdir(exist_ok=True)
+        write_json(kept, {**recipe_dict(recipe), "run": facts or {}})
     base = recipe.base.model.rstrip("/").rpartition("/")[2]
     return {
         "project": recipe.tracking.wandb_project,
@@ -47,7 +64,7 @@ def init_arguments(
         "job_type": "cycle",
         "tags": list(dict.fromkeys(tag[:LONGEST_TAG] for tag in (recipe.name, base) if tag)),
         "dir": str(directory.root.absolute()),
-        "config": {**recipe_dict(recipe), "run": json.loads(json.dumps(facts))},
+        "config": read_json(kept),
         "mode": mode,
     }
 

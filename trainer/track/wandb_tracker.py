@@ -54,7 +54,7 @@ class WandbBackend:
             **environment,
             "PYTHONUNBUFFERED": "1",
         }
-        self._open = lambda: init_arguments(recipe, run_directory, run_name=run_name, mode=mode, facts=facts or {})
+        self._open = lambda: init_arguments(recipe, run_directory, run_name=run_name, mode=mode, facts=facts)
         self._process: subprocess.Popen[str] | None = None
         self._abandoned = False
 
