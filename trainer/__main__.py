@@ -1,5 +1,5 @@
-"""The command line `python -m trainer`: run, examine, track, evaluate, reward, sandbox, toy, the commands about a recipe
-(trainer/recipe_commands.py), and those about adapters (trainer/adapters/commands.py)."""
+"""The command line `python -m trainer`: run, examine, track, evaluate, reward, sandbox, toy, the commands about a
+recipe (trainer/recipe_commands.py), and those about adapters (trainer/adapters/commands.py)."""
 
 from __future__ import annotations
 

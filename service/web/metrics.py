@@ -258,52 +258,22 @@ METRICS: tuple[Definition, ...] = (
         read=lambda s: [((version("codelupe"), platform.python_version(), s.model, s.stream), 1)],
     ),
     Definition(
-        name="gpu_utilization_ratio",
-        kind="gauge",
-        help="Share of time in which the live run's cards compute, from 0 to 1; absent without a card or a run.",
-        read=_live("gpu_utilization_percent", 0.01),
-    ),
-    Definition(
-        name="gpu_card_memory_used_bytes",
-        kind="gauge",
-        help="Memory used on the live run's cards, by all processes.",
-        read=_live("gpu_card_used_bytes"),
-    ),
-    Definition(
-        name="gpu_memory_total_bytes",
-        kind="gauge",
-        help="Memory of the live run's cards.",
-        read=_live("gpu_card_total_bytes"),
-    ),
-    Definition(
-        name="gpu_power_watts",
-        kind="gauge",
-        help="Power of the live run's cards.",
-        read=_live("gpu_power_watts"),
-    ),
-    Definition(
-        name="gpu_temperature_celsius",
-        kind="gauge",
-        help="Temperature of the live run's hottest card.",
-        read=_live("gpu_temperature_celsius"),
-    ),
-    Definition(
         name="gpu_energy_joules",
         kind="counter",
         help="Energy that the cards have used for training since the service started; absent without a card.",
         read=lambda s: _one(s.gpu_energy_joules),
     ),
-    Definition(
-        name="trainer_memory_bytes",
-        kind="gauge",
-        help="Resident memory of the trainer's process.",
-        read=_live("process_memory_bytes"),
-    ),
-    Definition(
-        name="trainer_cpu_ratio",
-        kind="gauge",
-        help="Processors that the trainer's process keeps busy.",
-        read=_live("process_cpu_percent", 0.01),
+    *(
+        Definition(name=name, kind="gauge", help=f"Of the live run: {help}. Absent between runs.", read=read)
+        for name, help, read in (
+            ("gpu_utilization_ratio", "how busy its cards are, from 0 to 1", _live("gpu_utilization_percent", 0.01)),
+            ("gpu_card_memory_used_bytes", "memory used on its cards, by all processes", _live("gpu_card_used_bytes")),
+            ("gpu_memory_total_bytes", "memory of its cards", _live("gpu_card_total_bytes")),
+            ("gpu_power_watts", "power of its cards", _live("gpu_power_watts")),
+            ("gpu_temperature_celsius", "temperature of its hottest card", _live("gpu_temperature_celsius")),
+            ("trainer_memory_bytes", "resident memory of the trainer", _live("process_memory_bytes")),
+            ("trainer_cpu_ratio", "processors that the trainer keeps busy", _live("process_cpu_percent", 0.01)),
+        )
     ),
 )
 
