@@ -76,15 +76,17 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
         UnusableInput, OutOfMemory, Diverged, Stopped
     """
     began = time.monotonic()
-    with device_readings(events, cards_in_use) as readings:
-        _train(directory, events, stop, readings)
-    events.emit("finished", seconds=round(time.monotonic() - began, 3))
-
-
-def _train(directory: RunDirectory, events: Events, stop: StopRequest, readings: DeviceReadings) -> None:
     disable_progress_bar()
     resume_from = find_checkpoint(directory.checkpoints, events)
     _emit_started(directory, events, resume_from)
+    with device_readings(events, cards_in_use) as readings:
+        _train(directory, events, stop, readings, resume_from)
+    events.emit("finished", seconds=round(time.monotonic() - began, 3))
+
+
+def _train(
+    directory: RunDirectory, events: Events, stop: StopRequest, readings: DeviceReadings, resume_from: Checkpoint | None
+) -> None:
     with events.stage("check"):
         checked = check_run(directory)
         resolve(checked.recipe.base)
