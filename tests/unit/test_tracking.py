@@ -28,14 +28,25 @@ from trainer.run_dir import MANIFEST, RunDirectory, read_json, sha256_file
 HERE = Path(__file__).parent
 DRIVER = f"""
 import sys
+import time
+from pathlib import Path
 sys.path.insert(0, {str(HERE)!r})
 import nvml_stand_in
 import trainer.device_readings
+import trainer.fit.loop
 import trainer.model.memory
 from trainer.__main__ import main
 nvml_stand_in.install()
 trainer.device_readings.READ_SECONDS = 0.1
 trainer.model.memory.cards_in_use = lambda: list(nvml_stand_in.UUIDS)
+
+def step(self, take=trainer.fit.loop.Fit._step):
+    while not list(Path(sys.argv[1]).glob("wandb/*/*.wandb")):  # the steps of this test are faster than W&B's start
+        time.sleep(0.02)
+    time.sleep(0.3)
+    take(self)
+
+trainer.fit.loop.Fit._step = step
 sys.exit(main(["run", sys.argv[1]]))
 """
 """Trains as the service does, on two cards that only NVML's stand-in has."""
@@ -71,14 +82,15 @@ class Followed:
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
-    """A training, killed after its first checkpoint, resumed, published and told to the trackers."""
+    """A training, killed a step after its checkpoint, resumed, published and told to the trackers."""
     home = Home(tmp_path_factory.mktemp("home"))
     home.prepare()
     recipe = short_recipe(tracking__tensorboard=True, training__load_best=False)
     held_out = [make_row(101 + index, program(101 + index, 8)) for index in range(3)]
     run = make_run(home.run(1).root, recipe, short_rows(20), held_out)
     first = _start(run)
-    _wait(lambda: bool(events(run, "checkpoint")) or first.poll() is not None)
+    _wait(lambda: len(events(run, "step")) == 4 or first.poll() is not None)
+    time.sleep(0.15)  # the trackers' threads log the step after its event
     first.kill()
     first.wait()
     assert not run.report.exists()
@@ -118,7 +130,7 @@ def curves(files: list[Path]) -> dict[int, dict[str, float]]:
     """Return the numbers of each step. A step that was done again after the kill has the later ones."""
     found: dict[int, dict[str, float]] = {}
     for row in wandb_file.history(files):
-        step = int(row.pop("_step"))
+        step = int(row.pop("step"))
         numbers = {name: float(value) for name, value in row.items() if "/" in name and isinstance(value, int | float)}
         found.setdefault(step, {}).update({k: v for k, v in numbers.items() if not k.startswith("predictions/")})
     return found
@@ -127,6 +139,9 @@ def curves(files: list[Path]) -> dict[int, dict[str, float]]:
 def test_every_series_is_in_the_offline_files(followed: Followed) -> None:
     rows = curves(followed.files)
     assert sorted(rows) == [0, 1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in wandb_file.history(followed.files)] == [0, 1, 2, 3, 4, 4, 5, 6], "step 4 twice"
+    axes = [record.metric for record in wandb_file.records(followed.files[0]) if record.HasField("metric")]
+    assert [(axis.glob_name, axis.step_metric) for axis in axes if axis.glob_name] == [("*", "step")]
     assert rows[0].keys() >= EVALUATED
     for step in range(1, 6):
         assert rows[step].keys() >= TRAINED, step
@@ -194,8 +209,9 @@ def test_tensorboard_has_the_same_numbers_under_the_same_names(followed: Followe
             shown.setdefault(event.step, {})[name] = event.value
     rows = curves(followed.files)
     assert {name for values in shown.values() for name in values} == {name for row in rows.values() for name in row}
+    assert shown.keys() == rows.keys()
     for step, values in shown.items():
-        assert values == {name: pytest.approx(rows[step][name], rel=1e-5) for name in values}, step
+        assert values == {name: pytest.approx(value, rel=1e-5) for name, value in rows[step].items()}, step
     texts = {tag.removesuffix("/text_summary") for tag in board.Tags()["tensors"]}
     assert texts >= {"predictions/101", "gate/decision", "gate/reasons", "gate/found/gain"}
 
@@ -206,7 +222,7 @@ def test_energy_is_summed_over_the_starts(followed: Followed) -> None:
     assert told == sorted(told), "the second start goes on from the first"
     assert report["energy_joules"] > followed.first_joules > 0 and report["energy_source"] == "counter"
     started = [event["time"] for event in events(followed.run, "started")]
-    ended = [events(followed.run, "checkpoint")[0]["time"], events(followed.run)[-1]["time"]]
+    ended = [events(followed.run, "step")[3]["time"], events(followed.run)[-1]["time"]]
     seconds = sum(end - start for start, end in zip(started, ended, strict=True))
     assert report["energy_joules"] == pytest.approx(400 * seconds, rel=0.3)  # two cards of 200 W
     assert events(followed.run, "energy")[-1]["joules"] >= report["energy_joules"]
@@ -258,9 +274,10 @@ def test_offline_folders_arrive_as_one_run(followed: Followed, codelupe: Any) ->
         assert [one["outcome"] for one in json.loads(listed)] == ["sent"] * 3
         (rows,) = server.history.values()
         (run,) = server.runs.values()
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 4, 5, 6]
     arrived: dict[int, set[str]] = {}
     for row in rows:
-        arrived.setdefault(row["_step"], set()).update(_flat(row))
+        arrived.setdefault(row["step"], set()).update(_flat(row))
     for step, values in curves(followed.files).items():
         assert values.keys() <= arrived[step], step
     assert run["groupName"] == "tiny-codelupe" and '"steps_total":5' in run["config"]

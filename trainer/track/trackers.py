@@ -110,7 +110,7 @@ class Trackers:
         for worker in self._workers:
             worker.finish()
         for worker in self._workers:
-            worker.wait(seconds - (time.monotonic() - began))
+            worker.wait(seconds, since=began)
 
 
 Task = tuple[str, Callable[[Backend], None]]
@@ -148,11 +148,11 @@ class Worker:
         """Accept no more actions. The thread ends when its queue is empty."""
         self._finishing.set()
 
-    def wait(self, seconds: float) -> None:
-        """Wait for the thread. After that it ends with the process."""
-        self._thread.join(max(0.0, seconds))
+    def wait(self, seconds: float, *, since: float) -> None:
+        """Wait for the thread until so many seconds after `since`. Then it ends with the process."""
+        self._thread.join(max(0.0, since + seconds - time.monotonic()))
         if self._thread.is_alive():
-            self._report_once("finish", "did not finish in time. Its remaining entries are lost")
+            self._report_once("finish", f"did not finish within {seconds:.0f} s. Its remaining entries are lost")
             self._abandoned = True
             self._attempt("abandon", lambda backend: backend.abandon())
 

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 ORPHAN_SECONDS = 30
+STEP = "step"
+"""The x axis of all curves. W&B's own count is wrong after a kill: the steps since the last checkpoint are done again,
+and `wandb sync` numbers them as new ones."""
 
 
 def serve(commands: TextIO, answers: TextIO) -> None:
@@ -28,10 +31,10 @@ def serve(commands: TextIO, answers: TextIO) -> None:
                 case "open":
                     run = _open(wandb, command)
                 case "log":
-                    run.log(command["values"], step=command["step"])
+                    run.log({**command["values"], STEP: command["step"]}, step=command["step"])
                 case "predictions":
                     table = wandb.Table(columns=command["columns"], data=command["rows"], log_mode="MUTABLE")
-                    run.log({"predictions": table}, step=command["step"])
+                    run.log({"predictions": table, STEP: command["step"]}, step=command["step"])
                 case "summary":
                     run.summary.update(command["values"])
                 case "artifact":
@@ -57,7 +60,10 @@ def _open(wandb: Any, command: dict[str, Any]) -> Any:
     settings = wandb.Settings(
         console="off", silent=True, disable_git=True, save_code=False, x_disable_stats=True, quiet=True
     )
-    return wandb.init(**command, settings=settings, allow_val_change=True)
+    run = wandb.init(**command, settings=settings, allow_val_change=True)
+    run.define_metric(STEP, hidden=True)
+    run.define_metric("*", step_metric=STEP)
+    return run
 
 
 def _log_artifact(
