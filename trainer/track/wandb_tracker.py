@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from trainer.track.prediction import Prediction
 from trainer.track.wandb_run import COLUMNS, init_arguments, table_rows, wandb_folder
 
 PROGRAM = Path(__file__).with_name("wandb_process.py")
+LEAST_FREE_BYTES = 1 << 20
+"""With less, wandb loses entries without a word."""
 
 Mode = Literal["online", "offline"]
 
@@ -111,3 +114,5 @@ class WandbBackend:
             raise RuntimeError(f"the W&B process has ended. See {self._root / 'wandb.log'}")
         if error := json.loads(answer).get("error"):
             raise RuntimeError(error)
+        if shutil.disk_usage(self._root / "wandb").free < LEAST_FREE_BYTES:
+            raise OSError(f"the disk of {self._root / 'wandb'} is full. W&B loses what it cannot write there")
