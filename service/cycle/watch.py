@@ -28,7 +28,6 @@ DEVICE = {
     "gpu_card_total_bytes": "memory_total_bytes",
     "gpu_power_watts": "power_watts",
     "gpu_temperature_celsius": "temperature_celsius",
-    "energy_joules": "energy_joules",
     "process_memory_bytes": "process_memory_bytes",
     "process_cpu_percent": "process_cpu_percent",
 }
@@ -127,7 +126,8 @@ class Watcher:
         if joules is not None and self._live:
             used = max(0.0, joules - (self._progress.energy_joules or 0.0))
             self._board.update(gpu_energy_joules=(self._board.read().gpu_energy_joules or 0.0) + used)
-        self._show(**{field: _finite(record.get(name)) for field, name in DEVICE.items()})
+        shown = {field: _finite(record.get(name)) for field, name in DEVICE.items()}
+        self._show(**shown, energy_joules=self._progress.energy_joules if joules is None else joules)
 
     def _readings(self, record: dict[str, Any]) -> None:
         self._log("GPU readings", record, "message", level=logging.WARNING)
