@@ -120,7 +120,9 @@ def _trackers(
     mode = wandb_mode(environment)
     if mode is not None and has_run(directory):
         name = run_name(recipe, int(verdict["run_id"]))
-        backend = WandbBackend(recipe, directory, run_name=name, mode=mode, environment=environment)
+        backend = WandbBackend(
+            recipe, directory, run_name=name, mode=mode, environment=environment, finish_seconds=SEND_SECONDS - 10
+        )
         workers.append(Worker("wandb", backend, on_problem, secret=environment.get("WANDB_API_KEY", "")))
     board = directory.root / "tensorboard"
     if board.is_dir():

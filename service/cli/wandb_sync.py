@@ -1,4 +1,4 @@
-"""wandb-sync: what was written offline, sent to W&B."""
+"""wandb-sync: what was written offline, or did not arrive, sent to W&B."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from service.cli.console import JsonOption, RecipeOption, print_json, print_table, settings_for
-from service.cycle.offline_runs import OfflineFolder, Sending, is_in_use, offline_folders, runs_below, send
+from service.cycle.unsent_runs import Sending, WandbFolder, is_in_use, runs_below, send, wandb_folders
 from service.errors import PreconditionError, UsageError
 from service.settings.home import Home
 from trainer.run_dir import RunDirectory
@@ -28,9 +28,9 @@ def wandb_sync(
     recipe: RecipeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Send runs that were written with WANDB_MODE=offline to W&B, the oldest first. Exit 1 if one of them failed."""
+    """Send to W&B what was written with WANDB_MODE=offline, or did not arrive. Exit 1 if one folder failed."""
     settings = settings_for(recipe)
-    found = list(offline_folders(_chosen(Home(settings.home), settings.recipe.stream, runs or [])))
+    found = list(wandb_folders(_chosen(Home(settings.home), settings.recipe.stream, runs or [])))
     waiting = [one for one in found if not one.is_sent]
     if waiting and not dry_run and "WANDB_API_KEY" not in settings.trainer_secrets:
         raise PreconditionError(
@@ -42,7 +42,7 @@ def wandb_sync(
     if as_json:
         print_json([asdict(one) for one in done])
     else:
-        print_table("W&B's offline folders", ["run", "folder", "outcome", "reason"],
+        print_table("W&B's folders", ["run", "folder", "outcome", "reason"],
                     [[one.run, one.folder, one.outcome, one.reason] for one in done])  # fmt: skip
     if any(one.outcome == "failed" for one in done):
         raise typer.Exit(1)
@@ -70,7 +70,7 @@ def _chosen(home: Home, stream: str, named: list[str]) -> list[RunDirectory]:
 
 
 def _send(
-    one: OfflineFolder, before: list[Sending], secrets: Mapping[str, str], *, dry_run: bool, seconds: float
+    one: WandbFolder, before: list[Sending], secrets: Mapping[str, str], *, dry_run: bool, seconds: float
 ) -> Sending:
     """Send one folder. After a failure, the later folders of its run wait: its curves must arrive in order."""
     name, folder = one.run.root.name, one.folder.name

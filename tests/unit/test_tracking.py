@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,12 @@ from service.publish.folders import copy_candidate
 from service.settings.home import Home
 from service.settings.parsers import price
 from trainer.__main__ import track_command
+from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe, recipe_dict
-from trainer.run_dir import MANIFEST, RunDirectory, read_json, sha256_file
+from trainer.run_dir import MANIFEST, RunDirectory, held_lock, read_json, sha256_file
+from trainer.track import wandb_tracker
+from trainer.track.trackers import Worker
+from trainer.track.wandb_tracker import WandbBackend
 
 HERE = Path(__file__).parent
 DRIVER = f"""
@@ -290,6 +295,50 @@ def _flat(values: dict[str, Any], before: str = "") -> set[str]:
     return {f"{before}{name}" for name in values} | {
         inner for name, value in values.items() if isinstance(value, dict) for inner in _flat(value, f"{before}{name}/")
     }
+
+
+def test_what_an_outage_cut_off_is_sent_later(codelupe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is away when the first run begins, goes away during the second, and takes the third."""
+    monkeypatch.setattr(wandb_tracker, "OPEN_SECONDS", 1.5)
+    said: list[tuple[str, str]] = []
+
+    def follow(name: str, url: str, meanwhile: Callable[[], None], seconds: float) -> None:
+        run = RunDirectory(tmp_path / "runs" / name)
+        run.root.mkdir(parents=True)
+        given = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": url}
+        recipe = Recipe(name="r", stream="s")
+        backend = WandbBackend(
+            recipe, run, run_name="n", mode="online", facts={}, environment=given, finish_seconds=seconds
+        )
+        worker = Worker("wandb", backend, lambda _, message: said.append((name, message)))
+        worker.submit("log", lambda _: backend.log(0, {"train/loss": 1.0}))
+        _wait(worker._tasks.empty)
+        meanwhile()
+        for step in (1, 2):
+            worker.submit("log", lambda _, step=step: backend.log(step, {"train/loss": 1.0}))
+        worker.finish()
+        worker.wait(30, since=time.monotonic())
+
+    follow("000001", "http://127.0.0.1:9", lambda: None, 20)
+    with wandb_server() as server:
+        follow("000002", server.url, server.close, 1.5)
+    with wandb_server() as server:
+        follow("000003", server.url, lambda: None, 20)
+        assert [len(rows) for rows in server.history.values()] == [3]
+        assert [name for name, _ in said] == ["000001", "000002"]
+        assert "the run is written to files" in said[0][1] and "`codelupe wandb-sync` sends the rest" in said[1][1]
+        given = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": server.url}
+        code, listed, _ = codelupe(str(tmp_path), "--json", **given)
+        sent = [(one["run"], one["outcome"]) for one in json.loads(listed)]
+        assert code == 0 and sent == [("000001", "sent"), ("000002", "sent")]
+        assert [[row["step"] for row in rows] for rows in server.history.values()] == [[0, 1, 2]] * 3
+
+
+def test_a_run_in_use_is_left_for_later(followed: Followed, codelupe: Any) -> None:
+    with held_lock(followed.run.lock, wait_seconds=0):
+        code, listed, _ = codelupe("--json", "--dry-run")
+    outcomes = {one["outcome"] for one in json.loads(listed)}
+    assert code == 0 and outcomes <= {"in use", "was sent"}
 
 
 def test_what_is_no_run_is_named(codelupe: Any) -> None:

@@ -22,6 +22,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.away = False
         self.history: dict[str, list[dict[str, Any]]] = defaultdict(list)
         """The rows of each run's curves, at their offsets."""
         self.runs: dict[str, dict[str, Any]] = {}
@@ -34,13 +35,22 @@ class Server(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
+    def close(self) -> None:
+        """Answer nobody any more."""
+        self.away = True
+
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        body = json.loads(self._body() or b"{}")
+        sent = self._body()
+        if self.server.away:
+            return self.connection.close()
+        if "graphql" not in self.path and "file_stream" not in self.path:  # W&B's own telemetry
+            return self._answer({})
+        body = json.loads(sent or b"{}")
         self.server.keys.add(self.headers.get("Authorization", ""))
         if self.path.endswith("/graphql"):
             return self._answer({"data": self._graphql(body)})

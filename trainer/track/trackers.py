@@ -26,7 +26,9 @@ FINISH_SECONDS = 10.0
 class Backend(Protocol):
     """A tracker's operations. They run in its thread, and may raise or hang."""
 
-    def open(self) -> None: ...
+    def open(self) -> str | None:
+        """Returns what people should know, if it works otherwise than asked."""
+
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
     def predictions(self, step: int, records: Sequence[Prediction]) -> None: ...
     def texts(self, step: int, values: Mapping[str, str]) -> None: ...
@@ -157,7 +159,7 @@ class Worker:
             self._attempt("abandon", lambda backend: backend.abandon())
 
     def _run(self) -> None:
-        if not self._attempt("open", lambda backend: backend.open()):
+        if not self._attempt("open", self._open):
             self._finishing.set()
             return
         while not (self._finishing.is_set() and self._tasks.empty()):
@@ -167,6 +169,10 @@ class Worker:
                 continue
             self._attempt(kind, action)
         self._attempt("close", lambda backend: backend.close())
+
+    def _open(self, backend: Backend) -> None:
+        if note := backend.open():
+            self._report_once("open", note)
 
     def _attempt(self, kind: str, action: Callable[[Backend], None]) -> bool:
         try:

@@ -29,7 +29,7 @@ def serve(commands: TextIO, answers: TextIO) -> None:
         try:
             match action:
                 case "open":
-                    run = _open(wandb, command)
+                    run = _open(wandb, **command)
                 case "log":
                     run.log({**command["values"], STEP: command["step"]}, step=command["step"])
                 case "predictions":
@@ -40,7 +40,7 @@ def serve(commands: TextIO, answers: TextIO) -> None:
                 case "artifact":
                     _log_artifact(wandb, run, **command)
                 case "finish":
-                    run.finish()
+                    _finish(run)
                 case _:
                     raise ValueError(f"unknown action {action!r}")
             answer: dict[str, str] = {}
@@ -52,18 +52,32 @@ def serve(commands: TextIO, answers: TextIO) -> None:
     # The trainer has died. Nothing else would end this process if wandb hung now.
     signal.alarm(ORPHAN_SECONDS)
     if run is not None:
-        run.finish(exit_code=1)
+        _finish(run, exit_code=1)
 
 
-def _open(wandb: Any, command: dict[str, Any]) -> Any:
-    """Begin or resume the run. Its readings of the machine are ours, so W&B's own are off."""
+def _open(wandb: Any, seconds: float, finish_seconds: float, **arguments: Any) -> Any:
+    """Begin or resume the run. Our readings of the machine replace W&B's own.
+
+    Args:
+        seconds: how long the server may take to begin it
+        finish_seconds: how long the upload of the rest may take. What is left stays on the disk
+    """
     settings = wandb.Settings(
-        console="off", silent=True, disable_git=True, save_code=False, x_disable_stats=True, quiet=True
-    )
-    run = wandb.init(**command, settings=settings, allow_val_change=True)
+        console="off", silent=True, disable_git=True, save_code=False, x_disable_stats=True,
+        init_timeout=seconds, finish_timeout=finish_seconds, finish_timeout_raises=True,
+    )  # fmt: skip
+    run = wandb.init(**arguments, settings=settings, allow_val_change=True)
     run.define_metric(STEP, hidden=True)
     run.define_metric("*", step_metric=STEP)
     return run
+
+
+def _finish(run: Any, exit_code: int = 0) -> None:
+    """Send what is left. Online, leave the mark of `wandb sync`: everything has arrived."""
+    file, online = Path(run.settings.sync_file), not run.offline
+    run.finish(exit_code=exit_code)
+    if online:
+        file.with_suffix(".wandb.synced").touch()
 
 
 def _log_artifact(

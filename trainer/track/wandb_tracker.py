@@ -17,6 +17,10 @@ from trainer.track.prediction import Prediction
 from trainer.track.wandb_run import COLUMNS, init_arguments, table_rows, wandb_folder
 
 PROGRAM = Path(__file__).with_name("wandb_process.py")
+OPEN_SECONDS = 20.0
+"""How long the server may take to begin a run."""
+FINISH_SECONDS = 7.0
+"""How long the rest may take at the end of a training. The run waits a little longer, so that nothing is lost."""
 LEAST_FREE_BYTES = 1 << 20
 """With less, wandb loses entries without a word."""
 
@@ -46,6 +50,7 @@ class WandbBackend:
         mode: Mode,
         environment: Mapping[str, str],
         facts: Mapping[str, Any] | None = None,
+        finish_seconds: float = FINISH_SECONDS,
     ) -> None:
         self._directory = run_directory
         self._root = run_directory.root.absolute()
@@ -57,12 +62,30 @@ class WandbBackend:
             **environment,
             "PYTHONUNBUFFERED": "1",
         }
-        self._open = lambda: init_arguments(recipe, run_directory, run_name=run_name, mode=mode, facts=facts)
+        self._recipe, self._run_name, self._mode, self._facts = recipe, run_name, mode, facts
+        self._finish_seconds = finish_seconds
         self._process: subprocess.Popen[str] | None = None
         self._abandoned = False
 
-    def open(self) -> None:
-        arguments = self._open()
+    def open(self) -> str | None:
+        """Begin or resume the run. If the server does not take it, the run is written to files."""
+        before = self._online_folders()
+        try:
+            self._start(self._mode)
+            return None
+        except Exception as error:
+            if self._mode == "offline" or self._abandoned:
+                raise
+            for begun in self._online_folders() - before:  # nothing is in it, and `wandb sync` fails with it
+                shutil.rmtree(begun, ignore_errors=True)
+            self._start("offline")
+            return (
+                f"the run is written to files, because the server does not take it ({error}). "
+                "Send it later with `codelupe wandb-sync`"
+            )
+
+    def _start(self, mode: Mode) -> None:
+        arguments = init_arguments(self._recipe, self._directory, run_name=self._run_name, mode=mode, facts=self._facts)
         with (self._root / "wandb.log").open("a") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(PROGRAM)],
@@ -73,9 +96,9 @@ class WandbBackend:
         if self._abandoned:  # abandoned during the start
             self._process.kill()
         try:
-            self._ask("open", **arguments)
+            self._ask("open", seconds=OPEN_SECONDS, finish_seconds=self._finish_seconds, **arguments)
         except Exception:
-            self.abandon()
+            self._kill()
             raise
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -92,13 +115,22 @@ class WandbBackend:
         self._ask("artifact", **what)
 
     def close(self) -> None:
-        self._ask("finish")
+        try:
+            self._ask("finish")
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}. `codelupe wandb-sync` sends the rest later") from error
         assert self._process is not None
         self._process.wait()
 
     def abandon(self) -> None:
         """Kill the process. wandb's own helper ends with it."""
         self._abandoned = True
+        self._kill()
+
+    def _online_folders(self) -> set[Path]:
+        return set((self._root / "wandb").glob("run-*"))
+
+    def _kill(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -109,10 +141,10 @@ class WandbBackend:
         assert process is not None and process.stdin is not None and process.stdout is not None
         process.stdin.write(json.dumps({"action": action, **details}) + "\n")
         process.stdin.flush()
-        answer = process.stdout.readline()
-        if not answer:
+        line = process.stdout.readline()
+        if not line:
             raise RuntimeError(f"the W&B process has ended. See {self._root / 'wandb.log'}")
-        if error := json.loads(answer).get("error"):
+        if error := json.loads(line).get("error"):
             raise RuntimeError(error)
         if shutil.disk_usage(self._root / "wandb").free < LEAST_FREE_BYTES:
             raise OSError(f"the disk of {self._root / 'wandb'} is full. W&B loses what it cannot write there")

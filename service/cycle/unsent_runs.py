@@ -1,4 +1,4 @@
-"""What W&B wrote offline, and how it is sent later: by `wandb sync`, folder by folder, the oldest first.
+"""What W&B wrote offline or could not send, and how it is sent later: by `wandb sync`, the oldest folder first.
 
 A run has several folders: one for each start of its trainer, and one for the verdict. They have one id, so at W&B they
 are one run.
@@ -21,15 +21,20 @@ Outcome = Literal["sent", "was sent", "waits", "in use", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfflineFolder:
-    """One folder that W&B wrote offline."""
+class WandbFolder:
+    """One folder that W&B wrote, offline or online."""
 
     run: RunDirectory
     folder: Path
 
     @property
+    def is_offline(self) -> bool:
+        """Whether W&B was told to write files."""
+        return self.folder.name.startswith("offline-")
+
+    @property
     def is_sent(self) -> bool:
-        """Whether wandb has left its mark that all of it has arrived."""
+        """Whether there is the mark that all of it has arrived. `wandb sync` leaves it, and so does an online run."""
         return any(self.folder.glob("*.wandb.synced"))
 
 
@@ -43,17 +48,22 @@ class Sending:
     reason: str | None = None
 
 
-def offline_folders(runs: Iterable[RunDirectory]) -> Iterator[OfflineFolder]:
-    """Yield the folders of these runs, the oldest of each run first."""
+def wandb_folders(runs: Iterable[RunDirectory]) -> Iterator[WandbFolder]:
+    """Yield the folders of these runs, the oldest of each run first. Of online ones, those that did not arrive.
+
+    The names are `offline-run-TIME-ID` and `run-TIME-ID`.
+    """
     for run in runs:
-        for folder in sorted(run.root.glob("wandb/offline-run-*")):
-            if any(folder.glob("*.wandb")):
-                yield OfflineFolder(run=run, folder=folder)
+        found = [*run.root.glob("wandb/offline-run-*"), *run.root.glob("wandb/run-*")]
+        for folder in sorted(found, key=lambda folder: folder.name.removeprefix("offline-")):
+            one = WandbFolder(run=run, folder=folder)
+            if any(folder.glob("*.wandb")) and (one.is_offline or not one.is_sent):
+                yield one
 
 
 def runs_below(root: Path, stream: str | None = None) -> list[RunDirectory]:
     """Return the run directories in a folder, in order. With a stream, only its own."""
-    found = [RunDirectory(path) for path in sorted(root.iterdir()) if (path / "wandb").is_dir()]
+    found = [RunDirectory(path) for path in sorted(root.iterdir()) if (path / "wandb" / "id").is_file()]
     return [run for run in found if stream is None or _stream_of(run) == stream]
 
 
@@ -68,7 +78,7 @@ def is_in_use(run: RunDirectory) -> bool:
         return True
 
 
-def send(one: OfflineFolder, secrets: Mapping[str, str], *, seconds: float) -> str | None:
+def send(one: WandbFolder, secrets: Mapping[str, str], *, seconds: float) -> str | None:
     """Send one folder with `wandb sync`. Returns the problem, or None if all of it has arrived.
 
     Its exit code is 0 also after a failure, so its mark decides.
@@ -81,9 +91,9 @@ def send(one: OfflineFolder, secrets: Mapping[str, str], *, seconds: float) -> s
     kept = one.run.root.absolute() / "wandb"
     environment |= {"WANDB_DATA_DIR": str(kept / "data"), "WANDB_CACHE_DIR": str(kept / "cache")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "wandb", "sync", str(one.folder)],
+        [sys.executable, "-m", "wandb", "sync", "--include-online", str(one.folder)],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment,
-        cwd=kept, start_new_session=True,
+        cwd=one.run.root, start_new_session=True,
     )  # fmt: skip
     try:
         said = process.communicate(timeout=seconds)[1]
