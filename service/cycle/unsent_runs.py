@@ -87,7 +87,6 @@ def send(one: WandbFolder, secrets: Mapping[str, str], *, seconds: float) -> str
         seconds: it is killed after this time
     """
     environment = trainer_environment(os.environ, secrets)
-    environment.pop("WANDB_MODE", None)  # `offline` would forbid it
     kept = one.run.root.absolute() / "wandb"
     environment |= {"WANDB_DATA_DIR": str(kept / "data"), "WANDB_CACHE_DIR": str(kept / "cache")}
     process = subprocess.Popen(
