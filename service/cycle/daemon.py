@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from db import chunks, runs, streams
 from db.errors import DatabaseError, LeaseLost, Unavailable
@@ -23,7 +22,7 @@ from service.cycle.settle import Settling
 from service.cycle.states import TOLD_BY_EVENTS, WRITING, may_follow
 from service.cycle.supervise import FINAL_CODES, STEP_FAILED_CODES, Supervisor
 from service.cycle.upkeep import RUNS_TIDIED, Pause, Upkeep
-from service.cycle.verdicts import VerdictSender
+from service.cycle.verdicts import ENDED_SECONDS, STOPPED_SECONDS, VerdictSender
 from service.cycle.waiting import Waiting
 from service.errors import PreconditionError
 from service.gate.judge import Verdict
@@ -38,8 +37,6 @@ from trainer.run_dir import RunDirectoryError
 
 DATABASE_PAUSE_SECONDS, LONGEST_DATABASE_PAUSE_SECONDS = 2.0, 10.0
 """Wait before the next try when the database does not answer. Doubles each time."""
-STOPPED_SECONDS, ENDED_SECONDS = 2.0, 30.0
-"""How long a verdict that is being sent to the trackers delays the end: if the service is asked to stop, and else."""
 MAX_CRASHES = 3
 """A run is given up after this many crashes of its trainer."""
 
@@ -288,7 +285,7 @@ class Daemon:
         self._settling.tidy()
         return State.WAITING
 
-    def _announce(self, settled: Verdict, report: dict[str, Any]) -> None:
+    def _announce(self, settled: Verdict, report: Mapping[str, object]) -> None:
         """Tell a verdict. Before it is in the database, it is none."""
         self.verdict, self._judged = settled, None
         log_verdict(self._run_id, settled)
@@ -298,9 +295,8 @@ class Daemon:
     def _recall_verdict(self) -> None:
         """Tell the verdict whose COMMIT got no answer, if the database has it."""
         if self._judged is not None and (run := self._run()).ended_at is not None:
-            kept = run.state not in ("returned", "failed")
-            verdict = self._judged if kept else self._judged.not_published(run.reason or run.state)
-            self._announce(verdict, run.report or {})
+            gone = run.state in ("returned", "failed") and self._judged.not_published(run.reason or run.state)
+            self._announce(gone or self._judged, run.report or {})
 
     def _examination_ended(self, code: int) -> State:
         """The examination wrote nothing: try again after a crash, and give up in the end."""

@@ -22,6 +22,8 @@ from trainer.run_dir import RunDirectory, write_json
 
 SEND_SECONDS = 900.0
 """After this time, a process that sends a verdict is killed. The trainer itself gives up after ten minutes."""
+STOPPED_SECONDS, ENDED_SECONDS = 2.0, 30.0
+"""How long a verdict that is being sent delays the end of the service: if it is asked to stop, and else."""
 JOULES_PER_KWH = 3.6e6
 
 
@@ -90,7 +92,7 @@ class VerdictSender:
         self._told.add(run_id)
         try:
             write_verdict(self._home, run_id, record, cost)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             log("Verdict not written", level=logging.WARNING, run=run_id, reason=str(error))
             return
         if not is_tracked(directory):
