@@ -23,7 +23,6 @@ SPLITS = {"anchor": "anchor", "current": "current", "candidate": "eval"}
 """Maps an evaluation's name in events to its `split` in metrics."""
 
 DEVICE = {
-    "gpu_utilization_percent": "utilization_percent",
     "gpu_card_used_bytes": "memory_used_bytes",
     "gpu_card_total_bytes": "memory_total_bytes",
     "gpu_power_watts": "power_watts",
@@ -127,6 +126,8 @@ class Watcher:
             used = max(0.0, joules - (self._progress.energy_joules or 0.0))
             self._board.update(gpu_energy_joules=(self._board.read().gpu_energy_joules or 0.0) + used)
         shown = {field: _finite(record.get(name)) for field, name in DEVICE.items()}
+        use = _finite(record.get("utilization_percent"))
+        shown["gpu_utilization"] = None if use is None else use / 100
         self._show(**shown, energy_joules=self._progress.energy_joules if joules is None else joules)
 
     def _readings(self, record: dict[str, Any]) -> None:

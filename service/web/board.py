@@ -38,8 +38,8 @@ class Progress:
     """Evaluations in a row without enough gain."""
     patience: int | None = None
     """Training stops early at as many misses. None: no evaluation yet."""
-    gpu_utilization_percent: float | None = None
-    """This and the next four: of the cards that the run uses, by their driver. None without a card."""
+    gpu_utilization: float | None = None
+    """How busy the run's cards are, from 0 to 1. Their driver tells this and the next four. None without a card."""
     gpu_card_used_bytes: float | None = None
     gpu_card_total_bytes: float | None = None
     gpu_power_watts: float | None = None

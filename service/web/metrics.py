@@ -266,7 +266,7 @@ METRICS: tuple[Definition, ...] = (
     *(
         Definition(name=name, kind="gauge", help=f"Of the live run: {help}. Absent between runs.", read=read)
         for name, help, read in (
-            ("gpu_utilization_ratio", "how busy its cards are, from 0 to 1", _live("gpu_utilization_percent", 0.01)),
+            ("gpu_utilization_ratio", "how busy its cards are, from 0 to 1", _live("gpu_utilization")),
             ("gpu_card_memory_used_bytes", "memory used on its cards, by all processes", _live("gpu_card_used_bytes")),
             ("gpu_memory_total_bytes", "memory of its cards", _live("gpu_card_total_bytes")),
             ("gpu_power_watts", "power of its cards", _live("gpu_power_watts")),
