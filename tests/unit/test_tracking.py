@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -334,11 +335,16 @@ def test_what_an_outage_cut_off_is_sent_later(codelupe: Any, tmp_path: Path, mon
         assert [[row["step"] for row in rows] for rows in server.history.values()] == [[0, 1, 2]] * 3
 
 
-def test_a_run_in_use_is_left_for_later(followed: Followed, codelupe: Any) -> None:
-    with held_lock(followed.run.lock, wait_seconds=0):
-        code, listed, _ = codelupe("--json", "--dry-run")
-    outcomes = {one["outcome"] for one in json.loads(listed)}
-    assert code == 0 and outcomes <= {"in use", "was sent"}
+def test_a_run_in_use_is_left_for_later(codelupe: Any, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "runs" / "000001")
+    folder = run.root / "wandb" / "offline-run-20260101_000000-s-000001"
+    folder.mkdir(parents=True)
+    (folder / "run-s-000001.wandb").touch()
+    (run.root / "wandb" / "id").write_text("s-000001")
+    for held, outcome in ((True, "in use"), (False, "waits")):
+        with held_lock(run.lock, wait_seconds=0) if held else contextlib.nullcontext():
+            code, listed, _ = codelupe(str(tmp_path), "--json", "--dry-run")
+        assert code == 0 and [one["outcome"] for one in json.loads(listed)] == [outcome]
 
 
 def test_what_is_no_run_is_named(codelupe: Any) -> None:
