@@ -7,6 +7,7 @@
 # make bench-growth    measure polls, sweeps and claims on 20 million rows; creates them first (10 GB)
 # make bench-continual compare ways to train one run after another, on a stream of twelve batches; an hour or more
 # make bench-samples   show what samples four real repositories become, and how fast
+# make bench-page      measure how soon the page is painted, and what fifty open pages cost a training
 # make faults  run all fault-injection tests in full; takes hours, and continues where it stopped
 # make containers      test the image and the compose file on a running Docker engine
 # Each target first installs what it needs into $(VENV).
@@ -19,7 +20,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 ARGS        ?=
 
-.PHONY: up install dev test test-long faults containers bench bench-cycle bench-gpu bench-continual bench-samples bench-growth check format lock clean
+.PHONY: up install dev test test-long faults containers bench bench-cycle bench-gpu bench-continual bench-samples bench-growth bench-page check format lock clean
 
 up: install
 	@exec $(BIN)/codelupe up $(ARGS)
@@ -84,6 +85,9 @@ bench-continual: install
 
 bench-samples: install
 	$(BIN)/python benchmarks/samples $(ARGS)
+
+bench-page: dev
+	$(BIN)/python benchmarks/page $(ARGS)
 
 bench-growth: install
 	$(BIN)/python benchmarks/growth $(ARGS)

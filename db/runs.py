@@ -72,6 +72,8 @@ class Totals:
     last_success_at: datetime | None
     last_run_seconds: float | None
     """From the first launch to the verdict."""
+    refusals_in_a_row: int = 0
+    """How many of the last verdicts refused a candidate, without another verdict in between."""
 
 
 # --- reading
@@ -121,6 +123,8 @@ def totals(pool: Pool, stream: str) -> Totals:
         trained = cursor.fetchone()
         cursor.execute(QUERIES["totals_last_run_seconds"], parameters)
         seconds = cursor.fetchone()
+        cursor.execute(QUERIES["totals_refusals_in_a_row"], parameters)
+        (refusals,) = cursor.fetchone() or (0,)
     assert trained is not None
     last_trained = [last for disposition, _, _, last in rows if disposition == "trained"]
     last_trained += [] if last_superseded is None else [last_superseded]
@@ -136,6 +140,7 @@ def totals(pool: Pool, stream: str) -> Totals:
         last_trained_id=max(last_trained, default=None),
         last_success_at=next((ended for state, _, ended in runs if state == "published"), None),
         last_run_seconds=seconds[0] if seconds else None,
+        refusals_in_a_row=refusals,
     )
 
 

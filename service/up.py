@@ -13,6 +13,8 @@ from db.errors import DatabaseError
 from db.pool import Pool
 from service import logs
 from service.admission.contamination import Benchmarks
+from service.alerts.alerting import alerting
+from service.alerts.targets import open_targets
 from service.cycle.daemon import Daemon
 from service.cycle.stop_signals import stop_signals
 from service.cycle.watchdog import watched
@@ -39,10 +41,12 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, show: PrintProgress
     Raises:
         PreconditionError: folder, port, database, base model or a benchmark is not available.
         UsageError: the recipe does not fit its base model.
+        SettingsError: an address of ALERT_URLS is wrong.
         ServiceError: with `once`, there is no verdict, because something must be put right first.
     """
     hygiene = settings.recipe.hygiene
     Benchmarks(hygiene.benchmarks, hygiene.benchmark_gram_words)  # fails now for an unreadable file, not at a claim
+    targets = open_targets(settings.alert_urls)
     home = Home(settings.home)
     stop = threading.Event()
     with ExitStack() as stack:
@@ -80,7 +84,7 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, show: PrintProgress
         daemon = Daemon(settings, recipe, home, pool, board, stop, once)
         if demo_corpus:
             stack.enter_context(_demo_corpus(pool, settings, board, stop, show))
-        with watched(board):
+        with alerting(targets, settings, board, once=once), watched(board):
             daemon.run()
         show("stopping", "")
         stop.set()

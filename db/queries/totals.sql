@@ -27,3 +27,10 @@ where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not 
 select extract(epoch from ended_at - started_at)::double precision from codelupe.runs
 where stream = %(stream)s and state in ('published', 'refused', 'inconclusive') and started_at is not null
 order by run_id desc limit 1;
+
+-- name: totals_refusals_in_a_row
+-- Count the runs that were refused since the last run with another verdict. Failed and returned runs have none.
+select count(*) from codelupe.runs
+where stream = %(stream)s and state = 'refused' and run_id > coalesce((
+    select max(run_id) from codelupe.runs where stream = %(stream)s and state in ('published', 'inconclusive')
+), 0);

@@ -14,9 +14,11 @@ from db import migrate, rights
 from db.errors import DatabaseError, Misconfigured
 from db.pool import Pool
 from db.source import check_source
+from service.alerts.alerting import trial_alert
+from service.alerts.targets import open_targets, try_all
 from service.cycle.trainer_commands import examine_trainer, with_absolute_folder
 from service.database import database, shown_url
-from service.errors import PreconditionError
+from service.errors import PreconditionError, SettingsError
 from service.settings.home import Home
 from service.settings.load import Settings
 from trainer.recipe_file import dump_recipe
@@ -45,6 +47,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if folders.state == "ok":
         yield disk_finding(Home(settings.home))
         yield from database_findings(settings)
+    yield from alert_findings(settings)
     yield from trainer_findings(settings)
 
 
@@ -147,6 +150,24 @@ def source_finding(pool: Pool, settings: Settings) -> Finding:
     except Misconfigured as error:
         return Finding(check="source", state="failed", said=str(error), mend=EDIT)
     return Finding(check="source", state="ok", said=f"{settings.source.name} is readable")
+
+
+# --- the alerts ---------------------------------------------------------------------------------------------
+
+
+def alert_findings(settings: Settings) -> Iterator[Finding]:
+    """Send a test message to each target of ALERT_URLS."""
+    try:
+        targets = open_targets(settings.alert_urls)
+    except SettingsError as error:
+        yield Finding(check="alerts", state="failed", said="; ".join(error.problems), mend=EDIT)
+        return
+    for target, refusal in try_all(targets, trial_alert(settings)):
+        if refusal is None:
+            yield Finding(check="alerts", state="ok", said=f"{target.name} took a test message")
+        else:
+            said = f"{target.name} did not take a test message: {refusal.reason}"
+            yield Finding(check="alerts", state="failed", said=said, mend=EDIT)
 
 
 # --- the trainer --------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-"""The commands plan and doctor."""
+"""The commands plan, doctor and alert-test."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +11,11 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from service.alerts.targets import open_targets
 from service.cli.console import JsonOption, RecipeOption, out, print_json, settings_for
-from service.cli.doctor import Finding, examine
+from service.cli.doctor import Finding, alert_findings, examine
 from service.cycle.trainer_commands import plan_memory, with_absolute_folder
+from service.errors import PreconditionError
 from trainer.recipe_file import dump_recipe
 
 
@@ -39,9 +42,22 @@ def plan(
 
 
 def doctor(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
-    """Check folders, disk, database, card, memory, base model, Hub and W&B. Exit 1 if a check fails."""
+    """Check folders, disk, database, alerts, card, memory, base model, Hub and W&B. Exit 1 if a check fails."""
+    _report(examine(settings_for(recipe)), as_json)
+
+
+def alert_test(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
+    """Send a test message to each target of ALERT_URLS, and say which ones took it. Exit 1 if one did not."""
+    settings = settings_for(recipe)
+    if not settings.alert_urls:
+        raise PreconditionError("no target: set ALERT_URLS, for example ALERT_URLS=jsons://host/path")
+    open_targets(settings.alert_urls)  # a wrong address is a usage error here, and nothing is sent
+    _report(alert_findings(settings), as_json)
+
+
+def _report(found: Iterator[Finding], as_json: bool) -> None:
     findings = []
-    for finding in examine(settings_for(recipe)):
+    for finding in found:
         findings.append(finding)
         if not as_json:
             _print_finding(finding)

@@ -57,6 +57,7 @@ COMMANDS = (
     machine.plan,
     machine.doctor,
     wandb_sync.wandb_sync,
+    machine.alert_test,
     migrate.migrate,
     data.samples,
     ledger.audit,

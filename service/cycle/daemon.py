@@ -14,15 +14,14 @@ from db.table import CHANNEL
 from service.admission.reasons import digests
 from service.cycle.claim import Undone, claim_run, log_claim
 from service.cycle.holding import Holding
-from service.cycle.judging import judge_run, log_verdict, rejected_by_a_setting, to_examine
+from service.cycle.judging import judge_run, rejected_by_a_setting, to_examine
 from service.cycle.leadership import RENEW_SECONDS, Leadership
 from service.cycle.memory import return_freed_memory
 from service.cycle.pausing import ENDED_BY_FILES, Pausing
 from service.cycle.settle import Settling
 from service.cycle.states import TOLD_BY_EVENTS, WRITING, may_follow
 from service.cycle.supervise import FINAL_CODES, STEP_FAILED_CODES, Supervisor
-from service.cycle.upkeep import RUNS_TIDIED, Pause, Upkeep
-from service.cycle.verdicts import ENDED_SECONDS, STOPPED_SECONDS, VerdictSender
+from service.cycle.upkeep import Pause, Upkeep
 from service.cycle.waiting import Waiting
 from service.errors import PreconditionError
 from service.gate.judge import Verdict
@@ -67,7 +66,6 @@ class Daemon:
         self._holding = Holding(pool, board, self._leadership, self.upkeep)
         self._supervisor = Supervisor(settings, pool, board, self._leadership, self.upkeep, self._holding, stop)
         self._settling = Settling(settings, home, pool, self._leadership, self.upkeep, self._wait.beat_and_renew)
-        self._sender = VerdictSender(home, settings.trainer_secrets, settings.electricity_price)
         self._pausing = Pausing(pool, board, self._leadership, self.upkeep)
         self._run_id = 0
         self._crashes = 0
@@ -125,7 +123,7 @@ class Daemon:
             self._enter(following)
         self._enter(State.STOPPED)
         self._leadership.release()
-        self._sender.close(STOPPED_SECONDS if self.stop.is_set() else ENDED_SECONDS)
+        self._settling.close(asked=self.stop.is_set())
 
     def _enter(self, following: State) -> None:
         assert may_follow(self.state, following), f"{self.state} → {following}"
@@ -150,7 +148,7 @@ class Daemon:
         self.upkeep.poll(self.lease)
         run = runs.live(self.pool, stream)
         self._recall_verdict()
-        self._sender.catch_up(runs.history(self.pool, stream, limit=RUNS_TIDIED))
+        self._settling.catch_up()
         if run is None:
             self.upkeep.check_current()
             return State.WAITING
@@ -288,9 +286,9 @@ class Daemon:
     def _announce(self, settled: Verdict, report: Mapping[str, object]) -> None:
         """Tell a verdict. Before it is in the database, it is none."""
         self.verdict, self._judged = settled, None
-        log_verdict(self._run_id, settled)
-        self._sender.tell(self._run_id, settled, report)
+        self._settling.tell(self._run_id, settled, report)
         self.board.update(last_verdict=settled.as_record())
+        self.board.ended(self._run_id, settled.decision, settled.text())
 
     def _recall_verdict(self) -> None:
         """Tell the verdict whose COMMIT got no answer, if the database has it."""
@@ -333,7 +331,9 @@ class Daemon:
 
     def _give_up(self, reason: str, suspects: Suspects | None = None) -> State:
         """The run failed: return its rows and pause. If a single row caused it, no pause is needed."""
-        if self._settling.give_back(self._run_id, "failed", reason, suspects) is not None:
+        single = self._settling.give_back(self._run_id, "failed", reason, suspects)
+        self.board.ended(self._run_id, "failed", reason)
+        if single is not None:
             return State.WAITING
         return self._pause("trainer", reason)
 

@@ -145,7 +145,7 @@ class Upkeep:
             rows_in_run=0,
             database_ready=True,
             migrations_ready=True,
-            disk_free_bytes=self.home.free_bytes(),
+            **self._disk(),
             progress=None,
         )
 
@@ -172,7 +172,7 @@ class Upkeep:
         return found
 
     def _show(self, found: chunks.Pending) -> None:
-        self.board.update(pending=found)
+        self.board.update(pending=found, disk_free_bytes=self.home.free_bytes())
         if found.changed:
             log("Settled rows have another text", rows=found.changed)
 
@@ -197,8 +197,9 @@ class Upkeep:
         Raises:
             Pause: it has less.
         """
-        free, needed = self.home.free_bytes(), 2 * self.home.run_bytes()
-        self.board.update(disk_free_bytes=free)
+        disk = self._disk()
+        self.board.update(**disk)
+        free, needed = disk["disk_free_bytes"], disk["disk_needed_bytes"]
         if free < needed:
             raise Pause(
                 "disk",
@@ -207,6 +208,9 @@ class Upkeep:
                 "lower KEEP_ADAPTERS and run `codelupe gc`",
             )
         self.board.clear("disk")
+
+    def _disk(self) -> dict[str, int]:
+        return {"disk_free_bytes": self.home.free_bytes(), "disk_needed_bytes": 2 * self.home.run_bytes()}
 
     def note_database_trouble(self, error: Unavailable) -> None:
         """Show on the board that the database does not answer. Log it the first time."""

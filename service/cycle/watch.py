@@ -31,6 +31,8 @@ DEVICE = {
     "process_cpu_percent": "process_cpu_percent",
 }
 """The board's fields, and their names in the event `device`."""
+FROM_A_THREAD = ("device", "readings", "tracker")
+"""Events that come also from a trainer that hangs."""
 
 
 class Watcher:
@@ -47,7 +49,7 @@ class Watcher:
         """Number and time of the latest steps of this start."""
         self.failure: str | None = None
         """The trainer's error message, if it failed."""
-        board.update(progress=self._progress)
+        board.update(progress=self._progress, last_event=time.monotonic())
 
     def skip_history(self) -> None:
         """Read the events of earlier starts without logging them again."""
@@ -58,6 +60,8 @@ class Watcher:
     def read(self) -> None:
         """Read new events."""
         for record in self._tail.new():
+            if record["event"] not in FROM_A_THREAD:
+                self._board.update(last_event=time.monotonic())
             handler = HANDLERS.get(record["event"])
             if handler is not None:
                 handler(self, record)
@@ -155,6 +159,8 @@ class Watcher:
         self._log("Training stopped early", record, "step", "best_step")
 
     def _non_finite(self, record: dict[str, Any]) -> None:
+        if self._live:  # not again at the next start of the same run
+            self._board.update(non_finite=self._board.read().non_finite + 1)
         self._log("Training produced a non-finite value", record, "step", "what", level=logging.WARNING)
 
     def _experts(self, record: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -61,6 +61,10 @@ class Settings:
     """Keys that are passed to the trainer: trackers and Hub."""
     electricity_price: Price | None = None
     """None: the energy of a run is shown without its cost."""
+    alert_urls: tuple[str, ...] = field(default=(), repr=False)
+    """Where alerts are sent: addresses of apprise, which contain secrets."""
+    alert_on: tuple[str, ...] = ()
+    """Kinds of alerts that are sent."""
     keep_candidates: bool = False
     """Whether a run keeps its candidate and its checkpoints after the verdict. `codelupe train` does."""
 
@@ -93,6 +97,7 @@ def load_settings(
         recipe = _override(recipe, given, values, problems)
     source = _source(values, problems)
     url = _database_url(given, values, problems)
+    alert_urls = _alert_urls(values, problems)
     _contradictions(values, problems)
     if problems or recipe is None or source is None:
         raise SettingsError(problems)
@@ -125,6 +130,8 @@ def load_settings(
         sandbox_socket=values["SANDBOX_SOCKET"],
         electricity_price=values["ELECTRICITY_PRICE"],
         trainer_secrets={name: given[name] for name in FOR_THE_TRAINER if name in given},
+        alert_urls=alert_urls,
+        alert_on=values["ALERT_ON"],
     )
 
 
@@ -190,17 +197,35 @@ def _database_url(given: Mapping[str, str], values: Mapping[str, Any], problems:
     if values["DATABASE_URL"] or "POSTGRES_HOST" not in given:
         return values["DATABASE_URL"] or None
     password = values["POSTGRES_PASSWORD"]
-    if path := values["POSTGRES_PASSWORD_FILE"]:
-        try:
-            password = Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"POSTGRES_PASSWORD_FILE: {path!r} cannot be read ({error})")
-        else:
-            if not password:
-                problems.append(f"POSTGRES_PASSWORD_FILE: {path!r} is empty")
+    if values["POSTGRES_PASSWORD_FILE"]:
+        password = _secret("POSTGRES_PASSWORD_FILE", values, problems)
     login = quote(values["POSTGRES_USER"], safe="") + (f":{quote(password, safe='')}" if password else "")
     host = quote(values["POSTGRES_HOST"], safe="[]:.")
     return f"postgresql://{login}@{host}:{values['POSTGRES_PORT']}/{quote(values['POSTGRES_DB'], safe='')}"
+
+
+def _alert_urls(values: Mapping[str, Any], problems: list[str]) -> tuple[str, ...]:
+    """Return ALERT_URLS, or what its file has. The service checks the addresses when it opens them."""
+    urls: tuple[str, ...] = values["ALERT_URLS"]
+    if values["ALERT_URLS_FILE"] and (text := _secret("ALERT_URLS_FILE", values, problems)):
+        try:
+            urls = VARIABLES["ALERT_URLS"].parse(text)
+        except ValueError as error:
+            problems.append(f"ALERT_URLS_FILE: its text is not allowed. Use {error}")
+    return urls
+
+
+def _secret(name: str, values: Mapping[str, Any], problems: list[str]) -> str | None:
+    """Return the text of the file that the variable names."""
+    path = values[name]
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{name}: {path!r} cannot be read ({error})")
+        return None
+    if not text:
+        problems.append(f"{name}: {path!r} is empty")
+    return text
 
 
 def _contradictions(values: Mapping[str, Any], problems: list[str]) -> None:

@@ -116,6 +116,28 @@ def listed(text: str) -> tuple[str, ...]:
     return found
 
 
+def some_of(*names: str) -> Parser:
+    """A comma-separated choice of a few short names, or `none`."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        found = tuple(dict.fromkeys(name for name in re.split(r"[\s,]+", text.lower()) if name))
+        if found == ("none",):
+            return ()
+        if not found or not set(found) <= set(names):
+            raise ValueError(f"a comma-separated choice of {', '.join(names)}; or none")
+        return found
+
+    return parse
+
+
+def alert_addresses(text: str) -> tuple[str, ...]:
+    """Addresses of apprise, separated by spaces or commas. An address may contain commas itself."""
+    found = tuple(filter(None, re.split(r"[\s,]+(?=[A-Za-z0-9]+://)", text.strip().strip(","))))
+    if not found or not all(re.fullmatch(r"[A-Za-z][A-Za-z0-9]*://\S+", address) for address in found):
+        raise ValueError("addresses of apprise such as jsons://host/path, separated by spaces (docs/monitoring.md)")
+    return found
+
+
 def one_of(*names: str) -> Parser:
     """One of a few short names."""
 

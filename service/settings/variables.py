@@ -10,6 +10,7 @@ from typing import Any
 from service.logs import FORMATS
 from service.settings.parsers import (
     Parser,
+    alert_addresses,
     boolean,
     folder,
     key,
@@ -20,6 +21,7 @@ from service.settings.parsers import (
     postgres_url,
     price,
     server_address,
+    some_of,
     wandb_name,
     web_address,
     whole,
@@ -28,6 +30,9 @@ from service.settings.parsers import (
 LONGEST_CONTENT_CHARS = 20_000_000
 """Checking a text of this length takes 10 to 20 seconds without a lease renewal. With ten times the length, the lease
 could expire."""
+
+ALERT_KINDS = ("promoted", "refused", "inconclusive", "failed", "paused", "stuck", "disk", "degraded")
+"""What an alert may be about."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,9 @@ VARIABLES: dict[str, Variable] = {
     "VLLM_URL": Variable(server_address),
     "VLLM_API_KEY": Variable(key, secret=True),
     "SANDBOX_SOCKET": Variable(plain),
+    "ALERT_URLS": Variable(alert_addresses, (), secret=True),
+    "ALERT_URLS_FILE": Variable(plain),
+    "ALERT_ON": Variable(some_of(*ALERT_KINDS), tuple(kind for kind in ALERT_KINDS if kind != "inconclusive")),
     "SAMPLE_PREDICTIONS": Variable(whole(0, 1000)),
     "ALLOWED_LICENSES": Variable(listed),
     "BENCHMARK_FILES": Variable(listed),

@@ -14,6 +14,7 @@ from db.runs import Totals
 
 STALE_HEARTBEAT_SECONDS = 180.0
 """A loop without a heartbeat for this long counts as dead."""
+KEPT_ENDINGS = 50
 
 Status = Literal["healthy", "degraded", "unhealthy"]
 
@@ -49,6 +50,17 @@ class Progress:
     process_memory_bytes: float | None = None
     process_cpu_percent: float | None = None
     """Processor time of the trainer's process; 100 is one processor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a run ended."""
+
+    number: int
+    """Counts the runs that ended since the service started, from 1."""
+    run_id: int
+    decision: Literal["promote", "refuse", "inconclusive", "failed"]
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +101,22 @@ class Snapshot:
     last_verdict: Mapping[str, Any] | None = None
     gpu_energy_joules: float | None = None
     """What the cards have used in all runs since the service started. None without a card."""
+    endings: tuple[Ending, ...] = ()
+    """The last runs that ended since the service started, in order."""
+    last_event: float | None = None
+    """When the trainer last wrote an event (monotonic clock)."""
+    non_finite: int = 0
+    """How many losses or gradients were not finite since the service started."""
+    disk_needed_bytes: int | None = None
+    """Free space that a claim requires."""
+    alerts: Mapping[str, int] = field(default_factory=dict)
+    """Alerts by what became of them."""
+
+    def event_age_seconds(self) -> float | None:
+        """Seconds since the trainer's last event. None without a trainer."""
+        if self.state != "training" or self.last_event is None:
+            return None
+        return time.monotonic() - self.last_event
 
     def heartbeat_age_seconds(self) -> float:
         """Seconds since the loop's last heartbeat."""
@@ -159,6 +187,12 @@ class Board:
     def clear(self, cause: str) -> None:
         """Remove a problem."""
         self._change(lambda now: replace(now, troubles={k: v for k, v in now.troubles.items() if k != cause}))
+
+    def ended(self, run_id: int, decision: Literal["promote", "refuse", "inconclusive", "failed"], reason: str) -> None:
+        """Add a run that has ended. Also a heartbeat."""
+        number = self.read().endings[-1].number + 1 if self.read().endings else 1  # only the main loop adds any
+        ending = Ending(number=number, run_id=run_id, decision=decision, reason=reason)
+        self.update(endings=(*self.read().endings, ending)[-KEPT_ENDINGS:])
 
     def _change(self, change: Callable[[Snapshot], Snapshot]) -> None:
         """Read and write under one lock, so that no change is lost."""

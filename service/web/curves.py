@@ -15,7 +15,7 @@ from service.settings.home import Home
 
 MAX_POINTS = 600
 """A curve is halved when it has twice as many points."""
-BUDGET_BYTES = 4_000_000
+BUDGET_BYTES = 1_500_000
 """How much of an events file one request reads. A longer file is ready after a few requests."""
 RUNS_KEPT = 16
 """Runs whose curves stay in memory."""
@@ -47,6 +47,11 @@ class Point:
         count = self.count + other.count
         mean = self.mean + (other.mean - self.mean) * other.count / count
         return Point(other.step, mean, min(self.least, other.least), max(self.most, other.most), count)
+
+
+def short(value: float) -> float:
+    """Return a number with six digits: more cannot be seen, and would double the answer."""
+    return float(f"{value:.6g}")
 
 
 @dataclass
@@ -83,7 +88,7 @@ class Curve:
             point, *rest = self.points[start : start + size]
             for later in rest:
                 point = point.merged(later)
-            found.append([point.step, point.mean, point.least, point.most])
+            found.append([point.step, *(short(value) for value in (point.mean, point.least, point.most))])
         return found
 
 

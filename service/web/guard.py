@@ -11,7 +11,7 @@ from flask import Flask, Response, jsonify, request
 READING = ("GET", "HEAD", "OPTIONS")
 LOOPBACK_NAMES = ("localhost", "localhost.localdomain")
 GUARDED = ("/api/v1/", "/static/")
-"""Paths that answer only to the service's own names while it listens on the loopback. `/` is one of them too."""
+"""Paths that answer only to the service's own names, if these are known. `/` is one of them too."""
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -38,12 +38,13 @@ def add_guards(app: Flask, *, token: str | None, host: str, public_url: str | No
         public_url: the address under which it is known, if it has another one
     """
     public_name = urlsplit(public_url).netloc.lower() if public_url else None
+    has_names = is_loopback(host) or public_name is not None  # else nobody knows by which names it is reached
 
     @app.before_request
     def guard() -> Response | None:
         if request.routing_exception is not None:  # a 404 or 405
             return None
-        if is_loopback(host) and _is_guarded(request.path) and not _is_own_name(request.host, public_name):
+        if has_names and _is_guarded(request.path) and not _is_own_name(request.host, public_name):
             return refusal(
                 403,
                 f"the service does not know itself as {request.host}. Ask 127.0.0.1 or localhost, or set PUBLIC_URL",

@@ -21,8 +21,8 @@ from service.web.accept import preferred
 from service.web.api import Commands, endpoints
 from service.web.board import STALE_HEARTBEAT_SECONDS, Board
 from service.web.endpoint import add_api
+from service.web.exposition import json_metrics, prometheus_metrics
 from service.web.guard import add_guards
-from service.web.metrics import json_metrics, prometheus_metrics
 from service.web.openapi import document
 from service.web.page import add_page
 from service.web.views import Views

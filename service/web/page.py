@@ -23,6 +23,8 @@ def add_page(app: Flask, board: Board, paths: list[str], *, has_page: bool) -> N
     """Add `/`: the page for browsers, and the list of endpoints for everybody else."""
     app.template_folder = str(HERE / "templates")
     files = _files()
+    modules = [name for name in files if name.endswith(".js") and "/" not in name]  # asked for at once, not in turn
+    release = version("codelupe")
 
     @app.get("/")
     def index() -> Response:
@@ -30,9 +32,8 @@ def add_page(app: Flask, board: Board, paths: list[str], *, has_page: bool) -> N
         if not has_page or preferred(request.headers.get("Accept", ""), offers) == offers[0]:
             return jsonify({"service": "codelupe", "endpoints": paths})
         now = overview(board.read(), can_act=False, poll_seconds=0.0)
-        return Response(
-            render_template("page.html", now=now, version=version("codelupe")), content_type="text/html; charset=utf-8"
-        )
+        text = render_template("page.html", now=now, version=release, modules=modules)
+        return Response(text, content_type="text/html; charset=utf-8")
 
     @app.get("/static/<path:name>")
     def static_file(name: str) -> Response:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from db.history import GREATEST_ID, JudgedRun
+from service.web.curves import short
 
-CHUNK_RUNS = 1000
+CHUNK_RUNS = 500
 """How many runs one request reads. Earlier ones follow with the next requests."""
 MODELS = ("anchor", "current", "candidate")
 
@@ -68,7 +69,7 @@ def _add(values: dict[str, float], prefix: str, by_model: Mapping[str, Any], of:
     for model in MODELS:
         value = of(by_model.get(model))
         if isinstance(value, int | float) and math.isfinite(value):
-            values[f"{prefix}{model}"] = float(value)
+            values[f"{prefix}{model}"] = short(value)
 
 
 def thinned(points: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
@@ -84,5 +85,5 @@ def _mean(group: list[dict[str, Any]]) -> dict[str, Any]:
     values = {}
     for name in names:
         found = [point["values"][name] for point in group if name in point["values"]]
-        values[name] = sum(found) / len(found)
+        values[name] = short(sum(found) / len(found))
     return {**group[-1], "runs": len(group), "values": values}

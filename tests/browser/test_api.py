@@ -14,12 +14,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from flask import Flask
 from stage import STREAM, TOKEN, Stage
 from states import STATES, history
 
 from db import holds
 from db.history import SHOWN_BYTES
 from service.web.api import Pace
+from service.web.guard import add_guards
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 
@@ -140,6 +142,26 @@ def test_a_foreign_name_for_this_machine_is_refused(client: Client, path: str) -
     assert status == 403 and "PUBLIC_URL" in str(found)
     assert client.ask("GET", path, Host="localhost:8090", Accept="text/html")[0] == 200
     assert client.ask("GET", "/health", Host="evil.example")[0] == 200, "probes answer to every name"
+
+
+@pytest.mark.parametrize(
+    ("host", "public_url", "asked", "status"),
+    [
+        ("0.0.0.0", None, "evil.example", 200),
+        ("0.0.0.0", "https://lupe.example", "evil.example", 403),
+        ("0.0.0.0", "https://lupe.example", "lupe.example", 200),
+        ("0.0.0.0", "http://127.0.0.1:8093", "127.0.0.1:8093", 200),
+        ("127.0.0.1", "https://lupe.example", "LUPE.example", 200),
+        ("127.0.0.1", None, "127.0.0.1.evil.example", 403),
+        ("::1", None, "[::1]:8090", 200),
+        ("127.0.0.1", None, "", 403),
+    ],
+)
+def test_the_names_of_the_service(host: str, public_url: str | None, asked: str, status: int) -> None:
+    app = Flask("names")
+    app.add_url_rule("/", view_func=lambda: "page")
+    add_guards(app, token=None, host=host, public_url=public_url)
+    assert app.test_client().get("/", headers={"Host": asked}).status_code == status
 
 
 def test_every_answer_has_the_policy(client: Client) -> None:

@@ -114,6 +114,7 @@ def test_the_buttons_act_with_the_token(stage: Stage, watched: Watched) -> None:
         page.get_by_role("button", name="Make v10 current").click()
         expect(page.locator("#controls-said")).to_contain_text("Not done: ")  # its folder is not there
         expect(page.locator("#controls-said")).to_contain_text("does not exist")
+        assert not [url for url in watched.asked if TOKEN in url], "the token is in no address"
 
 
 def test_without_a_token_nothing_can_be_done(stage: Stage, watched: Watched) -> None:
@@ -167,9 +168,10 @@ def test_the_policy_refuses_what_a_hostile_text_would_need(stage: Stage, watched
             "const one = document.createElement('script'); one.text = 'window.pwned = 2'; document.head.append(one)",
             "document.body.setAttribute('onclick', 'window.pwned = 3'); document.body.click()",
         ):
-            page.evaluate(f"() => {{ try {{ {attempt} }} catch (error) {{ window.refused = String(error) }} }}")
+            page.evaluate(f"() => {{ try {{ {attempt} }} catch (error) {{ window.refused ??= String(error) }} }}")
         page.wait_for_timeout(200)
         assert page.evaluate("window.pwned") is None
+        assert "TrustedHTML" in page.evaluate("window.refused"), "no HTML from strings"
         assert page.evaluate("fetch('http://127.0.0.1:1/').then(() => 'asked', () => 'refused')") == "refused"
     assert [said for said in watched.problems if "Content Security Policy" in said or "TrustedHTML" in said]
 

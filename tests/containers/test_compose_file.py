@@ -11,6 +11,7 @@ PROFILES = [
     ("--profile", "serve"),
     ("--profile", "cpu", "--profile", "serve"),
     ("--profile", "evaluation"),
+    ("--profile", "monitoring"),
 ]
 
 
@@ -31,7 +32,7 @@ def test_the_compose_file_gives_no_warnings(compose, tmp_path):
 
 def services(compose, tmp_path, *options: str, **environment: str) -> dict:
     stack = Stack(checkout(tmp_path), compose, environment)
-    profiles = ("--profile", "cpu", "--profile", "serve", "--profile", "evaluation")
+    profiles = ("--profile", "cpu", "--profile", "serve", "--profile", "evaluation", "--profile", "monitoring")
     return yaml.safe_load(stack.compose(*options, *profiles, "config").stdout)["services"]
 
 

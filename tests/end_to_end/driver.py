@@ -30,6 +30,7 @@ CLEAN = (
     "MODEL",
     "LOG_FORMAT",
     "PUBLIC_URL",
+    "ALERT_",
 )
 
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from driver import COMMAND, Codelupe
+from driver import COMMAND, Codelupe, quick_recipe
 from huggingface_hub import ModelCard
+from webhook import PASSWORD, SECRET, Webhook, webhook
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -24,9 +25,17 @@ TASK = {
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Codelupe]:
+def alerts() -> Iterator[Webhook]:
+    with webhook() as hook:
+        yield hook
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, alerts: Webhook) -> Iterator[Codelupe]:
     """Yield a home with one published adapter, and a benchmark of 20 tasks."""
-    service = Codelupe(tmp_path_factory.mktemp("evaluate"), MAX_DATASET_SIZE="16", SAMPLE_PREDICTIONS="0")
+    service = Codelupe(
+        tmp_path_factory.mktemp("evaluate"), MAX_DATASET_SIZE="16", SAMPLE_PREDICTIONS="0", ALERT_URLS=alerts.url
+    )
     done = service.run("up", "--once", timeout=200)
     assert done.returncode == 0, done.stderr
     tasks = [{**TASK, "task_id": f"Own/{number}"} for number in range(20)]
@@ -125,3 +134,19 @@ def test_the_adapter_is_merged(home: Codelupe):
 def lines(folder: Path) -> list[str]:
     path = folder / "generations.jsonl"
     return path.read_text().splitlines() if path.exists() else []
+
+
+def test_the_verdicts_of_up_once_arrive_as_alerts_and_its_log_has_no_secret(home: Codelupe, alerts: Webhook):
+    """The last test of the file: a second run, which no candidate can pass, is refused."""
+    recipe = quick_recipe(home.home / "strict.yaml", gate={"evidence": "point", "largest_norm": 0.000001})
+    done = home.run("up", "--once", timeout=200, CODELUPE_RECIPE=str(recipe), PUBLIC_URL="https://train.example")
+    assert done.returncode == 1 and "verdict: refused" in done.stdout, done.stdout + done.stderr
+    run = json.loads(home.run("runs", "--json").stdout)[0]["run_id"]
+    assert alerts.titles() == ["CodeLupe tiny-codelupe: run 1 promoted", f"CodeLupe tiny-codelupe: run {run} refused"]
+    first, second = (body["message"] for body in alerts.taken)
+    assert first.startswith("Run 1 of the stream tiny-codelupe was promoted and published as version 1: ")
+    assert second.startswith(f"Run {run} of the stream tiny-codelupe was refused: changed: ")
+    assert second.endswith(". https://train.example")
+    log = (home.home / "logs" / "continuous_training_qwen.log").read_text() + done.stdout + done.stderr
+    assert f"json://127.0.0.1:{alerts.port}" in log
+    assert SECRET not in log and PASSWORD not in log

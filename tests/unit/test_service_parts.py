@@ -243,6 +243,7 @@ def test_readings_of_the_cards_reach_the_board_and_the_metrics(tmp_path: Path):
     append_event(run.events, "device", **card, energy_joules=500.0, process_memory_bytes=1e9)
     watcher = Watcher(run, 5, board)
     watcher.skip_history()
+    before = board.read().last_event
     assert board.read().gpu_energy_joules is None, "an earlier service counted this"
     append_event(run.events, "device", **card, energy_joules=800.0, process_memory_bytes=2e9, process_cpu_percent=150.0)
     watcher.read()
@@ -251,6 +252,7 @@ def test_readings_of_the_cards_reach_the_board_and_the_metrics(tmp_path: Path):
     assert shown["gpu_power_watts"] == 410.5 and shown["gpu_energy_joules"] == 300.0
     assert shown["trainer_memory_bytes"] == 2e9 and shown["trainer_cpu_ratio"] == 1.5
     assert shown["gpu_temperature_celsius"] is None
+    assert board.read().last_event == before, "a trainer that hangs is read too"
     append_event(run.events, "device", cards=0)  # the card did not answer for a moment
     append_event(run.events, "device", **card, energy_joules=900.0)
     watcher.read()

@@ -6,8 +6,9 @@ import { byId, el, show } from "./dom.js";
 export async function loadAnswers() {
   const found = await get("answers");
   show("answers", found.answers.length > 0);
-  byId("answers-list").replaceChildren(...found.answers.map((one) => el("div", {},
-    el("h3", {}, one.prompt),
+  byId("answers-list").replaceChildren(...found.answers.map((one, at) => el("div", {},
+    el("h3", {}, `Prompt ${at + 1}`),
+    el("pre", { tabIndex: 0, "aria-label": `Prompt ${at + 1}` }, one.prompt),
     el("div", { class: "answers" },
       answer("base alone", one.base),
       answer(found.previous_version === null ? "previous: none" : `previous: v${found.previous_version}`, one.previous),

@@ -82,8 +82,8 @@ export function chart(id, title, xLabel, lines) {
 function readOut(figure, title, xLabel, lines, at) {
   const values = lines.map((line) => (at === undefined ? line.points.at(-1) : line.points.findLast(([x]) => x <= at)) ?? line.points[0]);
   const place = at === undefined ? "Last" : `${xLabel} ${at}`;
-  figure.querySelector(".read-out").replaceChildren(`${place}: `, ...lines.flatMap((line, number) => [
-    el("span", { class: `key ${line.colour}`, "aria-hidden": "true" }), `${line.name} ${short(values[number][1])}  `]));
+  figure.querySelector(".read-out").replaceChildren(`${place}: `, ...lines.map((line, number) => el("span", { class: "entry" },
+    el("span", { class: `key ${line.colour}`, "aria-hidden": "true" }), `${line.name} ${short(values[number][1])}`)));
   if (at !== undefined) return;
   figure.setAttribute("role", "img");
   figure.setAttribute("aria-label", visible(`${title}. Last: ${lines.map((line, number) => `${line.name} ${short(values[number][1])}`).join(", ")}.`));

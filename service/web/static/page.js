@@ -41,13 +41,13 @@ async function refresh() {
   showPipeline(now);
   showControls(now);
   const history = `${now.state} ${now.run?.run_id} ${now.current_version}`;
-  const parts = await Promise.allSettled([
+  const parts = await Promise.allSettled([once("runs", history, loadRuns)]);  // first, because it is small and seen first
+  parts.push(...await Promise.allSettled([
     showNow(now),
-    once("runs", history, loadRuns),
     once("quality", `${now.run === null} ${now.current_version} ${now.state}`, loadQuality),
     once("answers", `${now.current_version}`, loadAnswers),
     loadLog(),
-  ]);
+  ]));
   const failed = parts.find((part) => part.status === "rejected");
   tellTrouble(failed ? `History cannot be read: ${failed.reason.message}` : null);
   return now.poll_seconds;
