@@ -26,7 +26,7 @@ from service.settings.home import Home, only_service, running_service, stop_serv
 from service.settings.load import Eligibility, load_settings
 from service.up import _show_addresses
 from service.web.board import Board, Snapshot
-from service.web.metrics import json_metrics, prometheus_metrics
+from service.web.exposition import json_metrics, prometheus_metrics
 from service.web.state import State
 from trainer.recipe import Hygiene
 from trainer.records import append_event
