@@ -1,5 +1,5 @@
-"""The command line `python -m trainer`: run, examine, evaluate, reward, sandbox, toy, the commands about a recipe
-(trainer/recipe_commands.py), and those about adapters (trainer/adapters/commands.py)."""
+"""The command line `python -m trainer`: run, examine, track, evaluate, reward, sandbox, toy, the commands about a
+recipe (trainer/recipe_commands.py), and those about adapters (trainer/adapters/commands.py)."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("directory", type=Path)
     examination = commands.add_parser("examine", help="load a finished run's adapter in a fresh process, and try it")
     examination.add_argument("directory", type=Path)
+    track = commands.add_parser("track", help="send the verdict on a finished run to its trackers")
+    track.add_argument("directory", type=Path)
     add_arguments(
         commands.add_parser("evaluate", help="evaluate an adapter or the base on a benchmark or held-out rows")
     )
@@ -56,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     match chosen.command:
         case "run":
             return run_command(chosen.directory)
+        case "track":
+            return track_command(chosen.directory)
         case "evaluate":
             return evaluate_command(chosen)
         case "reward":
@@ -113,6 +117,27 @@ def examine_command(root: Path) -> int:
     except RunDirectoryError as error:
         write_stderr(f"{error}. Start again when that process has ended")
         return Stopped.exit_code
+
+
+def track_command(root: Path) -> int:
+    """Send a finished run's verdict to its trackers while holding the run's lock. Does nothing if it was sent."""
+    from trainer.verdict import send_verdict
+
+    directory = RunDirectory(root.absolute())
+    try:
+        if not directory.verdict.is_file():
+            raise UnusableInput(f"{directory.root} has no {directory.verdict.name}. The service writes it")
+        with held_lock(directory.lock, wait_seconds=LOCK_WAIT_SECONDS):
+            problems = [] if directory.verdict_sent.exists() else send_verdict(directory)
+    except TrainerError as error:
+        write_stderr(str(error))
+        return error.exit_code
+    except RunDirectoryError as error:
+        write_stderr(f"{error}. Start again when that process has ended")
+        return Stopped.exit_code
+    for problem in problems:
+        write_stderr(problem)
+    return FAILED if problems else 0
 
 
 def evaluate_command(chosen: argparse.Namespace) -> int:

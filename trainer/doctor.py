@@ -240,7 +240,9 @@ def wandb_finding(environment: Mapping[str, str], ask: Callable[[str, str], Any]
     if importlib.util.find_spec("wandb") is None:
         return Finding(check="wandb", state="failed", said="wandb is not installed", mend="make install")
     if mode == "offline":
-        return Finding(check="wandb", state="note", said="offline: runs are written to files (upload with wandb sync)")
+        return Finding(
+            check="wandb", state="note", said="offline: runs are written to files (`codelupe wandb-sync` sends them)"
+        )
     server = environment.get("WANDB_BASE_URL", "").strip() or "https://api.wandb.ai"
     try:
         name = (ask or viewer)(server, environment["WANDB_API_KEY"].strip())

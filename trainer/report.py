@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer.check import Checked
 from trainer.data.tokenize import TokenRows
+from trainer.energy import Energy
 from trainer.evaluate.judged import Judged
 from trainer.evaluate.parts import Parts
 from trainer.fit.progress import Progress
@@ -30,6 +31,7 @@ def make_report(
     adapter_sha256: str | None = None,
     seconds: dict[str, float],
     device: str,
+    energy: Energy | None = None,
 ) -> dict[str, Any]:
     """Make the report (see docs/run-directory.md). Without a fit it has no evaluation and no adapter."""
     recipe = checked.recipe
@@ -57,6 +59,8 @@ def make_report(
         "adapter": {"manifest_sha256": adapter_sha256} if adapter_sha256 else None,
         "seconds": seconds,
         "device": device,
+        "energy_joules": energy.joules if energy else None,
+        "energy_source": energy.source if energy else None,
         "versions": versions(),
     }
 

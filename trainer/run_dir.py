@@ -112,6 +112,14 @@ class RunDirectory:
     def report(self) -> Path:
         return self.root / "report.json"
 
+    @property
+    def verdict(self) -> Path:
+        return self.root / "verdict.json"
+
+    @property
+    def verdict_sent(self) -> Path:
+        return self.root / "verdict_sent.json"
+
 
 # --- durable writes -------------------------------------------------------------------------------------------
 

@@ -21,10 +21,10 @@ from trainer.check import Checked, check_run, world_size
 from trainer.data.batches import Windows
 from trainer.data.encoder import TokenSample, pad_id
 from trainer.data.tokenize import TokenRows
+from trainer.device_readings import DeviceReadings, device_readings
 from trainer.errors import StepFailed
 from trainer.evaluate.held_out import HeldOut
 from trainer.evaluate.judged import Judged
-from trainer.evaluate.predictions import predict
 from trainer.events import Events
 from trainer.fit.checkpoint import Checkpoint, find_checkpoint
 from trainer.fit.context import FitContext
@@ -39,6 +39,7 @@ from trainer.model.compiled import compile_layers
 from trainer.model.fused_lora import fuse_adapter
 from trainer.model.load import compute_dtype
 from trainer.model.lora import add_adapter, trainable_parameters
+from trainer.model.memory import cards_in_use
 from trainer.model.mixture import check_router
 from trainer.model.quantized import Emit, load_kept
 from trainer.model.routing import routing_of
@@ -52,7 +53,7 @@ from trainer.records import read_rows, write_evaluation, write_outcomes
 from trainer.report import dataset_stats, make_report, versions
 from trainer.run_dir import RunDirectory, read_json, write_json
 from trainer.stop import StopRequest
-from trainer.track.trackers import Trackers, open_trackers
+from trainer.tracking import is_first_process, tracked, write_predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,14 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
     disable_progress_bar()
     resume_from = find_checkpoint(directory.checkpoints, events)
     _emit_started(directory, events, resume_from)
+    with device_readings(events, cards_in_use) as readings:
+        _train(directory, events, stop, readings, resume_from)
+    events.emit("finished", seconds=round(time.monotonic() - began, 3))
+
+
+def _train(
+    directory: RunDirectory, events: Events, stop: StopRequest, readings: DeviceReadings, resume_from: Checkpoint | None
+) -> None:
     with events.stage("check"):
         checked = check_run(directory)
         resolve(checked.recipe.base)
@@ -89,15 +98,16 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
             with events.stage("model"):
                 loaded = load_model(checked, events.emit)
         tokenizer, inputs = rows.inputs()
-    if _is_first_process():
+    if is_first_process():
         write_json(directory.dataset_stats, dataset_stats(inputs))
     stop.check()
     windows = make_windows(inputs.training_samples, checked.recipe, seed=checked.seed)
     if loaded is None:
         write_unmeasured(directory, checked, inputs, windows, events)
         return
-    _emit_plan(events, inputs, windows, loaded)
-    with _open_trackers(directory, checked, events) as trackers:
+    facts = _plan_facts(inputs, windows, loaded)
+    events.emit("plan", **facts)
+    with tracked(directory, checked, loaded.recipe, events, resume_from, facts) as trackers:
         context = FitContext(
             recipe=loaded.recipe,
             accelerator=loaded.accelerator,
@@ -109,10 +119,10 @@ def train(directory: RunDirectory, events: Events, stop: StopRequest) -> None:
             checkpoints=directory.checkpoints,
             events=events,
             trackers=trackers,
+            readings=readings,
             stop=stop,
         )
         fit_and_export(directory, checked, context, inputs, tokenizer, resume_from)
-    events.emit("finished", seconds=round(time.monotonic() - began, 3))
 
 
 def fit_and_export(
@@ -124,34 +134,21 @@ def fit_and_export(
     resume_from: Checkpoint | None,
 ) -> None:
     """Train, judge, and write the results. Every process takes part in the first two."""
-    events = context.events
+    events, main = context.events, context.accelerator.is_main_process
+    if main and resume_from is None and context.trackers.has_table:
+        write_predictions(context, inputs, tokenizer, weights=0, now=0)
     with naming_suspects(directory):
         with events.stage("fit"):
             progress = Fit(context, resume_from).run()
         with events.stage("judge"):
             judged = judge(context, inputs, checked, progress)
-    if not context.accelerator.is_main_process:
+    if not main:
         return
     with events.stage("export"):
         exporting = time.monotonic()
-        write_predictions(context, inputs, tokenizer, progress)
+        write_predictions(context, inputs, tokenizer, weights=_result_step(context, progress), now=progress.step)
         with context.stop.deferred():
             write_results(directory, checked, context, inputs, tokenizer, progress, judged, began=exporting)
-
-
-@contextmanager
-def _open_trackers(directory: RunDirectory, checked: Checked, events: Events) -> Iterator[Trackers]:
-    """Open the recipe's trackers, and close them at the end of the block."""
-    trackers = open_trackers(
-        checked.recipe,
-        directory,
-        run_name=f"{checked.recipe.stream}-{checked.run_id:06d}",
-        on_problem=lambda tracker, message: events.emit("tracker", tracker=tracker, message=message),
-    )
-    try:
-        yield trackers
-    finally:
-        trackers.close()
 
 
 @contextmanager
@@ -217,16 +214,6 @@ def make_trainable(
     return LossModel(adapted, kernel=kernel, label_smoothing=training.label_smoothing, routing=routing), optimizer
 
 
-def write_predictions(context: FitContext, inputs: Inputs, tokenizer: Any, progress: Progress) -> None:
-    """Generate answers to a few held-out prompts. Sends the texts to the trackers, and the count to the events."""
-    chosen = inputs.parts.samples[: context.recipe.tracking.sample_predictions]
-    answers = predict(context.adapted, tokenizer, chosen, pad=context.pad, stop=context.stop)
-    for prediction, tokens in answers:
-        context.events.emit("prediction", file_id=prediction.file_id, tokens=tokens)
-    if answers:
-        context.trackers.predictions(_result_step(context, progress), [prediction for prediction, _ in answers])
-
-
 def write_results(
     directory: RunDirectory,
     checked: Checked,
@@ -253,6 +240,7 @@ def write_results(
     write_evaluation(directory.evaluation, judged.as_records(rows))
     outcomes = row_outcomes(inputs, context.windows, result_step=result_step)
     write_outcomes(directory.rows_outcome, outcomes)
+    context.readings.read_now()
     report = make_report(
         checked,
         inputs,
@@ -263,6 +251,7 @@ def write_results(
         adapter_sha256=adapter_sha256,
         seconds={**context.events.seconds, "export": round(time.monotonic() - began, 3)},
         device=device_name(),
+        energy=context.readings.energy,
     )
     write_json(directory.report, report)
 
@@ -281,7 +270,6 @@ def write_unmeasured(
         make_report(checked, inputs, Progress(), outcomes, seconds=events.seconds, device=device_name()),
     )
     events.emit("unmeasured", rows=len(inputs.held_out.file_ids), reasons=_reasons(inputs.held_out))
-    events.emit("finished", seconds=round(sum(events.seconds.values()), 3))
 
 
 def device_name() -> str:
@@ -304,20 +292,19 @@ def _emit_started(directory: RunDirectory, events: Events, resume_from: Checkpoi
     )
 
 
-def _emit_plan(events: Events, inputs: Inputs, windows: Windows, loaded: Loaded) -> None:
-    events.emit(
-        "plan",
-        steps_total=len(windows),
-        samples=windows.num_samples,
-        train_tokens=sum(sample.tokens for sample in inputs.training_samples),
-        held_out_samples=len(inputs.parts.samples),
-        held_out_tokens=sum(sample.tokens for sample in inputs.parts.samples),
-        trainable_parameters=trainable_parameters(loaded.model),
-        checkpointing=loaded.recipe.training.checkpointing,
-        offload_checkpoints=loaded.recipe.training.offload_checkpoints,
-        micro_batch_tokens=loaded.recipe.training.batch_size * loaded.recipe.data.max_length,
-        predicted_gpu_bytes=loaded.plan.allocated_bytes if loaded.plan else None,
-    )
+def _plan_facts(inputs: Inputs, windows: Windows, loaded: Loaded) -> dict[str, Any]:
+    return {
+        "steps_total": len(windows),
+        "samples": windows.num_samples,
+        "train_tokens": sum(sample.tokens for sample in inputs.training_samples),
+        "held_out_samples": len(inputs.parts.samples),
+        "held_out_tokens": sum(sample.tokens for sample in inputs.parts.samples),
+        "trainable_parameters": trainable_parameters(loaded.model),
+        "checkpointing": loaded.recipe.training.checkpointing,
+        "offload_checkpoints": loaded.recipe.training.offload_checkpoints,
+        "micro_batch_tokens": loaded.recipe.training.batch_size * loaded.recipe.data.max_length,
+        "predicted_gpu_bytes": loaded.plan.allocated_bytes if loaded.plan else None,
+    }
 
 
 def _held_out(samples: Sequence[TokenSample], loaded: Loaded, stop: StopRequest) -> HeldOut:
@@ -337,7 +324,3 @@ def _reasons(rows: TokenRows) -> str:
 
 def _result_step(context: FitContext, progress: Progress) -> int:
     return progress.result_step(load_best=context.recipe.training.load_best)
-
-
-def _is_first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"

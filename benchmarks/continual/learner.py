@@ -21,6 +21,7 @@ from strategies import Strategy
 
 from trainer.data.batches import Windows
 from trainer.data.encoder import SampleEncoder, TokenSample, pad_id
+from trainer.device_readings import DeviceReadings
 from trainer.evaluate.held_out import HeldOut
 from trainer.events import Events
 from trainer.fit.checkpoint import load_checkpoint
@@ -146,6 +147,7 @@ class Learner:
         training = recipe.training
         size = training.batch_size * training.gradient_accumulation_steps
         torch.manual_seed(self.seed * 1000 + number)
+        events = Events(folder / "events.jsonl", enabled=False)
         context = FitContext(
             recipe=recipe,
             accelerator=self.accelerator,
@@ -155,8 +157,9 @@ class Learner:
             held_out=self.slices[self.batches[0].name].on(self._stopping(number)),
             pad=pad_id(self.tokenizer),
             checkpoints=folder / "checkpoints",
-            events=Events(folder / "events.jsonl", enabled=False),
+            events=events,
             trackers=NoTrackers(),  # type: ignore[arg-type]
+            readings=DeviceReadings(events),
             stop=self.stop,
         )
         if self.strategy.averaged > 1:

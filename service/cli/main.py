@@ -26,6 +26,7 @@ from service.cli import (
     service,
     sweep,
     train,
+    wandb_sync,
 )  # fmt: skip
 from service.errors import PreconditionError, ServiceError
 
@@ -55,6 +56,7 @@ COMMANDS = (
     adapters.connect,
     machine.plan,
     machine.doctor,
+    wandb_sync.wandb_sync,
     machine.alert_test,
     migrate.migrate,
     data.samples,

@@ -57,8 +57,18 @@ def _facts(run: Run) -> Iterator[tuple[str, Any]]:
         yield "steps", f"{steps.get('done')} of {steps.get('total')}{early}; the best is {steps.get('best')}"
     if train := report.get("train"):
         yield "trained tokens", train.get("tokens_published")
+    if (joules := report.get("energy_joules")) is not None:
+        yield "GPU energy", _energy(joules, report)
     if held_out := report.get("held_out"):
         yield "judging samples", held_out.get("samples")
+
+
+def _energy(joules: float, report: Mapping[str, Any]) -> str:
+    """Return "0.420 kWh (0.13 EUR)"."""
+    cost = report.get("energy_cost")
+    price = f" ({cost['amount']:.2f} {cost['currency']})".replace(" )", ")") if cost else ""
+    guess = "" if report.get("energy_source") == "counter" else ", from power readings"
+    return f"{joules / 3.6e6:.3f} kWh{price}{guess}"
 
 
 def _scores(score: dict[str, Any]) -> list[str]:

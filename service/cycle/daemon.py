@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from db import chunks, runs, streams
 from db.errors import DatabaseError, LeaseLost, Unavailable
@@ -14,7 +14,7 @@ from db.table import CHANNEL
 from service.admission.reasons import digests
 from service.cycle.claim import Undone, claim_run, log_claim
 from service.cycle.holding import Holding
-from service.cycle.judging import judge_run, log_verdict, rejected_by_a_setting, to_examine
+from service.cycle.judging import judge_run, rejected_by_a_setting, to_examine
 from service.cycle.leadership import RENEW_SECONDS, Leadership
 from service.cycle.memory import return_freed_memory
 from service.cycle.pausing import ENDED_BY_FILES, Pausing
@@ -123,6 +123,7 @@ class Daemon:
             self._enter(following)
         self._enter(State.STOPPED)
         self._leadership.release()
+        self._settling.close(asked=self.stop.is_set())
 
     def _enter(self, following: State) -> None:
         assert may_follow(self.state, following), f"{self.state} → {following}"
@@ -147,6 +148,7 @@ class Daemon:
         self.upkeep.poll(self.lease)
         run = runs.live(self.pool, stream)
         self._recall_verdict()
+        self._settling.catch_up()
         if run is None:
             self.upkeep.check_current()
             return State.WAITING
@@ -276,23 +278,23 @@ class Daemon:
                 return State.WAITING
             raise Pause("samples", problem)
         self._judged = finished.verdict
-        self._announce(self._settling.settle(self._run_id, finished))
+        self._announce(self._settling.settle(self._run_id, finished), finished.report)
         self._pausing.is_rejecting_all = False  # a request is about the rows up to the next verdict
         self._settling.tidy()
         return State.WAITING
 
-    def _announce(self, settled: Verdict) -> None:
+    def _announce(self, settled: Verdict, report: Mapping[str, object]) -> None:
         """Tell a verdict. Before it is in the database, it is none."""
         self.verdict, self._judged = settled, None
-        log_verdict(self._run_id, settled)
+        self._settling.tell(self._run_id, settled, report)
         self.board.update(last_verdict=settled.as_record())
         self.board.ended(self._run_id, settled.decision, settled.text())
 
     def _recall_verdict(self) -> None:
         """Tell the verdict whose COMMIT got no answer, if the database has it."""
         if self._judged is not None and (run := self._run()).ended_at is not None:
-            kept = run.state not in ("returned", "failed")
-            self._announce(self._judged if kept else self._judged.not_published(run.reason or run.state))
+            gone = run.state in ("returned", "failed") and self._judged.not_published(run.reason or run.state)
+            self._announce(gone or self._judged, run.report or {})
 
     def _examination_ended(self, code: int) -> State:
         """The examination wrote nothing: try again after a crash, and give up in the end."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, assert_never
 
 from db import adapters, runs, settling
 from db.errors import ParentMoved, RowsRevoked, SettlementMismatch
 from db.pool import Pool
 from service.admission.reasons import digests
-from service.cycle.judging import Finished
+from service.cycle.judging import Finished, log_verdict
 from service.cycle.leadership import Leadership
-from service.cycle.upkeep import Upkeep
+from service.cycle.upkeep import RUNS_TIDIED, Upkeep
+from service.cycle.verdicts import ENDED_SECONDS, STOPPED_SECONDS, VerdictSender, energy_cost
 from service.gate.judge import Verdict
 from service.logs import event as log
 from service.publish.folders import Beat, copy_candidate, tidy_run
@@ -37,11 +38,13 @@ class Settling:
     ) -> None:
         self.settings, self.home, self.pool = settings, home, pool
         self.leadership, self.upkeep, self.beat = leadership, upkeep, beat
+        self.sender = VerdictSender(home, settings.trainer_secrets, settings.electricity_price)
 
     def settle(self, run_id: int, finished: Finished) -> Verdict:
         """Carry out a verdict. Returns it as it turned out: a candidate that cannot be published is refused."""
         verdict, outcomes, recipe = finished.verdict, finished.outcomes, finished.recipe
-        report = {**finished.report, "verdict": verdict.as_record()}
+        cost = energy_cost(finished.report, self.settings.electricity_price)
+        report = {**finished.report, "verdict": verdict.as_record(), "energy_cost": cost}
         try:
             match verdict.decision:
                 case "promote":
@@ -86,6 +89,19 @@ class Settling:
         self._refuse(run_id, held_out, "no row was left for training", None, recipe, with_trunk=False)
         tidy_run(directory)
         self.upkeep.refresh()
+
+    def tell(self, run_id: int, settled: Verdict, report: Mapping[str, object]) -> None:
+        """Tell a verdict that is in the database to the log and to the run's trackers."""
+        log_verdict(run_id, settled)
+        self.sender.tell(run_id, settled, report)
+
+    def catch_up(self) -> None:
+        """Tell the trackers the verdicts that an earlier service did not tell them."""
+        self.sender.catch_up(runs.history(self.pool, self.upkeep.stream, limit=RUNS_TIDIED))
+
+    def close(self, *, asked: bool) -> None:
+        """Wait a moment for the trackers. `asked`: somebody waits for the service to stop."""
+        self.sender.close(STOPPED_SECONDS if asked else ENDED_SECONDS)
 
     def tidy(self) -> None:
         """After a verdict: move the pointer, compress the run, retire old adapters, count again."""

@@ -22,6 +22,18 @@ STEP_LOG_SECONDS = 5.0
 SPLITS = {"anchor": "anchor", "current": "current", "candidate": "eval"}
 """Maps an evaluation's name in events to its `split` in metrics."""
 
+DEVICE = {
+    "gpu_card_used_bytes": "memory_used_bytes",
+    "gpu_card_total_bytes": "memory_total_bytes",
+    "gpu_power_watts": "power_watts",
+    "gpu_temperature_celsius": "temperature_celsius",
+    "process_memory_bytes": "process_memory_bytes",
+    "process_cpu_percent": "process_cpu_percent",
+}
+"""The board's fields, and their names in the event `device`."""
+FROM_A_THREAD = ("device", "readings", "tracker")
+"""Events that come also from a trainer that hangs."""
+
 
 class Watcher:
     """Follows one run's events.jsonl."""
@@ -48,7 +60,8 @@ class Watcher:
     def read(self) -> None:
         """Read new events."""
         for record in self._tail.new():
-            self._board.update(last_event=time.monotonic())
+            if record["event"] not in FROM_A_THREAD:
+                self._board.update(last_event=time.monotonic())
             handler = HANDLERS.get(record["event"])
             if handler is not None:
                 handler(self, record)
@@ -110,6 +123,22 @@ class Watcher:
         """The remaining steps at the speed of the latest ones, in seconds."""
         (first, began), (last, ended) = self._step_times[0], self._step_times[-1]
         return (ended - began) / (last - first) * max(0, steps_total - last) if last > first else None
+
+    def _device(self, record: dict[str, Any]) -> None:
+        joules = _finite(record.get("energy_joules"))
+        if joules is not None and self._live:
+            used = max(0.0, joules - (self._progress.energy_joules or 0.0))
+            self._board.update(gpu_energy_joules=(self._board.read().gpu_energy_joules or 0.0) + used)
+        shown = {field: _finite(record.get(name)) for field, name in DEVICE.items()}
+        use = _finite(record.get("utilization_percent"))
+        shown["gpu_utilization"] = None if use is None else use / 100
+        self._show(**shown, energy_joules=self._progress.energy_joules if joules is None else joules)
+
+    def _readings(self, record: dict[str, Any]) -> None:
+        self._log("GPU readings", record, "message", level=logging.WARNING)
+
+    def _energy(self, record: dict[str, Any]) -> None:
+        self._log("GPU energy of the run", record, "joules", "source")
 
     def _evaluation(self, record: dict[str, Any]) -> None:
         which = str(record.get("which"))
@@ -182,6 +211,9 @@ HANDLERS: dict[str, Callable[[Watcher, dict[str, Any]], None]] = {
     "base_copy": Watcher._base_copy,
     "plan": Watcher._plan,
     "step": Watcher._step,
+    "device": Watcher._device,
+    "readings": Watcher._readings,
+    "energy": Watcher._energy,
     "evaluation": Watcher._evaluation,
     "checkpoint": Watcher._checkpoint,
     "checkpoint_damaged": Watcher._damaged,

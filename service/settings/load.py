@@ -17,6 +17,7 @@ from db.source import Eligibility, Source
 from service.errors import SettingsError
 from service.logs import event as log
 from service.settings.environment import is_set, is_utf8, read_environment
+from service.settings.parsers import Price
 from service.settings.spelling import unknown_in_environment, unknown_in_file
 from service.settings.variables import FOR_THE_TRAINER, OVER_THE_RECIPE, RECIPE_MAY_SET, VARIABLES
 from trainer.errors import RecipeError
@@ -58,6 +59,8 @@ class Settings:
     """Socket of the container that executes model-written code. None: this machine's own sandbox does."""
     trainer_secrets: Mapping[str, str]
     """Keys that are passed to the trainer: trackers and Hub."""
+    electricity_price: Price | None = None
+    """None: the energy of a run is shown without its cost."""
     alert_urls: tuple[str, ...] = field(default=(), repr=False)
     """Where alerts are sent: addresses of apprise, which contain secrets."""
     alert_on: tuple[str, ...] = ()
@@ -125,6 +128,7 @@ def load_settings(
         vllm_url=values["VLLM_URL"],
         vllm_api_key=values["VLLM_API_KEY"],
         sandbox_socket=values["SANDBOX_SOCKET"],
+        electricity_price=values["ELECTRICITY_PRICE"],
         trainer_secrets={name: given[name] for name in FOR_THE_TRAINER if name in given},
         alert_urls=alert_urls,
         alert_on=values["ALERT_ON"],
@@ -233,3 +237,5 @@ def _contradictions(values: Mapping[str, Any], problems: list[str]) -> None:
     ):
         if values[low] > values[high]:
             problems.append(f"{low}: {values[low]} is greater than {high}, which is {values[high]}")
+    if values["WANDB_MODE"] == "online" and not values["WANDB_API_KEY"]:
+        problems.append("WANDB_MODE: online needs WANDB_API_KEY. Without a key, use offline, or leave WANDB_MODE out")

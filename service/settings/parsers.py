@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +13,15 @@ from urllib.parse import urlsplit
 import httpx
 
 Parser = Callable[[str], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """What electricity costs."""
+
+    per_kwh: float
+    currency: str
+    """As it is to be shown: EUR, $, … Empty: not said."""
 
 
 def whole(low: int, high: int | None = None) -> Parser:
@@ -81,6 +91,21 @@ def key(text: str) -> str:
     if not re.fullmatch(r"[!-~]+", text):
         raise ValueError("ASCII letters, digits and punctuation, without spaces")
     return text
+
+
+def wandb_name(text: str) -> str:
+    """Name of a project or an entity at W&B."""
+    if len(text) > 128 or re.search(r"[/\\#?%:\s]", text):
+        raise ValueError("at most 128 characters, without spaces and / \\ # ? % :")
+    return text
+
+
+def price(text: str) -> Price:
+    """A price, and its currency if that is said: "0.32 EUR"."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([^\s\d.,]{1,10})?", text)
+    if found is None:
+        raise ValueError("a price per kWh and its currency, such as 0.32 EUR")
+    return Price(per_kwh=float(found[1]), currency=found[2] or "")
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -19,8 +19,10 @@ from service.settings.parsers import (
     one_of,
     plain,
     postgres_url,
+    price,
     server_address,
     some_of,
+    wandb_name,
     web_address,
     whole,
 )
@@ -55,6 +57,10 @@ VARIABLES: dict[str, Variable] = {
     "HF_TOKEN": Variable(plain, secret=True),
     "WANDB_API_KEY": Variable(plain, secret=True),
     "WANDB_MODE": Variable(one_of("online", "offline", "disabled", "dryrun")),
+    "WANDB_ENTITY": Variable(wandb_name),
+    "WANDB_PROJECT": Variable(wandb_name),
+    "WANDB_BASE_URL": Variable(web_address),
+    "ELECTRICITY_PRICE": Variable(price),
     "MIN_NEW_FILES": Variable(whole(1), 1000),
     "MAX_DATASET_SIZE": Variable(whole(1), 100_000),
     "CHECK_INTERVAL": Variable(number(0, above=True), 300.0),
@@ -104,6 +110,7 @@ OVER_THE_RECIPE = {
     "USE_FLASH_ATTENTION": "base.attention",
     "DATALOADER_NUM_WORKERS": "training.dataloader_workers",
     "SAMPLE_PREDICTIONS": "tracking.sample_predictions",
+    "WANDB_PROJECT": "tracking.wandb_project",
     "ALLOWED_LICENSES": "hygiene.licenses",
     "BENCHMARK_FILES": "hygiene.benchmarks",
 }
@@ -123,7 +130,7 @@ FOR_COMPOSE = (
 )
 """Variables of `.env` that only docker-compose.yml reads."""
 
-FOR_THE_TRAINER = ("HF_TOKEN", "WANDB_API_KEY", "WANDB_MODE")
+FOR_THE_TRAINER = ("HF_TOKEN", "WANDB_API_KEY", "WANDB_MODE", "WANDB_ENTITY", "WANDB_BASE_URL")
 """Variables that are passed to the trainer unchanged."""
 
 RECIPE_MAY_SET = (

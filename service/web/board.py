@@ -32,12 +32,24 @@ class Progress:
     tokens_per_second: float | None = None
     tokens_total: int = 0
     gpu_memory_bytes: int = 0
+    """Of the trainer's tensors, at most."""
     seconds_left: float | None = None
     """Estimate up to the last step, from the latest steps. Evaluation and export come on top. None: too early."""
     misses: int = 0
     """Evaluations in a row without enough gain."""
     patience: int | None = None
     """Training stops early at as many misses. None: no evaluation yet."""
+    gpu_utilization: float | None = None
+    """How busy the run's cards are, from 0 to 1. Their driver tells this and the next four. None without a card."""
+    gpu_card_used_bytes: float | None = None
+    gpu_card_total_bytes: float | None = None
+    gpu_power_watts: float | None = None
+    gpu_temperature_celsius: float | None = None
+    energy_joules: float | None = None
+    """What the cards have used in this run."""
+    process_memory_bytes: float | None = None
+    process_cpu_percent: float | None = None
+    """Processor time of the trainer's process; 100 is one processor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +99,8 @@ class Snapshot:
     phase_seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds of each phase of the last finished run."""
     last_verdict: Mapping[str, Any] | None = None
+    gpu_energy_joules: float | None = None
+    """What the cards have used in all runs since the service started. None without a card."""
     endings: tuple[Ending, ...] = ()
     """The last runs that ended since the service started, in order."""
     last_event: float | None = None

@@ -43,6 +43,16 @@ def _by(values: Mapping[str, Value] | None) -> Reading:
     return [((key,), value) for key, value in (values or {}).items()]
 
 
+def _live(name: str, scale: float = 1.0) -> Callable[[Snapshot], Reading]:
+    """Return how to read a value of the live run. It is absent between runs, and if the machine does not tell it."""
+
+    def read(snapshot: Snapshot) -> Reading:
+        value = getattr(snapshot.progress, name, None)
+        return _one(None if value is None else value * scale)
+
+    return read
+
+
 def _counts(values: Mapping[str, int], known: tuple[str, ...]) -> Reading:
     """Return all known labels, including zeros, so that rates work from the first event on."""
     return [((key,), values.get(key, 0)) for key in known]
@@ -242,6 +252,24 @@ METRICS: tuple[Definition, ...] = (
         help="Always 1; the labels describe the running version.",
         labels=("version", "python", "model", "stream"),
         read=lambda s: [((version("codelupe"), platform.python_version(), s.model, s.stream), 1)],
+    ),
+    Definition(
+        name="gpu_energy_joules",
+        kind="counter",
+        help="Energy that the cards have used for training since the service started; absent without a card.",
+        read=lambda s: _one(s.gpu_energy_joules),
+    ),
+    *(
+        Definition(name=name, kind="gauge", help=f"Of the live run: {help}. Absent between runs.", read=read)
+        for name, help, read in (
+            ("gpu_utilization_ratio", "how busy its cards are, from 0 to 1", _live("gpu_utilization")),
+            ("gpu_card_memory_used_bytes", "memory used on its cards, by all processes", _live("gpu_card_used_bytes")),
+            ("gpu_memory_total_bytes", "memory of its cards", _live("gpu_card_total_bytes")),
+            ("gpu_power_watts", "power of its cards", _live("gpu_power_watts")),
+            ("gpu_temperature_celsius", "temperature of its hottest card", _live("gpu_temperature_celsius")),
+            ("trainer_memory_bytes", "resident memory of the trainer", _live("process_memory_bytes")),
+            ("trainer_cpu_ratio", "processors that the trainer keeps busy", _live("process_cpu_percent", 0.01)),
+        )
     ),
     Definition(
         name="min_new_files",

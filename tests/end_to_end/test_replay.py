@@ -29,6 +29,18 @@ def run_folder(service: Codelupe) -> Path:
     return service.home / "runs" / "000001"
 
 
+def test_the_trackers_have_the_verdict_when_the_service_ends(settled: Codelupe):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = run_folder(settled)
+    verdict = json.loads((run / "verdict.json").read_text())
+    assert verdict["decision"] == "promote" and verdict["version"] == 1
+    assert (run / verdict["adapter"] / "lineage.json").exists() and (run / "verdict_sent.json").exists()
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    assert board.Scalars("gate/promoted")[0].value == 1 and "gate/rules/whole" in board.Tags()["scalars"]
+
+
 def test_a_published_run_gives_the_same_adapter_again(settled: Codelupe):
     done = settled.run("replay", "1", timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -43,7 +43,11 @@ def world(pool: Any, tmp_path: Path) -> World:
         runs.advance(pool, world.lease, 1, state)
     adapter = NewAdapter(folder=published.folder.name, manifest_sha256=published.manifest_sha256, evaluation={})
     settling.publish(pool, world.lease, 1, outcomes, adapter, report)
+    offline = run.root / "wandb" / "offline-run-1" / "run-1.wandb"
+    offline.parent.mkdir(parents=True)
+    offline.touch()
     tidy_run(run)
+    assert offline.exists(), "what was not sent yet must stay"
     assert disk_problems(world.home, pool, STREAM) == []
     return world
 

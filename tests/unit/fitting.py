@@ -12,6 +12,7 @@ from run_folder import short_recipe, token_samples, tokenizer
 
 from trainer.check import Checked
 from trainer.data.encoder import IGNORED, TokenSample, pad_id
+from trainer.device_readings import DeviceReadings
 from trainer.evaluate.held_out import HeldOut
 from trainer.events import Events
 from trainer.fit.context import FitContext
@@ -55,6 +56,7 @@ def make_fit(folder: Path, recipe: Recipe | None = None, *, loaded: Loaded | Non
     loaded = loaded or load_model(checked(recipe))
     folder.mkdir(exist_ok=True)
     stop = StopRequest()
+    events = Events(folder / "events.jsonl")
     pad = pad_id(tokenizer())
     return Fit(
         FitContext(
@@ -66,8 +68,9 @@ def make_fit(folder: Path, recipe: Recipe | None = None, *, loaded: Loaded | Non
             held_out=HeldOut(loaded.accelerator, loaded.model, token_samples(4, start=101), budget=900, stop=stop),
             pad=pad,
             checkpoints=folder / "checkpoints",
-            events=Events(folder / "events.jsonl"),
+            events=events,
             trackers=NoTrackers(),  # type: ignore[arg-type]
+            readings=DeviceReadings(events),
             stop=stop,
         ),
         None,

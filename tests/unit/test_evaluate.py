@@ -129,7 +129,7 @@ def test_a_request_to_stop_ends_an_evaluation(tmp_path):
 def test_answers_are_bounded_and_without_control_tokens(tmp_path):
     fit = make_fit(tmp_path)
     samples = token_samples(2)
-    answers = predict(fit.context.adapted, tokenizer(), samples, pad=4074, stop=StopRequest())
+    answers = predict(fit.context.adapted, tokenizer(), samples, step=3, pad=4074, stop=StopRequest())
     rows = {row.file_id: row for row in short_rows(2)}
     for (prediction, tokens), sample in zip(answers, samples, strict=True):
         assert 0 < tokens <= min(128, sample.supervised)

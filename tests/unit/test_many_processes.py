@@ -13,6 +13,7 @@ from run_folder import events, make_run, run, short_recipe, short_rows, short_ru
 from toys import toy_recipe
 
 from trainer.check import check_world
+from trainer.recipe_file import with_overrides
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,9 +30,11 @@ def under_torchrun(root: Path, processes: int) -> None:
 
 def test_two_processes_give_the_result_of_one(tmp_path):
     recipe = short_recipe(lora__dropout=0.0, training__gradient_accumulation_steps=1, distributed__processes=2)
+    recipe = with_overrides(recipe, {"tracking.tensorboard": True})
     one, two = (short_run(tmp_path / name, recipe) for name in ("one", "two"))
     assert run(one) == 0
     under_torchrun(two.root, 2)
+    assert len(list((two.root / "tensorboard").iterdir())) == 1, "only the first process has trackers"
     assert events(two, "started")[0]["world_size"] == 2
     for name, key in (("step", "loss"), ("evaluation", "loss")):
         expected, found = ([event[key] for event in events(which, name)] for which in (one, two))

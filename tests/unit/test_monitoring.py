@@ -164,12 +164,15 @@ def service() -> Iterator[tuple[Board, int]]:
             pending=Pending(rows=9, ineligible={"too_short": 2}, oldest_age_seconds=90_000.0, at=datetime.now(UTC),
                             oldest_sweep_age_seconds=5.0, unknown_ranges=0, changed=0),
             progress=Progress(run_id=4, step=3, steps_total=9, learning_rate=1e-4, grad_norm=0.5,
-                              tokens_per_second=900.0, gpu_memory_bytes=3 * 10**9),
+                              tokens_per_second=900.0, gpu_memory_bytes=3 * 10**9, gpu_utilization=0.9,
+                              gpu_card_used_bytes=9e9, gpu_card_total_bytes=3e10, gpu_power_watts=400.0,
+                              gpu_temperature_celsius=60.0, process_memory_bytes=4e9, process_cpu_percent=150.0),
             losses={"train": 2.0, "eval": 1.9, "current": 2.0, "anchor": 2.5}, phase_seconds={"fit": 60.0},
             last_verdict={"rules": [{"rule": "loss", "outcome": "fail"}],
                           "intervals": {"new": {"difference": 0.1, "low": -0.1, "high": 0.3}}},
             current_version=3, served_version=2, last_event=time.monotonic(), non_finite=0,
             disk_free_bytes=50 * 10**9, disk_needed_bytes=6 * 10**9, alerts={"delivered": 2},
+            gpu_energy_joules=3.0e6,
         )
     )  # fmt: skip
     listening = listen("127.0.0.1", 0)

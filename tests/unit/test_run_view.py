@@ -42,3 +42,13 @@ def test_a_run_of_an_earlier_version_and_a_live_run_are_shown(capsys):
     print_run(replace(RUN, state="training", reason=None))
     shown = capsys.readouterr().out
     assert "verdict" not in shown and "training" in shown and shown.count("base alone") == 1
+
+
+def test_the_energy_of_a_run_and_its_cost(capsys):
+    cost = {"amount": 0.126, "per_kwh": 0.3, "currency": "EUR"}
+    print_run(replace(RUN, report={"energy_joules": 1512000.0, "energy_source": "counter", "energy_cost": cost}))
+    assert "0.420 kWh (0.13 EUR) " in capsys.readouterr().out
+    print_run(replace(RUN, report={"energy_joules": 1512000.0, "energy_source": "power", "energy_cost": None}))
+    assert "0.420 kWh, from power readings" in capsys.readouterr().out
+    print_run(replace(RUN, report={"energy_joules": None}))
+    assert "energy" not in capsys.readouterr().out

@@ -26,6 +26,7 @@ from service.settings.home import Home, only_service, running_service, stop_serv
 from service.settings.load import Eligibility, load_settings
 from service.up import _show_addresses
 from service.web.board import Board, Snapshot
+from service.web.exposition import json_metrics, prometheus_metrics
 from service.web.state import State
 from trainer.recipe import Hygiene
 from trainer.records import append_event
@@ -234,6 +235,30 @@ def test_events_reach_the_board_and_the_log(tmp_path: Path, lines):
     text = "\n".join(lines())
     for word in ("Training step", "Eval anchor", "Saving checkpoint"):
         assert word in text
+
+
+def test_readings_of_the_cards_reach_the_board_and_the_metrics(tmp_path: Path):
+    run, board = RunDirectory(tmp_path), Board(Snapshot())
+    card = {"cards": 1, "utilization_percent": 75.0, "memory_total_bytes": 3e10, "power_watts": 410.5}
+    append_event(run.events, "device", **card, energy_joules=500.0, process_memory_bytes=1e9)
+    watcher = Watcher(run, 5, board)
+    watcher.skip_history()
+    before = board.read().last_event
+    assert board.read().gpu_energy_joules is None, "an earlier service counted this"
+    append_event(run.events, "device", **card, energy_joules=800.0, process_memory_bytes=2e9, process_cpu_percent=150.0)
+    watcher.read()
+    shown = json_metrics(board.read())["metrics"]
+    assert shown["gpu_utilization_ratio"] == 0.75 and shown["gpu_memory_total_bytes"] == 3e10
+    assert shown["gpu_power_watts"] == 410.5 and shown["gpu_energy_joules"] == 300.0
+    assert shown["trainer_memory_bytes"] == 2e9 and shown["trainer_cpu_ratio"] == 1.5
+    assert shown["gpu_temperature_celsius"] is None
+    assert board.read().last_event == before, "a trainer that hangs is read too"
+    append_event(run.events, "device", cards=0)  # the card did not answer for a moment
+    append_event(run.events, "device", **card, energy_joules=900.0)
+    watcher.read()
+    assert json_metrics(board.read())["metrics"]["gpu_energy_joules"] == 400.0
+    text, _ = prometheus_metrics(board, "text/plain;version=0.0.4")
+    assert b"codelupe_gpu_energy_joules_total" in text
 
 
 def test_old_events_are_read_without_being_logged_again(tmp_path: Path, lines):

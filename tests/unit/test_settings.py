@@ -10,6 +10,7 @@ from service.errors import SettingsError
 from service.logs import LOG
 from service.settings.environment import PROJECT_RECIPES, chosen_log_format, chosen_recipe
 from service.settings.load import OVER_THE_RECIPE, VARIABLES, load_settings
+from service.settings.parsers import Price
 from service.settings.variables import FOR_COMPOSE
 
 EMBEDDED = PROJECT_RECIPES / "embedded.yaml"
@@ -166,8 +167,39 @@ def test_the_public_address():
 
 def test_the_trackers_mode_reaches_the_trainer():
     assert load(WANDB_MODE="offline", HF_TOKEN="t").trainer_secrets == {"WANDB_MODE": "offline", "HF_TOKEN": "t"}
-    with pytest.raises(SettingsError, match="WANDB_MODE: 'of' is not allowed"):
-        load(WANDB_MODE="of")
+    with pytest.raises(SettingsError, match=r"WANDB_MODE: 'ofline' is not allowed. Use online or offline"):
+        load(WANDB_MODE="ofline")
+
+
+def test_wandb_is_set_up_in_the_file_too(tmp_path: Path):
+    (tmp_path / ".env").write_text(
+        "WANDB_MODE=offline\nWANDB_ENTITY=team\nWANDB_PROJECT=p\nWANDB_BASE_URL=http://wb:8080/\n"
+    )
+    settings = load(env_file=tmp_path / ".env")
+    expected = {"WANDB_MODE": "offline", "WANDB_ENTITY": "team", "WANDB_BASE_URL": "http://wb:8080/"}
+    assert settings.trainer_secrets == expected and settings.recipe.tracking.wandb_project == "p"
+    for name, wrong in (("WANDB_PROJECT", "a/b"), ("WANDB_ENTITY", "a b"), ("WANDB_BASE_URL", "wb")):
+        with pytest.raises(SettingsError, match=f"{name}: '{wrong}' is not allowed"):
+            load(**{name: wrong})
+
+
+def test_online_without_a_key_is_an_error():
+    with pytest.raises(SettingsError, match="WANDB_MODE: online needs WANDB_API_KEY"):
+        load(WANDB_MODE="online")
+    assert load(WANDB_MODE="online", WANDB_API_KEY="k").trainer_secrets["WANDB_MODE"] == "online"
+
+
+@pytest.mark.parametrize(
+    ("text", "per_kwh", "currency"), [("0.32 EUR", 0.32, "EUR"), ("0.32", 0.32, ""), ("12€", 12.0, "€")]
+)
+def test_the_price_of_electricity(text: str, per_kwh: float, currency: str):
+    assert load(ELECTRICITY_PRICE=text).electricity_price == Price(per_kwh=per_kwh, currency=currency)
+
+
+@pytest.mark.parametrize("wrong", ["EUR", "0,32 EUR", "-1", "0.3 EUR per kWh", "1e3", "nan"])
+def test_a_wrong_price_is_named(wrong: str):
+    with pytest.raises(SettingsError, match=r"ELECTRICITY_PRICE: .* is not allowed. Use a price per kWh"):
+        load(ELECTRICITY_PRICE=wrong)
 
 
 def test_the_log_format():

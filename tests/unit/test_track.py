@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +26,7 @@ from trainer.track.wandb_tracker import WandbBackend, wandb_mode
 
 RECIPE = Recipe(name="r", stream="qwen")
 QUIET = Recipe(name="r", stream="qwen", tracking=Tracking(tensorboard=False))
-PREDICTION = Prediction(file_id=7, prompt="def f():", expected="return 1", answer="```\nreturn 2\n```")
+PREDICTION = Prediction(step=3, file_id=7, prompt="def f():", expected="return 1", answer="```\nreturn 2\n```")
 UNREACHABLE = {"WANDB_API_KEY": "k3y" * 13 + "x", "WANDB_BASE_URL": "http://127.0.0.1:9"}
 
 
@@ -89,7 +93,7 @@ def test_wandb_offline_writes_a_run_file(run_directory: RunDirectory, monkeypatc
     opened.predictions(2, [PREDICTION])
     opened.close()
     assert problems == []
-    (run_file,) = run_directory.root.glob("wandb/offline-run-*/run-qwen-000042.wandb")
+    (run_file,) = run_directory.root.glob("wandb/offline-run-*/run-qwen-000042-??????.wandb")
     content = run_file.read_bytes()
     assert b"train/loss" in content and b"0.123456" in content
     assert b"codelupe-qwen-training" in content
@@ -136,6 +140,68 @@ print("closing took", time.monotonic() - started < 6)
     assert UNREACHABLE["WANDB_API_KEY"] not in finished.stdout + finished.stderr
 
 
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """A server that accepts connections, and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
+        accepted: list[socket.socket] = []
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    accepted.append(listening.accept()[0])
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+        assert accepted, "nobody came"
+        for connection in accepted:
+            connection.close()
+
+
+def test_a_server_that_never_answers_costs_nothing(
+    run_directory: RunDirectory, silent_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trackers, "FINISH_SECONDS", 4.0)
+    problems, environment = Problems(), {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": silent_server}
+    opened = open_trackers(QUIET, run_directory, run_name="n", on_problem=problems, environment=environment)
+    started = time.monotonic()
+    for step in range(100):
+        opened.log(step, {"train/loss": 1.0})
+    assert time.monotonic() - started < 0.5
+    opened.close()
+    assert time.monotonic() - started < 6
+    assert problems == [("wandb", "did not finish within 4 s. Its remaining entries are lost")]
+
+
+def test_a_full_disk_costs_the_curves_and_nothing_else(
+    run_directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is on a small disk of its own, which the curves fill."""
+    monkeypatch.setattr(trackers, "FINISH_SECONDS", 8.0)
+    folder = run_directory.root / "wandb"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1536k", "none", folder], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        problems = Problems()
+        opened = open_trackers(
+            QUIET, run_directory, run_name="n", on_problem=problems, environment={"WANDB_MODE": "offline"}
+        )
+        started = time.monotonic()
+        for step in range(950):
+            opened.log(step, {f"train/{name}/{step}": 1.0 for name in range(30)})
+        assert time.monotonic() - started < 1
+        opened.close()
+        assert time.monotonic() - started < 12
+        usage = shutil.disk_usage(folder)
+        assert usage.free < 1 << 20, "the disk was not filled"
+        assert "is full. W&B loses what it cannot write there" in problems[0][1]
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
 def test_a_dead_wandb_process_is_reported(run_directory: RunDirectory) -> None:
     backend = WandbBackend(QUIET, run_directory, run_name="n", mode="offline", environment={"WANDB_MODE": "offline"})
     backend.open()
@@ -169,6 +235,12 @@ class Recording:
 
     def predictions(self, step: int, records: Sequence[Prediction]) -> None:
         self._note("predictions")
+
+    def texts(self, step: int, values: Mapping[str, str]) -> None:
+        self._note("texts")
+
+    def artifact(self, **what: Any) -> None:
+        self._note("artifact")
 
     def close(self) -> None:
         self._note("close")

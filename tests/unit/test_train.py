@@ -88,6 +88,7 @@ def test_the_report_says_what_happened(finished):
     assert set(report) == {
         "format", "run_id", "stream", "recipe", "base", "parent_version", "steps", "early_stopped", "held_out",
         "evaluation", "train", "experts", "rows", "adapter", "seconds", "device", "versions", "phase",
+        "energy_joules", "energy_source",
     }  # fmt: skip
     assert report["steps"]["total"] == report["steps"]["done"] == 5
     assert report["rows"] == {"trained": 19, "unused": 0, "rejected": 1, "held_out": 5, "replayed": 1}

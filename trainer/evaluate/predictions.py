@@ -18,19 +18,24 @@ MAX_NEW_TOKENS = 128
 
 @torch.no_grad()
 def predict(
-    adapted: Any, tokenizer: Any, samples: Sequence[TokenSample], *, pad: int, stop: StopRequest
+    adapted: Any, tokenizer: Any, samples: Sequence[TokenSample], *, step: int, pad: int, stop: StopRequest
 ) -> list[tuple[Prediction, int]]:
     """Generate greedy answers, each with its number of tokens. Leaves the model in evaluation mode.
+
+    Args:
+        step: the step whose weights the model has
 
     Raises:
         Stopped: a stop was requested meanwhile.
     """
     adapted.eval()
     with unpacked_attention(adapted.get_base_model()):
-        return [_answer(adapted, tokenizer, sample, pad, stop) for sample in samples]
+        return [_answer(adapted, tokenizer, sample, step, pad, stop) for sample in samples]
 
 
-def _answer(adapted: Any, tokenizer: Any, sample: TokenSample, pad: int, stop: StopRequest) -> tuple[Prediction, int]:
+def _answer(
+    adapted: Any, tokenizer: Any, sample: TokenSample, step: int, pad: int, stop: StopRequest
+) -> tuple[Prediction, int]:
     stop.check()
     start = _prompt_tokens(sample)
     wanted = sample.labels[start:][sample.labels[start:] != IGNORED]
@@ -45,6 +50,7 @@ def _answer(adapted: Any, tokenizer: Any, sample: TokenSample, pad: int, stop: S
         pad_token_id=pad,
     )[0, start:]
     prediction = Prediction(
+        step=step,
         file_id=sample.file_id,
         prompt=tokenizer.decode(sample.ids[:start].tolist()),
         expected=tokenizer.decode(wanted.tolist(), skip_special_tokens=True),

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from trainer.data.batches import Windows
 from trainer.data.encoder import TokenSample
+from trainer.device_readings import DeviceReadings
 from trainer.errors import Diverged
 from trainer.evaluate.held_out import HeldOut
 from trainer.events import Events
@@ -38,6 +39,7 @@ class FitContext:
     checkpoints: Path
     events: Events
     trackers: Trackers
+    readings: DeviceReadings
     stop: StopRequest
 
     @property

@@ -103,6 +103,7 @@ class Fit:
                 "train/grad_norm": norm,
                 "train/tokens_per_second": speed,
                 "memory/gpu_bytes": float(memory),
+                **self.context.readings.since_last(),
                 **{f"train/{name}": value for name, value in more.items()},
             },
         )

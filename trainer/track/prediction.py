@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """A held-out prompt and the candidate's answer, for people to read."""
+    """A held-out prompt and a model's answer, for people to read."""
 
+    step: int
+    """The step whose weights answered. 0: before the training."""
     file_id: int
     prompt: str
     expected: str

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from trainer.recipe import Recipe
 from trainer.run_dir import RunDirectory
@@ -26,9 +26,13 @@ FINISH_SECONDS = 10.0
 class Backend(Protocol):
     """A tracker's operations. They run in its thread, and may raise or hang."""
 
-    def open(self) -> None: ...
+    def open(self) -> str | None:
+        """Returns what people should know, if it works otherwise than asked."""
+
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
     def predictions(self, step: int, records: Sequence[Prediction]) -> None: ...
+    def texts(self, step: int, values: Mapping[str, str]) -> None: ...
+    def artifact(self, **what: Any) -> None: ...
     def close(self) -> None: ...
     def abandon(self) -> None:
         """Called from the run's thread if `close` takes too long. Releases what would keep the process alive."""
@@ -41,18 +45,25 @@ def open_trackers(
     run_name: str,
     on_problem: Callable[[str, str], None],
     environment: Mapping[str, str] = os.environ,
+    facts: Mapping[str, Any] | None = None,
+    purge_step: int | None = None,
 ) -> Trackers:
     """Start the trackers enabled by recipe and environment, without waiting for them.
 
     Args:
         on_problem: called with a tracker's name and a message, from any thread, once per kind of problem.
+        facts: what was decided beside the recipe: the run's number, its parent, its steps
+        purge_step: the first step that a resumed run does again
     """
     workers: list[Worker] = []
     if mode := wandb_mode(environment):
-        backend = WandbBackend(recipe, run_directory, run_name=run_name, mode=mode, environment=environment)
+        backend = WandbBackend(
+            recipe, run_directory, run_name=run_name, mode=mode, environment=environment, facts=facts
+        )
         workers.append(Worker("wandb", backend, on_problem, secret=environment.get("WANDB_API_KEY", "")))
     if recipe.tracking.tensorboard:
-        workers.append(Worker("tensorboard", TensorBoardBackend(run_directory.root / "tensorboard"), on_problem))
+        board = TensorBoardBackend(run_directory.root / "tensorboard", purge_step=purge_step)
+        workers.append(Worker("tensorboard", board, on_problem))
     return Trackers(workers)
 
 
@@ -61,6 +72,11 @@ class Trackers:
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self._workers = workers
+
+    @property
+    def has_table(self) -> bool:
+        """Whether answers of several moments are shown side by side, as in W&B's table."""
+        return any(worker.name == "wandb" for worker in self._workers)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Log curves at a step, by names such as train/loss."""
@@ -74,13 +90,29 @@ class Trackers:
         for worker in self._workers:
             worker.submit("predictions", lambda backend: backend.predictions(step, copied))
 
-    def close(self) -> None:
-        """Wait about ten seconds for all trackers to finish, then abandon them."""
-        deadline = time.monotonic() + FINISH_SECONDS
+    def texts(self, step: int, values: Mapping[str, str]) -> None:
+        """Log short texts, by names such as gate/decision."""
+        copied = dict(values)
+        for worker in self._workers:
+            worker.submit("texts", lambda backend: backend.texts(step, copied))
+
+    def artifact(self, name: str, **what: Any) -> None:
+        """Log an adapter's folder at W&B. TensorBoard has nothing for it."""
+        for worker in self._workers:
+            worker.submit("artifact", lambda backend: backend.artifact(name=name, **what))
+
+    def close(self, seconds: float | None = None) -> None:
+        """Wait for all trackers to finish, then abandon them.
+
+        Args:
+            seconds: None: ten, so that the end of a run is not delayed
+        """
+        seconds = FINISH_SECONDS if seconds is None else seconds
+        began = time.monotonic()
         for worker in self._workers:
             worker.finish()
         for worker in self._workers:
-            worker.wait(deadline)
+            worker.wait(seconds, since=began)
 
 
 Task = tuple[str, Callable[[Backend], None]]
@@ -92,7 +124,7 @@ class Worker:
     def __init__(
         self, name: str, backend: Backend, on_problem: Callable[[str, str], None], *, secret: str = ""
     ) -> None:
-        self._name = name
+        self.name = name
         self._backend = backend
         self._on_problem = on_problem
         self._secret = secret
@@ -118,16 +150,16 @@ class Worker:
         """Accept no more actions. The thread ends when its queue is empty."""
         self._finishing.set()
 
-    def wait(self, deadline: float) -> None:
-        """Wait for the thread until `deadline`. After that it ends with the process."""
-        self._thread.join(max(0.0, deadline - time.monotonic()))
+    def wait(self, seconds: float, *, since: float) -> None:
+        """Wait for the thread until so many seconds after `since`. Then it ends with the process."""
+        self._thread.join(max(0.0, since + seconds - time.monotonic()))
         if self._thread.is_alive():
-            self._report_once("finish", f"did not finish within {FINISH_SECONDS:.0f} s. Its remaining entries are lost")
+            self._report_once("finish", f"did not finish within {seconds:.0f} s. Its remaining entries are lost")
             self._abandoned = True
             self._attempt("abandon", lambda backend: backend.abandon())
 
     def _run(self) -> None:
-        if not self._attempt("open", lambda backend: backend.open()):
+        if not self._attempt("open", self._open):
             self._finishing.set()
             return
         while not (self._finishing.is_set() and self._tasks.empty()):
@@ -137,6 +169,10 @@ class Worker:
                 continue
             self._attempt(kind, action)
         self._attempt("close", lambda backend: backend.close())
+
+    def _open(self, backend: Backend) -> None:
+        if note := backend.open():
+            self._report_once("open", note)
 
     def _attempt(self, kind: str, action: Callable[[Backend], None]) -> bool:
         try:
@@ -150,4 +186,4 @@ class Worker:
         if kind in self._told or self._abandoned:
             return
         self._told.add(kind)
-        self._on_problem(self._name, message.replace(self._secret, "***") if self._secret else message)
+        self._on_problem(self.name, message.replace(self._secret, "***") if self._secret else message)
