@@ -210,7 +210,9 @@ def test_the_address_that_is_shown(
     environment = {} if public is None else {"PUBLIC_URL": public}
     settings = load_settings(PROJECT_RECIPES / "embedded.yaml", environment=environment, env_file=None)
     _show_addresses(address, Home(tmp_path), settings, progress_printer("text"))
-    assert capsys.readouterr().out.splitlines()[0] == f"· ready        {shown}/health   {shown}/metrics"
+    page, ready = capsys.readouterr().out.splitlines()[:2]
+    assert page == f"· page         {shown}/"
+    assert ready == f"· ready        {shown}/health   {shown}/metrics"
 
 
 def test_events_reach_the_board_and_the_log(tmp_path: Path, lines):
