@@ -99,13 +99,8 @@ def _show_addresses(address: tuple[Any, ...], home: Home, settings: Settings, sh
     shown = {"0.0.0.0": "127.0.0.1", "[::]": "127.0.0.1"}.get(shown, shown)
     url = settings.public_url or f"http://{shown}:{port}"
     pointer = home.pointer(settings.recipe.stream)
-    show(
-        "ready",
-        f"{url}/   {url}/health   {url}/metrics",
-        page=f"{url}/",
-        health=f"{url}/health",
-        metrics=f"{url}/metrics",
-    )
+    show("page", f"{url}/", url=f"{url}/")
+    show("ready", f"{url}/health   {url}/metrics", health=f"{url}/health", metrics=f"{url}/metrics")
     show("adapter", f"{pointer} (once published)", path=str(pointer))
     show("log", str(home.log_file), path=str(home.log_file))
 
