@@ -73,6 +73,17 @@ def test_a_run_opens_its_rules_losses_curves_and_files(stage: Stage, watched: Wa
     assert watched.problems == []
 
 
+def test_a_run_on_a_card_shows_its_readings_and_its_experts(stage: Stage, watched: Watched) -> None:
+    STATES["experts"](stage)
+    with stage.served() as address:
+        open_page(watched, address)
+        facts = watched.page.locator("#now-facts")
+        for said in ("28.4 GB of 33.6 GB", "97 %", "561 W", "71 °C", "2 of 3 evaluations"):
+            expect(facts).to_contain_text(said)
+        expect(watched.page.locator("#experts-map tbody tr")).to_have_count(4)
+        assert watched.page.locator("#experts-map tbody tr").first.locator(".heat span").count() == 8
+
+
 def test_the_keyboard_is_enough(stage: Stage, watched: Watched) -> None:
     history(stage, 2)
     page = watched.page

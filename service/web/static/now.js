@@ -30,14 +30,16 @@ export async function showNow(now) {
     ["tokens per second", run.tokens_per_second === null ? "" : count(Math.round(run.tokens_per_second))],
     ["learning rate", run.learning_rate === null ? "" : run.learning_rate.toExponential(2)],
     ["gradient norm", run.grad_norm === null ? "" : run.grad_norm.toPrecision(3)],
-    ["GPU memory", run.gpu_memory_bytes ? bytes(run.gpu_memory_bytes) : "no GPU"], ...gpu(run),
+    ...gpu(run),
   ]));
   await drawCurves(run);
 }
 
-/** Readings of the card, where there are any. */
+/** Readings of the cards, where there are any. */
 function gpu(run) {
+  if (!run.gpu_memory_bytes && !run.gpu_card_total_bytes) return [["GPU", "none"]];
   return [
+    ["GPU memory", run.gpu_card_total_bytes ? `${bytes(run.gpu_card_used_bytes)} of ${bytes(run.gpu_card_total_bytes)}` : bytes(run.gpu_memory_bytes)],
     ["GPU load", number(run.gpu_utilization, (value) => `${Math.round(value * 100)} %`)],
     ["GPU power", number(run.gpu_power_watts, (value) => `${Math.round(value)} W`)],
     ["GPU temperature", number(run.gpu_temperature_celsius, (value) => `${Math.round(value)} °C`)],

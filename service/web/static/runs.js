@@ -79,6 +79,7 @@ function factsOf(run, report) {
     ["claimed at", when(run.created_at)], ["ended at", when(run.ended_at)], ["starts", String(run.launches)],
     ["steps", steps && `${steps.done} of ${steps.total}, best ${steps.best}${report.early_stopped ? ", stopped early" : ""}`],
     ["tokens", report.train?.tokens_published && count(report.train.tokens_published)], ["device", report.device],
+    ["GPU energy", report.energy_joules && `${(report.energy_joules / 3.6e6).toFixed(3)} kWh`],
   ]));
 }
 
