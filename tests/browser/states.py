@@ -11,6 +11,11 @@ from stage import Stage
 
 from service.web.board import Progress
 
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"viewport": {"width": 1200, "height": 900}},
+    "dark": {"viewport": {"width": 1200, "height": 900}, "color_scheme": "dark"},
+    "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True, "color_scheme": "dark"},
+}
 ANSWERS = [
     {"prompt": "def read_lines(path):", "base": "    return open(path)\n",
      "candidate": "    with open(path) as file:\n        return file.read().splitlines()\n"},
@@ -45,8 +50,10 @@ def experts(stage: Stage) -> None:
     progress = stage.board.read().progress
     assert progress is not None
     stage.events(progress.run_id, 230, total=300, experts=True)
-    card: dict[str, Any] = {"gpu_memory_bytes": 27 * 10**9, "gpu_card_used_bytes": 28.4e9, "gpu_card_total_bytes": 33.6e9,
-            "gpu_utilization": 0.97, "gpu_power_watts": 561.0, "gpu_temperature_celsius": 71.0}  # fmt: skip
+    card: dict[str, Any] = {
+        "gpu_memory_bytes": 27 * 10**9, "gpu_card_used_bytes": 28.4e9, "gpu_card_total_bytes": 33.6e9,
+        "gpu_utilization": 0.97, "gpu_power_watts": 561.0, "gpu_temperature_celsius": 71.0,
+    }  # fmt: skip
     stage.board.update(progress=replace(progress, **card))
 
 

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 from axe import axe_source, serious_problems
 from conftest import Watched
 from stage import Stage
-from states import STATES
+from states import LOOKS, STATES
 
-SHOTS = os.environ.get("SCREENSHOTS")
-"""A folder for screenshots of every state, to look at."""
-LOOKS: dict[str, dict[str, Any]] = {
-    "light": {"viewport": {"width": 1200, "height": 900}},
-    "dark": {"viewport": {"width": 1200, "height": 900}, "color_scheme": "dark"},
-    "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True, "color_scheme": "dark"},
-}
 SAYS = {
     "empty": "Healthy. Waiting, no adapter yet.",
     "waiting": "Healthy. Waiting: 3 of 8 new files, adapter v6 live for",
@@ -79,16 +70,3 @@ def test_dark_and_narrow_pages_can_be_used_too(stage: Stage, browser: Any, look:
         assert serious_problems(seen.page, axe_source()) == []
     seen.context.close()
     assert seen.problems == []
-
-
-@pytest.mark.skipif(SHOTS is None, reason="SCREENSHOTS names no folder for pictures of every state")
-@pytest.mark.parametrize("look", LOOKS)
-@pytest.mark.parametrize("state", STATES)
-def test_screenshots(stage: Stage, browser: Any, state: str, look: str) -> None:
-    STATES[state](stage)
-    seen = Watched(browser, **LOOKS[look])
-    with stage.served() as address:
-        seen.page.goto(address)
-        seen.page.wait_for_timeout(1500)
-        seen.page.screenshot(path=Path(str(SHOTS)) / f"{state}-{look}.png", full_page=True)
-    seen.context.close()
