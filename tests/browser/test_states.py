@@ -47,8 +47,8 @@ def test_the_page_shows_the_state(stage: Stage, watched: Watched, state: str) ->
             page.locator(f"#{section}").wait_for(state="visible")
         page.wait_for_load_state("networkidle")
         assert page.locator("#sentence").inner_text().startswith(SAYS[state])
-        shown = {section for section in OPTIONAL if page.locator(f"#{section}").is_visible()}
-        assert shown - {"quality"} == SECTIONS[state] & OPTIONAL - {"quality"}
+        hidden = sorted(OPTIONAL - SECTIONS[state] - {"quality"})
+        page.wait_for_function("names => names.every((name) => document.getElementById(name).hidden)", arg=hidden)
         assert serious_problems(page, axe_source()) == []
         assert watched.strangers(address) == [], "the page asks nobody else"
     allowed = "503" if state == "database_down" else "nothing"
