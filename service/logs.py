@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Protocol, TextIO
 
 from service import stdio
+from service.visible import visible
 
 LOG = logging.getLogger("codelupe")
 MAX_LOG_BYTES = 10 * 1024 * 1024
@@ -71,7 +72,8 @@ class _TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         pairs = "".join(f" {key}={_shown(value)}" for key, value in _fields(record).items() if value is not None)
-        line = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S%z')} {record.levelname} {record.getMessage()}{pairs}"
+        said = visible(record.getMessage())
+        line = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S%z')} {record.levelname} {said}{pairs}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -94,7 +96,7 @@ def _shown(value: Any) -> str:
     """Format a field's value on one line. Numbers are short; ambiguous text is quoted."""
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = str(value)
+    text = visible(str(value))
     return json.dumps(text, ensure_ascii=False) if not text or set(text) & set(' "=\n\r\t') else text
 
 
@@ -137,7 +139,7 @@ def _plain(value: Any) -> Any:
 def print_line(line: str) -> None:
     """Print a line to stdout. If its reader has gone, say so once in the log, and go on: a service runs for months."""
     try:
-        sys.stdout.write(f"{line}\n")
+        sys.stdout.write(f"{visible(line)}\n")
         sys.stdout.flush()
     except OSError as error:
         stdio.give_up(sys.stdout)

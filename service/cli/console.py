@@ -14,8 +14,17 @@ from rich.table import Table
 
 from service.settings.environment import chosen_recipe
 from service.settings.load import Settings, load_settings
+from service.visible import visible
 
-out = Console(soft_wrap=True, highlight=False)
+
+class _Out(Console):
+    """Prints texts without the control characters that they hold."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(visible(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+out = _Out(soft_wrap=True, highlight=False)
 
 RecipeOption = Annotated[
     Path | None,
@@ -40,9 +49,11 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str | None, columns: list[str], rows: list[list[Any]]) -> None:
     """Print a table. None gives an empty cell. Without `columns` the table has no header."""
-    table = Table(*columns, title=title, title_justify="left", show_header=bool(columns))
+    table = Table(
+        *map(visible, columns), title=title and visible(title), title_justify="left", show_header=bool(columns)
+    )
     for row in rows:
-        table.add_row(*(escape("" if value is None else str(value)) for value in row))
+        table.add_row(*(escape(visible("" if value is None else str(value))) for value in row))
     out.print(table)
 
 

@@ -31,6 +31,7 @@ from service.intake.history import MAX_COMMITS
 from service.intake.hub import SCHEME
 from service.intake.records import Given
 from service.settings.load import Settings
+from service.visible import visible
 
 
 def drop(
@@ -232,7 +233,7 @@ def samples(
     arguments += ["--json"] if as_json else []
     with preview(settings, paths or [], recipe_given=recipe is not None) as shown:
         for line in shown.skipped:
-            print(f"skipped: {line}", file=sys.stderr)
+            print(f"skipped: {visible(line)}", file=sys.stderr)
         arguments += ["--seed", str(shown.seed)] if shown.seed is not None else []
         code = show_samples(shown.recipe_file, shown.rows_file, arguments, settings.trainer_secrets)
     raise typer.Exit(code)

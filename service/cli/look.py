@@ -14,6 +14,7 @@ from service.intake.drop import RecordFiles, Summary, read_sources
 from service.intake.formats import PassedOver
 from service.intake.records import Given
 from service.intake.source_texts import is_notebook
+from service.visible import visible
 from trainer.conversations import MESSAGES
 
 
@@ -103,7 +104,7 @@ def print_passed_over(summary: Summary) -> None:
     if summary.records.unknown:
         out.print(f"columns not used: {', '.join(summary.records.unknown)}")
     for line in summary.barren:
-        print(line, file=sys.stderr)
+        print(visible(line), file=sys.stderr)
 
 
 def passed_over_json(summary: Summary) -> dict[str, Any]:

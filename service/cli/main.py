@@ -29,6 +29,7 @@ from service.cli import (
     wandb_sync,
 )  # fmt: skip
 from service.errors import PreconditionError, ServiceError
+from service.visible import visible
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -77,13 +78,13 @@ def main() -> None:
     try:
         app()
     except ServiceError as error:
-        print(f"codelupe: {error}", file=sys.stderr)
+        print(f"codelupe: {visible(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except DatabaseError as error:
-        print(f"codelupe: {error}", file=sys.stderr)
+        print(f"codelupe: {visible(str(error))}", file=sys.stderr)
         sys.exit(PreconditionError.exit_code)
     except OSError as error:  # a full disk, a missing permission or a name that is too long, wherever it occurs
         if sys.argv[1:2] == ["up"]:  # a service runs for months: its log needs the traceback
             raise
-        print(f"codelupe: {str(error)[:500]}", file=sys.stderr)
+        print(f"codelupe: {visible(str(error)[:500])}", file=sys.stderr)
         sys.exit(PreconditionError.exit_code)
