@@ -26,7 +26,7 @@ from service.logs import PrintProgress
 from service.logs import event as log
 from service.publish.rollback import roll_back
 from service.publish.serving import serving
-from service.settings.home import Home, only_service
+from service.settings.home import Home, address_noted, only_service
 from service.settings.load import Settings
 from service.start import bind_stream, database_url, first_snapshot, prepared_recipe, stage
 from service.web.api import Commands
@@ -69,6 +69,7 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, show: PrintProgress
         server = HttpServer(create_app(board, actions(pool, settings), token=settings.token, site=site), listening)
         server.start()
         stack.callback(server.close)
+        stack.enter_context(address_noted(home, *listening.getsockname()[:2]))
         with stage(show, "migrations") as note:
             applied = get_ready(pool, settings)
             note(f"{', '.join(applied)} applied" if applied else "up to date", applied=applied)

@@ -14,6 +14,7 @@ from db import runs as run_table
 from db.errors import DatabaseError
 from service import logs
 from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for
+from service.cli.watch import watch as watch_stream
 from service.database import database
 from service.errors import PreconditionError, ServiceError
 from service.settings.environment import chosen_log_format
@@ -70,9 +71,21 @@ def stop(recipe: RecipeOption = None) -> None:
         out.print("embedded database stopped")
 
 
-def status(recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
+def status(
+    recipe: RecipeOption = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C. Lines where there is no terminal.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option(min=0.2, max=3600, metavar="SECONDS", help="With --watch: seconds between two looks.")
+    ] = 2.0,
+    as_json: JsonOption = False,
+) -> None:
     """Show the state of the stream."""
     settings = settings_for(recipe)
+    if watch:
+        watch_stream(settings, every=every, as_json=as_json)
+        return
     home, stream = Home(settings.home), settings.recipe.stream
     with database(settings) as pool:
         totals = run_table.totals(pool, stream)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.errors import PreconditionError
-from trainer.run_dir import RunDirectory, write_text
+from trainer.run_dir import RunDirectory, read_json, write_json, write_text
 
 LEAST_RUN_BYTES = 256 * 1024**2
 
@@ -48,6 +48,11 @@ class Home:
     @property
     def lock(self) -> Path:
         return self.root / "service.lock"
+
+    @property
+    def address(self) -> Path:
+        """Where the folder's running service listens."""
+        return self.root / "service.json"
 
     def run(self, run_id: int) -> RunDirectory:
         return RunDirectory(self.runs / f"{run_id:06d}")
@@ -146,6 +151,26 @@ def only_service(home: Home) -> Iterator[None]:
         file.flush()
         yield
         file.truncate(0)
+
+
+@contextmanager
+def address_noted(home: Home, host: str, port: int) -> Iterator[None]:
+    """Tell the folder's other commands where the service listens, while the block runs."""
+    write_json(home.address, {"pid": os.getpid(), "host": host, "port": port})
+    try:
+        yield
+    finally:
+        home.address.unlink(missing_ok=True)
+
+
+def service_address(home: Home) -> tuple[str, int] | None:
+    """Return host and port of the folder's running service, or None. What a killed service left does not count."""
+    try:
+        found = read_json(home.address)
+        pid, host, port = int(found["pid"]), str(found["host"]), int(found["port"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (host, port) if running_service(home) == pid else None
 
 
 def running_service(home: Home) -> int | None:

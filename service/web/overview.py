@@ -71,7 +71,7 @@ def overview(snapshot: Snapshot, *, can_act: bool, poll_seconds: float) -> Overv
 def sentence(snapshot: Snapshot) -> str:
     """Return the state in one line: "Healthy. Training run 42, 63 %, adapter v41 live for 2 h, 118 files waiting."."""
     status, reason = snapshot.health()
-    parts = [_doing(snapshot), _live(snapshot)]
+    parts = [_doing(snapshot), live_adapter(snapshot)]
     if snapshot.pending is not None and snapshot.state != "waiting":
         parts.append(f"{counted(snapshot.pending.rows, 'file')} waiting")
     said = f"{STATUS_WORDS[status]} {', '.join(part for part in parts if part)}."
@@ -101,7 +101,8 @@ def _training(progress: Progress) -> str:
     return f"Training run {progress.run_id}, {share:.0%}{left}".replace("%", " %")
 
 
-def _live(snapshot: Snapshot) -> str:
+def live_adapter(snapshot: Snapshot) -> str:
+    """Return which adapter is live, and for how long. Empty: this is not known yet."""
     if snapshot.current_version is None:
         return "no adapter yet" if snapshot.current_known else ""
     published = snapshot.current_published_at

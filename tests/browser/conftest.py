@@ -26,19 +26,24 @@ QUIET = [
 
 
 @pytest.fixture
-def pool(postgres_url: str) -> Iterator[Pool]:
+def database_url(postgres_url: str) -> Iterator[str]:
     name = f"page_{next(NUMBERS)}"
     connection = psycopg2.connect(postgres_url)
     connection.autocommit = True
     with connection.cursor() as cursor:
         cursor.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-    pool = Pool(make_dsn(postgres_url, dbname=name), wait_seconds=10)
-    migrate.apply(pool)
-    yield pool
-    pool.close()
+    yield make_dsn(postgres_url, dbname=name)
     with connection.cursor() as cursor:
         cursor.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
     connection.close()
+
+
+@pytest.fixture
+def pool(database_url: str) -> Iterator[Pool]:
+    pool = Pool(database_url, wait_seconds=10)
+    migrate.apply(pool)
+    yield pool
+    pool.close()
 
 
 @pytest.fixture
