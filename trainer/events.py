@@ -10,6 +10,8 @@ from typing import Any
 
 from trainer.records import append_event
 
+PROGRESS_SECONDS = 1.0
+
 
 class Events:
     """The event log of one start of a run."""
@@ -19,6 +21,8 @@ class Events:
         self.enabled = enabled
         self.seconds: dict[str, float] = {}
         """Duration of each ended stage."""
+        self._told: dict[str, float] = {}
+        """When each stage's progress was last written."""
         if enabled:
             _end_half_line(path)
 
@@ -26,6 +30,13 @@ class Events:
         """Append one event."""
         if self.enabled:
             append_event(self.path, event, **fields)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Say how far a stage is, at most once in PROGRESS_SECONDS. Each stage may be told from a thread of its own."""
+        now = time.monotonic()
+        if now - self._told.setdefault(stage, now) >= PROGRESS_SECONDS:  # what takes no time is not told
+            self._told[stage] = now
+            self.emit("progress", stage=stage, done=done, total=total)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

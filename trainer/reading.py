@@ -61,7 +61,7 @@ def reading(directory: RunDirectory, checked: Checked, events: Events) -> Iterat
     def read() -> None:
         try:
             with events.stage("samples"):
-                everything = _read(directory, checked, result, left)
+                everything = _read(directory, checked, result, left, events)
             result._read.set_result(everything)
         except BaseException as error:  # noqa: BLE001  (handed to whoever waits)
             for future in (result._measured, result._read):
@@ -77,14 +77,25 @@ def reading(directory: RunDirectory, checked: Checked, events: Events) -> Iterat
         thread.join()
 
 
-def _read(directory: RunDirectory, checked: Checked, result: Reading, left: threading.Event) -> tuple[Any, Inputs]:
+def _read(
+    directory: RunDirectory, checked: Checked, result: Reading, left: threading.Event, events: Events
+) -> tuple[Any, Inputs]:
     """Tokenize the three files, held-out rows first."""
     tokenizer = load_tokenizer(checked.recipe.base)
     encoder, data = SampleEncoder(tokenizer), checked.recipe.data
     encoder.check(needs(data))
 
+    counts = {path: _count(path) for path in (directory.held_out, directory.rows, directory.replay)}
+    before = 0
+
     def tokens(path: Path, data: Data = data) -> TokenRows:
-        return tokenize_rows(_rows(path, left), encoder, data, seed=checked.seed)
+        nonlocal before
+        made = tokenize_rows(
+            _rows(path, left), encoder, data, seed=checked.seed,
+            on_rows=lambda done: events.progress("samples", before + done, sum(counts.values())),
+        )  # fmt: skip
+        before += counts[path]
+        return made
 
     try:
         held_out = tokens(directory.held_out, replace(data, rename_fraction=0.0))  # do not rename held-out code
@@ -108,6 +119,15 @@ def _rows(path: Path, left: threading.Event) -> Iterator[Row]:
         if left.is_set():
             raise _NotNeeded
         yield row
+
+
+def _count(path: Path) -> int:
+    """Count the rows of a file, for the progress. A missing file has none; whoever reads it reports what is wrong."""
+    try:
+        with path.open("rb") as file:
+            return sum(1 for _ in file)
+    except OSError:
+        return 0
 
 
 def _check_distinct(file_ids: list[int]) -> None:

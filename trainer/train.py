@@ -38,6 +38,7 @@ from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.compiled import compile_layers
 from trainer.model.fused_lora import fuse_adapter
 from trainer.model.load import compute_dtype
+from trainer.model.loading import loading_told
 from trainer.model.lora import add_adapter, trainable_parameters
 from trainer.model.memory import cards_in_use
 from trainer.model.mixture import check_router
@@ -95,7 +96,7 @@ def _train(
     with reading(directory, checked, events) as rows:
         loaded = None
         if rows.measured():
-            with events.stage("model"):
+            with events.stage("model"), loading_told(events.progress):
                 loaded = load_model(checked, events.emit)
         tokenizer, inputs = rows.inputs()
     if is_first_process():
@@ -114,7 +115,7 @@ def _train(
             model=loaded.model,
             optimizer=loaded.optimizer,
             windows=windows,
-            held_out=_held_out(inputs.parts.stopping, loaded, stop),
+            held_out=_held_out(inputs.parts.stopping, loaded, stop, events),
             pad=pad_id(tokenizer),
             checkpoints=directory.checkpoints,
             events=events,
@@ -307,13 +308,14 @@ def _plan_facts(inputs: Inputs, windows: Windows, loaded: Loaded) -> dict[str, A
     }
 
 
-def _held_out(samples: Sequence[TokenSample], loaded: Loaded, stop: StopRequest) -> HeldOut:
+def _held_out(samples: Sequence[TokenSample], loaded: Loaded, stop: StopRequest, events: Events) -> HeldOut:
     return HeldOut(
         loaded.accelerator,
         loaded.model,
         samples,
         budget=loaded.recipe.evaluation.batch_size * loaded.recipe.data.max_length,
         stop=stop,
+        on_progress=lambda done, total: events.progress("evaluation", done, total),
     )
 
 

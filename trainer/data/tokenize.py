@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from trainer.data.encoder import Encoded, SampleEncoder, TokenSample
@@ -42,10 +42,20 @@ class Built:
     samples: Sequence[Sample]
 
 
-def tokenize_rows(rows: Iterable[Row], encoder: SampleEncoder, data: Data, *, seed: int) -> TokenRows:
+def tokenize_rows(
+    rows: Iterable[Row],
+    encoder: SampleEncoder,
+    data: Data,
+    *,
+    seed: int,
+    on_rows: Callable[[int], None] = lambda _: None,
+) -> TokenRows:
     """Make the samples of all rows, in row order. Each row gets samples, or a reason why it has none.
 
     The samples of the builder `repo` come last, because they need all rows of a repository.
+
+    Args:
+        on_rows: is told how many rows are done, chunk by chunk
     """
     result = TokenRows()
     repositories: dict[str, list[Row]] = {}
@@ -71,6 +81,7 @@ def tokenize_rows(rows: Iterable[Row], encoder: SampleEncoder, data: Data, *, se
                 result.samples.extend(_fitting(made, mine, encoder, data, seed=seed))
             except Rejected as rejected:
                 result.rejected[made.row.file_id] = rejected.reason
+        on_rows(len(result.file_ids))
     result.samples.extend(_repository_samples(repositories.values(), encoder, data))
     return result
 

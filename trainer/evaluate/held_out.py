@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,11 +28,14 @@ class HeldOut:
         *,
         budget: int,
         stop: StopRequest,
+        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         self.accelerator = accelerator
         self.model = model
         self.samples = samples
         self.stop = stop
+        self.on_progress = on_progress
+        """Is told how many samples of this process are measured, and how many there are."""
         self.budget = budget
         """Tokens per forward pass. Halved when memory runs out."""
         self.packs = pack_samples(
@@ -45,7 +48,9 @@ class HeldOut:
 
     def on(self, samples: Sequence[TokenSample]) -> HeldOut:
         """Return the same for other samples."""
-        return HeldOut(self.accelerator, self.model, samples, budget=self.budget, stop=self.stop)
+        return HeldOut(
+            self.accelerator, self.model, samples, budget=self.budget, stop=self.stop, on_progress=self.on_progress
+        )
 
     def measure(self) -> Score:
         """Measure loss and token accuracy over all supervised tokens. Leaves the model in training mode.
@@ -80,12 +85,15 @@ class HeldOut:
     def _measure(self) -> list[SampleScore]:
         device = self.accelerator.device
         sums = torch.zeros(len(self.samples), 2, dtype=torch.float64, device=device)
+        done, mine = 0, sum(map(len, self.packs))
         for pack, batch in zip(
             self.packs, load_batches(self.samples, self.packs, workers=0, pin_memory=False), strict=True
         ):
             if self.accelerator.num_processes == 1:  # several ranks stop together, at the end of a step
                 self.stop.check()
             sums[list(pack)] = self._sums(batch)
+            done += len(pack)
+            self.on_progress(done, mine)
         return [
             SampleScore(loss_sum=loss, correct=int(correct), tokens=sample.supervised)
             for (loss, correct), sample in zip(reduce(sums, "sum").tolist(), self.samples, strict=True)

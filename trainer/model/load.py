@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from trainer.errors import UnusableInput
 from trainer.model.base import linear_layers, source_of
+from trainer.model.loading import download_options
 from trainer.model.mixture import check_experts, expert_weights, quantize_experts, routers
 from trainer.recipe import Base
 
@@ -70,6 +71,7 @@ def load_base(base: Base, device: torch.device, *, copy: Path | None = None, dty
             use_safetensors=True,
             output_loading_info=True,
             **options,
+            **download_options(),
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UnusableInput(f"base.model: {base.model} cannot be loaded from {source} ({error})") from error
