@@ -30,7 +30,14 @@ class PrintProgress(Protocol):
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """Events on stderr. If its reader has gone, the log file still gets them."""
+    """Events on stderr, whatever stands for it at the moment. If its reader has gone, the log file still gets them."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
 
     def handleError(self, record: logging.LogRecord) -> None:
         if isinstance(sys.exception(), OSError):

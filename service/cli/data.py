@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
 from db import chunks, streams
 from db import lease as leases
@@ -22,6 +18,7 @@ from db.pool import Pool
 from service.cli.console import JsonOption, RecipeOption, out, print_json, settings_for
 from service.cli.look import look, passed_over_json, print_look, print_passed_over
 from service.cli.preview import preview
+from service.cli.progress import progress_shown
 from service.cycle.trainer_commands import show_samples
 from service.database import check_may_insert, database
 from service.errors import PreconditionError, UsageError
@@ -113,16 +110,8 @@ def _insert(
     with database(settings) as pool:
         check_may_insert(pool, settings)
         try:
-            with _drop_progress() as on_progress:
-                drop_paths(
-                    pool,
-                    sources,
-                    given,
-                    summary,
-                    history_commits=history_commits,
-                    token=token,
-                    on_progress=on_progress,
-                )
+            with progress_shown(settings.log_format):
+                drop_paths(pool, sources, given, summary, history_commits=history_commits, token=token)
             if train_now:
                 streams.request_training(pool, settings.recipe.stream)
             return _look(pool, settings)
@@ -172,23 +161,6 @@ def _look(pool: Pool, settings: Settings) -> _Waiting:
 def _so_far(summary: Summary) -> str:
     """What was committed before an error. The batch of the error may have been committed too."""
     return f"At least {summary.inserted} rows were inserted before. Repeat the command: it skips rows that are there"
-
-
-@contextmanager
-def _drop_progress() -> Iterator[Callable[[Summary], None]]:
-    """Show progress on stderr if it is a terminal. The total is unknown, so it shows counts and a rate."""
-    columns = ("{task.description}", BarColumn(), "{task.fields[counts]}", TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("reading", total=None, counts="")
-
-        def show(summary: Summary) -> None:
-            counts = f"{summary.inserted:,} inserted, {summary.skipped.total():,} skipped"
-            seconds = progress.tasks[0].elapsed or 0.0
-            rate = f", {summary.seen / seconds:,.0f} a second" if seconds > 1 else ""
-            progress.update(task, counts=counts + rate)
-
-        yield show
 
 
 def _print_dropped(summary: Summary, waiting: _Waiting, settings: Settings, train_now: bool) -> None:

@@ -12,6 +12,7 @@ import typer
 from service import logs
 from service.cli.console import JsonOption, RecipeOption, out, print_json, settings_for
 from service.cli.evaluation import Options, evaluate_one
+from service.cli.progress import progress_shown
 from service.cli.train import check_ready, folder_for, silent
 from service.errors import UsageError
 from service.experiment.arms import Trained, check_alike, check_trained_alike, read_arm, train_arm
@@ -74,7 +75,8 @@ def experiment(
     else:
         check_ready(settings, root, show)
     for one in wanted:
-        trained = train_arm(settings, plan, one, show=show)
+        with progress_shown(settings.log_format):
+            trained = train_arm(settings, plan, one, show=show)
         check_alike(plan, arms)
         losses = " → ".join(f"{score['loss']:.4f}" for score in (trained.before, trained.after) if "loss" in score)
         show("arm", f"{one.name}: loss {losses or 'not measured'}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from service.cli.console import JsonOption, RecipeOption, out, print_json, settings_for
+from service.cli.progress import progress_shown
 from service.cli.train import FromOption, prepare
 from service.cycle.watchdog import watched
 from service.sweep.range_test import plot, range_recipe
@@ -33,7 +34,11 @@ def range_test(
     range_recipe(settings.recipe, low=low, high=high, steps=steps)  # refuses wrong limits now
     ready = prepare(settings, sources, to, kind="range test", smoke=smoke, as_json=as_json)
     root = ready.folder.root
-    with opened(ready.settings, ready.folder, ready.parts, show=ready.show) as here, watched(here.board):
+    with (
+        progress_shown(settings.log_format),
+        opened(ready.settings, ready.folder, ready.parts, show=ready.show) as here,
+        watched(here.board),
+    ):
         found = find_rate(here, ready.settings, low=low, high=high, steps=steps)
     write_json(root / "range_test.json", found.as_record())
     plot(found, root / "range_test.svg")

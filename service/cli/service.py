@@ -14,6 +14,7 @@ from db import runs as run_table
 from db.errors import DatabaseError
 from service import logs
 from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for
+from service.cli.progress import progress_shown
 from service.cli.watch import watch as watch_stream
 from service.database import database
 from service.errors import PreconditionError, ServiceError
@@ -44,7 +45,8 @@ def up(
     try:
         settings = settings_for(recipe, METRICS_PORT=None if port is None else str(port), MODEL=model)
         wanted = (settings.recipe.service.demo_corpus and settings.database_url is None) if demo is None else demo
-        verdict = run_service(settings, once=once, demo_corpus=wanted, show=show)
+        with progress_shown(log_format, only_in_terminal=True):
+            verdict = run_service(settings, once=once, demo_corpus=wanted, show=show)
     except (ServiceError, DatabaseError) as error:
         if log_format == "text":  # main() prints a readable message
             raise

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for
+from service.cli.progress import progress_shown
 from service.cli.train import FromOption, prepare
 from service.cycle.watchdog import watched
 from service.sweep.ranking import Ranked, plot, ranked
@@ -47,7 +48,11 @@ def sweep(
     def on_trial(trial: Trial) -> None:
         ready.show("trial", f"{_values(trial)}: {_result(trial)}", **trial.params)
 
-    with opened(ready.settings, ready.folder, ready.parts, show=ready.show) as here, watched(here.board):
+    with (
+        progress_shown(settings.log_format),
+        opened(ready.settings, ready.folder, ready.parts, show=ready.show) as here,
+        watched(here.board),
+    ):
         found = ranked(run_trials(here, ready.settings, varied, trials=trials, on_trial=on_trial))
     if not found or found[0].trial.state != "finished":
         raise none_finished([one.trial for one in found])

@@ -13,6 +13,7 @@ import typer
 from service import logs
 from service.cli.console import JsonOption, RecipeOption, out, print_json, print_table, settings_for
 from service.cli.doctor import trainer_findings
+from service.cli.progress import progress_shown
 from service.errors import PreconditionError
 from service.logs import PrintProgress
 from service.settings.home import Home
@@ -50,7 +51,8 @@ def train(
     settings = settings_for(recipe)
     settings = replace(settings, recipe=overridden(settings.recipe, changes or []))
     ready = prepare(settings, sources, to, kind="training", smoke=smoke, as_json=as_json)
-    found = train_phases(ready.settings, ready.folder, ready.parts, show=ready.show)
+    with progress_shown(settings.log_format):
+        found = train_phases(ready.settings, ready.folder, ready.parts, show=ready.show)
     if as_json:
         print_json({"folder": ready.folder.root, "phases": [asdict(one) for one in found]})
     else:

@@ -41,9 +41,9 @@ def watch(settings: Settings, *, every: float, as_json: bool) -> None:
 
 def _draw(looker: Looker, moment: Moment, every: float) -> None:
     """Draw on the terminal's other screen, so that the first one is as it was afterwards."""
-    shown = screen(moment, every=every)
+    shown, console = screen(moment, every=every), Console(highlight=False)
     with Live(
-        get_renderable=lambda: shown, console=Console(highlight=False), screen=True, refresh_per_second=REDRAWS_PER_SECOND,
+        get_renderable=lambda: shown, console=console, screen=True, refresh_per_second=REDRAWS_PER_SECOND,
         redirect_stdout=False, redirect_stderr=False,
     ) as live:  # fmt: skip
         while True:

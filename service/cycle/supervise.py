@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from db import runs
 from db.errors import LeaseLost, Unavailable
 from db.pool import Pool
+from service import progress
 from service.cycle.holding import Holding
 from service.cycle.launch import TrainerProcess, watch_to_end
 from service.cycle.leadership import Leadership
@@ -63,7 +64,7 @@ class Supervisor:
             self.tick(run_id)
 
         code = watch_to_end(process, lambda: self.stop.is_set() or self.holding.stops_training_now(), each_moment)
-        watcher.read()
+        watcher.close()
         if code is None:
             log("Training paused; the next start resumes it", run=run_id)
         return Ending(code=code, failure=watcher.failure)
@@ -80,7 +81,11 @@ class Supervisor:
             self.board.beat()
             self.tick(run_id)
 
-        return watch_to_end(process, self.stop.is_set, each_moment)
+        progress.report("examining the candidate")
+        try:
+            return watch_to_end(process, self.stop.is_set, each_moment)
+        finally:
+            progress.ended("examining the candidate")
 
     def tick(self, run_id: int) -> None:
         """Renew the lease, record a heartbeat, poll and sweep, each when it is due.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from service.cycle.telling import Telling
 from service.logs import event as log
 from service.web.board import Board, Progress
 from trainer.records import EventTail
@@ -45,6 +46,7 @@ class Watcher:
         self._progress = Progress(run_id=run_id)
         self._last_step_logged = 0.0
         self._live = False
+        self._telling = Telling(steps_are_logged=True)
         self._step_times: deque[tuple[int, float]] = deque(maxlen=LATEST_STEPS)
         """Number and time of the latest steps of this start."""
         self.failure: str | None = None
@@ -62,10 +64,17 @@ class Watcher:
         for record in self._tail.new():
             if record["event"] not in FROM_A_THREAD:
                 self._board.update(last_event=time.monotonic())
+            if self._live:
+                self._telling.tell(record)
             handler = HANDLERS.get(record["event"])
             if handler is not None:
                 handler(self, record)
         self._live = True
+
+    def close(self) -> None:
+        """The trainer has ended."""
+        self.read()
+        self._telling.end()
 
     # --- one method per event ------------------------------------------------------------------------------
 
@@ -88,6 +97,10 @@ class Watcher:
             seconds = {**self._board.read().phase_seconds, str(record.get("stage")): float(record["seconds"])}
             self._board.update(phase_seconds=seconds)
 
+    def _stage_progress(self, record: dict[str, Any]) -> None:
+        done, total = int(record.get("done") or 0), int(record.get("total") or 0)
+        self._show(stage=str(record.get("stage")), stage_done=done, stage_total=total)
+
     def _base_copy(self, record: dict[str, Any]) -> None:
         if record.get("state") == "made":
             self._log("4-bit copy of the base model", record, "path", "bytes", "seconds")
@@ -104,6 +117,7 @@ class Watcher:
         self._show(
             step=step,
             steps_total=steps_total,
+            stage=None,
             seconds_left=self._seconds_left(steps_total),
             train_loss=_finite(record.get("loss")),
             learning_rate=_finite(record.get("learning_rate")),
@@ -208,6 +222,7 @@ class Watcher:
 HANDLERS: dict[str, Callable[[Watcher, dict[str, Any]], None]] = {
     "started": Watcher._started,
     "stage": Watcher._stage,
+    "progress": Watcher._stage_progress,
     "base_copy": Watcher._base_copy,
     "plan": Watcher._plan,
     "step": Watcher._step,

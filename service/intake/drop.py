@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from db.files import BatchResult, NewFile, insert_files
 from db.pool import Pool
+from service import progress
 from service.errors import PreconditionError
 from service.intake.fields import stored
 from service.intake.folders import files_of, new_file
@@ -23,6 +25,7 @@ from service.intake.records import NO_TEXT, NOT_TEXT, Columns, Given, read_file
 from service.logs import event as log
 
 PROGRESS_EVERY = 200
+READING = "reading files"
 ALREADY_THERE = "already there"
 SHARDS = (".jsonl", ".ndjson", ".parquet")
 """Formats of records that are read in a folder, too."""
@@ -80,7 +83,6 @@ def drop_paths(
     *,
     history_commits: int = 0,
     token: str | None = None,
-    on_progress: Callable[[Summary], None] = lambda summary: None,
 ) -> Summary:
     """Insert all rows of the sources, and skip rows that exist (same repository, path and text, or commit of a change).
 
@@ -88,6 +90,13 @@ def drop_paths(
     `summary` tells what was done before.
     """
     summary = Summary() if summary is None else summary
+    began = time.monotonic()
+
+    def tell() -> None:
+        seconds = time.monotonic() - began
+        rate = f", {summary.seen / seconds:,.0f} a second" if seconds > 1 else ""
+        said = f"{summary.inserted:,} rows inserted, {summary.skipped.total():,} files skipped{rate}"
+        progress.report(READING, said, summary.seen)
 
     def files() -> Iterator[NewFile]:
         read = read_sources(sources, given, history_commits=history_commits, token=token, records=summary.records)
@@ -97,15 +106,18 @@ def drop_paths(
             else:
                 yield found
             if seen % PROGRESS_EVERY == 0:
-                on_progress(summary)
+                tell()
 
     def on_batch(result: BatchResult) -> None:
         summary.inserted += result.inserted
         for path in result.already_there:
             summary.skip(PassedOver(name=path, reason=ALREADY_THERE))
-        on_progress(summary)
+        tell()
 
-    insert_files(pool, files(), on_batch)
+    try:
+        insert_files(pool, files(), on_batch)
+    finally:
+        progress.ended(READING)
     return summary
 
 

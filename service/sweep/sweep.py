@@ -14,6 +14,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from db import runs
+from service import progress
 from service.cycle.claim import Undone, claim_run
 from service.cycle.claim_files import Start
 from service.cycle.leadership import Leadership
@@ -31,6 +32,9 @@ PROPOSED = 20
 """Number of trials when optuna proposes the values, if none is given."""
 PRUNED_AFTER = 4
 """Trials that run to their end before any is ended early."""
+
+SWEEP = "sweep"
+"""The name of its progress."""
 
 OnTrial = Callable[[Trial], None]
 
@@ -53,6 +57,7 @@ def sweep(
     best: Trial | None = None
     for trial in trials_in(folder):
         best = _keep_better(best, trial)
+    _tell(trials_in(folder), _number(varied, trials), best)
     for params, is_hopeless, tell in _proposals(varied, trials, lambda: trials_in(folder), here.recipe.training.seed):
         trial = make_trial(inputs, folder, params, with_params(here.recipe, params))
         trial = run_trial(trial, settings.trainer_secrets, here.stop, is_hopeless)
@@ -60,7 +65,25 @@ def sweep(
         tell(trial)
         best = best if trial == best else _keep_better(best, trial)
         on_trial(trial)
+        _tell(trials_in(folder), _number(varied, trials), best)
+    progress.ended(SWEEP)
     return trials_in(folder)
+
+
+def _tell(made: Sequence[Trial], total: int, best: Trial | None) -> None:
+    done = sum(trial.state != "waiting" for trial in made)
+    found = "" if best is None or best.loss is None else f", best loss {best.loss:.4f}"
+    progress.report(SWEEP, f"{done}/{total} trials{found}", done, total)
+
+
+def _number(varied: Sequence[Dimension], trials: int | None) -> int:
+    """Return how many trials there will be."""
+    return int(size(varied)) if _is_whole(varied, trials) else trials or PROPOSED
+
+
+def _is_whole(varied: Sequence[Dimension], trials: int | None) -> bool:
+    """Whether the grid is tried whole."""
+    return size(varied) <= (WHOLE_GRID if trials is None else trials)
 
 
 def claimed_inputs(here: Open, settings: Settings) -> RunDirectory:
@@ -98,7 +121,7 @@ def _proposals(
     varied: Sequence[Dimension], trials: int | None, ended: Callable[[], list[Trial]], seed: int
 ) -> Iterator[Proposal]:
     """Yield the values of each trial, whether to end it early, and where to tell its result."""
-    if size(varied) <= (WHOLE_GRID if trials is None else trials):
+    if _is_whole(varied, trials):
         for params in grid(varied):
             yield params, lambda _step, _loss: False, lambda _trial: None
         return

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from service.cycle.launch import TrainerProcess, watch_to_end
+from service.cycle.telling import Telling
 from service.logs import event as log
 from service.sweep.space import Params
 from trainer.errors import Stopped
@@ -109,10 +110,14 @@ def run_trial(
     if trial.state != "waiting":
         return trial
     tail, prune = EventTail(trial.directory.events), threading.Event()
+    telling = Telling(f"trial {trial.name}")
     measured: list[tuple[int, float]] = []
 
     def each_moment() -> None:
-        for step, loss in _losses(tail.new()):
+        events = tail.new()
+        for event in events:
+            telling.tell(event)
+        for step, loss in _losses(events):
             measured.append((step, loss))
             if is_hopeless(step, loss):
                 prune.set()
@@ -126,6 +131,7 @@ def run_trial(
         each_moment()
         if code is None or not (code < 0 or code == Stopped.exit_code):
             break
+    telling.end()
     if stop.is_set() and not trial.directory.report.exists():
         return trial
     ended = _ending(trial, code, measured)

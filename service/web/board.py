@@ -50,6 +50,10 @@ class Progress:
     process_memory_bytes: float | None = None
     process_cpu_percent: float | None = None
     """Processor time of the trainer's process; 100 is one processor."""
+    stage: str | None = None
+    """What the trainer does now besides steps, if it takes long: samples, download, model, evaluation."""
+    stage_done: int = 0
+    stage_total: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
