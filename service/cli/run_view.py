@@ -9,14 +9,7 @@ from db.runs import Run
 from service.cli.console import out, print_table, when
 from service.cli.expert_map import print_experts
 from service.gate.interval import Interval
-
-MODELS = {"anchor": "base alone", "current": "current adapter", "candidate": "candidate"}
-DECISIONS = {
-    "promote": "promoted: the candidate is published",
-    "refuse": "refused: the current adapter stays, and the rows come back later",
-    "inconclusive": "inconclusive: there is not enough evidence. "
-    "The current adapter stays, and the next run trains on from this candidate",
-}
+from service.gate.words import DECISIONS, MODELS
 
 
 def print_run(run: Run) -> None:

@@ -10,18 +10,23 @@ SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
 """What means something inside a line. A text never begins a line."""
 
 
-def plain(text: object) -> str:
-    """Return a text on one line in which Markdown and HTML mean nothing."""
+def plain(text: object, *, longest: int | None = LONGEST_TEXT) -> str:
+    """Return a text on one line in which Markdown and HTML mean nothing.
+
+    Args:
+        longest: a longer text is cut. None: no text is
+    """
     line = "".join(letter if letter.isprintable() else " " for letter in str(text))
     line = " ".join(line.encode("utf-8", "replace").decode().split())
-    if len(line) > LONGEST_TEXT:
-        line = f"{line[:LONGEST_TEXT]}…"
+    if longest is not None and len(line) > longest:
+        line = f"{line[:longest]}…"
     return SPECIAL.sub(r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table. None gives an empty cell."""
-    lines = [columns, ["---"] * len(columns), *([("" if v is None else plain(v)) for v in row] for row in rows)]
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, longest: int | None = LONGEST_TEXT) -> str:
+    """Return a table. None gives an empty cell. `longest` is that of each cell."""
+    cells = ([("" if v is None else plain(v, longest=longest)) for v in row] for row in rows)
+    lines = [columns, ["---"] * len(columns), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
