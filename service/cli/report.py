@@ -44,6 +44,8 @@ def report(
     """Write a run's report: plots, samples, the gate's rules, lineage. One HTML file, and Markdown."""
     if format is not None and format not in FORMATS:
         raise UsageError(f"--format {format!r} is not one of {', '.join(FORMATS)}")
+    if to is not None and to.is_dir():
+        raise UsageError(f"--to: {to} is a folder. Name a file")
     formats = _formats(to, format)
     known = gather(settings_for(recipe), run, texts=TEXTS if with_texts else 0)
     targets = {name: to or Path(_usual_name(known, name)) for name in formats}
@@ -83,8 +85,6 @@ def _check_target(path: Path, mark: str, *, force: bool) -> None:
         UsageError: it is another file, or a folder.
         PreconditionError: its folder does not exist.
     """
-    if path.is_dir():
-        raise UsageError(f"--to: {path} is a folder. Name a file")
     if not path.absolute().parent.is_dir():
         raise PreconditionError(f"the folder {path.absolute().parent} does not exist. Make it, or choose another --to")
     if force or not path.exists():

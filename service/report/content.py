@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from service.gate.interval import Interval
@@ -50,12 +51,12 @@ def _facts(known: Known) -> Iterator[Block]:
         ("parent version", "none: the base alone" if parent is None else parent),
         ("trained on from", f"the open candidate of run {run.trunk_run_id}" if run and run.trunk_run_id else None),
         ("published in", f"version {run.published_in}" if run and run.published_in else None),
-        ("claimed at", run.created_at if run else None), ("ended at", run.ended_at if run else None),
+        ("claimed at", _when(run.created_at if run else None)), ("ended at", _when(run.ended_at if run else None)),
         ("starts", run.launches if run else None), ("seed", run.seed if run else manifest.get("seed")),
         ("steps", steps and f"{steps.get('done')} of {steps.get('total')}{early}; the best is {steps.get('best')}"),
         ("rows", _counts(report.get("rows"))), ("files in the ledger", _files(known.files)),
         ("trained tokens", (report.get("train") or {}).get("tokens_published")),
-        ("training loss", (report.get("train") or {}).get("loss")),
+        ("training loss", _number((report.get("train") or {}).get("loss"), ".4f")),
         ("judging samples", (report.get("held_out") or {}).get("samples")), ("device", report.get("device")),
         ("time", ", ".join(f"{name} {duration(value)}" for name, value in seconds.items()) or None),
         ("energy", _counts(report.get("energy"))), ("versions", _counts(report.get("versions"), " ")),
@@ -63,6 +64,10 @@ def _facts(known: Known) -> Iterator[Block]:
     ]  # fmt: skip
     yield Heading(text="Facts")
     yield Table(title="", columns=(), rows=[(name, value) for name, value in facts if value not in (None, "", {})])
+
+
+def _when(moment: datetime | None) -> str | None:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment else None
 
 
 def _counts(found: Any, between: str = ": ") -> str | None:

@@ -31,7 +31,7 @@ def html(document: Document) -> str:
 
 def _page(document: Document) -> Iterator[str]:
     yield '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
-    yield f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n' + MARK
     yield f"<title>{_shown(document.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>"
     yield f"<h1>{_shown(document.title)}</h1>"

@@ -21,10 +21,8 @@ def svg(plot: Plot) -> str:
         figure = Figure(figsize=(7.5, 3.0), layout="constrained")
         axes = figure.add_subplot()
         for (name, points), colour in zip(plot.curves.items(), COLOURS, strict=False):
-            marker = "." if len(points) < 30 else ""
-            axes.plot(
-                [step for step, _ in points], [value for _, value in points], marker, ls="-", c=colour, label=name
-            )
+            steps, values = [step for step, _ in points], [value for _, value in points]
+            axes.plot(steps, values, color=colour, marker="." if len(points) < 30 else None, label=name)
         for (name, value), colour in zip(plot.lines.items(), LINE_COLOURS, strict=False):
             axes.axhline(value, color=colour, linestyle="--", linewidth=1, label=name)
         axes.set_xlabel("step")
