@@ -10,11 +10,17 @@ from typing import Protocol
 class Reporter(Protocol):
     """Shows long steps."""
 
+    @property
+    def draws(self) -> bool:
+        """Whether it draws on the terminal, so that nobody else may write there."""
+
     def show(self, name: str, said: str, done: float, total: float | None, *, is_logged: bool) -> None: ...
     def end(self, names: tuple[str, ...]) -> None: ...
 
 
 class _Nowhere:
+    draws = False
+
     def show(self, name: str, said: str, done: float, total: float | None, *, is_logged: bool) -> None:
         pass
 
@@ -37,6 +43,11 @@ def report(
         is_logged: whether the log says the same
     """
     _reporters[-1].show(name, said, done, total, is_logged=is_logged)
+
+
+def is_drawn() -> bool:
+    """Whether steps are drawn on the terminal. Whoever starts a process must not let it write there by itself."""
+    return _reporters[-1].draws
 
 
 def ended(*names: str) -> None:

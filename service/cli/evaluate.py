@@ -10,6 +10,7 @@ import typer
 from service.cli.console import JsonOption, RecipeOption, print_json, settings_for
 from service.cli.evaluation import Options, evaluate_one, other_evaluation
 from service.cli.evaluation_view import print_evaluation
+from service.cli.progress import progress_shown
 from service.publish.chosen import WORDS
 
 
@@ -53,8 +54,9 @@ def evaluate(
         top_p=top_p, max_tokens=max_tokens, seed=seed, style=style, engine=engine, url=url or settings.vllm_url,
         served_name=served_name, batch_size=batch_size, execute=execute,
     )  # fmt: skip
-    other = None if against is None else other_evaluation(settings, options, against)
-    found = evaluate_one(settings, options, adapter, to=None if to is None else to.absolute(), against=other)
+    with progress_shown(settings.log_format):
+        other = None if against is None else other_evaluation(settings, options, against)
+        found = evaluate_one(settings, options, adapter, to=None if to is None else to.absolute(), against=other)
     if as_json:
         print_json(found)
     else:

@@ -148,8 +148,9 @@ def _measure(settings: Settings, plan: Plan, arms: Sequence[Trained], options: O
     """Evaluate the base and all arms, or go on with it. All have the base that the arms were trained on."""
     pinned = replace(settings, recipe=arms[0].recipe)
     models = {BASE: BASE, **{one.arm.name: str(one.adapter) for one in arms}}
-    for name, adapter in models.items():
-        evaluate_one(pinned, options, adapter, to=plan.evaluation(name))
+    with progress_shown(settings.log_format):
+        for name, adapter in models.items():
+            evaluate_one(pinned, options, adapter, to=plan.evaluation(name))
     tasks = [task.task_id for task in plan.test][: options.max_samples]
     judged = models if options.execute else ()
     verdicts = {name: read_verdicts(plan.evaluation(name), tasks, options.samples_per_task) for name in judged}

@@ -39,6 +39,8 @@ def progress_shown(log_format: str, *, only_in_terminal: bool = False) -> Iterat
 class Lines:
     """One line for each step at most every LINE_SECONDS."""
 
+    draws = False
+
     def __init__(self) -> None:
         self._printed: dict[str, float] = {}
 
@@ -56,6 +58,8 @@ class Lines:
 
 class Bars:
     """One bar for each step in progress, at the bottom of the terminal. Without a step, nothing is drawn."""
+
+    draws = True
 
     def __init__(self) -> None:
         self._progress: Progress | None = None

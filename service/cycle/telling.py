@@ -14,7 +14,14 @@ STAGES = {
 }  # fmt: skip
 """What a stage of the trainer is called. The others take no time."""
 DOWNLOAD, MEASURING = "downloading the base", "measuring"
-STEPS = {**STAGES, "download": DOWNLOAD, "evaluation": MEASURING}
+STEPS = {
+    **STAGES, "download": DOWNLOAD, "evaluation": MEASURING, "answers": "generating answers", "executed": "executing",
+}  # fmt: skip
+BEFORE = {
+    "model": ("download",), "answers": ("download", "model"), "evaluation": ("download", "model"),
+    "executed": ("answers",),
+}  # fmt: skip
+"""What has ended when a step goes on."""
 UNITS = {"samples": "rows", "model": "tensors", "evaluation": "samples", "answers": "answers", "executed": "answers"}
 
 
@@ -57,8 +64,7 @@ class Telling:
         stage, done, total = event.get("stage", ""), event.get("done"), event.get("total")
         if stage in STEPS and isinstance(done, int) and isinstance(total, int):
             self._report(STEPS[stage], counts(stage, done, total), done, total)
-            if stage == "model":
-                self._ended(DOWNLOAD)
+            self._ended(*(STEPS[earlier] for earlier in BEFORE.get(stage, ())))
 
     def _step(self, event: Mapping[str, Any]) -> None:
         step, total, now = event.get("step"), event.get("steps_total"), event.get("time")

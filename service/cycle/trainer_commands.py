@@ -6,14 +6,19 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from service import progress
 from service.cycle.launch import PROJECT, STOP_GRACE_SECONDS, TRAINER, WATCH_SECONDS, trainer_environment
+from service.cycle.telling import Telling
+from service.visible import visible
 from trainer.recipe import TINY_BASE, Recipe
+from trainer.records import EventTail
 
 
 def plan_memory(recipe_file: Path, arguments: Sequence[str], secrets: Mapping[str, str]) -> int:
@@ -49,7 +54,8 @@ def evaluate(recipe_file: Path, results: Path, arguments: Sequence[str], secrets
 
     Ctrl-C reaches it too. It keeps what it has, and the same command goes on.
     """
-    return _run_until_stopped([*TRAINER, "evaluate", str(recipe_file), str(results), *arguments], secrets)
+    command = [*TRAINER, "evaluate", str(recipe_file), str(results), *arguments]
+    return _run_below_bars(command, secrets) if progress.is_drawn() else _run_until_stopped(command, secrets)
 
 
 def reward(recipe_file: Path, folder: Path, arguments: Sequence[str], secrets: Mapping[str, str]) -> int:
@@ -64,6 +70,45 @@ def _run_until_stopped(command: Sequence[str], secrets: Mapping[str, str]) -> in
             return process.wait()
         except KeyboardInterrupt:
             return process.wait(STOP_GRACE_SECONDS)
+
+
+def _run_below_bars(command: Sequence[str], secrets: Mapping[str, str]) -> int:
+    """The same while the terminal has bars: they show its progress, and what it says goes above them."""
+    environment = trainer_environment(os.environ, secrets)
+    with tempfile.TemporaryDirectory() as folder:
+        events = EventTail(Path(folder) / "events.jsonl")
+        process = subprocess.Popen(
+            [*command, "--progress", str(events.path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=PROJECT,
+            env=environment, text=True, errors="replace",
+        )  # fmt: skip
+        told = threading.Thread(target=_repeat, args=[process], daemon=True)
+        telling = Telling()
+        with process:
+            told.start()
+            try:
+                while _still_runs(process):
+                    for event in events.new():
+                        telling.tell(event)
+            except KeyboardInterrupt:
+                process.wait(STOP_GRACE_SECONDS)
+            told.join()
+            telling.end()
+    return process.returncode
+
+
+def _still_runs(process: subprocess.Popen[str]) -> bool:
+    try:
+        process.wait(WATCH_SECONDS)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def _repeat(process: subprocess.Popen[str]) -> None:
+    """Print a process's stderr."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        print(visible(line), end="", file=sys.stderr, flush=True)
 
 
 def export_or_push(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ from trainer.evaluate.request import EvaluationRequest
 from trainer.evaluate.results import Results, open_results
 from trainer.evaluate.suites import Task, read_suite
 from trainer.evaluate.summary import against, summarize
+from trainer.events import Events
 from trainer.model.base import resolve_for
 from trainer.model.load import load_tokenizer
+from trainer.model.loading import loading_told
 from trainer.recipe import Recipe
 from trainer.recipe_file import load_recipe
 from trainer.records import Row, read_rows, write_evaluation
@@ -46,12 +50,22 @@ def evaluate_command(request: EvaluationRequest, stop: StopRequest) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)  # about transformers' own names
     recipe = resolve_for(load_recipe(request.recipe), request.adapter)
     tokenizer = load_tokenizer(recipe.base)
-    if request.suite == "held-out":
-        _held_out(request, recipe, tokenizer, stop)
-    elif request.suite == "fim":
-        _infilling(request, recipe, tokenizer, stop)
-    else:
-        _benchmark(request, recipe, tokenizer, stop)
+    with _loading_told(request):
+        if request.suite == "held-out":
+            _held_out(request, recipe, tokenizer, stop)
+        elif request.suite == "fim":
+            _infilling(request, recipe, tokenizer, stop)
+        else:
+            _benchmark(request, recipe, tokenizer, stop)
+
+
+def _loading_told(request: EvaluationRequest) -> AbstractContextManager[None]:
+    return nullcontext() if request.progress is None else loading_told(Events(request.progress).progress)
+
+
+def _told(request: EvaluationRequest, stage: str) -> Callable[[int, int], None] | None:
+    """Return what takes the progress of a stage, if somebody wants to know."""
+    return None if request.progress is None else partial(Events(request.progress).progress, stage)
 
 
 def choose_tasks(tasks: Sequence[Task], split: str | None, max_samples: int | None, file: Path) -> list[Task]:
@@ -84,7 +98,7 @@ def _benchmark(request: EvaluationRequest, recipe: Recipe, tokenizer: Any, stop:
         if request.execute:
             execute(
                 {task.task_id: task for task in tasks}, asked, results, style, choose_runner(),
-                stop=stop, on_note=write_stderr,
+                stop=stop, on_note=write_stderr, on_progress=_told(request, "executed"),
             )  # fmt: skip
         slices = {"split": {task.task_id: task.split or "all" for task in tasks}}
         _finish(request, results, asked, slices, judged=request.execute)
@@ -120,7 +134,10 @@ def _held_out(request: EvaluationRequest, recipe: Recipe, tokenizer: Any, stop: 
     made = held_out_samples(rows, tokenizer, recipe, seed=request.sampling.seed)
     current = _adapter_name(request.current)
     with open_results(request.to, _settings(request, recipe, {"current": current})) as results:
-        judged = measure(recipe, made.samples, adapter=request.adapter, current=request.current, stop=stop)
+        judged = measure(
+            recipe, made.samples, adapter=request.adapter, current=request.current, stop=stop,
+            on_progress=_told(request, "evaluation") or (lambda _done, _total: None),
+        )  # fmt: skip
         write_evaluation(results.evaluation, judged.as_records({row.file_id: row for row in rows}))
         tokens = sum(sample.supervised for sample in made.samples)
         results.write_summary(
@@ -153,7 +170,8 @@ def _generate(
         )
         return ENGINES[request.engine](model, tokenizer, write_stderr)
 
-    generate(engine, asked, request.sampling, results, stop=stop, on_note=write_stderr)
+    generate(engine, asked, request.sampling, results, stop=stop, on_note=write_stderr,
+             on_progress=_told(request, "answers"))  # fmt: skip
 
 
 def _finish(

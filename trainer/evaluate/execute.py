@@ -45,8 +45,12 @@ def execute(
     *,
     stop: StopRequest,
     on_note: Callable[[str], None],
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Judge the answers to `requests` that have no verdict yet.
+
+    Args:
+        on_progress: is told how many answers were executed, and how many are to be. None: `on_note` says it
 
     Raises:
         Stopped: a stop was requested. Verdicts so far are kept.
@@ -78,6 +82,9 @@ def execute(
                 with stop.deferred():
                     results.append(results.outcomes, [future.result()])
                 stop.check()
+                if on_progress is not None:
+                    on_progress(made, len(left))
+                    continue
                 now = time.monotonic()
                 if now - last >= NOTE_SECONDS or made == len(left):
                     last = now

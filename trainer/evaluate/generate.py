@@ -20,8 +20,12 @@ def generate(
     *,
     stop: StopRequest,
     on_note: Callable[[str], None],
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Answer what has no answer yet. The engine is only opened if there is something to do.
+
+    Args:
+        on_progress: is told how many answers there are, and how many there will be. None: `on_note` says it
 
     Raises:
         Stopped: a stop was requested. Answers so far are kept.
@@ -39,6 +43,9 @@ def generate(
         with stop.deferred():
             results.append(results.generations, [answer])
         stop.check()
+        if on_progress is not None:
+            on_progress(already + made, len(requests))
+            continue
         now = time.monotonic()
         if now - last >= NOTE_SECONDS or made == len(left):
             last = now

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,13 @@ def held_out_samples(rows: Sequence[Row], tokenizer: Any, recipe: Recipe, *, see
 
 
 def measure(
-    recipe: Recipe, samples: Sequence[TokenSample], *, adapter: Path | None, current: Path | None, stop: StopRequest
+    recipe: Recipe,
+    samples: Sequence[TokenSample],
+    *,
+    adapter: Path | None,
+    current: Path | None,
+    stop: StopRequest,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Judged:
     """Measure the adapter (`candidate`), the current one (`current`) and the base (`anchor`).
 
@@ -68,6 +74,7 @@ def measure(
         samples,
         budget=recipe.evaluation.batch_size * recipe.data.max_length,
         stop=stop,
+        on_progress=on_progress,
     )
     found = {"anchor": held_out.base_by_sample()}
     found["candidate"] = found["anchor"] if adapter is None else held_out.by_sample()

@@ -41,6 +41,8 @@ class EvaluationRequest:
     execute: bool
     against: Path | None
     """Results to compare with."""
+    progress: Path | None = None
+    """File that events about the progress are appended to, as in events.jsonl. None: stderr says it now and then."""
 
     def __post_init__(self) -> None:
         if self.sampling.temperature == 0 and self.samples_per_task > 1:
@@ -78,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=_positive, default=16, help="answers in a batch, or calls at once")
     parser.add_argument("--execute", action="store_true", help="run the tests on the answers, in the sandbox")
     parser.add_argument("--against", type=Path, help="results to compare with")
+    parser.add_argument("--progress", type=Path, help="append events about the progress to this file")
 
 
 def request_from(chosen: argparse.Namespace) -> EvaluationRequest:
@@ -110,6 +113,7 @@ def request_from(chosen: argparse.Namespace) -> EvaluationRequest:
         batch_size=chosen.batch_size,
         execute=chosen.execute,
         against=chosen.against,
+        progress=chosen.progress,
     )
 
 
