@@ -19,6 +19,8 @@ BIN         := $(VENV)/bin
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 ARGS        ?=
+# pip shows its progress in a terminal. Elsewhere its output stays short.
+QUIET       := $(if $(MAKE_TERMOUT),$(if $(CI),-q),-q)
 
 .PHONY: up install dev test test-long faults containers bench bench-cycle bench-gpu bench-continual bench-samples bench-growth bench-page check format lock clean
 
@@ -38,18 +40,18 @@ $(VENV)/.venv:
 
 $(VENV)/.torch: $(VENV)/.venv requirements/torch.txt
 	@echo "· torch (some minutes on a slow line)"
-	@$(PIP) install -q --no-deps --retries 2 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements/torch.txt
+	@$(PIP) install $(QUIET) --no-deps --retries 2 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements/torch.txt
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.torch requirements/cpu.txt pyproject.toml
 	@echo "· the other packages"
-	@$(PIP) install -q --no-deps --require-hashes -r requirements/cpu.txt
+	@$(PIP) install $(QUIET) --no-deps --require-hashes -r requirements/cpu.txt
 	@$(PIP) install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed requirements/dev.txt
 	@echo "· the tools for tests and checks"
-	@$(PIP) install -q --no-deps --require-hashes -r requirements/dev.txt
+	@$(PIP) install $(QUIET) --no-deps --require-hashes -r requirements/dev.txt
 	@touch $@
 
 check: dev

@@ -52,7 +52,7 @@ def line(moment: Moment) -> str:
         said.append(f"last: {_ending(ended)}")
     if moment.note:
         said.append(moment.note)
-    return on_one_line("  ".join(said))
+    return on_one_line(" | ".join(said))
 
 
 def what_counts(moment: Moment) -> tuple[Any, ...]:

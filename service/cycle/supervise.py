@@ -63,8 +63,10 @@ class Supervisor:
             self.board.beat()
             self.tick(run_id)
 
-        code = watch_to_end(process, lambda: self.stop.is_set() or self.holding.stops_training_now(), each_moment)
-        watcher.close()
+        try:
+            code = watch_to_end(process, lambda: self.stop.is_set() or self.holding.stops_training_now(), each_moment)
+        finally:
+            watcher.close()
         if code is None:
             log("Training paused; the next start resumes it", run=run_id)
         return Ending(code=code, failure=watcher.failure)

@@ -95,7 +95,7 @@ def drop_paths(
     def tell() -> None:
         seconds = time.monotonic() - began
         rate = f", {summary.seen / seconds:,.0f} a second" if seconds > 1 else ""
-        said = f"{summary.inserted:,} rows inserted, {summary.skipped.total():,} files skipped{rate}"
+        said = f"{summary.inserted:,} rows inserted, {summary.skipped.total():,} skipped{rate}"
         progress.report(READING, said, summary.seen)
 
     def files() -> Iterator[NewFile]:

@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg2
 import pytest
@@ -18,6 +18,7 @@ from db.files import NewFile, insert_files
 from db.pool import Pool
 from service.intake.drop import drop_paths
 from service.intake.records import Given
+from service.progress import reported_to
 
 
 def checkout(root: Path, commits: int) -> Path:
@@ -150,3 +151,22 @@ def test_a_listener_is_notified_once_and_holds_nothing_afterwards(pool: Pool):
         timer.join()
         assert heard(0) is False
     assert pool.stats().in_use == 0
+
+
+def test_a_drop_reports_what_was_inserted_and_its_end(pool: Pool, tmp_path: Path):
+    class Seen:
+        draws = False
+        said: ClassVar[list[str]] = []
+
+        def show(self, name: str, said: str, done: float, total: float | None, *, is_logged: bool) -> None:
+            self.said.append(f"{name}: {said}")
+
+        def end(self, names: tuple[str, ...]) -> None:
+            self.said.extend(f"{name} ended" for name in names)
+
+    for number in range(3):
+        (tmp_path / f"{number}.py").write_text(code(number))
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\0")
+    with reported_to(Seen()):
+        drop_paths(pool, [str(tmp_path)], Given())
+    assert Seen.said[-2:] == ["reading files: 3 rows inserted, 1 skipped", "reading files ended"]

@@ -9,7 +9,7 @@ import pytest
 
 from service.sweep.ranking import ranked
 from service.sweep.space import Dimension, grid
-from service.sweep.sweep import WHOLE_GRID, _keep_better, _proposals
+from service.sweep.sweep import WHOLE_GRID, _keep_better, _number, _proposals
 from service.sweep.trial import Trial, read_trial, trial_name, trials_in
 from trainer.records import SampleEvaluation, write_evaluation
 from trainer.run_dir import RunDirectory, write_json
@@ -77,6 +77,7 @@ def test_a_small_grid_is_tried_whole_and_a_large_one_is_proposed() -> None:
     many = [Dimension(key="training.seed", values=tuple(range(WHOLE_GRID + 1)))]
     assert len([*_proposals(many, 5, list, 1)]) == 5
     assert len([*_proposals(many, None, list, 1)]) == 20
+    assert [_number(few, None), _number(few, 4), _number(many, 5), _number(many, None)] == [6, 4, 5, 20]  # as reported
 
 
 def test_what_was_tried_before_is_told_and_what_was_interrupted_comes_first(tmp_path: Path) -> None:
