@@ -88,7 +88,7 @@ print_table("\\u2192", ["\\u2192"], [["\\u2192"]])
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), **settings}, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert b"? ? ok" in done.stdout and len(done.stdout.splitlines()) > 4
+    assert rb"? \udcff ok" in done.stdout and len(done.stdout.splitlines()) > 4
 
 
 def rename(path: Path) -> None:
