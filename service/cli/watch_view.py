@@ -22,6 +22,10 @@ MARKS = {
 """Mark and style of a run by its state, as on the page. Any other state is in progress."""
 IN_PROGRESS = ("…", "cyan")
 STATUS_STYLES = {"healthy": "bold green", "degraded": "bold yellow", "unhealthy": "bold red"}
+GPU = {
+    "gpu_utilization": "{:.0%} busy", "gpu_power_watts": "{:,.0f} W",
+    "gpu_temperature_celsius": "{:.0f} °C",
+}  # fmt: skip
 MOST_REASONS = 4
 BAR_WIDTH = 40
 
@@ -111,8 +115,9 @@ def _run_facts(run: Mapping[str, Any], losses: Mapping[str, float]) -> Iterator[
         yield "speed", f"{run['tokens_per_second']:,.0f} tokens/s"
     if run["seconds_left"]:
         yield "time left", duration(run["seconds_left"])
-    if run["gpu_memory_bytes"]:
-        yield "GPU memory", f"{run['gpu_memory_bytes'] / 2**30:.1f} GiB"
+    memory = [f"{run['gpu_memory_bytes'] / 2**30:.1f} GiB"] if run["gpu_memory_bytes"] else []
+    if gpu := memory + [form.format(run[name]) for name, form in GPU.items() if run.get(name)]:
+        yield "GPU", ", ".join(gpu)
 
 
 def _strip(runs: Sequence[Mapping[str, Any]]) -> Text:

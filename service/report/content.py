@@ -59,11 +59,18 @@ def _facts(known: Known) -> Iterator[Block]:
         ("training loss", _number((report.get("train") or {}).get("loss"), ".4f")),
         ("judging samples", (report.get("held_out") or {}).get("samples")), ("device", report.get("device")),
         ("time", ", ".join(f"{name} {duration(value)}" for name, value in seconds.items()) or None),
-        ("energy", _counts(report.get("energy"))), ("versions", _counts(report.get("versions"), " ")),
+        ("energy", _energy(report)), ("versions", _counts(report.get("versions"), " ")),
         ("adapter", (report.get("adapter") or {}).get("manifest_sha256")),
     ]  # fmt: skip
     yield Heading(text="Facts")
     yield Table(title="", columns=(), rows=[(name, value) for name, value in facts if value not in (None, "", {})])
+
+
+def _energy(report: Mapping[str, Any]) -> str | None:
+    joules = report.get("energy_joules")
+    if not isinstance(joules, int | float):
+        return None
+    return f"{joules / 3.6e6:,.3f} kWh of the cards (measured by {report.get('energy_source')})"
 
 
 def _when(moment: datetime | None) -> str | None:

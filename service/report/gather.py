@@ -138,6 +138,8 @@ def _from_directory(known: Known, directory: RunDirectory, *, texts: int) -> Non
     ended = known.run is None or known.run.ended_at is not None
     if not known.report and (directory.report.exists() or ended):
         known.report = known.read("result", directory.report, read_json) or {}
+    if "verdict" not in known.report and directory.verdict.exists():
+        known.report["verdict"] = known.read("verdict", directory.verdict, read_json)
     known.stats = known.read("samples by kind", directory.dataset_stats, read_json) or {}
     if directory.answers.exists():
         known.answers = list((known.read("answers", directory.answers, read_json) or {}).get("prompts") or [])

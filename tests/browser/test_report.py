@@ -175,11 +175,19 @@ def test_a_directory_without_its_database_and_a_damaged_one_say_what_is_missing(
 ) -> None:
     root = fill(stage, 7)
     elsewhere = root.rename(tmp_path / "copied")
-    report = {"stream": "s", "recipe": "r", "evaluation": {name: {"loss": 1.5} for name in MODELS}}
+    write_json(elsewhere / "verdict.json", {"decision": "refuse", "reasons": ["too little"]})
+    report = {
+        "energy_joules": 7.2e6,
+        "energy_source": "counter",
+        "stream": "s",
+        "recipe": "r",
+        "evaluation": {name: {"loss": 1.5} for name in MODELS},
+    }
     write_json(elsewhere / "report.json", report)
     known = ask(elsewhere)
     assert known.run is None and known.run_id == 7
-    assert "1.5000" in Inert(html(document(known))).text
+    text = Inert(html(document(known))).text
+    assert "1.5000" in text and "too little" in text and "2.000 kWh" in text
     (elsewhere / "report.json").write_text('{"evaluation": 5, "steps": []')
     (elsewhere / "dataset_stats.json").write_text('{"rows": 7}')
     (elsewhere / "answers.json").write_text('{"prompts": [{}]}')
