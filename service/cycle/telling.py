@@ -70,7 +70,6 @@ class Telling:
         step, total, now = event.get("step"), event.get("steps_total"), event.get("time")
         if not (isinstance(step, int) and isinstance(total, int) and isinstance(now, int | float)):
             return
-        self._ended(MEASURING)
         said = [f"{step}/{total} steps"]
         for name, form in (("loss", "loss {:.3f}"), ("tokens_per_second", "{:,.0f} tokens/s")):
             if isinstance(value := event.get(name), int | float):
