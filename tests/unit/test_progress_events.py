@@ -49,6 +49,8 @@ def test_the_hub_s_counts_are_told_and_nothing_is_drawn(capfd: pytest.CaptureFix
         bar.update(100)
         bar.update(200)
         bar.close()
+        with download_options()["tqdm_class"](desc="Downloading bytes", total=300, unit="B") as packed:
+            packed.update(50)
         with download_options()["tqdm_class"](desc="Fetching 2 files", total=2) as files:
             files.update(1)
     assert told == [("download", 100, 300), ("download", 300, 300)]

@@ -18,6 +18,8 @@ from transformers.utils.logging import set_tqdm_hook
 DOWNLOAD, MODEL = "download", "model"
 LOADING = "Loading weights"
 """The title of transformers' bar."""
+TRANSFER = "Downloading bytes"
+"""The title of the Hub's second bar for the same download: what the network delivers, packed."""
 
 OnProgress = Callable[[str, int, int], None]
 """Takes a name, what is done, and the total."""
@@ -68,7 +70,7 @@ def _bar_that_tells(on_progress: OnProgress) -> type[tqdm]:
 
         def update(self, n: float | None = 1) -> bool | None:
             updated = super().update(n)
-            if self.unit == "B" and self.total:
+            if self.unit == "B" and self.total and not self.desc.startswith(TRANSFER):
                 on_progress(DOWNLOAD, int(self.n), int(self.total))
             return updated
 
