@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,12 @@ import pytest
 from psycopg2 import sql
 from psycopg2.extensions import make_dsn
 from stage import Stage
+from watching import CHROMIUM, QUIET, Watched
 
 from db import migrate
 from db.pool import Pool
 
 NUMBERS = itertools.count(1)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--force-prefers-reduced-motion",
-]  # fmt: skip
 
 
 @pytest.fixture
@@ -61,23 +56,6 @@ def browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield browser
         browser.close()
-
-
-class Watched:
-    """A page, with what went wrong on it."""
-
-    def __init__(self, browser: Any, **options: Any) -> None:
-        self.context = browser.new_context(**options)
-        self.page = self.context.new_page()
-        self.problems: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda said: said.type in ("error", "warning") and self.problems.append(said.text))
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-
-    def strangers(self, address: str) -> list[str]:
-        """Requests to any other server."""
-        return [url for url in self.asked if not url.startswith(f"{address}/")]
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import psycopg2
-from conftest import CHROMIUM, QUIET
 from playwright.sync_api import sync_playwright
 from psycopg2 import sql
 from psycopg2.extensions import make_dsn
 from stage import Stage
 from states import LOOKS, STATES
+from watching import CHROMIUM, QUIET
 
 from db import embedded, migrate
 from db.pool import Pool

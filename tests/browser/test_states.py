@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from axe import axe_source, serious_problems
-from conftest import Watched
 from stage import Stage
 from states import LOOKS, STATES
+from watching import Watched
 
 SAYS = {
     "empty": "Healthy. Waiting, no adapter yet.",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import Watched
 from playwright.sync_api import expect
 from stage import STREAM, TOKEN, Stage
 from states import STATES, history
+from watching import Watched
 
 from db import holds
 
