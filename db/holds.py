@@ -28,7 +28,7 @@ def hold(pool: Pool, stream: str, *, stop_training: bool) -> None:
         DatabaseError: no service has ever worked on the stream.
     """
     if get(pool, stream) is None:
-        raise DatabaseError(f"there is no stream {stream} yet. `codelupe up` makes it")
+        raise DatabaseError(f"there is no stream {stream} yet. `codelupe up` makes it, once its base model is ready")
     with pool.transaction() as cursor:
         cursor.execute(QUERIES["hold_set"], {"stream": stream, "stops_training": stop_training})
         cursor.execute(QUERIES["files_notify"], {"channel": CHANNEL})

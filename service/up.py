@@ -60,8 +60,9 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, show: PrintProgress
         url = database_url(settings, home, stack, show)
         pool = open_pool(settings, url)
         stack.callback(pool.close)
+        views = Views(pool, board, settings)
         site = Site(
-            views=Views(pool, board, settings),
+            views=views,
             commands=commands(pool, settings, home, board),
             host=settings.metrics_host,
             public_url=settings.public_url,
@@ -73,6 +74,7 @@ def up(settings: Settings, *, once: bool, demo_corpus: bool, show: PrintProgress
         with stage(show, "migrations") as note:
             applied = get_ready(pool, settings)
             note(f"{', '.join(applied)} applied" if applied else "up to date", applied=applied)
+        views.open()
         check_pooler(pool)
         recipe = prepared_recipe(settings, show, stop, board)
         if recipe is None:
@@ -156,7 +158,12 @@ def commands(pool: Pool, settings: Settings, home: Home, board: Board) -> Comman
 
     def pause(stop_training: bool) -> str:
         holds.hold(pool, stream, stop_training=stop_training)
-        return "paused. The run in progress saves a checkpoint and stops" if stop_training else "no new run starts"
+        match board.read().state:
+            case "training" if stop_training:
+                return "paused. The run in progress saves a checkpoint and stops"
+            case "claiming" | "training" | "judging":
+                return "no new run starts. The run in progress goes on to its verdict"
+        return "no new run starts"
 
     def resume() -> str:
         return "the service goes on" if holds.release(pool, stream) else "the service was not paused"

@@ -24,6 +24,8 @@ class Webhook:
         """Bodies that were answered with 200."""
         self.status: Callable[[int], int] = lambda number: 200
         """The status for each request, counted from 1."""
+        self.location: str | None = None
+        """Where each answer sends the client."""
         self.hanging = threading.Event()
         """Set: requests are read and never answered."""
         self.closing = threading.Event()
@@ -61,6 +63,8 @@ def webhook() -> Iterator[Webhook]:
             if status == 200:
                 hook.taken.append(body)
             self.send_response(status)
+            if hook.location is not None:
+                self.send_header("Location", hook.location)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -23,6 +23,8 @@ WORTH_A_RETRY = frozenset({408, 425, 429})
 """Answers of the 4xx range that another try can change."""
 TYPES: dict[Severity, str] = {"good": "success", "warning": "warning", "bad": "failure"}
 """What apprise calls each severity."""
+SEND_SECONDS = 60.0
+"""The longest time for one try. apprise limits only the silence between two bytes."""
 TEST_SECONDS = 30.0
 """How long `doctor` and `alert-test` wait for all targets."""
 
@@ -37,15 +39,30 @@ class Refusal:
 
 
 class Target:
-    """One address."""
+    """One address. Only one thread sends to it."""
 
     def __init__(self, name: str, service: Apprise) -> None:
         self.name = name
         """Scheme and host, without any secret."""
         self._service = service
+        self._sending: threading.Thread | None = None
 
     def send(self, alert: Alert) -> Refusal | None:
-        """Send an alert, and wait for the answer. Returns None if the target took it."""
+        """Send an alert, and wait for the answer. Returns None if the target took it.
+
+        A target that goes on answering for ever is left alone after SEND_SECONDS. It gets nothing until it has ended.
+        """
+        if self._sending is not None and self._sending.is_alive():
+            return Refusal(reason="it has not ended its last answer yet", is_final=False)
+        answers: list[Refusal | None] = []
+        self._sending = threading.Thread(target=lambda: answers.append(self._ask(alert)), daemon=True)
+        self._sending.start()
+        self._sending.join(SEND_SECONDS)
+        return (
+            answers[0] if answers else Refusal(reason=f"no end of its answer in {SEND_SECONDS:.0f} s", is_final=False)
+        )
+
+    def _ask(self, alert: Alert) -> Refusal | None:
         try:
             result: Any = self._service.notify(
                 body=alert.text, title=alert.title, notify_type=TYPES[alert.severity], body_format="text"
@@ -77,6 +94,7 @@ def open_targets(addresses: tuple[str, ...]) -> list[Target]:
         service_timeout=0,
         secure_logging=True,
         allow_templates=False,
+        http_redirects=False,  # another host would get the message, or a login page would count as an answer
     )
     targets, problems = [], []
     for number, address in enumerate(addresses, 1):

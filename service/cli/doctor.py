@@ -26,6 +26,7 @@ from trainer.recipe_file import dump_recipe
 TRAINER_SECONDS = 180.0
 """Time limit of the trainer's checks. Importing torch takes seconds, and the Hub or W&B may not answer."""
 EDIT = "${EDITOR:-vi} .env"
+ALERTS = "correct ALERT_URLS in .env or in the environment, then `codelupe alert-test`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,14 +161,14 @@ def alert_findings(settings: Settings) -> Iterator[Finding]:
     try:
         targets = open_targets(settings.alert_urls)
     except SettingsError as error:
-        yield Finding(check="alerts", state="failed", said="; ".join(error.problems), mend=EDIT)
+        yield Finding(check="alerts", state="failed", said="; ".join(error.problems), mend=ALERTS)
         return
     for target, refusal in try_all(targets, trial_alert(settings)):
         if refusal is None:
             yield Finding(check="alerts", state="ok", said=f"{target.name} took a test message")
         else:
             said = f"{target.name} did not take a test message: {refusal.reason}"
-            yield Finding(check="alerts", state="failed", said=said, mend=EDIT)
+            yield Finding(check="alerts", state="failed", said=said, mend=ALERTS)
 
 
 # --- the trainer --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from db import adapters as adapter_table
-from db import chunks, embedded
+from db import chunks, embedded, holds
 from db import lease as leases
 from db import runs as run_table
 from db.errors import DatabaseError
@@ -95,10 +95,12 @@ def status(
         live = run_table.live(pool, stream)
         pending = chunks.count(pool, settings.source, settings.eligibility, stream)
         held = leases.holder(pool, stream)
+        pause = holds.held(pool, stream)
     facts: dict[str, Any] = {
         "stream": stream,
         "service": running_service(home),
         "lease_held_by": held[0] if held else None,
+        "paused_since": pause.since if pause else None,
         "live_run": f"{live.run_id} ({live.state})" if live else None,
         "current_version": current.version if current else None,
         "pending_rows": pending,

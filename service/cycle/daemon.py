@@ -138,7 +138,6 @@ class Daemon:
 
     def _starting(self) -> State:
         """Become the stream's only service, and resume what an earlier one left."""
-        stream = self.recipe.stream
         if not self._leadership.acquire():
             return State.STANDBY
         self.upkeep.derive_pointer()
@@ -146,24 +145,23 @@ class Daemon:
         self.upkeep.void(self.lease, self.recipe, self._wait.beat_and_renew)
         self.upkeep.refresh()
         self.upkeep.poll(self.lease)
-        run = runs.live(self.pool, stream)
+        run = runs.live(self.pool, self.recipe.stream)
         self._recall_verdict()
         self._settling.catch_up()
         if run is None:
             self.upkeep.check_current()
             return State.WAITING
         self._run_id, directory = run.run_id, self.home.run(run.run_id)
-        if run.state != "judging" and self._holding.stops_training():
+        if self._holding.stops_training() and run.state != "judging":
             return State.ON_HOLD
         if not directory.root.exists():
             self._settling.give_back(run.run_id, "returned", "the service ended before its directory was complete")
             return State.WAITING
         log("Resuming run", run=run.run_id, state=run.state)
-        if run.state == "judging":
-            return State.JUDGING
-        return State.TRAINING
+        return State.JUDGING if run.state == "judging" else State.TRAINING
 
     def _standby(self) -> State:
+        self._holding.asked()
         if other := self._leadership.other_holder():
             name, seconds = other
             if "lease" not in self.board.read().troubles:
@@ -313,6 +311,8 @@ class Daemon:
         return State.STARTING
 
     def _on_hold(self) -> State:
+        if self.once:
+            return self._pause("hold", "somebody paused the stream. `codelupe resume` ends the pause")
         return State.ON_HOLD if self._holding.wait(self._wait.notified_within) else State.STARTING
 
     # --- training ------------------------------------------------------------------------------------------

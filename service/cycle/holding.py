@@ -26,10 +26,14 @@ class Holding:
     def __init__(self, pool: Pool, board: Board, leadership: Leadership, upkeep: Upkeep) -> None:
         self._pool, self._board, self._leadership, self._upkeep = pool, board, leadership, upkeep
         self._looked = 0.0
+        self._told: Hold | None = None
+        """The pause that the log has told of."""
 
     def asked(self) -> Hold | None:
-        """Return the pause that somebody asked for, or None."""
-        return holds.held(self._pool, self._upkeep.stream)
+        """Return the pause that somebody asked for, or None. The board shows it from then on."""
+        found = holds.held(self._pool, self._upkeep.stream)
+        self._board.update(held_since=None if found is None else found.since.timestamp())
+        return found
 
     def stops_training(self) -> bool:
         """Whether somebody asked that the run in progress waits too."""
@@ -56,11 +60,11 @@ class Holding:
         """
         found = self.asked()
         if found is None:
-            self._board.update(held_since=None)
+            self._told = None
             log("Resumed")
             return False
-        if self._board.read().held_since is None:
-            self._board.update(held_since=found.since.timestamp())
+        if found != self._told:
+            self._told = found
             log("On hold", since=found.since, stops_training=found.stops_training)
         self._leadership.renew()
         self._upkeep.derive_pointer()

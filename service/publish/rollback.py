@@ -18,6 +18,8 @@ def roll_back(pool: Pool, home: Home, stream: str, version: int) -> str:
         PreconditionError: its folder is damaged, or the pointer cannot be updated.
         DatabaseError: the stream has no such version, or it was withdrawn.
     """
+    if not 0 < version < 2**63:
+        raise UsageError(f"{version} is not a version. `codelupe adapters` lists them")
     if not home.adapter(version).is_dir():
         raise UsageError(f"{home.adapter(version)} does not exist. Retention removed it, or it was never published")
     for adapter in adapters.history(pool, stream, among=[version]):

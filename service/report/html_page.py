@@ -17,7 +17,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1f2328; background: #fff }
 h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #d0d7de }
 table { border-collapse: collapse; margin: .8rem 0; display: block; overflow-x: auto }
-caption { text-align: left; font-weight: 600; padding: .3rem 0 } th, td { text-align: left; padding: .25rem .7rem; border: 1px solid #d0d7de; vertical-align: top; overflow-wrap: anywhere }
+caption { text-align: left; font-weight: 600; padding: .3rem 0 } th, td { text-align: left; padding: .25rem .7rem; border: 1px solid #d0d7de; vertical-align: top; overflow-wrap: break-word }
 pre { background: #f6f8fa; padding: .7rem; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere } svg { max-width: 100%; height: auto; background: #fff }
 h3 { font-size: 1rem; margin-bottom: .2rem } .missing { border-left: 4px solid #9a6700; padding-left: .8rem }
 @media (prefers-color-scheme: dark) { body { color: #e6edf3; background: #0d1117 } pre { background: #161b22 } th, td, h2 { border-color: #30363d } }

@@ -133,7 +133,7 @@ def some_of(*names: str) -> Parser:
 def alert_addresses(text: str) -> tuple[str, ...]:
     """Addresses of apprise, separated by spaces or commas. An address may contain commas itself."""
     found = tuple(filter(None, re.split(r"[\s,]+(?=[A-Za-z0-9]+://)", text.strip().strip(","))))
-    if not found or not all(re.fullmatch(r"[A-Za-z][A-Za-z0-9]*://\S+", address) for address in found):
+    if not found or not all(re.fullmatch(r"[A-Za-z][A-Za-z0-9]*://\S*", address) for address in found):
         raise ValueError("addresses of apprise such as jsons://host/path, separated by spaces (docs/monitoring.md)")
     return found
 

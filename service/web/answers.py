@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.settings.home import Home
+from service.web.files import read_part
+
+MOST_BYTES = 2_000_000
+"""A longer file is not shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,10 @@ def _answers(home: Home, version: int | None) -> list[dict[str, str]]:
     if version is None:
         return []
     try:
-        found: Any = json.loads(home.run(version).answers.read_text(encoding="utf-8"))["prompts"]
+        data, size = read_part(home.run(version).answers, 0, MOST_BYTES)
+        if size > MOST_BYTES:
+            return []
+        found: Any = json.loads(data)["prompts"]
         return [{name: str(one[name]) for name in ("prompt", "candidate", "base")} for one in found]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []

@@ -60,6 +60,7 @@ class RollBack:
     """The body of `rollback`."""
 
     version: int
+    """Between 1 and 2^63 - 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,21 +111,21 @@ def endpoints(board: Board, views: Views, commands: Commands, *, token: str | No
     return [
         Endpoint(path="overview", summary="The state at this moment", returns=Overview, errors=(),
                  answer=lambda: overview(board.read(), can_act=token is not None, poll_seconds=pace.seconds())),
-        Endpoint(path="runs", summary="Runs, newest first", returns=RunPage, errors=(503,),
+        Endpoint(path="runs", summary="Runs, newest first", returns=RunPage, errors=(429, 503),
                  parameters=(before, limit(50, 500)), answer=views.runs),
         Endpoint(path="runs/{run_id}", summary="A run with its report and verdict", returns=RunDetail,
-                 errors=(404, 503), parameters=(run_id,), answer=views.run),
+                 errors=(404, 429, 503), parameters=(run_id,), answer=views.run),
         Endpoint(path="runs/{run_id}/curves", summary="Loss, learning rate and speed of a run, down-sampled",
-                 returns=RunCurvesPage, parameters=(run_id, points), answer=views.curves),
+                 returns=RunCurvesPage, errors=(404, 429, 503), parameters=(run_id, points), answer=views.curves),
         Endpoint(path="runs/{run_id}/files", summary="The files of a run, without their texts", returns=FilePage,
-                 errors=(404, 503), answer=views.files,
+                 errors=(404, 429, 503), answer=views.files,
                  parameters=(run_id, Parameter(name="after", help="Only higher ids: the next page.", default=LEAST_ID,
                                                least=LEAST_ID), limit(100, 1000))),
         Endpoint(path="quality", summary="What the judged runs measured, oldest first, down-sampled",
-                 returns=QualitySeries, errors=(503,), parameters=(points,), answer=views.quality),
-        Endpoint(path="adapters", summary="Published adapters, newest first", returns=AdapterPage, errors=(503,),
+                 returns=QualitySeries, errors=(429, 503), parameters=(points,), answer=views.quality),
+        Endpoint(path="adapters", summary="Published adapters, newest first", returns=AdapterPage, errors=(429, 503),
                  parameters=(limit(50, 500),), answer=views.adapters),
-        Endpoint(path="rows", summary="Rows of a disposition, without their texts", returns=RowPage, errors=(503,),
+        Endpoint(path="rows", summary="Rows of a disposition, without their texts", returns=RowPage, errors=(429, 503),
                  answer=views.rows,
                  parameters=(Parameter(name="disposition", help="Where the rows stand.", is_required=True,
                                        choices=get_args(Disposition)),
@@ -132,12 +133,12 @@ def endpoints(board: Board, views: Views, commands: Commands, *, token: str | No
                              Parameter(name="before", help="Only lower ids: the next page.", least=LEAST_ID),
                              limit(50, 500))),
         Endpoint(path="rows/{file_id}", summary="Where a row stands; with the token its text too", returns=RowDetail,
-                 errors=(401, 403, 404, 503), answer=row,
+                 errors=(401, 403, 404, 429, 503), answer=row,
                  parameters=(Parameter(name="file_id", help="A row's id.", in_path=True, is_required=True,
                                        least=LEAST_ID),)),
         Endpoint(path="answers", summary="The recipe's own prompts, answered by base, previous and current adapter",
-                 returns=Answers, errors=(503,), answer=views.answers),
-        Endpoint(path="log", summary="The last lines of the service's log", returns=LogTail,
+                 returns=Answers, errors=(429, 503), answer=views.answers),
+        Endpoint(path="log", summary="The last lines of the service's log", returns=LogTail, errors=(429,),
                  parameters=(Parameter(name="lines", help="Most lines.", default=100, most=1000),), answer=views.log),
         Endpoint(path="train", summary="Start a run with the files that wait, however few", returns=Accepted,
                  body=Nothing, errors=(401, 403, 503), answer=lambda _: _accepted(commands.train())),

@@ -148,7 +148,8 @@ def _doing(snapshot: Snapshot) -> str:
         return f"waiting: {snapshot.pending.rows} of {snapshot.min_new_files} new files"
     if snapshot.state == "training" and snapshot.progress is not None:
         progress = snapshot.progress
-        return f"training run {progress.run_id}, step {progress.step} of {progress.steps_total or '?'}"
+        after = "; then it pauses, as somebody asked" if snapshot.held_since is not None else ""
+        return f"training run {progress.run_id}, step {progress.step} of {progress.steps_total or '?'}{after}"
     return snapshot.state
 
 

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from service.settings.home import Home
+from service.web.files import read_part
 
 MAX_POINTS = 600
 """A curve is halved when it has twice as many points."""
 BUDGET_BYTES = 1_500_000
 """How much of an events file one request reads. A longer file is ready after a few requests."""
-RUNS_KEPT = 16
-"""Runs whose curves stay in memory."""
+LONGEST_LINE = 16_000_000
+"""Bytes. A longer line is passed over."""
+RUNS_KEPT = 48
+"""Runs whose curves stay in memory. One that is not read to its end yet stays longer than one that is."""
 
 STEP_FIELDS = {
     "loss": "train_loss",
@@ -63,7 +66,9 @@ class Curve:
     """Values in each full point."""
 
     def add(self, step: int, value: float) -> None:
-        """Append a value."""
+        """Append a value. Steps only grow."""
+        if self.points and step < self.points[-1].step:
+            return
         new = Point(step, value, value, value)
         if self.points and self.points[-1].count < self.width:
             self.points[-1] = self.points[-1].merged(new)
@@ -114,19 +119,25 @@ class RunCurves:
                 data = self._next_bytes()
             except OSError:
                 data = b""
+            self.is_complete = len(data) < BUDGET_BYTES
             whole = data[: data.rfind(b"\n") + 1]
-            self._offset += len(whole)
             for line in whole.splitlines():
                 self._read(line)
-            self.is_complete = len(data) < BUDGET_BYTES
+            self._offset += len(whole)
 
     def _next_bytes(self) -> bytes:
-        with self._events.open("rb") as file:
-            if file.seek(0, 2) < self._offset:  # another file: the run was trained again from its beginning
-                self._begin_anew()
-            file.seek(self._offset)
-            data = file.read(BUDGET_BYTES)
-            return data if b"\n" in data else data + file.readline()
+        data, size = read_part(self._events, self._offset, BUDGET_BYTES)
+        if size < self._offset:  # another file: the run was trained again from its beginning
+            self._begin_anew()
+            data, size = read_part(self._events, 0, BUDGET_BYTES)
+        if b"\n" in data or len(data) < BUDGET_BYTES:
+            return data
+        data, _ = read_part(self._events, self._offset, LONGEST_LINE)  # one line is longer than that
+        if b"\n" not in data:
+            if len(data) == LONGEST_LINE:
+                self._offset += LONGEST_LINE
+            return b""
+        return data
 
     def _begin_anew(self) -> None:
         self._offset = 0
@@ -135,10 +146,11 @@ class RunCurves:
     def _read(self, line: bytes) -> None:
         try:
             event = json.loads(line)
-        except ValueError:  # half a line of a killed process
+            handler = HANDLERS.get(event["event"]) if isinstance(event, dict) else None
+            if handler is not None:
+                handler(self, event)
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # a damaged line, such as half of one
             return
-        if isinstance(event, dict) and (handler := HANDLERS.get(event.get("event", ""))):
-            handler(self, event)
 
     def _add(self, name: str, step: Any, value: Any) -> None:
         if isinstance(value, int | float) and isinstance(step, int) and math.isfinite(value):
@@ -160,7 +172,7 @@ class RunCurves:
         if which == "candidate":
             self._add("eval_loss", event.get("step"), loss)
             self._add("token_accuracy", event.get("step"), event.get("token_accuracy"))
-        elif isinstance(loss, int | float):
+        elif isinstance(loss, int | float) and math.isfinite(loss):
             self.lines[str(which)] = float(loss)
 
     def _experts(self, event: Mapping[str, Any]) -> None:
@@ -199,7 +211,8 @@ class Curves:
         with self._lock:
             found = self._runs.setdefault(run_id, RunCurves(self._home.run(run_id).events))
             self._runs.move_to_end(run_id)
-            while len(self._runs) > RUNS_KEPT:
-                self._runs.popitem(last=False)
+            if len(self._runs) > RUNS_KEPT:
+                complete = (number for number, curves in self._runs.items() if curves.is_complete)
+                self._runs.pop(next(complete, next(iter(self._runs))))
         found.advance()
         return found.as_record(points)

@@ -13,7 +13,7 @@ from db.errors import DatabaseError, Unavailable
 from service.errors import ServiceError
 from service.web.guard import refusal, unauthorized
 from service.web.schema import dumps, from_json
-from service.web.views import NotFound
+from service.web.views import Busy, NotFound
 
 MAX_ID = 2**63 - 1
 MAX_BODY_BYTES = 10_000
@@ -75,16 +75,22 @@ def _view(endpoint: Endpoint, token: str | None) -> Callable[..., Response]:
             return refusal(400, str(error))
         except NotFound as error:
             return refusal(404, str(error))
+        except Busy as error:
+            return _later(429, str(error), 1)
         except ServiceError as error:
             return refusal(409, str(error))
         except Unavailable as error:
-            answer = refusal(503, str(error))
-            answer.headers["Retry-After"] = "5"
-            return answer
+            return _later(503, str(error), 5)
         except DatabaseError as error:
             return refusal(409 if 409 in endpoint.errors else 503, str(error))
 
     return view
+
+
+def _later(status: int, error: str, seconds: int) -> Response:
+    answer = refusal(status, error)
+    answer.headers["Retry-After"] = str(seconds)
+    return answer
 
 
 def _body(kind: type) -> Any:

@@ -37,7 +37,7 @@ def add_guards(app: Flask, *, token: str | None, host: str, public_url: str | No
         host: where the service listens
         public_url: the address under which it is known, if it has another one
     """
-    public_name = urlsplit(public_url).netloc.lower() if public_url else None
+    public_name = place(public_url)
     has_names = is_loopback(host) or public_name is not None  # else nobody knows by which names it is reached
 
     @app.before_request
@@ -89,17 +89,34 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host.strip().strip("[]")).is_loopback
     except ValueError:
-        return host.strip().lower() in LOOPBACK_NAMES
+        return host.strip().lower().rstrip(".") in LOOPBACK_NAMES
 
 
 def _is_guarded(path: str) -> bool:
     return path == "/" or path.startswith(GUARDED)
 
 
+def place(url: str | None) -> str | None:
+    """Return host and port of an address, as they are compared: in lower case and ASCII, without a default port.
+
+    None: it has no host.
+    """
+    try:
+        parts = urlsplit(url or "")
+        name, port = (parts.hostname or "").rstrip("."), parts.port
+        if not name.isascii():
+            name = name.encode("idna").decode()
+    except ValueError:  # includes UnicodeError
+        return None
+    if not name:
+        return None
+    return name if port in (None, 80, 443) else f"{name}:{port}"
+
+
 def _is_own_name(host: str, public_name: str | None) -> bool:
     """Whether a Host header names this machine. A page of a foreign name that resolves to 127.0.0.1 must not read."""
-    name = urlsplit(f"//{host}").hostname or ""
-    return host.lower() == public_name or is_loopback(name)
+    found = place(f"//{host}")
+    return found is not None and (found == public_name or is_loopback(urlsplit(f"//{host}").hostname or ""))
 
 
 def _foreign(public_name: str | None) -> Response | None:
@@ -107,7 +124,7 @@ def _foreign(public_name: str | None) -> Response | None:
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     if site is not None and site not in ("same-origin", "none"):
         return refusal(403, f"a request from another site is refused (Sec-Fetch-Site: {site})")
-    if origin is not None and urlsplit(origin).netloc.lower() not in (request.host.lower(), public_name):
+    if origin is not None and (place(origin) or "?") not in (place(f"//{request.host}"), public_name):
         return refusal(403, f"a request from another site is refused (Origin: {origin})")
     if origin is None and site is None and request.path.startswith("/api/v1/"):
         return refusal(403, f"no origin. Send 'Origin: {request.host_url.rstrip('/')}'")

@@ -20,7 +20,7 @@ from service.errors import PreconditionError
 from service.web.accept import preferred
 from service.web.api import Commands, endpoints
 from service.web.board import STALE_HEARTBEAT_SECONDS, Board
-from service.web.endpoint import add_api
+from service.web.endpoint import MAX_BODY_BYTES, add_api
 from service.web.exposition import json_metrics, prometheus_metrics
 from service.web.guard import add_guards
 from service.web.openapi import document
@@ -190,6 +190,7 @@ class HttpServer:
             threads=THREADS,
             connection_limit=1000,
             channel_timeout=10,
+            max_request_body_size=MAX_BODY_BYTES,  # the default is 1 GB, which waitress keeps below /tmp
             asyncore_use_poll=True,
             ident="codelupe",
         )

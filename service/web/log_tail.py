@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from service.web.files import read_part
+
 TAIL_BYTES = 200_000
 LONGEST_LINE = 2_000
 """Characters. A longer line is cut."""
@@ -12,10 +14,7 @@ LONGEST_LINE = 2_000
 def log_tail(path: Path, lines: int) -> list[str]:
     """Return the last lines of a log file, oldest first. Empty if there is no file."""
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - TAIL_BYTES))
-            data = file.read(TAIL_BYTES)
+        data, size = read_part(path, -TAIL_BYTES, TAIL_BYTES)
     except OSError:
         return []
     if size > TAIL_BYTES:

@@ -20,7 +20,8 @@ MEANINGS = {
     403: "Refused: no token is set, another site asks, or no origin is stated",
     404: "There is no such run or row",
     409: "The state does not allow it",
-    503: "The database does not answer, or too many ask it. Ask again later",
+    429: "Too many requests read at once. Ask again in a moment",
+    503: "The database does not answer, or is not ready. Ask again later",
 }
 
 

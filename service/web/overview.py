@@ -71,7 +71,7 @@ def overview(snapshot: Snapshot, *, can_act: bool, poll_seconds: float) -> Overv
 def sentence(snapshot: Snapshot) -> str:
     """Return the state in one line: "Healthy. Training run 42, 63 %, adapter v41 live for 2 h, 118 files waiting."."""
     status, reason = snapshot.health()
-    parts = [_doing(snapshot), live_adapter(snapshot)]
+    parts = [_doing(snapshot), _then(snapshot), live_adapter(snapshot)]
     if snapshot.pending is not None and snapshot.state != "waiting":
         parts.append(f"{counted(snapshot.pending.rows, 'file')} waiting")
     said = f"{STATUS_WORDS[status]} {', '.join(part for part in parts if part)}."
@@ -91,6 +91,11 @@ def _doing(snapshot: Snapshot) -> str:
         case "standby":
             return "Another service does this work"
     return snapshot.state.replace("_", " ").capitalize()
+
+
+def _then(snapshot: Snapshot) -> str:
+    is_working = snapshot.state in ("claiming", "training", "judging")
+    return "then it pauses on request" if is_working and snapshot.held_since is not None else ""
 
 
 def _training(progress: Progress) -> str:

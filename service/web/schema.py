@@ -25,7 +25,7 @@ _SIMPLE: Mapping[Any, Schema] = {
 
 def dumps(value: Any) -> str:
     """Return strict JSON. Times are in ISO format, and numbers that are not finite are null."""
-    return json.dumps(plain(value), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(plain(value), allow_nan=False, separators=(",", ":"))
 
 
 def plain(value: Any) -> Any:

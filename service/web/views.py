@@ -1,6 +1,6 @@
 """What /api/v1 reads. A page that asks too much, or a database that does not answer, never holds up /health.
 
-At most two requests read the database at a time. What many pages ask for is read once for all of them.
+At most two requests read at a time. What many pages ask for is read once for all of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from service.web.log_tail import log_tail
 from service.web.quality import Quality
 
 READERS, QUEUE = 2, 3
-"""Requests that read the database at a time, and that wait for their turn. The other threads answer probes."""
+"""Requests that read database or files at a time, and that wait for their turn. The other threads answer probes."""
 WAIT_SECONDS = 2.0
 FRESH_SECONDS = 1.0
 """How long an answer is given to others who ask the same."""
@@ -37,6 +37,10 @@ MOST_KEPT = 200
 
 class NotFound(Exception):
     """There is no such run or row."""
+
+
+class Busy(Exception):
+    """Too many requests read at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +155,15 @@ class Views:
         self._readers = threading.BoundedSemaphore(READERS)
         self._queue = threading.BoundedSemaphore(READERS + QUEUE)
         self._kept: dict[tuple[Any, ...], tuple[float, Any]] = {}
+        self._known: set[int] = set()
+        """Runs of this stream, as far as somebody has asked for their curves."""
+        self._is_open = threading.Event()
         self._curves = Curves(self._home)
         self._quality = Quality(self._judged)
+
+    def open(self) -> None:
+        """The database has its tables now."""
+        self._is_open.set()
 
     def runs(self, before: int | None, limit: int) -> RunPage:
         found: list[RunSummary] = self._read(
@@ -179,7 +190,12 @@ class Views:
         return FilePage(files=found, next_after=found[-1].file_id if len(found) == limit else None)
 
     def curves(self, run_id: int, points: int) -> RunCurvesPage:
-        return RunCurvesPage(run_id=run_id, **self._curves.of(run_id, points=points))
+        progress = self._board.read().progress
+        if run_id not in self._known and (progress is None or progress.run_id != run_id):
+            self.run(run_id)
+            self._known.add(run_id)
+        found = self._read_file(("curves", run_id, points), lambda: self._curves.of(run_id, points=points))
+        return RunCurvesPage(run_id=run_id, **found)
 
     def quality(self, points: int) -> QualitySeries:
         found = self._read(("quality", points), lambda: self._quality.series(points))
@@ -217,25 +233,36 @@ class Views:
         if version is not None:
             newest = self._read(("among", version), lambda: adapters.history(self._pool, self._stream, among=[version]))
             previous = newest[0].parent_version if newest else None
-        found = compared_answers(self._home, current=version, previous=previous)
+        found = self._read_file(
+            ("answers", version, previous), lambda: compared_answers(self._home, current=version, previous=previous)
+        )
         return Answers(current_version=version, previous_version=previous, answers=found)
 
     def log(self, lines: int) -> LogTail:
-        return LogTail(lines=log_tail(self._home.log_file, lines))
+        return LogTail(lines=self._read_file(("log", lines), lambda: log_tail(self._home.log_file, lines)))
 
     def _judged(self, after: int, before: int, limit: int) -> list[history.JudgedRun]:
         return history.judged(self._pool, self._stream, after=after, before=before, limit=limit)
 
     def _read(self, key: tuple[Any, ...], read: Callable[[], Any]) -> Any:
-        """Return a fresh answer that is kept, or read one.
+        """Return a fresh answer that is kept, or read one from the database.
 
         Raises:
-            Unavailable: the database does not answer, or too many are asking it.
+            Unavailable: the database does not answer, or is not ready.
+            Busy: too many requests read at once.
         """
         if (kept := self._fresh(key)) is not None:
             return kept
+        if not self._is_open.is_set():
+            raise Unavailable("the service is starting, and its database is not ready yet")
         if (trouble := self._board.read().troubles.get("database")) is not None:
             raise Unavailable(trouble)
+        return self._read_file(key, read)
+
+    def _read_file(self, key: tuple[Any, ...], read: Callable[[], Any]) -> Any:
+        """Return a fresh answer that is kept, or read one. Raises Busy."""
+        if (kept := self._fresh(key)) is not None:
+            return kept
         with self._turn():
             if (kept := self._fresh(key)) is not None:  # another request has just read it
                 return kept
@@ -247,8 +274,8 @@ class Views:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Wait for a turn to read the database."""
-        busy = Unavailable("too many requests read the database at once. Ask again in a moment")
+        """Wait for a turn to read."""
+        busy = Busy("too many requests read at once. Ask again in a moment")
         if not self._queue.acquire(blocking=False):
             raise busy
         try:

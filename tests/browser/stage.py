@@ -65,8 +65,10 @@ class Stage:
     def served(self) -> Iterator[str]:
         """Serve the page. Yields its address."""
         listening = listen("127.0.0.1", 0)
+        views = Views(self.pool, self.board, self.settings)
+        views.open()
         site = Site(
-            views=Views(self.pool, self.board, self.settings),
+            views=views,
             commands=commands(self.pool, self.settings, self.home, self.board),
             host="127.0.0.1",
             public_url=None,

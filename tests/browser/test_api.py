@@ -19,9 +19,11 @@ from stage import STREAM, TOKEN, Stage
 from states import STATES, history
 
 from db import holds
+from db.errors import Unavailable
 from db.history import SHOWN_BYTES
 from service.web.api import Pace
 from service.web.guard import add_guards
+from service.web.views import Views
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 
@@ -118,6 +120,8 @@ def test_a_long_or_odd_text_is_cut_and_shown_as_it_can_be(stage: Stage, client: 
         ({"Origin": None}, 403, "no origin. Send 'Origin: http://127.0.0.1:"),
         ({"Origin": "http://evil.example"}, 403, "another site"),
         ({"Origin": "null"}, 403, "another site"),
+        ({"Origin": "http://[::1"}, 403, "another site"),
+        ({"Origin": "http://127.0.0.1"}, 403, "another site"),
         ({"Origin": None, "Sec-Fetch-Site": "cross-site"}, 403, "another site"),
         ({"Origin": None, "Sec-Fetch-Site": "same-site"}, 403, "another site"),
     ],
@@ -128,6 +132,16 @@ def test_a_command_needs_token_and_origin(
     answered, found = client.post("pause", **headers)
     assert (answered, says in found["error"]) == (status, True), found
     assert holds.held(stage.pool, STREAM) is None
+
+
+def test_a_large_body_is_refused_before_it_is_read(client: Client) -> None:
+    status, _, _ = client.ask("POST", "/api/v1/pause", b"x" * 20_000)
+    assert status == 413
+    connection = http.client.HTTPConnection(client.host, timeout=20)
+    connection.putrequest("POST", "/health")
+    connection.putheader("Content-Length", "1000000000")
+    connection.endheaders()
+    assert connection.getresponse().status == 413, "before a byte of it has arrived"
 
 
 def test_a_foreign_origin_cannot_use_the_earlier_endpoint_either(client: Client) -> None:
@@ -155,6 +169,12 @@ def test_a_foreign_name_for_this_machine_is_refused(client: Client, path: str) -
         ("127.0.0.1", None, "127.0.0.1.evil.example", 403),
         ("::1", None, "[::1]:8090", 200),
         ("127.0.0.1", None, "", 403),
+        ("127.0.0.1", None, "localhost.", 200),
+        ("0.0.0.0", "https://lupe.example:443", "lupe.example", 200),
+        ("0.0.0.0", "https://lupe.example", "lupe.example:443", 200),
+        ("0.0.0.0", "http://lupe.example:81", "lupe.example", 403),
+        ("0.0.0.0", "https://bücher.example", "xn--bcher-kva.example", 200),
+        ("0.0.0.0", "https://lupe.example", "[::1", 403),
     ],
 )
 def test_the_names_of_the_service(host: str, public_url: str | None, asked: str, status: int) -> None:
@@ -187,7 +207,11 @@ def test_a_file_that_has_not_changed_is_not_sent_again(client: Client) -> None:
 
 
 def test_pause_and_resume_reach_the_database(stage: Stage, client: Client) -> None:
-    assert client.post("pause")[0] == 202
+    assert client.post("pause", {"stop_training": True})[1]["said"] == "no new run starts"
+    stage.board.update(state="judging")
+    assert "goes on to its verdict" in client.post("pause", {"stop_training": True})[1]["said"]
+    stage.board.update(state="training")
+    assert "saves a checkpoint" in client.post("pause", {"stop_training": True})[1]["said"]
     assert holds.held(stage.pool, STREAM) is not None
     assert client.post("resume") == (202, {"accepted": True, "said": "the service goes on"})
     assert client.post("resume") == (202, {"accepted": True, "said": "the service was not paused"})
@@ -216,7 +240,9 @@ def test_a_roll_back_that_is_not_possible_says_why(stage: Stage, client: Client)
     history(stage, 2)
     status, found = client.post("rollback", {"version": 1})
     assert status == 409 and "does not exist. Retention removed it" in found["error"]
-    assert client.post("rollback", {"version": 2**80})[0] in (400, 409)
+    for version in (-1, 0, 2**80):
+        status, found = client.post("rollback", {"version": version})
+        assert status == 409 and "is not a version" in found["error"]
 
 
 @pytest.mark.parametrize(
@@ -284,9 +310,17 @@ def test_with_many_pages_each_asks_less_often(monkeypatch: pytest.MonkeyPatch) -
     assert seconds == Pace.LEAST_SECONDS, "one page alone asks often again"
 
 
+def test_before_the_tables_are_there_the_service_says_that_it_starts(stage: Stage, client: Client) -> None:
+    views = Views(stage.pool, stage.board, stage.settings)
+    with pytest.raises(Unavailable, match="the service is starting"):
+        views.runs(None, 10)
+
+
 def test_a_run_of_another_stream_is_not_shown(stage: Stage, client: Client) -> None:
     history(stage, 1)
+    stage.events(1, 5)
     stage.query("insert into codelupe.streams values ('other', 's', 'm', 'r', '{}')")
     stage.query("update codelupe.runs set stream = 'other'")
     assert client.get("runs/1")[0] == 404 and client.get("runs/1/files")[0] == 404
+    assert client.get("runs/1/curves")[0] == 404
     assert client.get("runs")[1]["runs"] == []

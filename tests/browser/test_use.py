@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from playwright.sync_api import expect
@@ -73,6 +74,42 @@ def test_a_run_opens_its_rules_losses_curves_and_files(stage: Stage, watched: Wa
     assert watched.problems == []
 
 
+def test_every_run_that_is_opened_has_its_curves(stage: Stage, watched: Watched) -> None:
+    history(stage, 3)
+    for run_id in (1, 2):
+        stage.events(run_id, 40)
+    page = watched.page
+    with stage.served() as address:
+        open_page(watched, address)
+        for run_id in (2, 1, 2):
+            page.locator(f"[data-run='{run_id}']").click()
+            page.locator("#run-chart canvas").wait_for()
+            page.locator("#panel-close").click()
+    assert watched.problems == []
+
+
+def test_a_click_while_the_service_is_away_says_so(stage: Stage, watched: Watched) -> None:
+    history(stage, 2)
+    page = watched.page
+    with stage.served() as address:
+        open_page(watched, address)
+        page.locator("#runs button").first.wait_for()
+        page.route("**/api/v1/**", lambda route: route.abort())
+        page.locator("#runs button").first.click()
+        expect(page.locator("#panel-body")).to_have_text("the service does not answer")
+
+
+def test_a_token_of_any_letters_can_be_given(stage: Stage, watched: Watched) -> None:
+    stage.settings = replace(stage.settings, token="tok€n")
+    page = watched.page
+    with stage.served() as address:
+        open_page(watched, address)
+        for token, said in (("schlüssel", "wrong token"), ("tok€n", "no new run starts")):
+            page.get_by_role("button", name="Pause").click()
+            give_token(watched, token)
+            expect(page.locator("#controls-said")).to_contain_text(said)
+
+
 def test_a_run_on_a_card_shows_its_readings_and_its_experts(stage: Stage, watched: Watched) -> None:
     STATES["experts"](stage)
     with stage.served() as address:
@@ -129,7 +166,7 @@ def test_the_buttons_act_with_the_token(stage: Stage, watched: Watched) -> None:
 
 
 def test_without_a_token_nothing_can_be_done(stage: Stage, watched: Watched) -> None:
-    stage.settings = type(stage.settings)(**{**vars(stage.settings), "token": None})
+    stage.settings = replace(stage.settings, token=None)
     with stage.served() as address:
         open_page(watched, address)
         expect(watched.page.locator("#controls-note")).to_contain_text("Set CODELUPE_TOKEN")

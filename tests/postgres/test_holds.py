@@ -91,6 +91,37 @@ def test_a_plain_pause_lets_the_run_in_progress_go_on(world: World, monkeypatch:
     assert again._starting() is State.TRAINING
 
 
+def test_the_board_shows_a_pause_while_the_run_goes_on_and_when_it_ended_elsewhere(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "TRAINING_LOOK_SECONDS", 0.0)
+    daemon = world.daemon()
+    daemon._starting()
+    holds.hold(world.pool, STREAM, stop_training=False)
+    assert not daemon._holding.stops_training_now()
+    assert daemon.board.read().held_since is not None
+    holds.release(world.pool, STREAM)
+    for look in (daemon._holding.stops_training_now, daemon._holding.asked):
+        daemon.board.update(held_since=1.0)
+        look()
+        assert daemon.board.read().held_since is None
+    holds.hold(world.pool, STREAM, stop_training=False)
+    daemon._standby()
+    assert daemon.board.read().held_since is not None
+
+
+def test_a_service_that_runs_once_does_not_wait_for_a_resume(world: World) -> None:
+    world.insert(20)
+    daemon = world.daemon()
+    daemon.once = True
+    daemon._enter(daemon._starting())
+    holds.hold(world.pool, STREAM, stop_training=False)
+    daemon._enter(daemon._waiting())
+    daemon._enter(daemon._on_hold())
+    assert daemon.state is State.STOPPED
+    assert daemon.problem is not None and "codelupe resume" in daemon.problem
+
+
 def test_a_later_plain_pause_does_not_weaken_a_stop(world: World) -> None:
     world.daemon()._starting()
     holds.hold(world.pool, STREAM, stop_training=True)

@@ -22,6 +22,7 @@ from webhook import PASSWORD, SECRET, Webhook, webhook
 from service import logs
 from service.alerts import alerting as alerting_module
 from service.alerts import outbox as outbox_module
+from service.alerts import targets
 from service.alerts.alert import Alert
 from service.alerts.alerting import alerting
 from service.alerts.limiter import HOUR_SECONDS, MOST_PER_HOUR, Limiter
@@ -286,6 +287,27 @@ def test_a_target_that_hangs_delays_no_other_and_neither_the_end(hook: Webhook, 
             ending = time.monotonic()
         assert time.monotonic() - ending < alerting_module.END_SECONDS + 1.0
         assert dict(board.read().alerts) == {"delivered": 2, "dropped": 2}
+
+
+def test_a_redirect_is_not_followed_and_does_not_count_as_delivered(hook: Webhook):
+    """A login page would answer 200, and another host would see the message."""
+    with webhook() as elsewhere:
+        hook.status = lambda number: 302
+        hook.location = f"http://127.0.0.1:{elsewhere.port}/login"
+        [target] = open_targets((hook.url,))
+        refusal = target.send(alert())
+        assert refusal is not None and refusal.is_final and "302" in refusal.reason
+        assert elsewhere.requests == []
+
+
+def test_an_answer_that_never_ends_is_left_alone(hook: Webhook, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(targets, "SEND_SECONDS", 0.3)
+    hook.hanging.set()
+    [target] = open_targets((hook.url,))
+    first, second = target.send(alert()), target.send(alert())
+    assert first is not None and "no end of its answer" in first.reason and not first.is_final
+    assert second is not None and "not ended its last answer" in second.reason
+    assert len(hook.requests) == 1
 
 
 def test_what_waits_at_the_end_is_still_delivered(hook: Webhook, board: Board, monkeypatch: pytest.MonkeyPatch):

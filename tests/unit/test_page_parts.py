@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -67,6 +68,8 @@ def totals(rows: dict[str, int], rejected: dict[str, int]) -> Totals:
         ({"state": "judging", "progress": Progress(run_id=42), "pending": pending(0)},
          "Healthy. Judging run 42, 0 files waiting."),
         ({"state": "on_hold", "held_since": 0.0}, "Healthy. Paused on request."),
+        ({"state": "training", "progress": Progress(run_id=42), "held_since": 0.0},
+         "Healthy. Training run 42, preparing, then it pauses on request."),
         ({"state": "paused", "troubles": {"disk": "0.1 GB are free. Free some space"}},
          "Needs attention. Paused. 0.1 GB are free. Free some space."),
     ],
@@ -199,6 +202,48 @@ def test_a_line_longer_than_a_piece_does_not_stop_the_reading(tmp_path: Path, mo
     assert found.is_complete and len(found.as_record(10)["curves"]["train_loss"]) == 1
 
 
+def test_odd_events_cost_only_themselves(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text(
+        '{"event": ["step"], "step": 1}\n{"event": "step", "step": 1, "loss": 1' + "0" * 400 + "}\n"
+        '{"event": "step", "step": 2, "loss": NaN}\n' + "[" * 100_000 + "\n"
+        '{"event": "step", "step": 3, "loss": 1.5}\n{"event": "step", "step": -1, "loss": 9.0}\n'
+        '{"event": "evaluation", "step": 3, "which": "anchor", "loss": NaN}\n'
+    )
+    found = RunCurves(path)
+    found.advance()
+    record = found.as_record(10)
+    assert [point[:2] for point in record["curves"]["train_loss"]] == [[3, 1.5]]
+    assert record["complete"] and record["lines"] == {}
+
+
+def test_half_a_line_that_is_very_long_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curves_module, "BUDGET_BYTES", 100)
+    monkeypatch.setattr(curves_module, "LONGEST_LINE", 1000)
+    path = tmp_path / "events.jsonl"
+    path.write_text("x" * 1500)
+    found = RunCurves(path)
+    for _ in range(3):
+        found.advance()
+    with path.open("a") as file:
+        file.write("\n")
+    events_of(path, step(1))
+    for _ in range(5):
+        found.advance()
+    assert found.is_complete and len(found.as_record(10)["curves"]["train_loss"]) == 1
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.run(1).root.mkdir(parents=True)
+    for path in (home.run(1).events, home.run(1).answers, tmp_path / "log"):
+        os.mkfifo(path)
+    assert Curves(home).of(1)["curves"] == {}
+    assert compared_answers(home, current=1, previous=None) == []
+    assert log_tail(tmp_path / "log", 5) == []
+
+
 def test_the_loss_is_shown_against_the_base_and_the_judging_part_is_another_thing(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     evaluation = {"event": "evaluation", "step": 0}
@@ -221,6 +266,9 @@ def test_only_a_few_runs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for run_id in (1, 2, 3):
         assert curves.of(run_id)["curves"] == {}
     assert list(curves._runs) == [2, 3]
+    curves._runs[2].is_complete = False
+    curves.of(4)
+    assert list(curves._runs) == [2, 4], "one that is still being read stays"
 
 
 # --- quality over runs ------------------------------------------------------------------------------------------
@@ -305,8 +353,9 @@ def test_previous_answers_are_those_of_the_parents_run(tmp_path: Path) -> None:
     [one] = compared_answers(home, current=2, previous=1)
     assert (one.prompt, one.base, one.previous, one.current) == ("p", "b", "first", "second")
     assert compared_answers(home, current=2, previous=None)[0].previous is None
-    home.run(2).answers.write_text("[")
-    assert compared_answers(home, current=2, previous=1) == []
+    for damage in ("[", "[" * 100_000, '{"prompts": 3}', "x" * 2_000_001):
+        home.run(2).answers.write_text(damage)
+        assert compared_answers(home, current=2, previous=1) == []
 
 
 def test_the_log_ends_with_its_last_lines(tmp_path: Path) -> None:
@@ -361,6 +410,7 @@ def test_json_and_its_schema_belong_together() -> None:
     schema = schema_of(Outer)
     assert schema["required"] == ["name", "inner"] and schema["additionalProperties"] is False
     assert schema["properties"]["inner"]["anyOf"][0]["items"]["properties"]["when"]["format"] == "date-time"
+    assert json.loads(dumps({"a": "\ud800"})) == {"a": "\ud800"}, "a lone surrogate"
     with pytest.raises(TypeError):
         dumps(Outer(name=b"bytes"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="name is missing"):

@@ -4,6 +4,7 @@ import { byId, say } from "./dom.js";
 
 /** A service that hangs is told like one that is gone. */
 const PATIENCE_MILLISECONDS = 10_000;
+const LONGEST_TOKEN = 4096;
 
 let token = null;
 
@@ -23,14 +24,29 @@ export async function get(path, parameters = {}, { withToken = false } = {}) {
 
 export async function post(path, body) {
   const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/json" };
-  return answerOf(await fetch(`/api/v1/${path}`, { method: "POST", headers, body: JSON.stringify(body) }));
+  const signal = AbortSignal.timeout(3 * PATIENCE_MILLISECONDS);
+  return answerOf(await fetch(`/api/v1/${path}`, { method: "POST", headers, body: JSON.stringify(body), signal }));
+}
+
+export const pauseOf = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+/** What to tell about an error: the service's own words, or that it is away. */
+export function toldOf(error) {
+  if (error instanceof Refused) return error.message;
+  console.warn(error);
+  return "the service does not answer";
 }
 
 async function answerOf(response) {
   const answer = await response.json().catch(() => ({}));
   if (response.ok) return answer;
-  if (response.status === 401) token = null;
+  if ([401, 431].includes(response.status)) token = null;
   throw new Refused(response.status, answer.error ?? `status ${response.status}`);
+}
+
+/** A header holds bytes: those of the text in UTF-8. */
+function asHeader(text) {
+  return String.fromCharCode(...new TextEncoder().encode(text));
 }
 
 /** Asks for the token, if this page does not have it yet. Returns whether there is one now. */
@@ -43,7 +59,8 @@ export async function askForToken(why) {
   dialog.returnValue = "";
   dialog.showModal();
   await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
-  if (dialog.returnValue === "ok" && input.value !== "") token = input.value.trim();
+  const given = input.value.trim();
+  if (dialog.returnValue === "ok" && given !== "" && given.length <= LONGEST_TOKEN) token = asHeader(given);
   input.value = "";
   return token !== null;
 }

@@ -57,7 +57,7 @@ export function chart(id, title, xLabel, lines) {
   const data = window.uPlot.join(tables);
   const shape = JSON.stringify([title, xLabel, series.map((one) => [one.label, String(one.stroke), one.points?.show])]);
   const before = drawn.get(id);
-  if (before?.shape === shape) {
+  if (before?.shape === shape && before.figure === figure) {
     before.plot.setData(data);
     readOut(figure, title, xLabel, kept);
     return;
@@ -75,7 +75,7 @@ export function chart(id, title, xLabel, lines) {
   }, data, holder);
   const watch = new ResizeObserver(() => plot.setSize(size()));
   watch.observe(figure);
-  drawn.set(id, { plot, shape, watch });
+  drawn.set(id, { plot, shape, watch, figure });
 }
 
 /** The legend, with the value of each line: the last one, or the one under the pointer. */
@@ -103,5 +103,5 @@ export const bandOf = (points) => points.map(([step, , least, most]) => [step, l
 /** A horizontal line over the range of others. */
 export function level(value, ...others) {
   const steps = others.flat().map(([step]) => step);
-  return steps.length && value !== undefined ? [[Math.min(...steps), value], [Math.max(...steps), value]] : [];
+  return steps.length && Number.isFinite(value) ? [[Math.min(...steps), value], [Math.max(...steps), value]] : [];
 }

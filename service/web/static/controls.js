@@ -1,13 +1,13 @@
 // What changes the service. Each needs the token, which is asked for here and never part of an address.
 
-import { askForToken, get, post, Refused } from "./api.js";
+import { askForToken, get, post, toldOf } from "./api.js";
 import { byId, closePanel, el, openPanel, say, table } from "./dom.js";
 import { loss, when } from "./words.js";
 
 let shown = "";
 
 export function showControls(now) {
-  const key = `${now.can_act} ${now.held_since !== null} ${now.run !== null}`;
+  const key = `${now.can_act} ${now.held_since !== null} ${now.state === "training"}`;
   if (key === shown) return;
   shown = key;
   say("controls-note", now.can_act ? "Each asks for the token once." : "Set CODELUPE_TOKEN and restart the service to use these.");
@@ -15,7 +15,7 @@ export function showControls(now) {
   byId("controls").replaceChildren(...[
     act("Train now", "train", {}),
     now.held_since === null ? act("Pause", "pause", {}) : act("Resume", "resume", {}),
-    now.run !== null && now.held_since === null ? act("Stop and save", "pause", { stop_training: true }) : null,
+    now.state === "training" ? act("Stop and save", "pause", { stop_training: true }) : null,
     el("button", { type: "button", disabled: !now.can_act, onclick: chooseVersion }, "Roll back…"),
   ].filter(Boolean));
 }
@@ -26,7 +26,7 @@ async function send(path, body) {
     const answer = await post(path, body);
     say("controls-said", `Done: ${answer.said}.`);
   } catch (error) {
-    say("controls-said", error instanceof Refused ? `Not done: ${error.message}` : "Not done: the service does not answer.");
+    say("controls-said", `Not done: ${toldOf(error)}.`);
   }
 }
 
@@ -38,7 +38,7 @@ async function chooseVersion() {
     openPanel("Roll back to an earlier version", rows.length ? table(["version#", "published at", "loss#", ""], rows, "Published versions")
       : el("p", { class: "empty" }, "Nothing is published yet."));
   } catch (error) {
-    openPanel("Roll back", el("p", {}, error.message));
+    openPanel("Roll back", el("p", {}, toldOf(error)));
   }
 }
 

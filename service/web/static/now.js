@@ -1,6 +1,6 @@
 // The run in progress.
 
-import { get } from "./api.js";
+import { get, pauseOf } from "./api.js";
 import { chart, meanOf } from "./charts.js";
 import { byId, el, facts, show, table } from "./dom.js";
 import { drawLoss } from "./runs.js";
@@ -59,8 +59,9 @@ async function drawCurves(run) {
     chart("speed-chart", "Tokens per second", "step", [
       { name: "tokens per second", colour: "train", points: meanOf(found.curves.tokens_per_second ?? []) }]);
     drawExperts(found.experts);
-  } while (!found.complete);
-  drawnStep = key;
+    if (!found.complete) await pauseOf(300);
+  } while (!found.complete && !document.hidden);
+  if (found.complete) drawnStep = key;
 }
 
 /** One row per layer, one cell per expert: the fuller, the more tokens it got. */

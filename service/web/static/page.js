@@ -10,6 +10,7 @@ import { showPipeline } from "./pipeline.js";
 import { loadQuality } from "./quality.js";
 import { loadRuns } from "./runs.js";
 
+const TOO_MANY = 429;
 const RETRY_SECONDS = [2, 4, 8, 15];
 let failures = 0;
 let lostSince = null;
@@ -48,7 +49,7 @@ async function refresh() {
     once("answers", `${now.current_version}`, loadAnswers),
     loadLog(),
   ]));
-  const failed = parts.find((part) => part.status === "rejected");
+  const failed = parts.find((part) => part.status === "rejected" && part.reason.status !== TOO_MANY);  // next time
   tellTrouble(failed ? `History cannot be read: ${failed.reason.message}` : null);
   return now.poll_seconds;
 }

@@ -1,6 +1,6 @@
 // The way of the files. Each count opens the reasons of those that stayed behind.
 
-import { get, Refused } from "./api.js";
+import { get, toldOf } from "./api.js";
 import { byId, el, openPanel, show, table } from "./dom.js";
 import { openRow } from "./row.js";
 import { count, plain, when } from "./words.js";
@@ -54,7 +54,6 @@ async function openRows(share, before = null) {
       page.next_before === null ? null
         : el("button", { type: "button", onclick: () => openRows(share, page.next_before) }, "More"));
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
-    openPanel("Rows", el("p", {}, error.message));
+    openPanel("Rows", el("p", {}, toldOf(error)));
   }
 }

@@ -1,6 +1,6 @@
 // What no tracker of single runs shows: whether the adapters become better over the runs, and what they forget.
 
-import { get } from "./api.js";
+import { get, pauseOf } from "./api.js";
 import { chart } from "./charts.js";
 import { show } from "./dom.js";
 
@@ -13,6 +13,7 @@ export async function loadQuality() {
   do {
     found = await get("quality", { points: 300 });
     draw(found.points);
+    if (!found.complete) await pauseOf(200);
   } while (!found.complete);
 }
 

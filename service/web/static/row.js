@@ -1,6 +1,6 @@
 // One row of the source. Its text is shown only to who has the token.
 
-import { askForToken, get, Refused } from "./api.js";
+import { askForToken, get, toldOf } from "./api.js";
 import { el, facts, openPanel } from "./dom.js";
 import { count, plain, when } from "./words.js";
 
@@ -22,8 +22,7 @@ async function show(fileId, withToken) {
       text ? el("pre", { class: "row-text", tabIndex: 0, "aria-label": "Text of the row" }, text.content ?? "(no text, or too long to show)")
         : el("button", { type: "button", onclick: () => unlock(fileId) }, "Show the text"));
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
-    openPanel(`Row ${fileId}`, el("p", {}, error.message));
+    openPanel(`Row ${fileId}`, el("p", {}, toldOf(error)));
   }
 }
 

@@ -1,6 +1,6 @@
 // The last runs as a strip, and one run in detail.
 
-import { get, Refused } from "./api.js";
+import { get, pauseOf, toldOf } from "./api.js";
 import { bandOf, chart, level, meanOf } from "./charts.js";
 import { byId, el, facts, openPanel, show, table } from "./dom.js";
 import { openRow } from "./row.js";
@@ -64,8 +64,7 @@ export async function openRun(id) {
       el("figure", { id: "run-chart" }), filesOf(id, files));
     await drawCurves(id);
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
-    openPanel(`Run ${id}`, el("p", {}, error.message));
+    openPanel(`Run ${id}`, el("p", {}, toldOf(error)));
   }
 }
 
@@ -110,7 +109,13 @@ function filesOf(id, files) {
 }
 
 async function moreFiles(id, list, button) {
-  const page = await get(`runs/${id}/files`, { after: button.dataset.after ?? null, limit: 50 });
+  let page;
+  try {
+    page = await get(`runs/${id}/files`, { after: button.dataset.after ?? null, limit: 50 });
+  } catch (error) {
+    list.append(el("p", {}, toldOf(error)));
+    return;
+  }
   list.append(table(["row#", "role", "outcome", "tokens#", "stands now"], page.files.map((file) => [
     el("button", { type: "button", onclick: () => openRow(file.file_id) }, String(file.file_id)), plain(file.role), plain(file.outcome ?? ""),
     file.tokens === null ? "" : count(file.tokens), [file.disposition, file.reason].filter(Boolean).map(plain).join(": ")]), "Files of the run"));
@@ -120,11 +125,12 @@ async function moreFiles(id, list, button) {
 }
 
 async function drawCurves(id) {
-  for (;;) {
+  const figure = byId("run-chart");
+  while (figure.isConnected && byId("panel").open) {
     const found = await get(`runs/${id}/curves`, { points: 300 }).catch(() => null);
-    if (!found || !byId("run-chart")) return;
-    drawLoss("run-chart", found);
-    if (found.complete) return;
+    if (found && figure.isConnected) drawLoss("run-chart", found);
+    if (found?.complete) return;
+    await pauseOf(500);
   }
 }
 

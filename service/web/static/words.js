@@ -1,7 +1,7 @@
 // Numbers and times as people read them.
 
 export const count = (number) => Number(number).toLocaleString("en");
-export const loss = (value) => (value === null || value === undefined ? "" : value.toFixed(4));
+export const loss = (value) => (Number.isFinite(value) ? value.toFixed(4) : String(value ?? ""));
 
 export function duration(seconds) {
   if (seconds < 60) return `${Math.max(0, Math.round(seconds))} s`;
