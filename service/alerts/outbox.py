@@ -13,7 +13,7 @@ from service.alerts.targets import Target
 from service.logs import event as log
 
 RETRY_SECONDS = (2.0, 10.0, 30.0, 120.0, 300.0)
-"""Waits between the tries of one alert. After the last one it is given up, within about eight minutes."""
+"""Waits between the tries of one alert, about eight minutes in all. After the last one it is given up."""
 LAST_RETRY_SECONDS = 0.5
 """The wait while the service ends."""
 LONGEST_QUEUE = 100
