@@ -13,8 +13,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a verdict whose COMMIT got no answer is told": Mutant(
         file="service/cycle/daemon.py",
-        old="        self._recall_verdict()\n        if run is None:\n",
-        new="        if run is None:\n",
+        old="        self._recall_verdict()\n        self._settling.catch_up()\n",
+        new="        self._settling.catch_up()\n",
         caught_by=test("tests/postgres/test_pauses.py", "got_no_answer"),
     ),
     "`up --once` says why there is no verdict": Mutant(

@@ -188,8 +188,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "the report is written last": Mutant(
         file="trainer/train.py",
-        old="    write_outcomes(directory.rows_outcome, outcomes)\n    report",
-        new="    write_json(directory.report, {})\n    write_outcomes(directory.rows_outcome, outcomes)\n    report",
+        old="    write_outcomes(directory.rows_outcome, outcomes)\n    context",
+        new="    write_json(directory.report, {})\n    write_outcomes(directory.rows_outcome, outcomes)\n    context",
         caught_by=test("tests/unit/test_train.py", "report_comes_last"),
     ),
     "a checkpoint is verified before use": Mutant(
