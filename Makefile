@@ -65,7 +65,7 @@ format: dev
 	$(BIN)/ruff format .
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not containers and not long" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not containers and not long" $(ARGS)
 
 test-long: dev
 	$(BIN)/python -m pytest -m long $(ARGS)

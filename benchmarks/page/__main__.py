@@ -3,7 +3,7 @@
 Paint: a stream with 10,000 runs, whose newest run has 200,000 steps (a million numbers), in a headless Chromium with
 an empty cache. Load: a service trains the tiny model while fifty pages ask as the page's script does; without and with
 pages in turn, so that a slow minute of the machine affects both. Chromium itself would take more of two cores than the
-server does, so the pages of the second part are their requests alone.
+server does, so the pages of the second part are their requests alone: state and curves, since the log is out of sight.
 
 It writes benchmarks/results/page-<machine>.md.
 """
@@ -185,7 +185,6 @@ class Pages:
         while not self._stop.is_set():
             now = json.loads(self._ask(connection, "overview"))
             self._ask(connection, f"runs/{self._run_id}/curves?points=300")
-            self._ask(connection, "log?lines=100")
             self._stop.wait(now["poll_seconds"])
 
     def _ask(self, connection: http.client.HTTPConnection, path: str) -> bytes:

@@ -75,7 +75,7 @@ class Accepted:
 class Pace:
     """How often a page should ask. With many pages open, each asks less often, so that training keeps the machine."""
 
-    LEAST_SECONDS, MOST_SECONDS, REQUESTS_PER_SECOND, WINDOW_SECONDS = 2.0, 30.0, 4.0, 10.0
+    LEAST_SECONDS, MOST_SECONDS, PAGES_PER_SECOND, WINDOW_SECONDS = 2.0, 60.0, 3.0, 10.0
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -89,7 +89,7 @@ class Pace:
             passed = time.monotonic() - self._began
             if passed >= self.WINDOW_SECONDS:
                 pages = self._asked / passed * self._seconds
-                self._seconds = min(self.MOST_SECONDS, max(self.LEAST_SECONDS, pages / self.REQUESTS_PER_SECOND))
+                self._seconds = min(self.MOST_SECONDS, max(self.LEAST_SECONDS, pages / self.PAGES_PER_SECOND))
                 self._began, self._asked = time.monotonic(), 0
             return round(self._seconds, 1)
 

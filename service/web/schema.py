@@ -25,7 +25,21 @@ _SIMPLE: Mapping[Any, Schema] = {
 
 def dumps(value: Any) -> str:
     """Return strict JSON. Times are in ISO format, and numbers that are not finite are null."""
-    return json.dumps(plain(value), allow_nan=False, separators=(",", ":"))
+    try:
+        return json.dumps(value, default=_shallow, allow_nan=False, separators=(",", ":"))
+    except ValueError:  # a number is not finite, which is rare: only then every value is looked at
+        return json.dumps(plain(value), allow_nan=False, separators=(",", ":"))
+
+
+def _shallow(value: Any) -> Any:
+    """Return what JSON does not know as something that it knows. Its parts follow."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{value!r} has no form in JSON")
 
 
 def plain(value: Any) -> Any:

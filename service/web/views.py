@@ -31,6 +31,8 @@ READERS, QUEUE = 2, 3
 WAIT_SECONDS = 2.0
 FRESH_SECONDS = 1.0
 """How long an answer is given to others who ask the same."""
+CURVES_FRESH_SECONDS = 3.0
+"""The same for curves, which cost more than all others."""
 MOST_KEPT = 200
 """Answers that are kept."""
 
@@ -194,8 +196,12 @@ class Views:
         if run_id not in self._known and (progress is None or progress.run_id != run_id):
             self.run(run_id)
             self._known.add(run_id)
-        found = self._read_file(("curves", run_id, points), lambda: self._curves.of(run_id, points=points))
-        return RunCurvesPage(run_id=run_id, **found)
+        found: RunCurvesPage = self._read_file(
+            ("curves", run_id, points),
+            lambda: RunCurvesPage(run_id=run_id, **self._curves.of(run_id, points=points)),
+            kept=lambda found: CURVES_FRESH_SECONDS if found.complete else 0.0,
+        )
+        return found
 
     def quality(self, points: int) -> QualitySeries:
         found = self._read(("quality", points), lambda: self._quality.series(points))
@@ -259,17 +265,23 @@ class Views:
             raise Unavailable(trouble)
         return self._read_file(key, read)
 
-    def _read_file(self, key: tuple[Any, ...], read: Callable[[], Any]) -> Any:
-        """Return a fresh answer that is kept, or read one. Raises Busy."""
-        if (kept := self._fresh(key)) is not None:
-            return kept
+    def _read_file(
+        self, key: tuple[Any, ...], read: Callable[[], Any], kept: Callable[[Any], float] = lambda _: FRESH_SECONDS
+    ) -> Any:
+        """Return a fresh answer that is kept, or read one. Raises Busy.
+
+        Args:
+            kept: how many seconds an answer stays fresh
+        """
+        if (answer := self._fresh(key)) is not None:
+            return answer
         with self._turn():
-            if (kept := self._fresh(key)) is not None:  # another request has just read it
-                return kept
+            if (answer := self._fresh(key)) is not None:  # another request has just read it
+                return answer
             found = read()
         if len(self._kept) >= MOST_KEPT:
             self._kept = {}
-        self._kept[key] = (time.monotonic(), found)
+        self._kept[key] = (time.monotonic() + kept(found), found)
         return found
 
     @contextmanager
@@ -289,5 +301,5 @@ class Views:
             self._queue.release()
 
     def _fresh(self, key: tuple[Any, ...]) -> Any | None:
-        at, value = self._kept.get(key, (0.0, None))
-        return value if time.monotonic() - at < FRESH_SECONDS else None
+        until, value = self._kept.get(key, (0.0, None))
+        return value if time.monotonic() < until else None

@@ -246,6 +246,7 @@ def test_a_reload_shows_the_same_history(stage: Stage, watched: Watched) -> None
         assert page.locator("#loss-chart").get_attribute("aria-label") == before
 
 
+@pytest.mark.long
 def test_ten_thousand_runs_arrive_in_small_answers(stage: Stage, watched: Watched) -> None:
     many_runs(stage, 10_000)
     stage.refresh()

@@ -89,7 +89,7 @@ def test_a_terminal_shows_the_run_and_is_clean_afterwards(
     assert "\x1b]0;owned" not in shown and "\u202e" not in shown
     stage.board.trouble("disk", "0.1 GB are free. Free some space")
     terminal.read_until(lambda text: "! 0.1 GB are free" in text)
-    assert width_of_last_frame(terminal.text) == 100
+    terminal.read_until(lambda text: width_of_last_frame(text) == 100)
     terminal.resize(60)
     terminal.read_until(lambda text: width_of_last_frame(text) == 60)
     terminal.press_ctrl_c()

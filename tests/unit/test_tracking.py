@@ -264,6 +264,7 @@ def codelupe(
     return run
 
 
+@pytest.mark.long
 def test_offline_folders_arrive_as_one_run(followed: Followed, codelupe: Any) -> None:
     code, _, said = codelupe()
     assert code == 3 and "3 folders wait, but WANDB_API_KEY is not set" in said
@@ -298,6 +299,7 @@ def _flat(values: dict[str, Any], before: str = "") -> set[str]:
     }
 
 
+@pytest.mark.long
 def test_what_an_outage_cut_off_is_sent_later(codelupe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is away when the first run begins, goes away during the second, and takes the third."""
     monkeypatch.setattr(wandb_tracker, "OPEN_SECONDS", 1.5)

@@ -14,6 +14,7 @@ const TOO_MANY = 429;
 const RETRY_SECONDS = [2, 4, 8, 15];
 let failures = 0;
 let lostSince = null;
+let scrolled;
 const done = new Map();
 
 /** Does a part again only if its key has changed. A part that fails is tried again next time. */
@@ -23,8 +24,10 @@ async function once(name, key, action) {
   done.set(name, key);
 }
 
+/** The log is asked for only while it can be seen. */
 async function loadLog() {
   const log = byId("log");
+  if (log.getBoundingClientRect().top > innerHeight && log.textContent !== "") return;
   const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
   const { lines } = await get("log", { lines: 100 });
   const text = visible(lines.join("\n"));
@@ -77,6 +80,10 @@ async function watch() {
   }
 }
 
+addEventListener("scroll", () => {
+  clearTimeout(scrolled);
+  scrolled = setTimeout(() => loadLog().catch(() => {}), 300);
+}, { passive: true });
 byId("panel-close").addEventListener("click", closePanel);
 byId("token-cancel").addEventListener("click", () => byId("token-dialog").close());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
