@@ -34,4 +34,4 @@ def roll_back(pool: Pool, home: Home, stream: str, version: int) -> str:
         raise PreconditionError(
             f"version {version} is current now, but {home.pointer(stream)} cannot be updated: {error}"
         ) from error
-    return f"{home.pointer(stream)} → version {version}"
+    return f"{home.pointer(stream)} points to version {version}"
