@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,10 @@ def use_temporary_cache() -> None:
 
 
 use_temporary_cache()
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # started in the background: Ctrl-C must reach what the tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Set this before torch is imported. Waiting threads that spin would slow the services down.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -78,6 +78,7 @@ def test_an_interrupted_evaluation_goes_on(home: Codelupe):
     assert lines(folder)[: len(before)] == before and len(lines(folder)) == 20
 
 
+@pytest.mark.long
 def test_what_cannot_be_evaluated_is_said_in_one_line(home: Codelupe):
     short = ["--suite", "humaneval", "--adapter", "base", "--max-samples", "1", "--to", "short"]
     assert home.run("evaluate", *short, "--max-tokens", "8", timeout=100).returncode == 0
@@ -136,6 +137,7 @@ def lines(folder: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+@pytest.mark.long
 def test_the_verdicts_of_up_once_arrive_as_alerts_and_its_log_has_no_secret(home: Codelupe, alerts: Webhook):
     """The last test of the file: a second run, which no candidate can pass, is refused."""
     recipe = quick_recipe(home.home / "strict.yaml", gate={"evidence": "point", "largest_norm": 0.000001})

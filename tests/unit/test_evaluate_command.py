@@ -69,6 +69,7 @@ def by_server(server: StandIn) -> list[str]:
     return ["--engine", "openai", "--url", server.url, "--served-name", "m"]
 
 
+@pytest.mark.long
 def test_verdicts_of_the_sandbox_become_pass_at_k(recipe, suite, server, tmp_path):
     sandbox_or_skip()
     sampled = ["--samples-per-task", 10, "--temperature", 0.8, "--execute", *by_server(server)]

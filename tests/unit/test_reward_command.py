@@ -45,6 +45,7 @@ def train(to: Path, *arguments: object, recipe: Path | None = None, tasks: Path 
     return main(["reward", str(recipe), str(to), "--tasks", str(tasks), *map(str, arguments)])
 
 
+@pytest.mark.long
 def test_rejection_trains_run_directories_one_from_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sandbox_or_skip()
     to = tmp_path / "out"
@@ -143,6 +144,7 @@ def test_partial_rewards_and_distance_reach_the_advantages(tmp_path: Path, monke
     assert first["kl_to_start"] == pytest.approx(0, abs=1e-4) and second["kl_to_start"] > 0.01
 
 
+@pytest.mark.long
 def test_an_adapter_is_the_start_and_settings_stay_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     sandbox_or_skip()
     assert train(tmp_path / "first", "--rounds", 1, "--smoke", "--samples-per-task", 2) == 0
