@@ -22,10 +22,11 @@ class Terminal:
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], *, cwd: Path, columns: int = 100
     ) -> None:
+        without_size = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
         self._side, other = pty.openpty()
         self.resize(columns)
         self.process = subprocess.Popen(
-            command, env={**environment, "TERM": "xterm-256color"}, cwd=cwd, stdin=other, stdout=other, stderr=other,
+            command, env={**without_size, "TERM": "xterm-256color"}, cwd=cwd, stdin=other, stdout=other, stderr=other,
             start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )  # fmt: skip
         os.close(other)
