@@ -1,7 +1,6 @@
 """Settings: precedence, what counts as unset, and every problem at once."""
 
 import re
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -279,7 +278,7 @@ def test_a_misspelled_name_is_a_problem_in_the_file_and_a_warning_in_the_environ
     with pytest.raises(SettingsError) as caught:
         load(env_file=tmp_path / ".env")
     assert caught.value.problems == [f"{wrong}: there is no such setting. Did you mean {meant}?"]
-    with propagated(caplog):
+    with caplog.at_level("WARNING", logger=LOG.name):
         assert load(**{wrong: "7"}) == load()
     assert caplog.messages == [f"{wrong} has no effect. Did you mean {meant}?"]
 
@@ -298,24 +297,13 @@ def test_names_of_others_are_left_alone(tmp_path: Path, caplog):
         "LOGNAME",
         *FOR_COMPOSE,
     ]
-    with propagated(caplog):
+    with caplog.at_level("WARNING", logger=LOG.name):
         load(**dict.fromkeys([*others, "HOSTNAME", "WANDB_PROJECT"], "7"), QUALITY_TRESHOLD=" ")
         assert caplog.messages == []
         (tmp_path / ".env").write_text("".join(f"{name}=7\n" for name in [*FOR_COMPOSE, "POSTGRES_HOST_LIST"]))
         load(env_file=tmp_path / ".env")
     assert len(caplog.messages) == 1
     assert "POSTGRES_HOST_LIST is not a setting and has no effect. The nearest is POSTGRES_HOST" in caplog.messages[0]
-
-
-@contextmanager
-def propagated(caplog):
-    """Let pytest see the service's log, which does not propagate once a command has set it up."""
-    before, LOG.propagate = LOG.propagate, True
-    try:
-        with caplog.at_level("WARNING"):
-            yield
-    finally:
-        LOG.propagate = before
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32-be", "latin-1"])
