@@ -29,7 +29,10 @@ if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # started in the background: Ctrl-C must reach what the tests start
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# Set this before torch is imported. Waiting threads that spin would slow the services down.
+# Set these before torch is imported. Several tests run at once, each with its own processes: one thread each is
+# faster than threads that compete for the cores. The number must not change later, because sums then change their
+# order, and a resumed run its last bits. Waiting threads that spin would slow the services down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
