@@ -13,15 +13,19 @@ from pathlib import Path
 
 from trainer import recipe_commands
 from trainer.adapters import commands as adapter_commands
+from trainer.check import world_size
 from trainer.errors import Stopped, TrainerError, UnusableInput
 from trainer.evaluate.request import add_arguments, request_from
 from trainer.events import Events
 from trainer.imports import collector_paused, compiler_off, import_trainer, set_up_torch
+from trainer.ranks import RENDEZVOUS, end_like, launch, ranks_to_start
 from trainer.reward.entry import add_reward, reward_command
 from trainer.run_dir import RunDirectory, RunDirectoryError, held_lock
-from trainer.stop import StopRequest, write_stderr
+from trainer.stop import PrefixedOutput, StopRequest, write_stderr
 
 LOCK_WAIT_SECONDS = 60.0
+LAST_SECONDS = 50.0
+"""Time for one of several processes to stop, shorter than the next start waits for their lock."""
 OUT_OF_MEMORY, FAILED = 3, 1
 
 
@@ -81,10 +85,13 @@ def run_command(root: Path) -> int:
     set_up_torch()
     stop = StopRequest()
     try:
-        stop.listen()
-        if _rank() != 0:  # rank 0 holds the lock for all
+        stop.listen(most_seconds=LAST_SECONDS if world_size() > 1 else None)
+        if _rank() != 0 or RENDEZVOUS in os.environ:  # rank 0 or the launcher holds the lock for all
             return _train_to_exit_code(directory, stop)
-        with held_lock(directory.lock, wait_seconds=LOCK_WAIT_SECONDS):
+        number = ranks_to_start(directory)
+        with held_lock(directory.lock, wait_seconds=LOCK_WAIT_SECONDS) as lock:
+            if number > 1 and not directory.report.exists():
+                return end_like(launch(directory, number, stop, lock))
             return _train_to_exit_code(directory, stop)
     except Stopped as stopped:
         write_stderr(f"stopped: {stopped}")
@@ -214,6 +221,8 @@ def _train_to_exit_code(directory: RunDirectory, stop: StopRequest) -> int:
         from trainer.model.memory import is_out_of_memory
 
         code = OUT_OF_MEMORY if is_out_of_memory(error) else FAILED
+        if world_size() > 1 and code == FAILED:
+            return _failed(events, code, f"one of {world_size()} processes failed or lost another ({error})")
         return _failed(events, code, f"{type(error).__name__}: {error}")
 
 
@@ -229,4 +238,7 @@ def _rank() -> int:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # its encoding may lack a sample's characters
+    if world_size() > 1:
+        sys.stdout = PrefixedOutput(sys.stdout, f"[rank {_rank()}] ")
+        sys.stderr = PrefixedOutput(sys.stderr, f"[rank {_rank()}] ")
     sys.exit(main())

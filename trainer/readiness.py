@@ -17,6 +17,7 @@ from trainer.plan.cards import GIB
 from trainer.plan.model import Model, read_model
 from trainer.plan.sharding import unsharded
 from trainer.plan.static import sizes_of, static_lines
+from trainer.ranks import ranks_for
 from trainer.recipe import Recipe
 
 TRY = "codelupe train --smoke …  # tries the recipe with a toy model"
@@ -41,12 +42,19 @@ def readiness_findings(recipe: Recipe, folder: Path) -> Iterator[Finding]:
 
 def cards_finding(recipe: Recipe, cards: int) -> Finding:
     """Compare the number of cards with that of the recipe. Fewer cards take longer, for the same result."""
-    wanted = recipe.distributed.processes
+    wanted = recipe.distributed.cards
+    if recipe.distributed.launcher == "torchrun":
+        number = ranks_for(recipe, cards)
+        said = f"{cards or 'no'} card{'s' * (cards != 1)}; processes that train: {number}"
+        return Finding(check="cards", state="ok" if number in (cards, wanted) else "note", said=said)
     if cards == wanted or (cards == 0 and wanted == 1):
         return Finding(
             check="cards", state="ok", said=f"{cards or 'no'} card{'s' * (cards != 1)}, as the recipe expects"
         )
-    said = f"{cards} of {wanted} cards: one process trains, and accumulates {wanted} times as many samples for a step"
+    said = (
+        f"{cards} of {wanted} cards: one process trains, and accumulates {wanted} times as many samples for a step. "
+        "distributed.launcher: torchrun uses more cards"
+    )
     return Finding(check="cards", state="note", said=said)
 
 

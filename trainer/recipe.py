@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from trainer.recipe_experiment import Experiment
 from trainer.recipe_reward import Reward
@@ -139,17 +140,26 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Distributed:
-    """How many GPUs the recipe is made for.
+    """How many GPUs the recipe is made for, and who starts their processes (docs/scaling.md).
 
     An optimizer step takes batch_size × gradient_accumulation_steps × processes samples, however many processes train.
-    With fewer of them, each accumulates more. `strategy` is used by `plan` only: training does not shard anything yet.
+    With fewer of them, each accumulates more.
     """
 
-    processes: int = number(1, 1, 4096)
-    """Number of GPUs, with one process each."""
+    launcher: str = choice("process", "torchrun")
+    """`process`: one process trains. `torchrun`: one process for each GPU of this machine, each with torchrun's
+    variables. Whoever starts a run with torchrun by hand needs neither."""
+    processes: int | Literal["auto"] = number(1, 1, 4096, word="auto")
+    """Number of GPUs, with one process each. `auto`: those that this machine shows, and a step takes batch_size ×
+    gradient_accumulation_steps samples, so that the result does not depend on their number."""
     strategy: str = choice("auto", "ddp", "zero2", "zero3")
     """What each process holds only a share of. ddp: nothing. zero2: gradients and optimizer. zero3: also the weights.
-    `auto`: zero2, or zero3 if data.max_length is above 16,384."""
+    `auto`: zero2, or zero3 if data.max_length is above 16,384. Only `plan` uses it: training does not shard yet."""
+
+    @property
+    def cards(self) -> int:
+        """Number of GPUs that the size of a step counts. `auto` counts as one."""
+        return 1 if self.processes == "auto" else self.processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,7 +328,7 @@ class Recipe:
 def step_samples(recipe: Recipe) -> int:
     """Return the samples of an optimizer step, on all processes together."""
     training = recipe.training
-    return training.batch_size * training.gradient_accumulation_steps * recipe.distributed.processes
+    return training.batch_size * training.gradient_accumulation_steps * recipe.distributed.cards
 
 
 def pinned(recipe: Recipe, *, model: str, revision: str) -> Recipe:

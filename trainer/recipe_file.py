@@ -109,6 +109,10 @@ def _value(hint: Any, value: Any, limits: Mapping[str, Any], key: str, problems:
     allowed = get_args(hint)
     if value is None and type(None) in allowed:
         return None
+    if (word := limits.get("word")) is not None:
+        if value == word:
+            return value
+        hint, allowed = allowed[0], ()
     if type(None) in allowed:
         hint = next(option for option in allowed if option is not type(None))
     match get_origin(hint) or hint:
@@ -117,7 +121,7 @@ def _value(hint: Any, value: Any, limits: Mapping[str, Any], key: str, problems:
             expected = "true or false"
         case t if t is int:
             good = isinstance(value, int) and not isinstance(value, bool)
-            expected = "a whole number"
+            expected = "a whole number" if word is None else f"a whole number or {word}"
         case t if t is float:
             if isinstance(value, str):  # YAML 1.1 reads 2e-5 as a string
                 value = _float_or(value)

@@ -6,9 +6,9 @@ from dataclasses import field
 from typing import Any
 
 
-def number(default: Any, low: float | None = None, high: float | None = None) -> Any:
-    """A field with a value from `low` to `high`, inclusive."""
-    return field(default=default, metadata={"low": low, "high": high})
+def number(default: Any, low: float | None = None, high: float | None = None, *, word: str | None = None) -> Any:
+    """A field with a value from `low` to `high`, inclusive, or with `word` instead of a number."""
+    return field(default=default, metadata={"low": low, "high": high, "word": word})
 
 
 def choice(default: str, *others: str) -> Any:

@@ -242,8 +242,10 @@ def verify_manifest(folder: Path, on_chunk: Callable[[], None] = lambda: None) -
 
 
 @contextmanager
-def held_lock(path: Path, *, wait_seconds: float) -> Iterator[None]:
+def held_lock(path: Path, *, wait_seconds: float) -> Iterator[int]:
     """Hold an exclusive `flock` on `path`. The kernel releases it when the process ends for any reason.
+
+    Yields its descriptor: a process that inherits it holds the lock, too.
 
     Raises:
         RunDirectoryError: another process still holds it after `wait_seconds`.
@@ -260,4 +262,4 @@ def held_lock(path: Path, *, wait_seconds: float) -> Iterator[None]:
                         f"{path} is held by another process (waited {wait_seconds:.0f} s)"
                     ) from None
                 time.sleep(0.1)
-        yield
+        yield file.fileno()

@@ -11,9 +11,11 @@ import signal
 import stat
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, TextIO
 
 from trainer.errors import Stopped
 
@@ -28,9 +30,16 @@ class StopRequest:
     def __init__(self) -> None:
         self.reason: str | None = None
         self._deferred = 0
+        self._most_seconds: float | None = None
 
-    def listen(self) -> None:
-        """Handle the signals, and watch stdin if it is a pipe or socket."""
+    def listen(self, *, most_seconds: float | None = None) -> None:
+        """Handle the signals, and watch stdin if it is a pipe or socket.
+
+        Args:
+            most_seconds: the process is killed this long after the end of stdin. For one of several processes, which
+                may wait for another that is gone
+        """
+        self._most_seconds = most_seconds
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         if _held_open(0):
@@ -64,6 +73,9 @@ class StopRequest:
             pass
         self.request("stdin was closed")
         os.kill(os.getpid(), signal.SIGTERM)
+        if self._most_seconds is not None:
+            time.sleep(self._most_seconds)
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _held_open(descriptor: int) -> bool:
@@ -73,6 +85,28 @@ def _held_open(descriptor: int) -> bool:
     except OSError:
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+class PrefixedOutput:
+    """A text stream that begins each line with a prefix, so that the lines of several processes can be told apart."""
+
+    def __init__(self, stream: TextIO, prefix: str) -> None:
+        self._stream = stream
+        self._prefix = prefix
+        self._at_start = True
+
+    def write(self, text: str) -> int:
+        """Write text in one piece, which keeps short lines of several processes whole."""
+        lines = text.splitlines(keepends=True)
+        begins = [self._at_start, *(True for _ in lines[1:])]
+        whole = (f"{self._prefix if new else ''}{line}" for new, line in zip(begins, lines, strict=False))
+        self._stream.write("".join(whole))
+        if lines:
+            self._at_start = lines[-1].endswith("\n")
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def write_stderr(message: str) -> None:

@@ -42,6 +42,7 @@ from trainer.model.loading import loading_told
 from trainer.model.lora import add_adapter, trainable_parameters
 from trainer.model.memory import cards_in_use
 from trainer.model.mixture import check_router
+from trainer.model.processes import join_processes
 from trainer.model.quantized import Emit, load_kept
 from trainer.model.routing import routing_of
 from trainer.model.step import LossModel, check_head
@@ -182,6 +183,7 @@ def load_model(checked: Checked, emit: Emit = lambda _event, /, **_fields: None)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("high" if checked.recipe.training.tf32 else "highest")
     bf16 = compute_dtype(checked.recipe.base, device) == torch.bfloat16
+    join_processes(device)
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device.type == "cpu")
     recipe, plan = fitted(checked.recipe, accelerator.device)
     base = load_kept(recipe.base, accelerator.device, emit)

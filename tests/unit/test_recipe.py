@@ -74,6 +74,8 @@ def test_every_problem_is_listed_at_once():
         ({"corpus": {"samples": 10, "tokens": 9}}, "less than corpus.samples"),
         ({"corpus": {"tokens": 9}}, "no effect without corpus.samples"),
         ({"distributed": {"strategy": "zero3"}}, "zero3 shares nothing"),
+        ({"distributed": {"processes": "all"}}, "expected a whole number or auto, not 'all'"),
+        ({"distributed": {"launcher": "slurm"}}, "'slurm' is not one of process, torchrun"),
         ({"distributed": {"processes": 4097}}, "above the maximum, 4096"),
         ({"training": {"max_steps": 0}}, "max_steps: 0 is below"),
     ],

@@ -61,7 +61,7 @@ def plan_command(
         said = json.dumps(facts, indent=1)
     else:
         head = _head(model, recipe, source)
-        costs = [cost.text(), *([] if corpus is None else [corpus.text(recipe.distributed.processes)])]
+        costs = [cost.text(), *([] if corpus is None else [corpus.text(recipe.distributed.cards)])]
         report = _report(plans, plan, recipe, changes, costs, card=name, vram_bytes=vram_bytes)
         said = "\n".join([*head, *report])
     sys.stdout.write(said + "\n")
@@ -127,7 +127,7 @@ def _facts(
         "fits": plan is not None,
         **asdict(shown.choice),
         "accumulation": shown.accumulation,
-        "processes": recipe.distributed.processes,
+        "processes": recipe.distributed.cards,
         "strategy": strategy_of(recipe),
         "peak_bytes": shown.peak_bytes,
         "allocated_bytes": shown.allocated_bytes,

@@ -82,7 +82,7 @@ def corpus_cost(model: Model, recipe: Recipe, plan: Plan, card: Card) -> CorpusC
     if corpus.tokens is not None:
         each = corpus.tokens / corpus.samples
         tokens = round(each * trained * num_epochs * steps / max(1, of_epochs))
-        speed = _speed(model, recipe, plan, card, each) * recipe.distributed.processes
+        speed = _speed(model, recipe, plan, card, each) * recipe.distributed.cards
         hours = tokens / speed / 3600
     return CorpusCost(
         samples=corpus.samples, phases=len(recipe.phases), trained_samples=trained, steps_per_epoch=per_epoch,

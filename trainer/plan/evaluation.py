@@ -65,7 +65,7 @@ def evaluation_cost(model: Model, recipe: Recipe, plan: Plan, card: Card) -> Eva
         judging_tokens=judging,
         measuring_seconds=measuring,
         examination_seconds=examination,
-        training_seconds=RUN_FILES * FILE_TOKENS / (plan.tokens_per_second * recipe.distributed.processes),
+        training_seconds=RUN_FILES * FILE_TOKENS / (plan.tokens_per_second * recipe.distributed.cards),
     )
 
 

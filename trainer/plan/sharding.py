@@ -22,7 +22,7 @@ DIVIDED = ("gradients", "optimizer")
 def strategy_of(recipe: Recipe) -> str:
     """Return ddp, zero2 or zero3. One process shards nothing."""
     chosen = recipe.distributed.strategy
-    if recipe.distributed.processes == 1:
+    if recipe.distributed.cards == 1:
         return "ddp"
     if chosen == "auto":
         return "zero3" if recipe.data.max_length > LONG_TOKENS else "zero2"
@@ -36,7 +36,7 @@ def unsharded(recipe: Recipe, processes: int) -> Recipe:
 
 def shard(lines: list[Line], model: Model, recipe: Recipe) -> list[Line]:
     """Return what one card holds of the static lines."""
-    processes, strategy = recipe.distributed.processes, strategy_of(recipe)
+    processes, strategy = recipe.distributed.cards, strategy_of(recipe)
     if processes == 1:
         return lines
     gradients = sum(line.bytes for line in lines if line.name.startswith("gradients"))

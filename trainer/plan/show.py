@@ -53,7 +53,7 @@ def summary(plan: Plan, recipe: Recipe) -> str:
 
 
 def _cards(recipe: Recipe) -> str:
-    processes = recipe.distributed.processes
+    processes = recipe.distributed.cards
     return "" if processes == 1 else f"; {processes} cards with {strategy_of(recipe)}, one of which holds"
 
 

@@ -1,0 +1,143 @@
+"""Several processes of one machine, as the service starts them: one result, one exit code, and no process left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from run_folder import events, run, same, short_recipe, short_run, weights
+
+from service.cycle.launch import TrainerProcess
+from trainer.ranks import cause_of, ranks_for
+from trainer.records import EventTail
+
+ROOT = Path(__file__).parents[2]
+TWO = {
+    "lora__dropout": 0.0,
+    "training__gradient_accumulation_steps": 1,
+    "distributed__processes": 2,
+    "distributed__launcher": "torchrun",
+}
+
+
+def alive(directory) -> dict[int, str]:
+    """Return the processes whose command line names a run, by id."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if str(directory.root) in line:
+            found[int(path.parent.name)] = (path.parent / "environ").read_bytes().decode(errors="replace")
+    return found
+
+
+def rank_pid(directory, rank: int) -> int:
+    return next(pid for pid, environ in alive(directory).items() if f"\0RANK={rank}\0" in f"\0{environ}\0")
+
+
+def wait_for(directory, name: str, seconds: float = 90.0) -> None:
+    tail, end = EventTail(directory.events), time.monotonic() + seconds
+    while not any(event["event"] == name for event in tail.new()):
+        assert time.monotonic() < end, directory.log.read_text()[-3000:]
+        time.sleep(0.02)
+
+
+def gone(directory, seconds: float = 30.0) -> bool:
+    end = time.monotonic() + seconds
+    while alive(directory) and time.monotonic() < end:
+        time.sleep(0.1)
+    return not alive(directory)
+
+
+@pytest.mark.parametrize(
+    ("processes", "cards", "expected"),
+    [("auto", 0, 1), ("auto", 3, 2), ("auto", 8, 4), (4, 0, 4), (4, 2, 2), (2, 8, 2)],
+)
+def test_how_many_processes_are_started(processes, cards, expected):
+    """A step takes 2 × 2 samples with `auto`, and 2 × 2 × processes else."""
+    recipe = short_recipe(distributed__processes=processes, distributed__launcher="torchrun")
+    assert ranks_for(recipe, cards) == expected
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ({0: 0, 1: 0}, (0, 0)),
+        ({0: 75, 1: 75}, (75, 0)),
+        ({0: 1, 1: -9}, (-9, 1)),
+        ({0: 1, 1: 75}, (75, 1)),
+        ({0: 1, 1: 3}, (3, 1)),
+        ({0: 2, 1: -15}, (2, 0)),
+        ({0: 0, 1: 1}, (1, 1)),
+    ],
+)
+def test_the_exit_code_is_that_of_the_cause(codes, expected):
+    assert cause_of(codes) == expected
+
+
+def test_a_run_starts_its_processes_and_gives_the_result_of_one(tmp_path):
+    recipe = short_recipe(**TWO)
+    one = short_run(tmp_path / "one", short_recipe(**(TWO | {"distributed__launcher": "process"})))
+    two = short_run(tmp_path / "two", recipe)
+    process = TrainerProcess(two, {})
+    assert run(one) == 0
+    assert process.wait(120) == 0, two.log.read_text()[-3000:]
+    assert events(two, "started")[0]["world_size"] == 2
+    for name in ("step", "evaluation"):
+        expected, found = ([event["loss"] for event in events(which, name)] for which in (one, two))
+        assert found == pytest.approx(expected, rel=1e-5), name
+    assert one.rows_outcome.read_bytes() == two.rows_outcome.read_bytes()
+    assert not alive(two)
+
+
+@pytest.mark.long
+def test_a_killed_process_ends_all_and_the_run_resumes(tmp_path):
+    directory = short_run(tmp_path / "run", short_recipe(**TWO, evaluation__interval_fraction=0.2))
+    process = TrainerProcess(directory, {})
+    wait_for(directory, "checkpoint")
+    os.kill(rank_pid(directory, 1), signal.SIGKILL)
+    assert process.wait(40) == -signal.SIGKILL
+    assert "process 1 of 2 was killed by SIGKILL" in events(directory, "failed")[-1]["message"]
+    assert "[rank 0]" in directory.log.read_text()
+    assert gone(directory)
+    again = TrainerProcess(directory, {})
+    assert again.wait(120) == 0, directory.log.read_text()[-3000:]
+    assert events(directory, "started")[1]["resumed_from_step"] >= 1
+    whole = short_run(tmp_path / "whole", short_recipe(**TWO, evaluation__interval_fraction=0.2))
+    assert TrainerProcess(whole, {}).wait(120) == 0
+    assert same(weights(whole.adapter), weights(directory.adapter))
+
+
+@pytest.mark.parametrize("how", ["service", "launcher", "rank"])
+def test_who_is_told_to_stop_stops_all(tmp_path, how):
+    """The service closes the pipe, the launcher is killed, or one process alone gets SIGTERM."""
+    directory = short_run(tmp_path / "run", short_recipe(**TWO, training__num_epochs=40))
+    process = TrainerProcess(directory, {})
+    wait_for(directory, "step")
+    if how == "service":
+        process._process.stdin.close()
+    elif how == "launcher":
+        os.kill(process.pid, signal.SIGKILL)
+    else:
+        os.kill(rank_pid(directory, 1), signal.SIGTERM)
+    assert process.wait(40) == (-9 if how == "launcher" else 75), directory.log.read_text()[-3000:]
+    assert gone(directory)
+    assert events(directory, "stopping") and list(directory.checkpoints.glob("step-*"))
+
+
+def test_unusable_input_of_several_processes_is_code_2(tmp_path):
+    directory = short_run(tmp_path / "run", short_recipe(**TWO))
+    directory.rows.write_text("")
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", "run", str(directory.root)],
+        cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "[rank 1]" in done.stderr and "Traceback" not in done.stderr
