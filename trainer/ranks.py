@@ -108,7 +108,9 @@ def start_ranks(directory: RunDirectory, number: int, rendezvous: Path, lock: in
 
 
 def rank_environment(rank: int, number: int, rendezvous: Path) -> dict[str, str]:
-    """Return torchrun's variables for a rank on this machine, and where the ranks meet."""
+    """Return torchrun's variables for a rank on this machine, and where the ranks meet. One alone meets nobody."""
+    if number == 1:
+        return {RENDEZVOUS: str(rendezvous)}
     threads = max(1, len(os.sched_getaffinity(0)) // number)
     return {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),

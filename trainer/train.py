@@ -32,6 +32,7 @@ from trainer.fit.judging import judge
 from trainer.fit.loop import Fit
 from trainer.fit.optimizer import make_optimizer
 from trainer.fit.progress import Progress
+from trainer.fit.together import Together
 from trainer.model.attention import choose_kernel
 from trainer.model.base import resolve
 from trainer.model.checkpointing import checkpoint_layers
@@ -39,16 +40,18 @@ from trainer.model.compiled import compile_layers
 from trainer.model.fused_lora import fuse_adapter
 from trainer.model.load import compute_dtype
 from trainer.model.loading import loading_told
-from trainer.model.lora import add_adapter, trainable_parameters
+from trainer.model.lora import adapter_weights, add_adapter, trainable_parameters
 from trainer.model.memory import cards_in_use
 from trainer.model.mixture import check_router
 from trainer.model.processes import join_processes
 from trainer.model.quantized import Emit, load_kept
 from trainer.model.routing import routing_of
+from trainer.model.shards import shard_model
 from trainer.model.step import LossModel, check_head
 from trainer.outcomes import Inputs, row_outcomes
 from trainer.plan.choose import Plan
 from trainer.plan.device import fitted
+from trainer.plan.sharding import trains_sharded
 from trainer.reading import reading
 from trainer.recipe import Recipe, step_samples
 from trainer.records import read_rows, write_evaluation, write_outcomes
@@ -65,6 +68,7 @@ class Loaded:
     accelerator: Accelerator
     model: Any
     optimizer: Any
+    together: Together
     recipe: Recipe
     """The run's recipe with all memory settings resolved."""
     plan: Plan | None
@@ -115,6 +119,7 @@ def _train(
             accelerator=loaded.accelerator,
             model=loaded.model,
             optimizer=loaded.optimizer,
+            together=loaded.together,
             windows=windows,
             held_out=_held_out(inputs.parts.stopping, loaded, stop, events),
             pad=pad_id(tokenizer),
@@ -137,20 +142,22 @@ def fit_and_export(
 ) -> None:
     """Train, judge, and write the results. Every process takes part in the first two."""
     events, main = context.events, context.accelerator.is_main_process
-    if main and resume_from is None and context.trackers.has_table:
+    if main and resume_from is None and context.trackers.has_table and not context.together.sharded:
         write_predictions(context, inputs, tokenizer, weights=0, now=0)
     with naming_suspects(directory):
         with events.stage("fit"):
             progress = Fit(context, resume_from).run()
         with events.stage("judge"):
             judged = judge(context, inputs, checked, progress)
+    weights = adapter_weights(context.adapted)
     if not main:
         return
     with events.stage("export"):
         exporting = time.monotonic()
-        write_predictions(context, inputs, tokenizer, weights=_result_step(context, progress), now=progress.step)
+        if not context.together.sharded:  # rank 0 alone cannot use a model that is divided
+            write_predictions(context, inputs, tokenizer, weights=_result_step(context, progress), now=progress.step)
         with context.stop.deferred():
-            write_results(directory, checked, context, inputs, tokenizer, progress, judged, began=exporting)
+            write_results(directory, checked, context, inputs, tokenizer, progress, judged, weights, began=exporting)
 
 
 @contextmanager
@@ -190,9 +197,16 @@ def load_model(checked: Checked, emit: Emit = lambda _event, /, **_fields: None)
     loss_model, optimizer = make_trainable(
         base, recipe, accelerator.device, parent=checked.parent, seed=checked.seed, run_id=checked.run_id
     )
-    model, optimizer = accelerator.prepare(loss_model, optimizer)
+    together = Together(loss_model, accelerator, sharded=trains_sharded(recipe))
+    model = accelerator.prepare_model(loss_model, evaluation_mode=True)  # the ranks' gradients are summed in Together
+    if together.sharded:
+        shard_model(model, accelerator.device)
+        optimizer = together.share_optimizer(recipe.training, draws=(checked.seed, checked.run_id))
+    optimizer = accelerator.prepare_optimizer(optimizer)
     set_seed(checked.seed + accelerator.process_index)
-    return Loaded(accelerator=accelerator, model=model, optimizer=optimizer, recipe=recipe, plan=plan)
+    return Loaded(
+        accelerator=accelerator, model=model, optimizer=optimizer, together=together, recipe=recipe, plan=plan
+    )
 
 
 def make_trainable(
@@ -225,6 +239,7 @@ def write_results(
     tokenizer: Any,
     progress: Progress,
     judged: Judged,
+    weights: dict[str, torch.Tensor],
     *,
     began: float,
 ) -> None:
@@ -238,7 +253,9 @@ def write_results(
         "steps": steps,
         "versions": versions(),
     }
-    adapter_sha256 = export_adapter(directory.adapter, context.adapted, tokenizer, checked.recipe, facts=facts)
+    adapter_sha256 = export_adapter(
+        directory.adapter, context.adapted, tokenizer, checked.recipe, facts=facts, weights=weights
+    )
     rows = {row.file_id: row for row in read_rows(directory.held_out)}
     write_evaluation(directory.evaluation, judged.as_records(rows))
     outcomes = row_outcomes(inputs, context.windows, result_step=result_step)

@@ -29,6 +29,7 @@ from trainer.fit.context import FitContext
 from trainer.fit.loop import Fit
 from trainer.fit.optimizer import make_optimizer
 from trainer.fit.progress import Progress
+from trainer.fit.together import Together
 from trainer.model.load import load_base, load_tokenizer
 from trainer.model.lora import adapter_weights
 from trainer.plan.device import fitted
@@ -149,6 +150,7 @@ class Learner:
         torch.manual_seed(self.seed * 1000 + number)
         events = Events(folder / "events.jsonl", enabled=False)
         context = FitContext(
+            together=Together(self.model, self.accelerator),
             recipe=recipe,
             accelerator=self.accelerator,
             model=self.model,

@@ -64,6 +64,7 @@ def make_fit(folder: Path, recipe: Recipe | None = None, *, loaded: Loaded | Non
             accelerator=loaded.accelerator,
             model=loaded.model,
             optimizer=loaded.optimizer,
+            together=loaded.together,
             windows=make_windows(token_samples(samples), recipe, seed=1),
             held_out=HeldOut(loaded.accelerator, loaded.model, token_samples(4, start=101), budget=900, stop=stop),
             pad=pad,

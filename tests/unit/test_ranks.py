@@ -115,7 +115,7 @@ def test_a_killed_process_ends_all_and_the_run_resumes(tmp_path):
     assert same(weights(whole.adapter), weights(directory.adapter))
 
 
-@pytest.mark.parametrize("how", ["service", "launcher", "rank"])
+@pytest.mark.parametrize("how", [pytest.param("service", marks=pytest.mark.long), "launcher", "rank"])
 def test_who_is_told_to_stop_stops_all(tmp_path, how):
     """The service closes the pipe, the launcher is killed, or one process alone gets SIGTERM."""
     directory = short_run(tmp_path / "run", short_recipe(**TWO, training__num_epochs=40))

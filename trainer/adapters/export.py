@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from trainer.model.base import source_of
@@ -15,11 +16,20 @@ from trainer.recipe_file import recipe_dict
 from trainer.run_dir import new_folder, sha256_file, write_json, write_manifest
 
 
-def export_adapter(folder: Path, adapted: Any, tokenizer: Any, recipe: Recipe, *, facts: dict[str, Any]) -> str:
+def export_adapter(
+    folder: Path,
+    adapted: Any,
+    tokenizer: Any,
+    recipe: Recipe,
+    *,
+    facts: dict[str, Any],
+    weights: dict[str, torch.Tensor] | None = None,
+) -> str:
     """Write the adapter folder atomically. Returns the sha256 of its manifest.
 
     Args:
         facts: further entries of training_args.json, besides the recipe.
+        weights: the adapter's, gathered from all ranks. None: this process has them
     """
     config = copy.copy(adapted.peft_config["default"])
     config.base_model_name_or_path, config.revision = source_of(recipe.base)
@@ -27,7 +37,9 @@ def export_adapter(folder: Path, adapted: Any, tokenizer: Any, recipe: Recipe, *
     config.inference_mode = True
     with new_folder(folder) as temporary:
         config.save_pretrained(str(temporary))
-        save_file(adapter_weights(adapted), temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(
+            weights or adapter_weights(adapted), temporary / "adapter_model.safetensors", metadata={"format": "pt"}
+        )
         tokenizer.save_pretrained(str(temporary))
         write_json(temporary / "training_args.json", {"recipe": recipe_dict(recipe), **facts})
         write_manifest(temporary)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import reduce
+from torch.distributed.tensor import DTensor
 
 from trainer.data.batches import load_batches, pack_samples
 from trainer.data.encoder import TokenSample
@@ -34,6 +35,8 @@ class HeldOut:
         self.model = model
         self.samples = samples
         self.stop = stop
+        self.divided = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+        """Whether the ranks have to make their passes together."""
         self.on_progress = on_progress
         """Is told how many samples of this process are measured, and how many there are."""
         self.budget = budget
@@ -106,8 +109,7 @@ class HeldOut:
             try:
                 return torch.cat([self._sums_of(piece) for piece in pieces])
             except Exception as error:
-                alone = self.accelerator.num_processes == 1
-                if not is_out_of_memory(error) or not alone or all(len(piece.lengths) == 1 for piece in pieces):
+                if not is_out_of_memory(error) or self.divided or all(len(piece.lengths) == 1 for piece in pieces):
                     raise
             self.budget = max(piece.tokens for piece in pieces) // 2
             torch.cuda.empty_cache()

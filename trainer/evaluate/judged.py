@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from trainer.data.encoder import TokenSample
 from trainer.evaluate.held_out import HeldOut
 from trainer.evaluate.score import SampleScore, Score, total
 from trainer.model.lora import adapter_weights
+from trainer.model.shards import set_adapter_weights
 from trainer.records import Row, SampleEvaluation
 
 MODELS = ("anchor", "current", "candidate")
@@ -84,8 +84,8 @@ def judge_samples(
 def _weights_of(adapted: Any, folder: Path) -> Iterator[None]:
     """Give the adapter the weights of a folder for the block. Its own wait in host memory."""
     own = adapter_weights(adapted)
-    set_peft_model_state_dict(adapted, load_file(folder / WEIGHTS))
+    set_adapter_weights(adapted, load_file(folder / WEIGHTS))
     try:
         yield
     finally:
-        set_peft_model_state_dict(adapted, own)
+        set_adapter_weights(adapted, own)

@@ -1,6 +1,8 @@
 """Checkpoints: written atomically, verified before use, and without pickles.
 
-Not covered: optimizer state that is sharded over ranks. Every rank must hold all of it, as with DDP.
+step-000120/   adapter.safetensors random.safetensors state.json MANIFEST.json
+               optimizer.safetensors   the optimizer's state, where each rank holds all of it
+               optimizer/              the same where ranks divide it: a file for each (torch's distributed checkpoint)
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ class Checkpoint:
     progress: Progress
     adapter: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
-    """As the optimizer's state_dict()."""
+    """As the optimizer's state_dict(). With `shards`, its numbers by trainer/fit/moments.py."""
+    shards: Path | None = None
+    """Folder with the state of an optimizer that the ranks divide. Saving moves it."""
     random: dict[str, torch.Tensor]
     """Generator states by name and rank: uint8."""
 
@@ -40,7 +44,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, newest: int = 1) ->
     tensors, scalars = flatten(checkpoint.optimizer)
     with new_folder(path) as temporary:
         save_file(checkpoint.adapter, temporary / "adapter.safetensors")
-        save_file(tensors, temporary / "optimizer.safetensors")
+        if checkpoint.shards is None:
+            save_file(tensors, temporary / "optimizer.safetensors")
+        else:
+            checkpoint.shards.rename(temporary / "optimizer")
         save_file(checkpoint.random, temporary / "random.safetensors")
         write_json(temporary / "state.json", {"progress": checkpoint.progress.as_json(), "optimizer": scalars})
         write_manifest(temporary)
@@ -61,10 +68,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     verify_manifest(path)
     try:
         state = read_json(path / "state.json")
+        shards = path / "optimizer" if (path / "optimizer").is_dir() else None
         return Checkpoint(
             progress=Progress.from_json(state["progress"]),
             adapter=load_file(path / "adapter.safetensors"),
-            optimizer=unflatten(load_file(path / "optimizer.safetensors"), state["optimizer"]),
+            optimizer=unflatten({} if shards else load_file(path / "optimizer.safetensors"), state["optimizer"]),
+            shards=shards,
             random=load_file(path / "random.safetensors"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -17,6 +17,7 @@ from trainer.errors import Diverged
 from trainer.evaluate.held_out import HeldOut
 from trainer.events import Events
 from trainer.fit.suspects import find_suspects
+from trainer.fit.together import Together
 from trainer.model.routing import Routing
 from trainer.recipe import Recipe
 from trainer.records import Failure, Suspects
@@ -33,6 +34,7 @@ class FitContext:
     model: Any
     """A LossModel, wrapped by accelerate."""
     optimizer: Any
+    together: Together
     windows: Windows
     held_out: HeldOut
     pad: int

@@ -65,7 +65,7 @@ class Fit:
         step = progress.step + 1
         loss = self.passes.gradients(self.passes.next_batches(step), window.supervised, step)
         limit = context.recipe.training.max_grad_norm or math.inf
-        norm = float(context.accelerator.clip_grad_norm_(context.model.parameters(), limit))
+        norm = context.together.clip(limit)
         context.check_finite(step, context.members(step), context.held_out.samples, loss=loss, grad_norm=norm)
         rate = learning_rate(step, self.steps_total, context.recipe.training)
         set_learning_rate(context.optimizer, rate)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 
 import torch
-from accelerate.utils import reduce
 
 from trainer.data.batches import deal_samples, load_batches, pack_samples
 from trainer.errors import OutOfMemory
@@ -60,37 +58,45 @@ class Passes:
         context = self.context
         pieces = [piece for batch in batches for piece in batch.split(self.budget)]
         while True:
+            loss: float | None = None
             try:
-                return self._accumulate(pieces, supervised)
+                loss = self._accumulate(pieces, supervised)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
             # The error and the memory held by its frames are free now.
-            most = max(piece.tokens for piece in pieces)
+            most = float(max(piece.tokens for piece in pieces))
+            stuck = float(loss is None and all(len(piece.lengths) == 1 for piece in pieces))
+            if loss is None and context.together.sharded:
+                stuck = 1.0  # the other ranks wait in the middle of their pass, and are ended
+            else:
+                failed, stuck, most = context.together.most(float(loss is None), stuck, most)
+                if loss is not None and not failed:
+                    context.together.sum_gradients()
+                    return float(context.together.total(loss)) / supervised
             context.optimizer.zero_grad()
             torch.cuda.empty_cache()
-            if context.accelerator.num_processes > 1 or all(len(piece.lengths) == 1 for piece in pieces):
+            if stuck:
                 suspects = context.suspects("out_of_memory", step, context.members(step), context.held_out.samples)
-                raise OutOfMemory(f"step {step}: out of memory with {most} tokens per forward pass", suspects)
-            self.budget = most // 2
+                raise OutOfMemory(f"step {step}: out of memory with {int(most)} tokens per forward pass", suspects)
+            self.budget = int(most) // 2
             pieces = [piece for batch in batches for piece in batch.split(self.budget)]
             context.events.emit("out_of_memory", step=step, tokens=self.budget)
 
     def _accumulate(self, pieces: Sequence[Batch], supervised: int) -> float:
-        """Run all packs forward and backward. Each is weighted by its share of the window's tokens on all ranks."""
+        """Run this rank's packs forward and backward, and return their summed loss.
+
+        A pack's gradient is weighted by its share of the window's tokens on all ranks.
+        """
         accelerator, model = self.context.accelerator, self.context.model
         if self.context.routing:
             self.context.routing.begin()  # a window that ran out of memory is counted once
         total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
-        for index, piece in enumerate(pieces):
-            batch = piece.to(accelerator.device)
-            sync = accelerator.no_sync(model) if index < len(pieces) - 1 else nullcontext()
-            with sync:
-                loss, _ = model(batch)
-                # DDP averages over ranks, but the window's mean needs their sum
-                accelerator.backward(loss * (accelerator.num_processes / supervised))
+        for piece in pieces:
+            loss, _ = model(piece.to(accelerator.device))
+            accelerator.backward(loss * (self.context.together.averaged_over / supervised))
             total += loss.detach().double()
-        return float(reduce(total, "sum")) / supervised
+        return float(total)
 
 
 def pack_budget(recipe: Recipe) -> int:

@@ -112,7 +112,32 @@ class _FusedLora(torch.autograd.Function):
 
 def _unpacked(weight: torch.Tensor, state: Any) -> torch.Tensor:
     """[out, in] in the dtype that the layer computes in."""
-    return weight if state is None else bnb.functional.dequantize_4bit(weight.data, state)
+    if state is None:
+        return weight
+    packed = weight.data if weight.dtype == torch.uint8 else weight.data.view(torch.uint8).reshape(-1, 1)
+    return bnb.functional.dequantize_4bit(packed, state)
+
+
+def compute_unpacked(layer: Any) -> None:
+    """Let a frozen 4-bit layer compute from its weights as a plain tensor."""
+    layer.forward = types.MethodType(lambda self, x: _Frozen.apply(x, self.weight, self.quant_state, self.bias), layer)
+
+
+class _Frozen(torch.autograd.Function):
+    """A frozen linear layer, which unpacks its 4-bit weights once for each use."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, state: Any, bias: torch.Tensor | None) -> torch.Tensor:
+        w = _unpacked(weight, state)
+        ctx.save_for_backward(weight)
+        ctx.state = state
+        return F.linear(x.to(w.dtype), w, None if bias is None else bias.to(w.dtype)).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        w = _unpacked(weight, ctx.state)
+        return (grad_y.to(w.dtype) @ w).to(grad_y.dtype), None, None, None
 
 
 def _draw(rows: torch.Tensor, rate: float) -> tuple[torch.Tensor | None, float]:

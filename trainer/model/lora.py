@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from trainer.errors import UnusableInput
 from trainer.model.base import check_targets
 from trainer.model.mixture import router_names
+from trainer.model.shards import whole
 from trainer.recipe import Lora, Moe
 
 
@@ -143,9 +144,9 @@ def check_parent(parent: Path, lora: Lora, *, routers: list[str] | None = None) 
 
 
 def adapter_weights(adapted: Any) -> dict[str, torch.Tensor]:
-    """Return CPU copies of the adapter's weights, by PEFT's file names."""
+    """Return CPU copies of the adapter's weights, by PEFT's file names. With shards, every rank takes part."""
     state = get_peft_model_state_dict(adapted)
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+    return {name: whole(tensor.detach()).to("cpu", copy=True).contiguous() for name, tensor in state.items()}
 
 
 @torch.no_grad()

@@ -129,7 +129,7 @@ def _smaller(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
         yield "training.checkpointing", replace(recipe, training=auto)
     if (recipe.training.optimizer, recipe.training.adapter_dtype) == ("adamw_8bit", "float32"):
         yield "training.adapter_dtype", replace(recipe, training=replace(recipe.training, adapter_dtype="bfloat16"))
-    if recipe.distributed.cards > 1 and strategy_of(recipe) != "zero3":
+    if recipe.distributed.cards > 1 and strategy_of(recipe) not in ("fsdp2", "zero3"):
         yield "distributed.strategy", replace(recipe, distributed=replace(recipe.distributed, strategy="zero3"))
     length = recipe.data.max_length
     while (length := length // 2) >= LEAST_LENGTH:

@@ -13,7 +13,7 @@ from trainer.plan.cards import CARDS, card_named
 from trainer.plan.choose import Plan, fastest_fitting, possible_plans, smallest_plan, with_choice
 from trainer.plan.memory import CUDA_BYTES
 from trainer.plan.model import NotPlanned, read_model
-from trainer.plan.sharding import unsharded
+from trainer.plan.sharding import trained_by
 from trainer.recipe import Recipe
 
 
@@ -37,7 +37,7 @@ def fitted(recipe: Recipe, device: torch.device) -> tuple[Recipe, Plan | None]:
         return _decided(recipe, checkpointing="full"), None
     free, _ = torch.cuda.mem_get_info(device)
     least = min(gather_object([free])) + CUDA_BYTES  # the CUDA context is allocated already
-    trained = unsharded(recipe, world_size())
+    trained = trained_by(recipe, world_size())
     plans = possible_plans(model, trained, CARDS[card_named(torch.cuda.get_device_name(device))])
     plan = fastest_fitting(plans, least) or smallest_plan(plans)
     return with_choice(recipe, plan), plan

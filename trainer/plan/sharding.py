@@ -2,13 +2,14 @@
 
 ddp     every card holds everything; gradients are averaged in buckets, a second copy of them
 zero2   each card holds its share of gradients and optimizer
-zero3   also its share of weights and adapter; the layer in use is gathered from all cards
+zero3   (and fsdp2) also its share of weights and adapter; the layer in use is gathered from all cards
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from trainer.check import world_size
 from trainer.plan.model import Model
 from trainer.plan.static import Line
 from trainer.recipe import Distributed, Recipe
@@ -20,7 +21,7 @@ DIVIDED = ("gradients", "optimizer")
 
 
 def strategy_of(recipe: Recipe) -> str:
-    """Return ddp, zero2 or zero3. One process shards nothing."""
+    """Return ddp, fsdp2, zero2 or zero3. One process shards nothing."""
     chosen = recipe.distributed.strategy
     if recipe.distributed.cards == 1:
         return "ddp"
@@ -29,8 +30,20 @@ def strategy_of(recipe: Recipe) -> str:
     return chosen
 
 
+def trains_sharded(recipe: Recipe) -> bool:
+    """Whether this run's processes divide the model among them. Training divides with fsdp2 only."""
+    return recipe.distributed.strategy == "fsdp2" and world_size() > 1
+
+
+def trained_by(recipe: Recipe, processes: int) -> Recipe:
+    """Return the recipe as `processes` cards train it."""
+    if recipe.distributed.strategy == "fsdp2":
+        return replace(recipe, distributed=Distributed(processes=processes, strategy="fsdp2"))
+    return unsharded(recipe, processes)
+
+
 def unsharded(recipe: Recipe, processes: int) -> Recipe:
-    """Return the recipe as it is trained today: by `processes` cards, each of which holds everything."""
+    """Return the recipe as it is trained by `processes` cards, each of which holds everything."""
     return replace(recipe, distributed=Distributed(processes=processes, strategy="ddp"))
 
 
