@@ -37,8 +37,9 @@ TRIGGERS = [(table, f"keep_totals_{event}") for table in ("ledger", "run_rows") 
 PAGE = """\
 # Totals on a large ledger
 
-`python benchmarks/growth/totals.py --rows {rows}` ran on {day}, on {cores} cores with other work (load {load:.1f}). The embedded
-Postgres used fsync and 128 MB of shared buffers. The ledger has {ledger:,} rows. Times are in milliseconds and include the commit.
+`python benchmarks/growth/totals.py --rows {rows}` ran on {day}, on {cores} cores with other work
+(load {load:.1f}). The embedded Postgres used fsync and 128 MB of shared buffers. The ledger has {ledger:,} rows.
+Times are in milliseconds and include the commit.
 
 | operation | count | median | maximum |
 |---|---|---|---|
