@@ -69,7 +69,7 @@ def measure(url: str) -> dict[str, list[float]]:
     world.settle_down(url)
     found: dict[str, list[float]] = {}
     with connection.cursor() as cursor:
-        one(cursor, "delete from codelupe.runs where state = 'claimed'")
+        one(cursor, "update codelupe.runs set state = 'failed', ended_at = now() where ended_at is null")
         run_id = one(cursor, "insert into codelupe.runs (stream, seed, epoch) values (%s, 1, 1) returning run_id")
         connection.commit()
         for number in range(2 * ROUNDS):

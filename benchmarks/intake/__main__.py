@@ -64,7 +64,6 @@ def main() -> None:
     size = sum(path.stat().st_size for path in Path(sources["folder"]).rglob("*.py"))
     url = embedded.start(folder / "db")
     rates: dict[str, list[float]] = {form: [] for form in sources}
-    by_jobs: dict[int, list[float]] = {1: [], 2: [], 4: []}
     try:
         pool = Pool(url)
         migrate.apply(pool)
@@ -75,17 +74,11 @@ def main() -> None:
                 started = time.perf_counter()
                 assert drop_paths(pool, [source], Given()).inserted == count
                 rates[form].append(count / (time.perf_counter() - started))
-            for jobs, found in by_jobs.items():
-                with pool.transaction() as cursor:
-                    cursor.execute("truncate code_files")
-                started = time.perf_counter()
-                assert drop_paths(pool, [sources["folder"]], Given(), jobs=jobs).inserted == count
-                found.append(count / (time.perf_counter() - started))
         pool.close()
         memory = {form: memory_of(url, source) for form, source in sources.items()}
     finally:
         embedded.stop(folder / "db")
-    report(rates, by_jobs, memory, count, size, rounds)
+    report(rates, memory, count, size, rounds)
 
 
 def memory_of(url: str, source: str) -> list[float]:
@@ -108,18 +101,11 @@ def drop_once(url: str, source: str, times: int) -> None:
     print(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # type: ignore[index]
 
 
-def report(
-    rates: dict[str, list[float]], by_jobs: dict[int, list[float]], memory: dict[str, list[float]],
-    count: int, size: int, rounds: int,
-) -> None:  # fmt: skip
+def report(rates: dict[str, list[float]], memory: dict[str, list[float]], count: int, size: int, rounds: int) -> None:
     rows = "\n".join(
         f"| {form} | {statistics.median(found):,.0f} | {min(found):,.0f}–{max(found):,.0f} "
         f"| {memory[form][0]:.0f} MB | {memory[form][1]:.0f} MB |"
         for form, found in rates.items()
-    )
-    jobs = "\n".join(
-        f"| {each} | {statistics.median(found):,.0f} | {min(found):,.0f}–{max(found):,.0f} |"
-        for each, found in by_jobs.items()
     )
     page = (
         "# `codelupe drop` into a local Postgres\n\n"
@@ -129,9 +115,7 @@ def report(
         f"(load {os.getloadavg()[0]:.1f} at the end).\n\n"
         f"| form | files per second (median) | range | peak memory, {count:,} files | "
         f"peak memory, {count * MANY:,} files |\n"
-        f"|---|---|---|---|---|\n{rows}\n\n"
-        "The folder again, with `--jobs`. The time includes the start of the processes after the first 1,000 files.\n\n"
-        f"| jobs | files per second (median) | range |\n|---|---|---|\n{jobs}\n"
+        f"|---|---|---|---|---|\n{rows}\n"
     )
     (ROOT / "benchmarks" / "results" / "intake.md").write_text(page, encoding="utf-8")
     print(page)

@@ -58,7 +58,7 @@ def drop(
     ] = False,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, max=256, help="Processes that read the files of folders. Default: one for each core."),
+        typer.Option(min=1, max=256, help="Processes that read many files of folders. Default: the cores less two."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be taken. Needs no database, and writes nothing.")

@@ -49,8 +49,12 @@ Result = NewFile | PassedOver
 
 
 def default_jobs() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use, less one for the process that writes and one for Postgres.
+
+    With as many processes as cores, a drop on two cores was slower than with one (docs/scaling.md).
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores - 2)
 
 
 def read_in_order(items: Iterable[Item], jobs: int) -> Iterator[Result]:
