@@ -1,4 +1,4 @@
-"""Measure how fast `codelupe drop` reads a folder with several processes: python benchmarks/intake/jobs.py [files] [rounds]
+"""Measure `codelupe drop` with several reading processes: python benchmarks/intake/jobs.py [files] [rounds]
 
 The files are those of benchmarks/intake. Postgres runs on the same cores. The numbers of processes take turns.
 
@@ -60,8 +60,8 @@ def main() -> None:
     rows = "\n".join(f"| {jobs} | {of(read[jobs])} | {of(dropped[jobs])} |" for jobs in JOBS)
     page = (
         "# `codelupe drop --jobs`\n\n"
-        f"`python benchmarks/intake/jobs.py {count} {rounds}` read a folder of {count:,} files, and dropped it into an\n"
-        f"embedded Postgres with fsync, on {os.cpu_count()} cores with other work (load {os.getloadavg()[0]:.1f}).\n"
+        f"`python benchmarks/intake/jobs.py {count} {rounds}` read a folder of {count:,} files, and dropped it\n"
+        f"into an embedded Postgres with fsync, on {os.cpu_count()} cores with other work (load {os.getloadavg()[0]:.1f}).\n"
         "Files per second: median and range. The start of the processes is included.\n\n"
         f"| jobs | read only | read and inserted |\n|---|---|---|\n{rows}\n"
     )
