@@ -61,7 +61,7 @@ def main() -> None:
     page = (
         "# `codelupe drop --jobs`\n\n"
         f"`python benchmarks/intake/jobs.py {count} {rounds}` read a folder of {count:,} files, and dropped it\n"
-        f"into an embedded Postgres with fsync, on {os.cpu_count()} cores with other work (load {os.getloadavg()[0]:.1f}).\n"
+        f"into Postgres with fsync on {os.cpu_count()} cores with other work (load {os.getloadavg()[0]:.1f}).\n"
         "Files per second: median and range. The start of the processes is included.\n\n"
         f"| jobs | read only | read and inserted |\n|---|---|---|\n{rows}\n"
     )

@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -75,7 +76,8 @@ def read_in_order(items: Iterable[Item], jobs: int) -> Iterator[Result]:
         return
     # Not fork: this process has threads.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_ctrl_c_to_the_first_process)
+    pool = ProcessPoolExecutor(jobs, mp_context=context)
+    _start(pool, jobs)
     try:
         yield from _read_ahead(pool, waiting, most=jobs * BATCHES_AHEAD)
     except BrokenProcessPool as error:
@@ -85,6 +87,18 @@ def read_in_order(items: Iterable[Item], jobs: int) -> Iterator[Result]:
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start(pool: ProcessPoolExecutor, jobs: int) -> None:
+    """Start the processes so that they ignore Ctrl-C. It is for this process, which ends them."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may change what a signal does
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for _ in range(jobs):  # each starts a process, because none is idle yet
+            pool.submit(_read, [])
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _read_ahead(pool: ProcessPoolExecutor, items: Iterator[Item], *, most: int) -> Iterator[Result]:
@@ -111,7 +125,3 @@ def _read_ahead(pool: ProcessPoolExecutor, items: Iterator[Item], *, most: int) 
 
 def _read(batch: list[Item]) -> list[Result]:
     return [item.read() if isinstance(item, Unread) else item for item in batch]
-
-
-def _leave_ctrl_c_to_the_first_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
