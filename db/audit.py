@@ -12,6 +12,7 @@ from db.statements import QUERIES
 from db.table import Eligibility, Source, resolved
 
 IDS_SHOWN = 10
+COUNT_AGAIN = "To count again, run this SQL: select codelupe.recount()"
 
 CHECKS = {
     "audit_claimed_by_ended_run": "{n} rows are claimed by a run that has ended: files {ids}",
@@ -24,6 +25,8 @@ CHECKS = {
     "audit_learning_without_trunk": "{n} rows are learning, but no open run has them: files {ids}",
     "audit_trunk": "{n} open runs have another state or another parent than the others: runs {ids}",
     "audit_tokens": "{n} published runs have rows that do not add up to the tokens of their report: runs {ids}",
+    "audit_kept_rows": "{n} kept counts differ from the ledger: {ids}. " + COUNT_AGAIN,
+    "audit_kept_runs": "{n} runs keep other counts than those of their rows: runs {ids}. " + COUNT_AGAIN,
     "audit_published_without_adapter": "{n} published runs have no adapter: runs {ids}",
     "audit_held_out_without_text": "{n} held-out files have no text to evaluate on: files {ids}",
     "audit_trained_held_out": "{n} held-out files were trained on: files {ids}",
@@ -83,7 +86,7 @@ def audit(pool: Pool, source: Source, eligibility: Eligibility, stream: str) -> 
         superseded: dict[str, int] = dict(cursor.fetchall())
         cursor.execute(QUERIES["totals_runs"], parameters)
         runs = {state: count for state, count, _ in cursor.fetchall()}
-        cursor.execute(QUERIES["totals_trained"], parameters)
+        cursor.execute(QUERIES["audit_trained"], parameters)
         trained = cursor.fetchone()
         assert trained is not None
         counted = sum(count for *_, count in classes)

@@ -14,6 +14,9 @@ from db.lease import Lease, fence
 from db.pool import Pool
 from db.statements import QUERIES, as_json
 
+FOLDED_FROM = 100
+"""Rows of counts from which a fold adds them up. There are about 50 reasons."""
+
 State = Literal["claimed", "training", "judging", "published", "refused", "inconclusive", "failed", "returned"]
 
 TRANSITIONS: Mapping[str, frozenset[str]] = {
@@ -110,15 +113,13 @@ def settled(pool: Pool, run_id: int) -> dict[int, tuple[str | None, int | None]]
 
 
 def totals(pool: Pool, stream: str) -> Totals:
-    """Compute the totals of a stream from one snapshot."""
+    """Return the totals of a stream from one snapshot. They are kept as they change: no row of the ledger is read."""
     parameters = {"stream": stream}
     with pool.transaction(isolation="repeatable read", read_only=True) as cursor:
         cursor.execute(QUERIES["totals_runs"], parameters)
         runs = cursor.fetchall()
         cursor.execute(QUERIES["totals_rows"], parameters)
         rows = cursor.fetchall()
-        cursor.execute(QUERIES["totals_last_trained"], parameters)
-        (last_superseded,) = cursor.fetchone() or (None,)
         cursor.execute(QUERIES["totals_trained"], parameters)
         trained = cursor.fetchone()
         cursor.execute(QUERIES["totals_last_run_seconds"], parameters)
@@ -126,22 +127,28 @@ def totals(pool: Pool, stream: str) -> Totals:
         cursor.execute(QUERIES["totals_refusals_in_a_row"], parameters)
         (refusals,) = cursor.fetchone() or (0,)
     assert trained is not None
-    last_trained = [last for disposition, _, _, last in rows if disposition == "trained"]
-    last_trained += [] if last_superseded is None else [last_superseded]
     dispositions: dict[str, int] = {}
-    for disposition, _, count, _ in rows:
+    for disposition, _, count in rows:
         dispositions[disposition] = dispositions.get(disposition, 0) + count
     return Totals(
         runs={state: count for state, count, _ in runs},
         rows=dispositions,
-        rejected={reason: count for disposition, reason, count, _ in rows if disposition == "rejected"},
+        rejected={reason: count for disposition, reason, count in rows if disposition == "rejected"},
         trained_rows=trained[0],
         trained_tokens=trained[1],
-        last_trained_id=max(last_trained, default=None),
+        last_trained_id=trained[4],
         last_success_at=next((ended for state, _, ended in runs if state == "published"), None),
         last_run_seconds=seconds[0] if seconds else None,
         refusals_in_a_row=refusals,
     )
+
+
+def fold_totals(pool: Pool, stream: str) -> None:
+    """Add up the counts that changes of the ledger have left behind. The totals stay the same, and nobody waits."""
+    with pool.transaction() as cursor:
+        cursor.execute(QUERIES["totals_unfolded"], {"stream": stream})
+        if (cursor.fetchone() or (0,))[0] > FOLDED_FROM:
+            cursor.execute(QUERIES["totals_fold"], {"stream": stream})
 
 
 # --- state changes

@@ -52,6 +52,7 @@ def build(folder: Path, rows: int, files: int) -> str:
         with connection.cursor() as cursor:
             cursor.execute("set session_replication_role = replica")  # skips 40 million foreign key checks
             _settled_rows(cursor, rows)
+            cursor.execute("select codelupe.recount()")
         insert_files(pool, code_files(files))
         connection.close()
         settle_down(url)

@@ -128,6 +128,37 @@ group by r.run_id, r.report
 having coalesce(sum(w.tokens), 0) is distinct from (r.report -> 'train' ->> 'tokens_published')::numeric
 order by 1;
 
+-- name: audit_trained
+-- Count the rows and tokens that published adapters were trained on, and those of them that were replayed.
+select count(*) filter (where w.outcome = 'trained'), coalesce(sum(w.tokens), 0)::bigint,
+       count(*) filter (where w.outcome = 'replayed'),
+       coalesce(sum(w.tokens) filter (where w.outcome = 'replayed'), 0)::bigint
+from codelupe.run_rows w join codelupe.runs r using (run_id)
+where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not null) and w.outcome in ('trained', 'replayed');
+
+-- name: audit_kept_rows
+-- Find dispositions and reasons whose kept count is not the number of their rows in the ledger.
+select concat_ws(':', disposition, reason) || ' (' || sum(kept) || ', not ' || sum(found) || ')' from (
+    select disposition, reason, rows as kept, 0 as found from codelupe.ledger_totals where stream = %(stream)s
+    union all
+    select disposition, reason, 0, count(*) from codelupe.ledger where stream = %(stream)s group by 1, 2
+) counts
+group by disposition, reason having sum(kept) <> sum(found) order by 1;
+
+-- name: audit_kept_runs
+-- Find runs whose kept counts are not those of their rows.
+select r.run_id from codelupe.runs r left join codelupe.run_rows w
+  on w.run_id = r.run_id and w.outcome in ('trained', 'replayed')
+where r.stream = %(stream)s
+group by r.run_id
+having (r.trained_rows, r.trained_tokens, r.replayed_rows, r.replayed_tokens, r.last_trained_id) is distinct from
+       (count(*) filter (where w.outcome = 'trained'),
+        coalesce(sum(w.tokens) filter (where w.outcome = 'trained'), 0)::bigint,
+        count(*) filter (where w.outcome = 'replayed'),
+        coalesce(sum(w.tokens) filter (where w.outcome = 'replayed'), 0)::bigint,
+        max(w.file_id) filter (where w.outcome = 'trained'))
+order by 1;
+
 -- name: audit_published_without_adapter
 -- Find published runs without an adapter.
 select r.run_id from codelupe.runs r left join codelupe.adapters a on a.version = coalesce(r.published_in, r.run_id)

@@ -5,22 +5,33 @@
 select state, count(*), max(ended_at) from codelupe.runs where stream = %(stream)s group by state;
 
 -- name: totals_rows
--- Count the ledger rows by disposition and reason, with the highest id of each.
-select disposition, reason, count(*), max(file_id) from codelupe.ledger
-where stream = %(stream)s group by disposition, reason;
+-- Select the kept counts of the ledger rows by disposition and reason.
+select disposition, reason, sum(rows)::bigint from codelupe.ledger_totals
+where stream = %(stream)s group by disposition, reason having sum(rows) <> 0;
 
--- name: totals_last_trained
--- Select the highest id with an earlier text that was trained on.
-select max(file_id) from codelupe.superseded where stream = %(stream)s and disposition = 'trained';
+-- name: totals_fold
+-- Add up the counts of a stream: one row for each disposition and reason. Rows that another fold has are left to it.
+with old as (
+    delete from codelupe.ledger_totals where ctid = any(array(
+        select ctid from codelupe.ledger_totals where stream = %(stream)s for update skip locked))
+    returning disposition, reason, rows
+)
+insert into codelupe.ledger_totals (stream, disposition, reason, rows)
+select %(stream)s, disposition, reason, sum(rows) from old group by disposition, reason having sum(rows) <> 0;
+
+-- name: totals_unfolded
+-- Count the rows that a fold would add up.
+select count(*) from codelupe.ledger_totals where stream = %(stream)s;
 
 -- name: totals_trained
--- Count the rows and tokens that published adapters were trained on, and those of them that were replayed. Replayed rows
--- add tokens but are not counted as trained rows.
-select count(*) filter (where w.outcome = 'trained'), coalesce(sum(w.tokens), 0)::bigint,
-       count(*) filter (where w.outcome = 'replayed'),
-       coalesce(sum(w.tokens) filter (where w.outcome = 'replayed'), 0)::bigint
-from codelupe.run_rows w join codelupe.runs r using (run_id)
-where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not null) and w.outcome in ('trained', 'replayed');
+-- Select the kept counts of rows and tokens that published adapters were trained on, those of them that were replayed, and
+-- the highest id of a trained row. Replayed rows add tokens but are not counted as trained rows. A withdrawn adapter still
+-- counts, but its rows wait again, so that none of them is the highest trained one.
+select coalesce(sum(r.trained_rows), 0)::bigint, coalesce(sum(r.trained_tokens + r.replayed_tokens), 0)::bigint,
+       coalesce(sum(r.replayed_rows), 0)::bigint, coalesce(sum(r.replayed_tokens), 0)::bigint,
+       max(r.last_trained_id) filter (where a.withdrawn_at is null)
+from codelupe.runs r left join codelupe.adapters a on a.version = coalesce(r.published_in, r.run_id)
+where r.stream = %(stream)s and (r.state = 'published' or r.published_in is not null);
 
 -- name: totals_last_run_seconds
 -- Compute the duration of the last run with a verdict, from its first launch.

@@ -26,6 +26,7 @@ from service.intake.drop import Summary, drop_paths
 from service.intake.fields import NAMES
 from service.intake.history import MAX_COMMITS
 from service.intake.hub import SCHEME
+from service.intake.reading import default_jobs
 from service.intake.records import Given
 from service.settings.load import Settings
 from service.visible import visible
@@ -55,6 +56,10 @@ def drop(
     include_vendored: Annotated[
         bool, typer.Option("--include-vendored", help="Take folders such as node_modules, vendor and build, too.")
     ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="Processes that read many files of folders. Default: the cores less two."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be taken. Needs no database, and writes nothing.")
     ] = False,
@@ -82,7 +87,7 @@ def drop(
         print_json(found.as_json()) if as_json else print_look(found)
         raise typer.Exit(1 if found.summary.barren else 0)
     summary = Summary(passed_over=[] if verbose else None)
-    waiting = _insert(settings, sources, given, summary, history_commits, token, train_now=train_now)
+    waiting = _insert(settings, sources, given, summary, history_commits, token, train_now=train_now, jobs=jobs)
     if as_json:
         counts = {"pending": waiting.rows, "service_running": waiting.holder is not None}
         print_json({"inserted": summary.inserted, **passed_over_json(summary), **counts})
@@ -101,6 +106,7 @@ def _insert(
     token: str | None,
     *,
     train_now: bool,
+    jobs: int | None,
 ) -> _Waiting:
     """Insert the rows of the sources, and look at what waits then. Fills `summary`."""
     if settings.source.name != "code_files":
@@ -111,7 +117,10 @@ def _insert(
         check_may_insert(pool, settings)
         try:
             with progress_shown(settings.log_format):
-                drop_paths(pool, sources, given, summary, history_commits=history_commits, token=token)
+                drop_paths(
+                    pool, sources, given, summary,
+                    history_commits=history_commits, token=token, jobs=jobs or default_jobs(),
+                )  # fmt: skip
             if train_now:
                 streams.request_training(pool, settings.recipe.stream)
             return _look(pool, settings)

@@ -140,6 +140,7 @@ class Upkeep:
 
     def refresh(self) -> None:
         """Show the stream's counts on the board, without a live run."""
+        runs.fold_totals(self.pool, self.stream)
         self.board.update(
             totals=runs.totals(self.pool, self.stream),
             rows_in_run=0,

@@ -21,6 +21,7 @@ from service.intake.git import git, git_fields, is_checkout, is_git_directory, i
 from service.intake.history import read_history
 from service.intake.hub import SCHEME, read_dataset
 from service.intake.names import refused_name
+from service.intake.reading import Item, Unread, read_in_order
 from service.intake.records import NO_TEXT, NOT_TEXT, Columns, Given, read_file
 from service.logs import event as log
 
@@ -83,10 +84,12 @@ def drop_paths(
     *,
     history_commits: int = 0,
     token: str | None = None,
+    jobs: int = 1,
 ) -> Summary:
     """Insert all rows of the sources, and skip rows that exist (same repository, path and text, or commit of a change).
 
-    `history_commits` reads the changes of that many commits from a git checkout instead of its files. After an error,
+    `history_commits` reads the changes of that many commits from a git checkout instead of its files. With many files,
+    `jobs` processes read those of folders. After an error,
     `summary` tells what was done before.
     """
     summary = Summary() if summary is None else summary
@@ -99,7 +102,9 @@ def drop_paths(
         progress.report(READING, said, summary.seen)
 
     def files() -> Iterator[NewFile]:
-        read = read_sources(sources, given, history_commits=history_commits, token=token, records=summary.records)
+        read = read_sources(
+            sources, given, history_commits=history_commits, token=token, records=summary.records, jobs=jobs
+        )
         for seen, found in enumerate(read):
             if isinstance(found, PassedOver):
                 summary.skip(found)
@@ -128,13 +133,21 @@ def read_sources(
     history_commits: int = 0,
     token: str | None = None,
     records: RecordFiles | None = None,
+    jobs: int = 1,
 ) -> Iterator[Found]:
     """Yield every file or row of the sources in a fixed order, or the reason why it is skipped.
 
     Args:
         records: filled with what is noticed in files of records
+        jobs: how many processes read the files of folders, if there are many
     """
     records = RecordFiles() if records is None else records
+    return read_in_order(_items(sources, given, records, history_commits, token), jobs)
+
+
+def _items(
+    sources: Sequence[str], given: Given, records: RecordFiles, history_commits: int, token: str | None
+) -> Iterator[Item]:
     for source in sources:
         path = Path(source)
         if source.startswith(SCHEME):
@@ -200,7 +213,7 @@ def _barren(path: Path, columns: Columns, reasons: Counter[str]) -> str:
     )
 
 
-def _read_named_folder(root: Path, given: Given, records: RecordFiles, history_commits: int) -> Iterator[Found]:
+def _read_named_folder(root: Path, given: Given, records: RecordFiles, history_commits: int) -> Iterator[Item]:
     """Yield the files or the history of a folder that the user named. What is named is taken, or has a reason."""
     if is_git_directory(root):
         if not history_commits:
@@ -237,7 +250,7 @@ def _read_named_folder(root: Path, given: Given, records: RecordFiles, history_c
 
 def _read_folder(
     root: Path, given: Given, records: RecordFiles, history_commits: int, *, checkout: bool
-) -> Iterator[Found]:
+) -> Iterator[Item]:
     commit = git(root, "rev-parse", "--verify", "--quiet", "HEAD") if checkout else None
     if history_commits:
         if commit is None:
@@ -259,7 +272,7 @@ def _read_folder(
         elif _is_shard(within, name):
             yield from _read_records(within, given, records, name=name, repository=repository, named=False)
         else:
-            yield _named(name, new_file(within, given, repository=repository, name=name, commit=commit))
+            yield Unread(path=within, given=given, repository=repository, name=name, commit=commit)
     for error in unreadable:
         yield PassedOver(name=stored(str(error.filename)), reason=f"folder cannot be read ({error.strerror})")
 

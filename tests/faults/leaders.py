@@ -37,7 +37,9 @@ def lease_holder(one: Scene) -> str | None:
     """Return the holder of the stream's lease."""
     connection = psycopg2.connect(one.url)
     with connection, connection.cursor() as cursor:
-        cursor.execute("select holder from codelupe.leases where expires_at > clock_timestamp()")
+        cursor.execute(
+            "select holder from codelupe.leases where stream = %s and expires_at > clock_timestamp()", [one.stream]
+        )
         row = cursor.fetchone()
     connection.close()
     return row[0] if row else None

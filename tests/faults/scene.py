@@ -290,6 +290,8 @@ class Scene:
 
     folder: Path
     url: str
+    given: tuple[tuple[str, str], ...] = ()
+    """Settings of all its services."""
     options: Options = field(init=False)
     service: Service | None = None
     made: int = 0
@@ -299,7 +301,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.options = Options(url=self.url, home=self.folder / "home")
+        self.options = Options(url=self.url, home=self.folder / "home", settings=self.given)
         self.home = Home(self.options.home)
         self.log = ProducerLog(self.folder / "produced")
         self.settings = settings_of(self.options)

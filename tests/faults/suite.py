@@ -16,6 +16,7 @@ import mutants
 import neighbours
 import producers
 import reused_ids
+import shared_source
 import soak
 import wrong_settings
 from rows import Row
@@ -38,6 +39,7 @@ MODULES = (
     columns,
     announced,
     neighbours,
+    shared_source,
     mutants,
 )
 ROWS: dict[int, Row] = {number: row for module in MODULES for number, row in module.ROWS.items()}

@@ -1,0 +1,107 @@
+-- Makes the ledger a table of partitions by ranges of ids, while services work. It is no migration of every database: a
+-- person runs it, as the owner of the tables, when the ledger is large (docs/scaling.md):
+--
+--   psql "$DATABASE_URL" -v first=200000000 -v rows=100000000 -v count=20 -f migrations/by_hand/partition_ledger.sql
+--
+-- The present table stays as it is, and becomes the partition of all ids below `first`, which must be higher than every
+-- id that is in the source. Then `count` partitions follow, each of `rows` ids, and one for all ids above them. No row is
+-- moved. The long step reads the ledger once and lets others write. The last step needs the ledger for itself for some
+-- milliseconds. It waits for claims and verdicts in progress for 5 seconds at most, and then fails without a change: run the
+-- script again.
+\set ON_ERROR_STOP on
+set statement_timeout = 0;
+set lock_timeout = '5s';
+set client_min_messages = warning;
+select set_config('codelupe.first', :'first', false), set_config('codelupe.rows', :'rows', false),
+       set_config('codelupe.count', :'count', false);
+
+do $$
+begin
+    if (select relkind from pg_class where oid = 'codelupe.ledger'::regclass) = 'p' then
+        raise exception 'the ledger has partitions already';
+    end if;
+    if exists (select from codelupe.ledger where file_id >= current_setting('codelupe.first')::bigint) then
+        raise exception 'the ledger has ids from % on: give a higher first', current_setting('codelupe.first');
+    end if;
+end $$;
+
+-- From here on, no row can be in the old table that the partition would not hold.
+alter table codelupe.ledger drop constraint if exists ledger_below;
+do $$
+begin
+    execute format('alter table codelupe.ledger add constraint ledger_below check (file_id < %s) not valid',
+                   current_setting('codelupe.first')::bigint);
+end $$;
+-- Reads all of the ledger. Others read and write meanwhile.
+alter table codelupe.ledger validate constraint ledger_below;
+
+begin;
+-- In the order in which a claim or a verdict locks them, so that neither waits for the other.
+lock table codelupe.streams, codelupe.runs in share row exclusive mode;
+lock table codelupe.ledger in access exclusive mode;
+do $$
+declare
+    first bigint := current_setting('codelupe.first');
+    rows bigint := current_setting('codelupe.rows');
+    last bigint := first + rows * current_setting('codelupe.count')::bigint;
+    view_of text := pg_get_viewdef('codelupe.standing'::regclass);
+    owner text := (select relowner::regrole::text from pg_class where oid = 'codelupe.ledger'::regclass);
+    work record;
+begin
+    create temporary table later on commit drop as
+        select 1 as place, pg_get_triggerdef(oid) as statement from pg_trigger
+        where tgrelid = 'codelupe.ledger'::regclass and not tgisinternal
+        union all
+        select 2, format('alter table codelupe.ledger add constraint %I %s', conname, pg_get_constraintdef(oid))
+        from pg_constraint where conrelid = 'codelupe.ledger'::regclass and contype = 'f'
+        union all
+        select 3, format('grant %s on codelupe.%%I to %s', a.privilege_type,
+                         case a.grantee when 0 then 'public' else a.grantee::regrole::text end)
+        from pg_class c cross join lateral aclexplode(c.relacl) a
+        where c.oid = 'codelupe.ledger'::regclass and a.grantee <> c.relowner;
+    for work in select format('drop trigger %I on codelupe.ledger', tgname) as statement from pg_trigger
+                where tgrelid = 'codelupe.ledger'::regclass and not tgisinternal loop
+        execute work.statement;
+    end loop;
+    alter table codelupe.ledger rename to ledger_first;
+    -- The constraint that bounds the first partition belongs to it alone.
+    create table codelupe.ledger (like codelupe.ledger_first including defaults including storage) partition by range (file_id);
+    execute format('alter table codelupe.ledger owner to %s', owner);
+    for work in select conname, pg_get_constraintdef(oid) as definition from pg_constraint
+                where conrelid = 'codelupe.ledger_first'::regclass and contype = 'c' and conname <> 'ledger_below' loop
+        execute format('alter table codelupe.ledger add constraint %I %s', work.conname, work.definition);
+    end loop;
+    for work in select i.indexrelid::regclass::text as name, c.relname, pg_get_indexdef(i.indexrelid) as definition, i.indisprimary
+                from pg_index i join pg_class c on c.oid = i.indexrelid
+                where i.indrelid = 'codelupe.ledger_first'::regclass loop
+        execute format('alter index codelupe.%I rename to %I', work.relname, replace(work.relname, 'ledger', 'ledger_first'));
+        if work.indisprimary then
+            execute format('alter table codelupe.ledger add constraint %I primary key (stream, file_id)', work.relname);
+        else
+            execute replace(work.definition, 'codelupe.ledger_first', 'codelupe.ledger');
+        end if;
+    end loop;
+    for work in select statement from later where place = 2 loop
+        execute work.statement;
+    end loop;
+    execute format('alter table codelupe.ledger attach partition codelupe.ledger_first for values from (minvalue) to (%s)', first);
+    while first < last loop
+        execute format('create table codelupe.%I partition of codelupe.ledger for values from (%s) to (%s)',
+                       'ledger_from_' || first, first, first + rows);
+        execute format('alter table codelupe.%I owner to %s', 'ledger_from_' || first, owner);
+        first := first + rows;
+    end loop;
+    execute format('create table codelupe.%I partition of codelupe.ledger for values from (%s) to (maxvalue)',
+                   'ledger_from_' || last, last);
+    execute format('alter table codelupe.%I owner to %s', 'ledger_from_' || last, owner);
+    execute 'create or replace view codelupe.standing as ' || view_of;
+    for work in select statement from later where place = 1 loop
+        execute work.statement;
+    end loop;
+    for work in select format(statement, relname) as statement from later cross join pg_class
+                where place = 3 and relnamespace = 'codelupe'::regnamespace
+                  and (relname = 'ledger' or relname like 'ledger\_from\_%') and relkind in ('r', 'p') loop
+        execute work.statement;
+    end loop;
+end $$;
+commit;
