@@ -5,9 +5,9 @@
 --
 -- The present table stays as it is, and becomes the partition of all ids below `first`, which must be higher than every
 -- id that is in the source. Then `count` partitions follow, each of `rows` ids, and one for all ids above them. No row is
--- moved. The long step reads the ledger once and lets others write. The last step needs the ledger for itself for some
--- milliseconds. It waits for claims and verdicts in progress for 5 seconds at most, and then fails without a change: run the
--- script again.
+-- moved. The long step reads the ledger once and lets others write. The last step needs the ledger, the runs and the
+-- streams for itself for some milliseconds. It tries 50 times to get them, and then fails without a change: run the script
+-- again.
 \set ON_ERROR_STOP on
 set statement_timeout = 0;
 set lock_timeout = '5s';
@@ -36,9 +36,21 @@ end $$;
 alter table codelupe.ledger validate constraint ledger_below;
 
 begin;
--- In the order in which a claim or a verdict locks them, so that neither waits for the other.
-lock table codelupe.streams, codelupe.runs in share row exclusive mode;
-lock table codelupe.ledger in access exclusive mode;
+-- Attaching a partition with foreign keys needs the tables they refer to for itself, too. A transaction of a service may hold
+-- one of the three and wait for another. So give up before Postgres ends one of the two (deadlock_timeout, usually 1 s).
+do $$
+begin
+    set local lock_timeout = '400ms';
+    for attempt in 1..50 loop
+        begin
+            lock table codelupe.streams, codelupe.runs, codelupe.ledger in access exclusive mode;
+            return;
+        exception when lock_not_available then
+            perform pg_sleep(0.1);
+        end;
+    end loop;
+    raise exception 'claims and verdicts did not leave the ledger for a moment: run the script again';
+end $$;
 do $$
 declare
     first bigint := current_setting('codelupe.first');
