@@ -27,6 +27,9 @@ def add_commands(commands: Any) -> None:
     plan.add_argument("recipe", type=Path)
     plan.add_argument("--card")
     plan.add_argument("--vram-gib", type=float)
+    plan.add_argument("--gpus", type=int)
+    plan.add_argument("--strategy", choices=("auto", "ddp", "fsdp2", "zero2", "zero3"))
+    plan.add_argument("--network-gbits", type=float)
     plan.add_argument("--samples", type=int)
     plan.add_argument("--tokens-per-sample", type=float)
     plan.add_argument("--json", action="store_true")
@@ -113,6 +116,9 @@ def plan_command(chosen: argparse.Namespace) -> int:
             recipe,
             card=chosen.card,
             vram_gib=chosen.vram_gib,
+            gpus=chosen.gpus,
+            strategy=chosen.strategy,
+            network_gbits=chosen.network_gbits,
             samples=chosen.samples,
             tokens_per_sample=chosen.tokens_per_sample,
             as_json=chosen.json,

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -23,6 +23,13 @@ def plan(
     recipe: RecipeOption = None,
     card: Annotated[str | None, typer.Option(help="Short name of a card: rtx-5090, a100-80, h100, …")] = None,
     vram_gib: Annotated[float | None, typer.Option(min=0.1, max=100_000, help="Memory of the card in GiB.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, max=4096, help="Number of cards, over the recipe's.")] = None,
+    strategy: Annotated[
+        Literal["auto", "ddp", "fsdp2", "zero2", "zero3"] | None, typer.Option(help="Over the recipe's.")
+    ] = None,
+    network_gbits: Annotated[
+        float | None, typer.Option(min=0.001, help="Network of a machine of eight cards, in Gbit/s. Default: 100.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Samples of the corpus, over the recipe's.")] = None,
     tokens_per_sample: Annotated[float | None, typer.Option(min=1, help="Average tokens of one of them.")] = None,
     as_json: JsonOption = False,
@@ -32,6 +39,9 @@ def plan(
     arguments = ["--json"] if as_json else []
     arguments += [] if card is None else ["--card", card]
     arguments += [] if vram_gib is None else ["--vram-gib", str(vram_gib)]
+    arguments += [] if gpus is None else ["--gpus", str(gpus)]
+    arguments += [] if strategy is None else ["--strategy", strategy]
+    arguments += [] if network_gbits is None else ["--network-gbits", str(network_gbits)]
     arguments += [] if samples is None else ["--samples", str(samples)]
     arguments += [] if tokens_per_sample is None else ["--tokens-per-sample", str(tokens_per_sample)]
     with tempfile.TemporaryDirectory() as folder:

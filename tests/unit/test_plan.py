@@ -20,12 +20,12 @@ from trainer.model.shapes import OTHER_NAMES, OTHER_SHAPES, QWEN_SHAPES, archite
 from trainer.plan.cards import CARDS, DEFAULT_CARD, GIB, card_named
 from trainer.plan.choose import changes_that_fit, fastest_fitting, possible_plans, smallest_plan, with_choice
 from trainer.plan.device import fitted
+from trainer.plan.exchange import BUCKET_ELEMENTS, Exchange, Network, exchange
 from trainer.plan.memory import Choice, layer_bytes
 from trainer.plan.model import NotPlanned, read_model
-from trainer.plan.sharding import strategy_of
 from trainer.plan.show import bar, table
 from trainer.plan.speed import flops_per_token
-from trainer.plan.static import sizes_of
+from trainer.plan.static import Line, sizes_of
 from trainer.recipe import Distributed
 from trainer.recipe_file import dump_recipe, load_recipe
 
@@ -33,6 +33,7 @@ PROGRAM = "from service.cli.main import main; main()"
 ROOT = Path(__file__).parents[2]
 DEFAULT = load_recipe(RECIPES / "qwen-5090.yaml")
 CARD = CARDS["rtx-5090"]
+CARD_BYTES = int(CARD.vram_gib * GIB)
 PARAMETERS = {
     "0.5B": 494_032_768, "1.5B": 1_543_714_304, "3B": 3_085_938_688,
     "7B": 7_615_616_512, "14B": 14_770_033_664, "32B": 32_763_876_352,
@@ -228,7 +229,8 @@ def test_what_each_strategy_divides(big):
     divided = ("gradients (float32)", "optimizer (adamw_8bit)")
     weights = ("weights (NF4)", "quantization constants", "embeddings", "output head", "adapter (float32)",
                "norms, biases, positions")  # fmt: skip
-    assert ddp == alone | {"gradients in buckets": alone["gradients (float32)"]}
+    assert alone["gradients (float32)"] > 4 * BUCKET_ELEMENTS
+    assert ddp == alone | {"gradients of one piece": 4 * BUCKET_ELEMENTS}
     assert zero2 == alone | {name: -(-alone[name] // 4) for name in divided}
     assert {name: zero3[name] for name in (*divided, *weights)} == {
         name: -(-alone[name] // 4) for name in (*divided, *weights)
@@ -237,12 +239,52 @@ def test_what_each_strategy_divides(big):
     assert layer < alone["embeddings"] == zero3["gathered layer"]
 
 
-def test_the_strategy_that_auto_takes(big):
-    def taken(processes: int, max_length: int) -> str:
-        distributed = Distributed(processes=processes)
-        return strategy_of(replace(DEFAULT, distributed=distributed, data=replace(DEFAULT.data, max_length=max_length)))
+@pytest.mark.parametrize(
+    ("strategy", "hidden", "open_", "of_step"),
+    [  # gradients: 8 GB, 2e9 numbers; adapter: 8 GB; weights: 16 GB. A link of 10 GB/s gives 7
+        ("ddp", 0, 0, 2 * 8 * 3 / 4 / 7),
+        ("zero2", 0, 0, (2 * 8 + 8) * 3 / 4 / 7),
+        ("zero3", 2 * 24 * 3 / 4 / 7, 8 * 3 / 4 / 7, 0),
+        ("fsdp2", 2 * 24 * 3 / 4 / 7, 8 * 3 / 4 / 7, 0),
+    ],
+)
+def test_the_seconds_of_exchange(strategy, hidden, open_, of_step):
+    lines = [
+        Line(name=name, bytes=int(size * 1e9), kind="static")
+        for name, size in {"weights": 16, "adapter (float32)": 8, "gradients (float32)": 8, "optimizer": 4}.items()
+    ]
+    card = replace(CARD, link_gbs=10)
+    found = exchange(strategy, lines, 2_000_000_000, card, 4, Network())
+    assert (found.hidden, found.open, found.of_step) == pytest.approx((hidden, open_, of_step))
+    assert exchange(strategy, lines, 2_000_000_000, card, 1, Network()) == Exchange()
+    assert Network(gbits=80).bytes_per_second(card, 8) == pytest.approx(7e9)
+    assert Network(gbits=40).bytes_per_second(card, 9) == pytest.approx(3.5e9)
 
-    assert (taken(1, 32_768), taken(2, 16_384), taken(2, 16_385)) == ("ddp", "zero2", "zero3")
+
+def test_exchange_makes_a_step_longer(big):
+    def fastest(strategy: str, gbits: float = 100.0):
+        several = replace(DEFAULT, distributed=Distributed(processes=16, strategy=strategy))
+        return possible_plans(big, several, CARD, Network(gbits=gbits))[0]
+
+    ddp, slow = fastest("ddp"), fastest("ddp", gbits=1)
+    assert slow.step_seconds - ddp.step_seconds == pytest.approx(slow.exchange.of_step - ddp.exchange.of_step)
+    behind, waiting = fastest("fsdp2", gbits=1e6), fastest("fsdp2", gbits=0.1)
+    assert behind.step_seconds < 1.2 * ddp.step_seconds
+    each = waiting.exchange.hidden + waiting.exchange.open
+    assert waiting.step_seconds == pytest.approx(waiting.accumulation * each)  # the work is hidden behind the exchange
+
+
+def test_auto_takes_the_fastest_strategy_that_fits(big):
+    several = replace(DEFAULT, distributed=Distributed(processes=8))
+    plans = possible_plans(big, several, CARD)
+    assert {plan.strategy for plan in plans} == {"ddp", "fsdp2"}
+    assert fastest_fitting(plans, 300 * GIB).strategy == "ddp"
+    divided = fastest_fitting(plans, CARD_BYTES)
+    whole = fastest_fitting([plan for plan in plans if plan.strategy == "ddp"], CARD_BYTES)
+    assert divided.strategy == "fsdp2" and divided.tokens_per_second > whole.tokens_per_second  # it recomputes less
+    least = {name: min(plan.peak_bytes for plan in plans if plan.strategy == name) for name in ("ddp", "fsdp2")}
+    assert fastest_fitting(plans, least["ddp"] - 1).strategy == "fsdp2"
+    assert {plan.strategy for plan in possible_plans(big, DEFAULT, CARD)} == {"ddp"}
 
 
 # --- what `auto` becomes --------------------------------------------------------------------------------------
@@ -365,6 +407,9 @@ def test_codelupe_plan_runs_the_trainers_plan(tmp_path):
     facts = json.loads(done.stdout)
     assert done.returncode == 0 and facts["micro_batch_tokens"] == 3 * 512  # BATCH_SIZE over the recipe
     assert plan("--vram-gib", "0.5", "--samples", "80", "--tokens-per-sample", "99.5").returncode == 3
+    facts = json.loads(plan("--gpus", "16", "--strategy", "zero3", "--network-gbits", "1", "--json").stdout)
+    assert (facts["processes"], facts["strategy"]) == (16, "zero3")
+    assert facts["step_seconds"] >= facts["accumulation"] * facts["exchange_seconds"]["hidden"] > 0
 
 
 def test_evaluation_takes_at_most_a_tenth_of_a_run_of_the_default_recipe(no_hub, capsys, tmp_path):

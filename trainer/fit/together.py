@@ -15,10 +15,8 @@ from accelerate import Accelerator
 
 from trainer.fit.optimizer import make_optimizer
 from trainer.model.shards import local
+from trainer.plan.exchange import BUCKET_ELEMENTS
 from trainer.recipe import Training
-
-BUCKET_ELEMENTS = 1 << 24
-"""Gradients are summed in pieces of so many numbers, so that the copy stays small."""
 
 
 class Together:

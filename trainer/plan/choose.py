@@ -6,17 +6,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from trainer.plan.cards import GIB, Card
+from trainer.plan.exchange import Exchange, Network, exchange
 from trainer.plan.memory import Choice, host_bytes, memory_lines, peak_bytes
 from trainer.plan.model import Model
-from trainer.plan.sharding import strategy_of
+from trainer.plan.sharding import strategies
 from trainer.plan.speed import flops_per_token, tokens_per_second
-from trainer.plan.static import Line, Sizes, sizes_of
+from trainer.plan.static import Line, Sizes, sizes_of, static_lines
 from trainer.recipe import Recipe
 
 SAME_SPEED = 0.99
 """Plans with at least this share of the highest speed count as equally fast."""
 LEAST_LENGTH = 256
 LEAST_RANK = 8
+EIGHT_EACH = Network()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,9 @@ class Plan:
     """One way to run the recipe's step on a card."""
 
     choice: Choice
+    strategy: str
+    """What each card holds only a share of: ddp, fsdp2, zero2 or zero3."""
+    exchange: Exchange
     accumulation: int
     """Micro-batches per optimizer step and process."""
     lines: list[Line]
@@ -34,15 +39,24 @@ class Plan:
     flops_per_token: float
 
     @property
+    def step_seconds(self) -> float:
+        """Seconds of a step."""
+        return self.accumulation * self.choice.micro_batch_tokens / self.tokens_per_second
+
+    @property
     def allocated_bytes(self) -> int:
         """Expected value of torch.cuda.max_memory_allocated: torch's own tensors only."""
         return sum(line.bytes for line in self.lines if line.counted and line.kind not in ("card", "paged"))
 
 
-def possible_plans(model: Model, recipe: Recipe, card: Card) -> list[Plan]:
+def possible_plans(model: Model, recipe: Recipe, card: Card, network: Network = EIGHT_EACH) -> list[Plan]:
     """Return all plans that the recipe allows, fastest first."""
     sizes = sizes_of(recipe, element=element_bytes(recipe))
-    plans = [_plan(model, recipe, samples, choice, sizes, card) for samples, choice in _choices(recipe)]
+    plans = [
+        _plan(model, divided, samples, choice, sizes, card, network)
+        for divided in strategies(recipe)
+        for samples, choice in _choices(recipe)
+    ]
     return sorted(plans, key=lambda plan: (-round(plan.tokens_per_second, 1), plan.peak_bytes))
 
 
@@ -85,6 +99,11 @@ def changes_that_fit(model: Model, recipe: Recipe, card: Card, vram_bytes: int) 
     return [*found.values(), f"a card with {needed:.1f} GiB"]
 
 
+def trained_numbers(model: Model, recipe: Recipe) -> int:
+    """Number of the adapter's parameters."""
+    return recipe.lora.rank * sum(m.inputs + m.outputs for m in model.matrices if m.adapted)
+
+
 def element_bytes(recipe: Recipe) -> int:
     """Bytes per number in the compute dtype on a card."""
     return 4 if recipe.base.compute_dtype == "float32" else 2
@@ -104,16 +123,23 @@ def _choices(recipe: Recipe) -> Iterator[tuple[int, Choice]]:
                     yield samples, Choice(micro_batch_tokens=tokens, checkpointing=policy, offload=offload)
 
 
-def _plan(model: Model, recipe: Recipe, samples: int, choice: Choice, sizes: Sizes, card: Card) -> Plan:
-    lines = memory_lines(model, recipe, choice, sizes)
+def _plan(
+    model: Model, recipe: Recipe, samples: int, choice: Choice, sizes: Sizes, card: Card, network: Network
+) -> Plan:
+    lines, distributed = memory_lines(model, recipe, choice, sizes), recipe.distributed
     step = recipe.training.batch_size * recipe.training.gradient_accumulation_steps
+    whole = static_lines(model, recipe, sizes)
+    exchanged = exchange(distributed.strategy, whole, trained_numbers(model, recipe), card, distributed.cards, network)
+    speed = tokens_per_second(model, recipe, choice, sizes, card, passes=step // samples, exchange=exchanged)
     return Plan(
         choice=choice,
+        strategy=distributed.strategy,
+        exchange=exchanged,
         accumulation=step // samples,
         lines=lines,
         peak_bytes=peak_bytes(lines),
         host_bytes=host_bytes(model, choice, sizes),
-        tokens_per_second=tokens_per_second(model, recipe, choice, sizes, card),
+        tokens_per_second=speed,
         flops_per_token=flops_per_token(model, recipe, choice),
     )
 
@@ -129,8 +155,8 @@ def _smaller(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
         yield "training.checkpointing", replace(recipe, training=auto)
     if (recipe.training.optimizer, recipe.training.adapter_dtype) == ("adamw_8bit", "float32"):
         yield "training.adapter_dtype", replace(recipe, training=replace(recipe.training, adapter_dtype="bfloat16"))
-    if recipe.distributed.cards > 1 and strategy_of(recipe) not in ("fsdp2", "zero3"):
-        yield "distributed.strategy", replace(recipe, distributed=replace(recipe.distributed, strategy="zero3"))
+    if recipe.distributed.cards > 1 and recipe.distributed.strategy in ("ddp", "zero2"):
+        yield "distributed.strategy", replace(recipe, distributed=replace(recipe.distributed, strategy="fsdp2"))
     length = recipe.data.max_length
     while (length := length // 2) >= LEAST_LENGTH:
         yield "data.max_length", replace(recipe, data=replace(recipe.data, max_length=length))

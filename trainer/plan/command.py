@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from trainer.errors import UnusableInput
 from trainer.model.shapes import architecture
 from trainer.plan.cards import CARDS, DEFAULT_CARD, GIB
-from trainer.plan.choose import Plan, changes_that_fit, fastest_fitting, possible_plans, smallest_plan
+from trainer.plan.choose import (
+    Plan,
+    changes_that_fit,
+    fastest_fitting,
+    possible_plans,
+    smallest_plan,
+    trained_numbers,
+)
 from trainer.plan.corpus import corpus_cost, with_corpus
 from trainer.plan.evaluation import evaluation_cost
+from trainer.plan.exchange import Network
 from trainer.plan.model import Model, read_model
-from trainer.plan.sharding import strategy_of
-from trainer.plan.show import bar, count, line_dict, other_plans, summary, table
+from trainer.plan.show import bar, count, exchange_line, line_dict, other_plans, summary, table
 from trainer.plan.speed import EFFICIENCY
 from trainer.recipe import Recipe
 
 NOTHING_FITS = 3
+MOST_CARDS = 4096
 
 
 def plan_command(
@@ -28,6 +37,9 @@ def plan_command(
     *,
     card: str | None,
     vram_gib: float | None,
+    gpus: int | None = None,
+    strategy: str | None = None,
+    network_gbits: float | None = None,
     samples: int | None = None,
     tokens_per_sample: float | None = None,
     as_json: bool,
@@ -36,19 +48,24 @@ def plan_command(
 
     Args:
         card: a name in CARDS, for speed and memory. `vram_gib` overrides the memory
+        gpus: number of cards. It and `strategy` override the recipe's section `distributed`
+        network_gbits: rate between machines of eight cards each, each way, in 10^9 bits per second
         samples: size of the corpus. It and `tokens_per_sample` override the recipe's
 
     Raises:
         UnusableInput: the card or the corpus is unknown, or the base is not available or cannot be planned.
     """
-    recipe = with_corpus(recipe, samples, tokens_per_sample)
+    recipe = with_cards(with_corpus(recipe, samples, tokens_per_sample), gpus, strategy)
+    network = Network() if network_gbits is None else Network(gbits=network_gbits)
+    if not 0 < network.gbits < math.inf:
+        raise UnusableInput(f"--network-gbits: {network_gbits} must be above 0")
     if card is not None and card not in CARDS:
         raise UnusableInput(f"--card: {card!r} is not one of {', '.join(CARDS)}. Use --vram-gib for other cards")
     name = card or DEFAULT_CARD
     vram_bytes = int((vram_gib or CARDS[name].vram_gib) * GIB)
     skeleton, source = architecture(recipe.base)
     model = read_model(skeleton, recipe.lora)
-    plans = possible_plans(model, recipe, CARDS[name])
+    plans = possible_plans(model, recipe, CARDS[name], network)
     plan = fastest_fitting(plans, vram_bytes)
     changes = [] if plan else changes_that_fit(model, recipe, CARDS[name], vram_bytes)
     shown = plan or smallest_plan(plans)
@@ -68,6 +85,19 @@ def plan_command(
     return 0 if plan else NOTHING_FITS
 
 
+def with_cards(recipe: Recipe, gpus: int | None, strategy: str | None) -> Recipe:
+    """Replace the recipe's number of cards and its strategy by flags.
+
+    Raises:
+        UnusableInput: the number is out of range.
+    """
+    changes = {"processes": gpus, "strategy": strategy}
+    if gpus is not None and not 1 <= gpus <= MOST_CARDS:
+        raise UnusableInput(f"--gpus: {gpus} must be from 1 to {MOST_CARDS:,}")
+    given = {name: value for name, value in changes.items() if value is not None}
+    return replace(recipe, distributed=replace(recipe.distributed, **given))  # type: ignore[arg-type]
+
+
 def _head(model: Model, recipe: Recipe, source: str) -> Iterator[str]:
     trained = _trained(model, recipe)
     yield f"{recipe.base.model}: {count(model.parameters)} parameters, by {source}"
@@ -79,7 +109,7 @@ def _head(model: Model, recipe: Recipe, source: str) -> Iterator[str]:
 
 def _trained(model: Model, recipe: Recipe) -> dict[str, Any]:
     """Count the adapter's parameters, also as a share of all, the adapter's included."""
-    adapter = recipe.lora.rank * sum(m.inputs + m.outputs for m in model.matrices if m.adapted)
+    adapter = trained_numbers(model, recipe)
     everything = model.parameters + adapter
     return {"trained_parameters": adapter, "parameters": everything, "trained_share": round(adapter / everything, 6)}
 
@@ -106,6 +136,10 @@ def _report(
         f"  {shown.tokens_per_second:,.0f} tokens/s on {card} at {EFFICIENCY:.0%} of its dense rate: "
         f"{shown.flops_per_token / 1e9:.0f} GFLOP per token"
     )
+    if recipe.distributed.cards > 1:
+        yield f"  {exchange_line(shown)}"
+        if recipe.distributed.strategy == "auto" and shown.strategy != "ddp":
+            yield f"  `auto` trains with ddp: write `distributed: {{strategy: {shown.strategy}}}` into the recipe"
     yield from (f"  {cost}" for cost in costs)
     yield ""
     yield from other_plans(plans, vram_bytes)
@@ -128,7 +162,9 @@ def _facts(
         **asdict(shown.choice),
         "accumulation": shown.accumulation,
         "processes": recipe.distributed.cards,
-        "strategy": strategy_of(recipe),
+        "strategy": shown.strategy,
+        "step_seconds": round(shown.step_seconds, 4),
+        "exchange_seconds": {name: round(value, 6) for name, value in asdict(shown.exchange).items()},
         "peak_bytes": shown.peak_bytes,
         "allocated_bytes": shown.allocated_bytes,
         "host_bytes": shown.host_bytes,

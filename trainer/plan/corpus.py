@@ -30,7 +30,7 @@ class CorpusCost:
     tokens: int | None
     """Trained, over all epochs. None if the corpus' tokens are unknown."""
     hours: float | None
-    """If the cards share the work perfectly, without evaluations."""
+    """With the exchange between cards, without evaluations."""
 
     def text(self, processes: int) -> str:
         """Return one line for people."""
@@ -41,7 +41,7 @@ class CorpusCost:
         )
         if self.tokens is None or self.hours is None:
             return f"{line}. With corpus.tokens the plan also says how long they take"
-        cards = "one card" if processes == 1 else f"{processes} cards that share the work perfectly"
+        cards = "one card" if processes == 1 else f"{processes} cards"
         return f"{line}. {self.tokens / 1e6:,.1f} M tokens take {_time(self.hours)} on {cards}"
 
     def facts(self) -> dict[str, Any]:
@@ -102,4 +102,5 @@ def _speed(model: Model, recipe: Recipe, plan: Plan, card: Card, each: float) ->
         samples = choice.micro_batch_tokens // recipe.data.max_length
         choice = replace(choice, micro_batch_tokens=samples * length)
     short = replace(recipe, data=replace(recipe.data, max_length=length))
-    return tokens_per_second(model, short, choice, sizes_of(recipe, element=element_bytes(recipe)), card)
+    sizes = sizes_of(recipe, element=element_bytes(recipe))
+    return tokens_per_second(model, short, choice, sizes, card, passes=plan.accumulation, exchange=plan.exchange)

@@ -1,33 +1,32 @@
 """Divides a plan's memory among several GPUs, as ZeRO does (Rajbhandari et al. 2020, section 5).
 
-ddp     every card holds everything; gradients are averaged in buckets, a second copy of them
+ddp     every card holds everything; gradients are summed in pieces, each of which is copied
 zero2   each card holds its share of gradients and optimizer
 zero3   (and fsdp2) also its share of weights and adapter; the layer in use is gathered from all cards
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from trainer.check import world_size
+from trainer.plan.exchange import BUCKET_ELEMENTS
 from trainer.plan.model import Model
-from trainer.plan.static import Line
+from trainer.plan.static import ADAPTER_BYTES, Line
 from trainer.recipe import Distributed, Recipe
 
-LONG_TOKENS = 16_384
-"""Above this maximum length, `auto` is zero3: activations leave too little room for whole weights."""
+CHOSEN_FROM = ("ddp", "fsdp2")
+"""Strategies that `auto` chooses from. zero2 and zero3 need DeepSpeed, and are taken by name only."""
 DIVIDED = ("gradients", "optimizer")
 """Prefixes of the lines that zero2 divides."""
 
 
-def strategy_of(recipe: Recipe) -> str:
-    """Return ddp, fsdp2, zero2 or zero3. One process shards nothing."""
-    chosen = recipe.distributed.strategy
-    if recipe.distributed.cards == 1:
-        return "ddp"
-    if chosen == "auto":
-        return "zero3" if recipe.data.max_length > LONG_TOKENS else "zero2"
-    return chosen
+def strategies(recipe: Recipe) -> Iterator[Recipe]:
+    """Yield the recipe with each strategy that a plan may have: its own, or those that `auto` chooses from."""
+    chosen, cards = recipe.distributed.strategy, recipe.distributed.cards
+    for strategy in ("ddp",) if cards == 1 else CHOSEN_FROM if chosen == "auto" else (chosen,):
+        yield replace(recipe, distributed=replace(recipe.distributed, strategy=strategy))
 
 
 def trains_sharded(recipe: Recipe) -> bool:
@@ -49,13 +48,14 @@ def unsharded(recipe: Recipe, processes: int) -> Recipe:
 
 def shard(lines: list[Line], model: Model, recipe: Recipe) -> list[Line]:
     """Return what one card holds of the static lines."""
-    processes, strategy = recipe.distributed.cards, strategy_of(recipe)
+    processes, strategy = recipe.distributed.cards, recipe.distributed.strategy
     if processes == 1:
         return lines
     gradients = sum(line.bytes for line in lines if line.name.startswith("gradients"))
+    piece = BUCKET_ELEMENTS * ADAPTER_BYTES[recipe.training.adapter_dtype]
     match strategy:
         case "ddp":
-            return [*lines, Line(name="gradients in buckets", bytes=gradients, kind="static")]
+            return [*lines, Line(name="gradients of one piece", bytes=min(gradients, piece), kind="static")]
         case "zero2":
             return [_share(line, processes) if line.name.startswith(DIVIDED) else line for line in lines]
         case _:

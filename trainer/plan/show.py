@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from trainer.plan.cards import GIB
 from trainer.plan.choose import Plan
-from trainer.plan.sharding import strategy_of
 from trainer.plan.static import Line
 from trainer.recipe import Recipe
 
@@ -48,25 +47,38 @@ def summary(plan: Plan, recipe: Recipe) -> str:
     where = ", kept on the host" if choice.offload else ""
     return (
         f"{choice.micro_batch_tokens:,} tokens at a time ({samples} × {recipe.data.max_length:,}), "
-        f"{plan.accumulation} times per step; checkpointing {choice.checkpointing}{where}{_cards(recipe)}"
+        f"{plan.accumulation} times per step; checkpointing {choice.checkpointing}{where}{_cards(plan, recipe)}"
     )
 
 
-def _cards(recipe: Recipe) -> str:
+def _cards(plan: Plan, recipe: Recipe) -> str:
     processes = recipe.distributed.cards
-    return "" if processes == 1 else f"; {processes} cards with {strategy_of(recipe)}, one of which holds"
+    return "" if processes == 1 else f"; {processes} cards with {plan.strategy}, one of which holds"
+
+
+def exchange_line(plan: Plan) -> str:
+    """One line about the exchange between cards."""
+    exchange, passes = plan.exchange, plan.accumulation
+    waited = passes * exchange.open + exchange.of_step
+    behind = f", and for {passes * exchange.hidden:.2g} s during the work" if exchange.hidden else ""
+    return (
+        f"a step of full samples takes {plan.step_seconds:.3g} s. The cards exchange for {waited:.2g} s of it{behind}"
+    )
 
 
 def other_plans(plans: list[Plan], vram_bytes: int) -> Iterator[str]:
     """Yield the other plans, fastest first."""
-    yield f"  {'tokens':>7}  {'checkpointing':<14}{'on the host':>12}{'peak GiB':>10}{'tokens/s':>10}"
+    several = len({plan.strategy for plan in plans}) > 1
+    strategy = f"{'strategy':<10}" if several else ""
+    yield f"  {strategy}{'tokens':>7}  {'checkpointing':<14}{'on the host':>12}{'peak GiB':>10}{'tokens/s':>12}"
     for plan in plans:
         choice = plan.choice
         fits = "" if plan.peak_bytes <= vram_bytes else "   does not fit"
         host = f"{plan.host_bytes / GIB:.1f} GiB" if choice.offload else ""
+        strategy = f"{plan.strategy:<10}" if several else ""
         yield (
-            f"  {choice.micro_batch_tokens:>7,}  {choice.checkpointing:<14}{host:>12}"
-            f"{plan.peak_bytes / GIB:>10.1f}{plan.tokens_per_second:>10,.0f}{fits}"
+            f"  {strategy}{choice.micro_batch_tokens:>7,}  {choice.checkpointing:<14}{host:>12}"
+            f"{plan.peak_bytes / GIB:>10.1f}{plan.tokens_per_second:>12,.0f}{fits}"
         )
 
 

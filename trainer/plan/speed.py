@@ -1,12 +1,16 @@
 """Estimates tokens per second on a card from the work of a step.
 
-seconds of a micro-batch = the larger of   FLOPs / (card's dense rate × EFFICIENCY) + unpacking / bandwidth
-                                           bytes to the host and back / HOST_BANDWIDTH
+seconds of a micro-batch = the largest of   FLOPs / (card's dense rate × EFFICIENCY) + unpacking / bandwidth
+                                            bytes to the host and back / HOST_BANDWIDTH
+                                            gathers of weights from other cards
+                           + sums of gradients after it
+seconds of a step        = its micro-batches + its own exchange (trainer/plan/exchange.py)
 """
 
 from __future__ import annotations
 
 from trainer.plan.cards import Card
+from trainer.plan.exchange import Exchange
 from trainer.plan.memory import Choice, host_bytes
 from trainer.plan.model import Model
 from trainer.plan.static import Sizes
@@ -22,14 +26,21 @@ UNPACKED_BYTES = 4.5
 """Bytes moved per weight that is unpacked for one use: 0.5 read, 2 written, 2 read by the product."""
 
 
-def tokens_per_second(model: Model, recipe: Recipe, choice: Choice, sizes: Sizes, card: Card) -> float:
-    """Tokens per second of training on one card, without evaluations and without exchange between cards."""
+def tokens_per_second(
+    model: Model, recipe: Recipe, choice: Choice, sizes: Sizes, card: Card, *, passes: int, exchange: Exchange
+) -> float:
+    """Tokens per second of training on one card, without evaluations.
+
+    Args:
+        passes: micro-batches in a step
+    """
     tokens = choice.micro_batch_tokens
     seconds = tokens * flops_per_token(model, recipe, choice) / (card.tflops * 1e12 * EFFICIENCY)
     if recipe.base.quantization == "nf4":
         seconds += _weight_uses(model, choice) * UNPACKED_BYTES / (card.bandwidth_gbs * 1e9)
     moved = 2 * host_bytes(model, choice, sizes) / HOST_BANDWIDTH
-    return tokens / max(seconds, moved)
+    each = max(seconds, moved, exchange.hidden) + exchange.open
+    return passes * tokens / (passes * each + exchange.of_step)
 
 
 def flops_per_token(model: Model, recipe: Recipe, choice: Choice) -> float:

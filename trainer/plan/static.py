@@ -23,6 +23,10 @@ CODE_BYTES = 256 * 4
 """A table of 256 float32 values: one for each matrix's nested scales, two for the whole optimizer."""
 
 
+ADAPTER_BYTES = {"float32": 4, "bfloat16": 2}
+"""By dtype of the adapter."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """One line of the table."""
@@ -54,7 +58,7 @@ def static_lines(model: Model, recipe: Recipe, sizes: Sizes) -> list[Line]:
     """Memory before the first activation. Exact."""
     shapes = [shape for matrix in model.matrices if matrix.adapted for shape in adapter_shapes(matrix, recipe.lora)]
     optimizer, dtype = recipe.training.optimizer, recipe.training.adapter_dtype
-    adapter = {"float32": 4, "bfloat16": 2}[dtype] * sum(map(prod, shapes))
+    adapter = ADAPTER_BYTES[dtype] * sum(map(prod, shapes))
     by_name = {
         **weight_bytes(model, recipe.base, sizes),
         "embeddings": model.embeddings * sizes.element,
