@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -61,8 +62,10 @@ def test_out_of_memory_on_one_rank_shrinks_the_step_of_all_or_ends_all(tmp_path,
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "zero2", "zero3"])
 def test_a_loss_of_one_rank_that_is_not_finite_ends_all(tmp_path, strategy):
+    if strategy.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed: pip install 'codelupe[deepspeed]'")
     directory = short_run(tmp_path / "run", short_recipe(**RECIPE, distributed__strategy=strategy))
     assert two_ranks(directory.root, tmp_path, most=10**6, factor="float('nan')") == [4, 4]
     (event,) = events(directory, "non_finite")
