@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -87,7 +86,6 @@ def test_divided_weights_give_the_result_of_one_process(tmp_path, one, quantizat
     shards = sorted((two.checkpoints / "step-000005" / "optimizer").iterdir())
     assert len(shards) == 2 and all(path.suffix == ".safetensors" for path in shards)
     assert not any(path.name.startswith(".") for path in two.checkpoints.iterdir())
-    assert "deepspeed" not in sys.modules, "one process has no use for it"
 
 
 def test_zero_without_deepspeed_is_refused_before_loading(monkeypatch):
