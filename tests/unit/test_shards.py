@@ -5,24 +5,28 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from run_folder import events, run, short_recipe, short_run, weights
 
-from service.cycle.launch import TrainerProcess
 from trainer.check import check_deepspeed
 from trainer.errors import UnusableInput
 from trainer.fit.zero import make_zero
-from trainer.ranks import launch
+from trainer.ranks import launch, rank_environment
 from trainer.records import EventTail
 from trainer.run_dir import RunDirectory, held_lock
 from trainer.stop import StopRequest
 
+ROOT = Path(__file__).parents[2]
 FOUR = {
     "lora__dropout": 0.0,
     "lora__rank": 32,
@@ -54,6 +58,40 @@ def one(tmp_path_factory) -> Callable[[str, str], RunDirectory]:
     return trained
 
 
+RANK = """
+import sys
+from trainer.imports import import_trainer
+import_trainer()
+from trainer.__main__ import main
+sys.exit(max(main(["run", root]) for root in sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Callable[[str, str], dict[str, RunDirectory]]:
+    """The runs that two processes train, one after another, by strategy. A start of each would take longer."""
+
+    @functools.cache
+    def trained(quantization: str, dtype: str) -> dict[str, RunDirectory]:
+        folder = tmp_path_factory.mktemp("runs")
+        how = FOUR | {"base__quantization": quantization, "base__compute_dtype": dtype}
+        usable = [name for name in STRATEGIES if not name.startswith("zero") or importlib.util.find_spec("deepspeed")]
+        runs = {
+            name: short_run(folder / name, short_recipe(**how | {"distributed__strategy": name})) for name in usable
+        }
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, "-c", RANK, *(str(directory.root) for directory in runs.values())],
+                cwd=ROOT, stdin=subprocess.DEVNULL, env=os.environ | rank_environment(rank, 2, folder / "rendezvous"),
+            )
+            for rank in range(2)
+        ]  # fmt: skip
+        assert [rank.wait(200) for rank in ranks] == [0, 0]
+        return runs
+
+    return trained
+
+
 def needs_deepspeed(strategy: str) -> None:
     if strategy.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed: pip install 'codelupe[deepspeed]'")
@@ -69,23 +107,21 @@ def needs_deepspeed(strategy: str) -> None:
         pytest.param("nf4", "bfloat16", marks=pytest.mark.long),
     ],
 )
-def test_divided_weights_give_the_result_of_one_process(tmp_path, one, quantization, dtype, strategy):
+def test_divided_weights_give_the_result_of_one_process(one, two, quantization, dtype, strategy):
     needs_deepspeed(strategy)
-    how = FOUR | {"distributed__strategy": strategy, "base__quantization": quantization, "base__compute_dtype": dtype}
-    two = short_run(tmp_path / "two", short_recipe(**how, distributed__launcher="torchrun"))
-    process = TrainerProcess(two, {})
-    alone = one(quantization, dtype)
-    assert process.wait(120) == 0, two.log.read_text()[-3000:]
-    assert [event["strategy"] for event in events(two, "strategy")] == [strategy]
+    alone, both = one(quantization, dtype), two(quantization, dtype)[strategy]
+    assert [event["strategy"] for event in events(both, "strategy")] == [strategy]
     for name in ("step", "evaluation"):
-        assert losses(two, name) == pytest.approx(losses(alone, name), rel=1e-5), name
-    ours, theirs = weights(alone.adapter), weights(two.adapter)
+        assert losses(both, name) == pytest.approx(losses(alone, name), rel=1e-5), name
+    norms = [[event["grad_norm"] for event in events(which, "step")] for which in (alone, both)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-5), "AdamW does not notice gradients of another size"
+    ours, theirs = weights(alone.adapter), weights(both.adapter)
     assert ours.keys() == theirs.keys()
     for name in ours:
         torch.testing.assert_close(theirs[name], ours[name], rtol=0, atol=2e-4)
-    shards = sorted((two.checkpoints / "step-000005" / "optimizer").iterdir())
+    shards = sorted((both.checkpoints / "step-000005" / "optimizer").iterdir())
     assert len(shards) == 2 and all(path.suffix == ".safetensors" for path in shards)
-    assert not any(path.name.startswith(".") for path in two.checkpoints.iterdir())
+    assert not any(path.name.startswith(".") for path in both.checkpoints.iterdir())
 
 
 def test_zero_without_deepspeed_is_refused_before_loading(monkeypatch):
