@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ def check_run(directory: RunDirectory) -> Checked:
     check_builders(recipe.data)
     check_world(recipe, world_size())
     check_compiler(recipe)
+    check_deepspeed(recipe, world_size())
     base = {"model": recipe.base.model, "revision": recipe.base.revision}
     if recipe.base.revision is None:
         raise UnusableInput(
@@ -100,6 +102,16 @@ def check_compiler(recipe: Recipe) -> None:
         raise UnusableInput(
             f"training.compile needs a C++ compiler, and neither {' nor '.join(wanted)} is installed. "
             "Install one (`apt-get install g++`), or set compile: false"
+        )
+
+
+def check_deepspeed(recipe: Recipe, world: int) -> None:
+    """Raises UnusableInput if several processes shall train with DeepSpeed, and it is not installed."""
+    strategy = recipe.distributed.strategy
+    if world > 1 and strategy in ("zero2", "zero3") and importlib.util.find_spec("deepspeed") is None:
+        raise UnusableInput(
+            f"distributed.strategy: {strategy} needs DeepSpeed, which is not installed. "
+            "Install it (`pip install 'codelupe[deepspeed]'`), or use fsdp2"
         )
 
 

@@ -153,9 +153,9 @@ class Distributed:
     """Number of GPUs, with one process each. `auto`: those that this machine shows, and a step takes batch_size ×
     gradient_accumulation_steps samples, so that the result does not depend on their number."""
     strategy: str = choice("auto", "ddp", "fsdp2", "zero2", "zero3")
-    """What each process holds only a share of. ddp: nothing. fsdp2: weights, gradients and optimizer. For `plan` only,
-    and trained as ddp: zero2 (gradients and optimizer), zero3 (also the weights), `auto` (zero2, or zero3 if
-    data.max_length is above 16,384)."""
+    """What each process holds only a share of. ddp: nothing. fsdp2: weights, gradients and optimizer. With DeepSpeed:
+    zero2 (gradients and optimizer), zero3 (also the weights). `auto` is trained as ddp, and planned as zero2, or zero3
+    if data.max_length is above 16,384."""
 
     @property
     def cards(self) -> int:

@@ -259,5 +259,13 @@ def _contradictions_in_size(recipe: Recipe) -> Iterator[str]:
         yield f"corpus.tokens: {corpus.tokens} is less than corpus.samples, {corpus.samples}"
     if distributed.processes == 1 and distributed.strategy in ("fsdp2", "zero2", "zero3"):
         yield f"distributed.strategy: {distributed.strategy} shares nothing, because distributed.processes is 1"
-    if distributed.strategy == "fsdp2" and recipe.training.optimizer == "adafactor":
-        yield "training.optimizer: adafactor keeps sums over rows and columns, which fsdp2 divides. Use adamw_8bit"
+    if distributed.strategy in ("fsdp2", "zero2", "zero3") and recipe.training.optimizer == "adafactor":
+        yield (
+            f"training.optimizer: adafactor keeps sums over rows and columns, which {distributed.strategy} divides. "
+            "Use adamw_8bit"
+        )
+    if distributed.strategy in ("zero2", "zero3") and recipe.training.adapter_dtype == "bfloat16":
+        yield (
+            f"training.adapter_dtype: bfloat16 has no effect with {distributed.strategy}, because DeepSpeed keeps "
+            "a float32 copy. Use float32, or fsdp2"
+        )

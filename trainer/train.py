@@ -32,6 +32,7 @@ from trainer.fit.judging import judge
 from trainer.fit.loop import Fit
 from trainer.fit.optimizer import make_optimizer
 from trainer.fit.progress import Progress
+from trainer.fit.strategies import divide
 from trainer.fit.together import Together
 from trainer.model.attention import choose_kernel
 from trainer.model.base import resolve
@@ -46,12 +47,11 @@ from trainer.model.mixture import check_router
 from trainer.model.processes import join_processes
 from trainer.model.quantized import Emit, load_kept
 from trainer.model.routing import routing_of
-from trainer.model.shards import shard_model
 from trainer.model.step import LossModel, check_head
 from trainer.outcomes import Inputs, row_outcomes
 from trainer.plan.choose import Plan
 from trainer.plan.device import fitted
-from trainer.plan.sharding import trains_sharded
+from trainer.plan.sharding import training_strategy
 from trainer.reading import reading
 from trainer.recipe import Recipe, step_samples
 from trainer.records import read_rows, write_evaluation, write_outcomes
@@ -197,15 +197,18 @@ def load_model(checked: Checked, emit: Emit = lambda _event, /, **_fields: None)
     loss_model, optimizer = make_trainable(
         base, recipe, accelerator.device, parent=checked.parent, seed=checked.seed, run_id=checked.run_id
     )
-    together = Together(loss_model, accelerator, sharded=trains_sharded(recipe))
-    model = accelerator.prepare_model(loss_model, evaluation_mode=True)  # the ranks' gradients are summed in Together
-    if together.sharded:
-        shard_model(model, accelerator.device)
-        optimizer = together.share_optimizer(recipe.training, draws=(checked.seed, checked.run_id))
-    optimizer = accelerator.prepare_optimizer(optimizer)
+    strategy, draws = training_strategy(recipe), (checked.seed, checked.run_id)
+    divided = divide(strategy, loss_model, optimizer, accelerator, recipe.training, draws)
+    if accelerator.num_processes > 1:
+        emit("strategy", strategy=strategy, asked=recipe.distributed.strategy, processes=accelerator.num_processes)
     set_seed(checked.seed + accelerator.process_index)
     return Loaded(
-        accelerator=accelerator, model=model, optimizer=optimizer, together=together, recipe=recipe, plan=plan
+        accelerator=accelerator,
+        model=divided.model,
+        optimizer=divided.optimizer,
+        together=divided.together,
+        recipe=recipe,
+        plan=plan,
     )
 
 

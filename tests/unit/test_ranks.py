@@ -13,8 +13,10 @@ import pytest
 from run_folder import events, run, same, short_recipe, short_run, weights
 
 from service.cycle.launch import TrainerProcess
+from trainer import ranks
 from trainer.ranks import cause_of, ranks_for
 from trainer.records import EventTail
+from trainer.stop import StopRequest
 
 ROOT = Path(__file__).parents[2]
 TWO = {
@@ -82,6 +84,46 @@ def test_the_exit_code_is_that_of_the_cause(codes, expected):
     assert cause_of(codes) == expected
 
 
+def test_a_process_that_waits_for_one_that_is_gone_is_killed(monkeypatch):
+    monkeypatch.setattr(ranks, "SETTLE_SECONDS", 0.2)
+    monkeypatch.setattr(ranks, "STOP_SECONDS", 0.2)
+    failed, waiting = (
+        subprocess.Popen(["sh", "-c", command], stdin=subprocess.PIPE) for command in ("exit 7", "exec sleep 60")
+    )
+    both = ranks.Ranks([failed, waiting])
+    began = time.monotonic()
+    try:
+        both.wait(StopRequest())
+        assert waiting.poll() is None and time.monotonic() - began < 20
+    finally:
+        both.kill()
+    assert waiting.returncode == -signal.SIGKILL
+    assert cause_of(both.codes) == (7, 0), "what was ended because of another is no cause"
+
+
+def test_a_rank_whose_launcher_is_gone_is_killed_after_its_limit():
+    """It waits for another one in a call that no signal ends."""
+    code = """
+import os, sys
+from trainer.stop import StopRequest
+stop = StopRequest()
+with stop.deferred():
+    stop.listen(most_seconds=0.3)
+    os.read(int(sys.argv[1]), 1)
+"""
+    reader, writer = os.pipe()
+    rank = subprocess.Popen(
+        [sys.executable, "-c", code, str(reader)], cwd=ROOT, stdin=subprocess.PIPE, pass_fds=(reader,)
+    )
+    try:
+        rank.stdin.close()
+        assert rank.wait(20) == -signal.SIGKILL
+    finally:
+        rank.kill()
+        os.close(reader)
+        os.close(writer)
+
+
 def test_a_run_starts_its_processes_and_gives_the_result_of_one(tmp_path):
     recipe = short_recipe(**TWO)
     one = short_run(tmp_path / "one", short_recipe(**(TWO | {"distributed__launcher": "process"})))
@@ -115,7 +157,9 @@ def test_a_killed_process_ends_all_and_the_run_resumes(tmp_path):
     assert same(weights(whole.adapter), weights(directory.adapter))
 
 
-@pytest.mark.parametrize("how", [pytest.param("service", marks=pytest.mark.long), "launcher", "rank"])
+@pytest.mark.parametrize(
+    "how", [pytest.param("service", marks=pytest.mark.long), "launcher", pytest.param("rank", marks=pytest.mark.long)]
+)
 def test_who_is_told_to_stop_stops_all(tmp_path, how):
     """The service closes the pipe, the launcher is killed, or one process alone gets SIGTERM."""
     directory = short_run(tmp_path / "run", short_recipe(**TWO, training__num_epochs=40))

@@ -74,6 +74,14 @@ def test_every_problem_is_listed_at_once():
         ({"corpus": {"samples": 10, "tokens": 9}}, "less than corpus.samples"),
         ({"corpus": {"tokens": 9}}, "no effect without corpus.samples"),
         ({"distributed": {"strategy": "zero3"}}, "zero3 shares nothing"),
+        (
+            {"distributed": {"strategy": "zero2", "processes": 2}, "training": {"optimizer": "adafactor"}},
+            "sums over rows and columns, which zero2 divides",
+        ),
+        (
+            {"distributed": {"strategy": "zero2", "processes": 2}, "training": {"adapter_dtype": "bfloat16"}},
+            "DeepSpeed keeps a float32 copy",
+        ),
         ({"distributed": {"processes": "all"}}, "expected a whole number or auto, not 'all'"),
         ({"distributed": {"launcher": "slurm"}}, "'slurm' is not one of process, torchrun"),
         ({"distributed": {"processes": 4097}}, "above the maximum, 4096"),

@@ -1,26 +1,39 @@
-"""FSDP2: processes that divide model and optimizer give the result of one, whoever goes on from their checkpoints."""
+"""FSDP2 and ZeRO: processes that divide model and optimizer give the result of one, whoever goes on from their
+checkpoints."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import os
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from run_folder import events, run, short_recipe, short_run, weights
 
-from service.cycle.launch import TrainerProcess
-from trainer.ranks import launch
+from trainer.check import check_deepspeed
+from trainer.errors import UnusableInput
+from trainer.fit.zero import make_zero
+from trainer.ranks import launch, rank_environment
 from trainer.records import EventTail
 from trainer.run_dir import RunDirectory, held_lock
 from trainer.stop import StopRequest
 
+ROOT = Path(__file__).parents[2]
 FOUR = {
     "lora__dropout": 0.0,
     "lora__rank": 32,
     "training__gradient_accumulation_steps": 1,
     "distributed__processes": 2,
     "distributed__strategy": "fsdp2",
+    "training__optimizer": "adamw",
 }
 
 
@@ -28,27 +41,105 @@ def losses(directory: RunDirectory, name: str) -> list[float]:
     return [event["loss"] for event in events(directory, name)]
 
 
+STRATEGIES = ["fsdp2", "zero2", "zero3"]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Callable[[str, str], RunDirectory]:
+    """The run that one process trains."""
+
+    @functools.cache
+    def trained(quantization: str, dtype: str) -> RunDirectory:
+        recipe = short_recipe(**FOUR, base__quantization=quantization, base__compute_dtype=dtype)
+        directory = short_run(tmp_path_factory.mktemp("runs") / "one", recipe)
+        assert run(directory) == 0
+        return directory
+
+    return trained
+
+
+RANK = """
+import sys
+from trainer.imports import import_trainer
+import_trainer()
+from trainer.__main__ import main
+sys.exit(max(main(["run", root]) for root in sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Callable[[str, str], dict[str, RunDirectory]]:
+    """The runs that two processes train, one after another, by strategy. A start of each would take longer."""
+
+    @functools.cache
+    def trained(quantization: str, dtype: str) -> dict[str, RunDirectory]:
+        folder = tmp_path_factory.mktemp("runs")
+        how = FOUR | {"base__quantization": quantization, "base__compute_dtype": dtype}
+        usable = [name for name in STRATEGIES if not name.startswith("zero") or importlib.util.find_spec("deepspeed")]
+        runs = {
+            name: short_run(folder / name, short_recipe(**how | {"distributed__strategy": name})) for name in usable
+        }
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, "-c", RANK, *(str(directory.root) for directory in runs.values())],
+                cwd=ROOT, stdin=subprocess.DEVNULL, env=os.environ | rank_environment(rank, 2, folder / "rendezvous"),
+            )
+            for rank in range(2)
+        ]  # fmt: skip
+        assert [rank.wait(200) for rank in ranks] == [0, 0]
+        return runs
+
+    return trained
+
+
+def needs_deepspeed(strategy: str) -> None:
+    if strategy.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed: pip install 'codelupe[deepspeed]'")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(
-    ("quantization", "dtype", "digits"),
-    [("nf4", "float32", 1e-5), pytest.param("none", "bfloat16", 2e-3, marks=pytest.mark.long)],
+    ("quantization", "dtype"),
+    [
+        ("nf4", "float32"),
+        pytest.param("none", "float32", marks=pytest.mark.long),
+        pytest.param("none", "bfloat16", marks=pytest.mark.long),
+        pytest.param("nf4", "bfloat16", marks=pytest.mark.long),
+    ],
 )
-def test_divided_weights_give_the_result_of_one_process(tmp_path, quantization, dtype, digits):
-    """In bfloat16, one rounding of a gradient that is summed in another order moves the third digit."""
-    how = FOUR | {"base__quantization": quantization, "base__compute_dtype": dtype, "training__optimizer": "adamw"}
-    two = short_run(tmp_path / "two", short_recipe(**how, distributed__launcher="torchrun"))
-    process = TrainerProcess(two, {})
-    one = short_run(tmp_path / "one", short_recipe(**how))
-    assert TrainerProcess(one, {}).wait(120) == 0, one.log.read_text()[-3000:]
-    assert process.wait(120) == 0, two.log.read_text()[-3000:]
+def test_divided_weights_give_the_result_of_one_process(one, two, quantization, dtype, strategy):
+    needs_deepspeed(strategy)
+    alone, both = one(quantization, dtype), two(quantization, dtype)[strategy]
+    assert [event["strategy"] for event in events(both, "strategy")] == [strategy]
     for name in ("step", "evaluation"):
-        assert losses(two, name) == pytest.approx(losses(one, name), rel=digits), name
-    ours, theirs = weights(one.adapter), weights(two.adapter)
+        # Some held-out losses of zero3 in bfloat16 differ in the fourth digit. Its steps do not.
+        digits = 2e-4 if (strategy, dtype, name) == ("zero3", "bfloat16", "evaluation") else 1e-5
+        assert losses(both, name) == pytest.approx(losses(alone, name), rel=digits), name
+    norms = [[event["grad_norm"] for event in events(which, "step")] for which in (alone, both)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-5), "AdamW does not notice gradients of another size"
+    ours, theirs = weights(alone.adapter), weights(both.adapter)
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(theirs[name], ours[name], rtol=0, atol=20 * digits)
-    shards = sorted((two.checkpoints / "step-000005" / "optimizer").iterdir())
+        torch.testing.assert_close(theirs[name], ours[name], rtol=0, atol=2e-4)
+    shards = sorted((both.checkpoints / "step-000005" / "optimizer").iterdir())
     assert len(shards) == 2 and all(path.suffix == ".safetensors" for path in shards)
-    assert not any(path.name.startswith(".") for path in two.checkpoints.iterdir())
+    assert not any(path.name.startswith(".") for path in both.checkpoints.iterdir())
+
+
+def test_zero_without_deepspeed_is_refused_before_loading(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    recipe = short_recipe(**FOUR | {"distributed__strategy": "zero3"})
+    with pytest.raises(UnusableInput, match=r"zero3 needs DeepSpeed.*pip install 'codelupe\[deepspeed\]'"):
+        check_deepspeed(recipe, 2)
+    check_deepspeed(recipe, 1)
+    check_deepspeed(short_recipe(**FOUR), 2)
+
+
+def test_zero_refuses_a_base_with_experts():
+    config = SimpleNamespace(num_local_experts=4, num_experts_per_tok=2)
+    model = SimpleNamespace(model=SimpleNamespace(get_base_model=lambda: SimpleNamespace(config=config)))
+    with pytest.raises(UnusableInput, match="zero2 cannot train a base with experts"):
+        make_zero(model, None, None, stage=2)
 
 
 def go_on(directory: RunDirectory, processes: int, until: int | None = None) -> int:
@@ -74,10 +165,12 @@ def go_on(directory: RunDirectory, processes: int, until: int | None = None) -> 
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(("optimizer", "digits"), [("adamw", 1e-5), ("adamw_8bit", 1e-2)])
-def test_a_checkpoint_of_two_processes_goes_on_with_one_and_with_four(tmp_path, optimizer, digits):
+def test_a_checkpoint_of_two_processes_goes_on_with_one_and_with_four(tmp_path, optimizer, digits, strategy):
     """8-bit states have their scales in other places when they are divided otherwise."""
-    how = FOUR | {"training__optimizer": optimizer, "training__num_epochs": 4}
+    needs_deepspeed(strategy)
+    how = FOUR | {"training__optimizer": optimizer, "training__num_epochs": 4, "distributed__strategy": strategy}
     directory = short_run(tmp_path / "run", short_recipe(**how))
     assert go_on(directory, 2, until=3) == 75
     assert go_on(directory, 1, until=8) == 75

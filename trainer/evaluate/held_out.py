@@ -15,6 +15,7 @@ from trainer.data.encoder import TokenSample
 from trainer.evaluate.score import SampleScore, Score, total
 from trainer.model.batch import Batch
 from trainer.model.memory import is_out_of_memory
+from trainer.model.step import inner
 from trainer.stop import StopRequest
 
 
@@ -81,7 +82,7 @@ class HeldOut:
 
     def base_by_sample(self) -> list[SampleScore]:
         """Measure each sample with the adapter disabled."""
-        with self.accelerator.unwrap_model(self.model).model.disable_adapter():
+        with inner(self.model).model.disable_adapter():
             return self.by_sample()
 
     @torch.no_grad()

@@ -32,7 +32,7 @@ class FitContext:
     recipe: Recipe
     accelerator: Accelerator
     model: Any
-    """A LossModel, wrapped by accelerate."""
+    """What computes the loss: a LossModel, wrapped by accelerate or DeepSpeed."""
     optimizer: Any
     together: Together
     windows: Windows
@@ -47,12 +47,12 @@ class FitContext:
     @property
     def adapted(self) -> Any:
         """The PEFT model inside."""
-        return self.accelerator.unwrap_model(self.model).model
+        return self.together.model.model
 
     @property
     def routing(self) -> Routing | None:
         """What follows the routers of a mixture of experts."""
-        found: Routing | None = self.accelerator.unwrap_model(self.model).routing
+        found: Routing | None = self.together.model.routing
         return found
 
     def members(self, step: int) -> list[TokenSample]:

@@ -2,6 +2,9 @@
 
 8-bit optimizers keep codes for blocks of 256 numbers, and a block may belong to two ranks. Therefore a divided state is
 saved as float32, and each rank makes its codes of its own share again. With the same shares they are the same.
+
+ZeRO divides the numbers otherwise, in a row over all parameters. They are saved as fsdp2 divides them, one parameter at
+a time, so that any strategy goes on from the checkpoints of another.
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ from bitsandbytes.optim.optimizer import Optimizer8bit
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.tensor import DTensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from trainer.fit.together import Together
+from trainer.fit.zero import ZeroTogether
 from trainer.model.shards import local, own_share
 
 BLOCK = 256
@@ -37,6 +42,11 @@ def save_moments(folder: Path, together: Together, optimizer: torch.optim.Optimi
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     together.accelerator.wait_for_everyone()
+    state = _of_zero(together, optimizer) if isinstance(together, ZeroTogether) else _of_shares(together, optimizer)
+    save(state, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+
+
+def _of_shares(together: Together, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     state: dict[str, Any] = {}
     names = dict.fromkeys(
         name for _, share in together.pairs for name in optimizer.state.get(share, {}) if name in KEPT
@@ -47,16 +57,36 @@ def save_moments(folder: Path, together: Together, optimizer: torch.optim.Optimi
             kept = optimizer.state.get(share)
             numbers = torch.zeros_like(share, dtype=torch.float32) if not kept else _numbers(kept, name)
             state[f"{place}.{name}"] = _divided(numbers.view_as(share), parameter)
-    save(state, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    return state
+
+
+def _of_zero(together: ZeroTogether, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    kept, mesh = optimizer.state[together.flat], _mesh(together)
+    vectors = {name: _numbers(kept, name).flatten() for name in kept if name in KEPT}
+    return {
+        f"{place}.{name}": distribute_tensor(
+            together.whole_numbers(place, vector), mesh, [Shard(0)], src_data_rank=None
+        )
+        for name, vector in vectors.items()
+        for place in range(len(together.parameters))
+    }
+
+
+def _mesh(together: Together) -> DeviceMesh:
+    return init_device_mesh(together.accelerator.device.type, (together.accelerator.num_processes,))
 
 
 def load_moments(folder: Path, together: Together) -> Moments:
-    """Read each rank's share of a saved state, whoever saved it."""
+    """Read each rank's share of a saved state, whoever saved it. With ZeRO: all of it, to host memory."""
     reader = HuggingFaceStorageReader(str(folder))
     state: dict[str, Any] = {}
     parameters = together.trained()
     for key in reader.read_metadata().state_dict_metadata:
-        parameter = parameters[int(key.partition(".")[0])]
+        place = int(key.partition(".")[0])
+        if isinstance(together, ZeroTogether):
+            state[key] = torch.zeros(together.shapes[place])
+            continue
+        parameter = parameters[place]
         zeros = torch.zeros_like(local(parameter.data), dtype=torch.float32, device="cpu")
         state[key] = _divided(zeros, parameter) if isinstance(parameter, DTensor) else zeros
     load(state, storage_reader=reader, no_dist=not dist.is_initialized())
@@ -88,6 +118,9 @@ def set_moments(together: Together, optimizer: Any, moments: Moments, scalars: M
     """Give an optimizer its state. Whole numbers are divided as the parameters are."""
     for group, found in zip(optimizer.param_groups, scalars["param_groups"], strict=True):
         group.update({name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+    if isinstance(together, ZeroTogether):
+        _fill_zero(together, optimizer, moments, scalars["step"])
+        return
     owned = together.pairs or [(parameter, parameter) for parameter in together.trained()]
     if isinstance(optimizer, Optimizer8bit):
         optimizer.fill_qmap()
@@ -100,6 +133,19 @@ def set_moments(together: Together, optimizer: Any, moments: Moments, scalars: M
             for name, tensor in numbers.items()
         }
         _fill(optimizer, place, share, mine, scalars["step"])
+
+
+def _fill_zero(together: ZeroTogether, optimizer: Any, moments: Moments, step: float) -> None:
+    """Give the optimizer of this rank's vector its numbers of whole moments."""
+    if isinstance(optimizer, Optimizer8bit):
+        optimizer.fill_qmap()
+    vectors: Moments = {}
+    for key, tensor in moments.items():
+        place, _, name = key.partition(".")
+        vector = vectors.setdefault(name, torch.zeros_like(together.flat, dtype=torch.float32))
+        together.own_numbers(int(place), tensor, vector)
+    if vectors:
+        _fill(optimizer, 0, together.flat, vectors, step)
 
 
 def _share(tensor: torch.Tensor, parameter: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

@@ -88,13 +88,13 @@ class Passes:
 
         A pack's gradient is weighted by its share of the window's tokens on all ranks.
         """
-        accelerator, model = self.context.accelerator, self.context.model
-        if self.context.routing:
-            self.context.routing.begin()  # a window that ran out of memory is counted once
-        total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        context = self.context
+        if context.routing:
+            context.routing.begin()  # a window that ran out of memory is counted once
+        total = torch.zeros((), dtype=torch.float64, device=context.accelerator.device)
         for piece in pieces:
-            loss, _ = model(piece.to(accelerator.device))
-            accelerator.backward(loss * (self.context.together.averaged_over / supervised))
+            loss, _ = context.model(piece.to(context.accelerator.device))
+            context.together.backward(loss * (context.together.averaged_over / supervised))
             total += loss.detach().double()
         return float(total)
 

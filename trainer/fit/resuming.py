@@ -39,6 +39,7 @@ def save_state(context: FitContext, progress: Progress) -> None:
 def restore_state(context: FitContext, checkpoint: Checkpoint) -> Progress:
     """Load a checkpoint into model, optimizer and random generators. Returns its progress."""
     set_adapter_weights(context.adapted, checkpoint.adapter)
+    context.together.weights_changed()
     optimizer = _inner(context.optimizer)
     if checkpoint.shards is not None:
         set_moments(
@@ -60,6 +61,7 @@ def restore_state(context: FitContext, checkpoint: Checkpoint) -> Progress:
 def load_weights(context: FitContext, step: int) -> None:
     """Load the adapter's weights of a checkpointed step into the model."""
     set_adapter_weights(context.adapted, load_adapter(context.checkpoints, step))
+    context.together.weights_changed()
 
 
 def _inner(optimizer: Any) -> Any:

@@ -3,6 +3,7 @@
 ddp     each rank holds all parameters. Gradients are summed once a step, after all passes: a rank that runs out of
         memory in a pass leaves no other waiting, and all repeat the step with smaller passes
 fsdp2   each rank holds its share of everything. Passes are made in step with the others
+zero2   and zero3: see zero.py
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Together:
 
     @property
     def averaged_over(self) -> int:
-        """By how many ranks gradients are divided: fsdp2 averages them, and the loss must make up for it."""
+        """By how many ranks gradients are divided: fsdp2 and ZeRO average them, and the loss must make up for it."""
         return self.accelerator.num_processes if self.sharded else 1
 
     def trained(self) -> list[torch.nn.Parameter]:
@@ -49,6 +50,13 @@ class Together:
         for parameter, share in self.pairs:
             if parameter.grad is not None:
                 share.grad, parameter.grad = local(parameter.grad).to(share.dtype), None
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a pass to those of the window."""
+        self.accelerator.backward(loss)
+
+    def weights_changed(self) -> None:
+        """Notice that the adapter's weights were loaded."""
 
     def most(self, *values: float) -> list[float]:
         """Return the largest of each value on any rank."""

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from trainer.errors import UnusableInput
 from trainer.model.base import check_targets
 from trainer.model.mixture import router_names
-from trainer.model.shards import whole
+from trainer.model.shards import gathered, whole
 from trainer.recipe import Lora, Moe
 
 
@@ -145,8 +145,9 @@ def check_parent(parent: Path, lora: Lora, *, routers: list[str] | None = None) 
 
 def adapter_weights(adapted: Any) -> dict[str, torch.Tensor]:
     """Return CPU copies of the adapter's weights, by PEFT's file names. With shards, every rank takes part."""
-    state = get_peft_model_state_dict(adapted)
-    return {name: whole(tensor.detach()).to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+    with gathered(adapted):
+        state = get_peft_model_state_dict(adapted)
+        return {name: whole(tensor.detach()).to("cpu", copy=True).contiguous() for name, tensor in state.items()}
 
 
 @torch.no_grad()
@@ -177,4 +178,4 @@ def _relative_norm(module: Any) -> float:
 
 def trainable_parameters(adapted: Any) -> int:
     """Number of trainable parameters."""
-    return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    return sum(getattr(p, "ds_numel", p.numel()) for p in adapted.parameters() if p.requires_grad)

@@ -1,4 +1,4 @@
-"""Divides a model among the processes of a run with FSDP2, layer by layer, and gathers its adapter again.
+"""Divides a model among the processes of a run with FSDP2, layer by layer, and gathers a divided adapter again.
 
     layer's weights   a share on each rank; the layer in use is gathered from all of them
     4-bit weights     the same, as bfloat16: a parameter of bytes cannot be divided. The bits stay what they are
@@ -9,6 +9,8 @@ Not covered: experts in 4 bits.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import bitsandbytes as bnb
@@ -38,14 +40,36 @@ def shard_model(model: Any, device: torch.device) -> None:
         )
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
-            module.quant_state = module.weight.quant_state
-            module.weight = torch.nn.Parameter(module.weight.data.flatten().view(torch.bfloat16), requires_grad=False)
-            compute_unpacked(module)
+            store_as_bfloat16(module)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     for layer in decoder_layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def store_as_bfloat16(layer: Any) -> None:
+    """Store a layer's 4-bit weights as a plain parameter that can be divided. The bits stay what they are."""
+    layer.quant_state = layer.weight.quant_state
+    layer.weight = torch.nn.Parameter(layer.weight.data.flatten().view(torch.bfloat16), requires_grad=False)
+    compute_unpacked(layer)
+
+
+@contextmanager
+def gathered(model: Any, *, changing: bool = False) -> Iterator[None]:
+    """Have all trained parameters of a model that DeepSpeed divides. Does nothing for another model.
+
+    Args:
+        changing: they are given other values, the same on all ranks
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if changing else None):
+        yield
 
 
 def own_share(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -71,7 +95,8 @@ def set_adapter_weights(adapted: Any, weights: dict[str, torch.Tensor]) -> None:
     """Give an adapter its weights, by PEFT's file names. Each rank takes its share."""
     own = get_peft_model_state_dict(adapted)
     if not any(isinstance(tensor, DTensor) for tensor in own.values()):
-        set_peft_model_state_dict(adapted, weights)
+        with gathered(adapted, changing=True):
+            set_peft_model_state_dict(adapted, weights)
         return
     for name, tensor in own.items():
         local(tensor).copy_(own_share(weights[name], tensor))

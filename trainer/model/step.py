@@ -67,6 +67,12 @@ class LossModel(nn.Module):
         return loss, correct
 
 
+def inner(model: Any) -> LossModel:
+    """Return the LossModel inside of what computes the loss. (accelerate's own function imports DeepSpeed.)"""
+    found: LossModel = getattr(model, "module", model)
+    return found
+
+
 @torch.no_grad()
 def check_head(model: Any) -> None:
     """Raises UnusableInput unless the head, applied to the last hidden states, gives the model's own logits.

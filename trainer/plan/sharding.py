@@ -29,16 +29,18 @@ def strategies(recipe: Recipe) -> Iterator[Recipe]:
         yield replace(recipe, distributed=replace(recipe.distributed, strategy=strategy))
 
 
-def trains_sharded(recipe: Recipe) -> bool:
-    """Whether this run's processes divide the model among them. Training divides with fsdp2 only."""
-    return recipe.distributed.strategy == "fsdp2" and world_size() > 1
+def training_strategy(recipe: Recipe) -> str:
+    """Return ddp, fsdp2, zero2 or zero3: what this run's processes train with. `auto` is ddp, which needs nothing else
+    and goes on when a process runs out of memory."""
+    chosen = recipe.distributed.strategy
+    return "ddp" if world_size() == 1 or chosen == "auto" else chosen
 
 
 def trained_by(recipe: Recipe, processes: int) -> Recipe:
     """Return the recipe as `processes` cards train it."""
-    if recipe.distributed.strategy == "fsdp2":
-        return replace(recipe, distributed=Distributed(processes=processes, strategy="fsdp2"))
-    return unsharded(recipe, processes)
+    if recipe.distributed.strategy in ("auto", "ddp"):
+        return unsharded(recipe, processes)
+    return replace(recipe, distributed=Distributed(processes=processes, strategy=recipe.distributed.strategy))
 
 
 def unsharded(recipe: Recipe, processes: int) -> Recipe:

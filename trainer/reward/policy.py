@@ -97,7 +97,7 @@ class Policy:
     @property
     def adapted(self) -> Any:
         """The PEFT model inside."""
-        return self.loaded.accelerator.unwrap_model(self.loaded.model).model
+        return self.loaded.together.model.model
 
     def step(self, samples: Sequence[TokenSample], *, divide_by: float, rate: float) -> float:
         """Take one step on samples, whose weights are their advantages. Returns the norm of the gradient.
