@@ -26,7 +26,7 @@ EXCHANGE_EFFICIENCY = 0.7
 0.7 to 0.85."""
 BUCKET_ELEMENTS = 1 << 24
 """With ddp, gradients are summed in pieces of so many numbers, so that the copy stays small."""
-WEIGHTS = ("weights", "quantization", "embeddings", "output head", "routers", "norms", "adapter")
+WEIGHTS = ("weights", "embeddings", "output head", "routers", "norms", "adapter")
 """Prefixes of the lines that zero3 and fsdp2 gather."""
 FLOAT32_BYTES = 4
 

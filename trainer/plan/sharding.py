@@ -20,6 +20,8 @@ CHOSEN_FROM = ("ddp", "fsdp2")
 """Strategies that `auto` chooses from. zero2 and zero3 need DeepSpeed, and are taken by name only."""
 DIVIDED = ("gradients", "optimizer")
 """Prefixes of the lines that zero2 divides."""
+WHOLE = ("quantization",)
+"""Prefixes of the lines that no strategy divides: bitsandbytes keeps a matrix's constants beside it."""
 
 
 def strategies(recipe: Recipe) -> Iterator[Recipe]:
@@ -62,7 +64,8 @@ def shard(lines: list[Line], model: Model, recipe: Recipe) -> list[Line]:
             return [_share(line, processes) if line.name.startswith(DIVIDED) else line for line in lines]
         case _:
             gathered = Line(name="gathered layer", bytes=_largest_unit(lines, model), kind="static")
-            return [*(_share(line, processes) for line in lines), gathered]
+            divided = [line if line.name.startswith(WHOLE) else _share(line, processes) for line in lines]
+            return [*divided, gathered]
 
 
 def _share(line: Line, processes: int) -> Line:
@@ -73,5 +76,5 @@ def _largest_unit(lines: list[Line], model: Model) -> int:
     """Return the bytes of what is gathered at once: a layer with its adapter, or the embeddings, or the head."""
     by_name = {line.name: line.bytes for line in lines}
     ends = [by_name.get(name, 0) for name in ("embeddings", "output head")]
-    of_layers = sum(size for name, size in by_name.items() if name.startswith(("weights", "quantization", "adapter")))
+    of_layers = sum(size for name, size in by_name.items() if name.startswith(("weights", "adapter")))
     return max(of_layers // model.layers, *ends)
