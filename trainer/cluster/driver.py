@@ -57,9 +57,9 @@ def drive(directory: RunDirectory, recipe: Recipe, stop: StopRequest) -> int:
         Stopped
     """
     ray = import_ray()
-    stop.handle_signals()  # Ray has set its own
     name = run_name(directory)
     with connected(ray, recipe.distributed.address), stop.deferred(), new_desk(ray, name, stop) as desk:
+        stop.handle_signals()  # Ray has set its own
         machines = Machines(ray, recipe)
         for number in range(1, MOST_LOST + 2):
             wait_for_earlier(ray, directory, name, machines)

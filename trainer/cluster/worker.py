@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from trainer.cluster.desk import Order, Word
+from trainer.errors import Stopped
 from trainer.ranks import ALONE_SECONDS, LOCK_HELD, STOP_SECONDS
 
 NAMESPACE = "codelupe"
@@ -52,7 +54,7 @@ def train_rank(config: Mapping[str, Any]) -> None:
         time.sleep(POLL_SECONDS)
         order = line.say()
     if order.kind != "go":
-        line.say(code=75)
+        line.say(code=Stopped.exit_code)
         return
     variables = rank_variables(
         order,
@@ -87,7 +89,8 @@ def run_rank(line: Line, directory: str, variables: Mapping[str, str], lock: Pat
                 asked_at = time.monotonic()
             time.sleep(POLL_SECONDS)
         reader.join(2)
-        line.say(_lines(output), code=process.returncode)
+        before_listening = asked_at is not None and process.returncode == -signal.SIGTERM
+        line.say(_lines(output), code=Stopped.exit_code if before_listening else process.returncode)
     finally:
         process.kill()
         process.wait()
