@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import signal
@@ -11,16 +12,20 @@ import time
 from pathlib import Path
 
 import pytest
-from run_folder import events, make_run, run, same, short_recipe, short_rows, short_run, weights
+from run_folder import events, make_run, run, short_recipe, short_rows, short_run
 
 from service.cycle.launch import TrainerProcess
+from trainer.cluster import driver
 from trainer.cluster.desk import Desk, Order, Word
 from trainer.cluster.driver import passed_on, run_name
-from trainer.cluster.machines import fitting
-from trainer.cluster.worker import rank_variables
-from trainer.errors import RecipeError
+from trainer.cluster.machines import Machines, fitting
+from trainer.cluster.worker import rank_variables, ranks_lock
+from trainer.errors import ClusterFailed, RecipeError
+from trainer.recipe_commands import prepare_command
 from trainer.recipe_file import parse_recipe
 from trainer.records import EventTail, read_outcomes
+from trainer.run_dir import RunDirectoryError, write_json
+from trainer.stop import StopRequest
 
 ROOT = Path(__file__).parents[2]
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (make dev)")
@@ -95,6 +100,7 @@ def test_without_ray_the_run_says_what_to_install_before_anything_is_loaded(tmp_
     (failed,) = events(directory, "failed")
     assert "pip install 'codelupe[ray]'" in failed["message"]
     assert [event["event"] for event in events(directory)] == ["failed"]
+    assert prepare_command(directory.recipe) == 2, "the service asks before it claims"
 
 
 @needs_ray
@@ -114,7 +120,10 @@ def test_without_a_cluster_the_run_can_be_started_again(tmp_path, monkeypatch):
     ("distributed", "expected"),
     [
         ({"address": "10.0.0.1:6379"}, "distributed.address: has no effect with launcher: process"),
-        ({"launcher": "torchrun", "wait_seconds": 5}, "distributed.wait_seconds: has no effect with launcher: torchrun"),
+        (
+            {"launcher": "torchrun", "wait_seconds": 5},
+            "distributed.wait_seconds: has no effect with launcher: torchrun",
+        ),
         ({"launcher": "ray", "processes": 2, "least_processes": 3}, "least_processes: 3 is greater than"),
         ({"launcher": "ray", "gpus_per_process": 2}, "gpus_per_process: 2 is above the maximum, 1"),
     ],
@@ -191,7 +200,7 @@ def test_two_nodes_give_the_result_of_one_process(tmp_path, cluster):
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_lost_node_is_a_restart_from_the_last_checkpoint(tmp_path, cluster):
-    """First with another node in its place, then with one process less: both end with the rows of an undisturbed run."""
+    """One process less goes on. The rows are those of an undisturbed run."""
     how = {"evaluation__interval_fraction": 0.1, "training__num_epochs": 6}
     directory = short_run(tmp_path / "run", on(cluster, **how))
     process = TrainerProcess(directory, {})
@@ -241,3 +250,56 @@ def test_who_is_told_to_stop_stops_all(tmp_path, cluster, how):
     again.ask_to_stop()
     assert again.wait(60) == 75
     assert gone(directory, 30)
+
+
+@needs_ray
+@pytest.mark.long
+def test_no_two_starts_of_a_run_train_at_once(tmp_path, cluster, monkeypatch):
+    """Another machine's start cannot see the lock. The name, the ranks' lock and the lost machines hold it back."""
+    import ray
+
+    directory, stop = short_run(tmp_path / "run", on(cluster)), StopRequest()
+    name = run_name(directory)
+    for constant in ("NAME_WAIT_SECONDS", "END_SECONDS", "GONE_SECONDS"):
+        monkeypatch.setattr(driver, constant, 1.0)
+    with driver.connected(ray, cluster.address):
+        with (
+            driver.new_desk(ray, name, stop),
+            pytest.raises(RunDirectoryError, match="another start"),
+            driver.new_desk(ray, name, stop),
+        ):
+            pass
+        monkeypatch.setattr(driver, "NAME_WAIT_SECONDS", 30.0)
+        with driver.new_desk(ray, name, stop):
+            pass  # the name is free again
+        machines = Machines(ray, on(cluster))
+        node = next(iter(machines.alive()))
+        with ranks_lock(name).open("a") as held:
+            fcntl.flock(held, fcntl.LOCK_SH)
+            driver.wait_for_earlier(ray, directory, name, machines)  # no earlier start
+            write_json(directory.machines, {"machines": {node: "192.0.2.1"}})
+            with pytest.raises(ClusterFailed, match=r"still runs on 192\.0\.2\.1"):
+                driver.wait_for_earlier(ray, directory, name, machines)
+            assert directory.machines.exists()
+        driver.wait_for_earlier(ray, directory, name, machines)
+        assert not directory.machines.exists()
+        write_json(directory.machines, {"machines": {"0" * 56: "192.0.2.1"}})
+        began = time.monotonic()
+        driver.wait_for_earlier(ray, directory, name, machines)
+        assert time.monotonic() - began >= 1.0 and not directory.machines.exists(), "a lost machine is waited out"
+
+
+@needs_ray
+@pytest.mark.long
+def test_a_run_waits_for_machines_and_says_so(cluster):
+    import ray
+
+    recipe = short_recipe(
+        **(TWO | {"distributed__processes": 3, "distributed__least_processes": 3, "distributed__wait_seconds": 1}),
+        distributed__address=cluster.address,
+    )
+    with driver.connected(ray, cluster.address):
+        with pytest.raises(ClusterFailed, match=r"room for 2 processes with 1 CPU each.*needs 3"):
+            Machines(ray, recipe).wait_for_processes(StopRequest())
+        cluster.add_node(num_cpus=1)
+        assert Machines(ray, recipe).wait_for_processes(StopRequest()) == 3

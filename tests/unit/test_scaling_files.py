@@ -1,4 +1,4 @@
-"""The files of docs/scaling/ train a run directory: checked by the dry runs of Slurm and Kubernetes, and under torchrun."""
+"""The files of docs/scaling/ train a run directory: checked by Slurm, by Kubernetes' schema, and under torchrun."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 GresTypes=gpu
 SlurmdParameters=config_overrides
-NodeName=127.0.0.[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[2]}] CPUs=32 RealMemory=1000 Gres=gpu:8
+NodeName=127.0.0.[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[2]}] CPUs=32 Gres=gpu:8
 PartitionName=all Nodes=ALL Default=YES State=UP
 """
 
@@ -76,9 +76,12 @@ def slurm(tmp_path_factory):
     log = (folder / "log").open("wb")
     started = [subprocess.Popen(command, env=environment, stdout=log, stderr=log) for command in commands]
     end = time.monotonic() + 30
-    while "2" not in subprocess.run(
-        ["sinfo", "-h", "-t", "idle", "-o", "%D"], env=environment, capture_output=True, text=True
-    ).stdout:
+    while (
+        "2"
+        not in subprocess.run(
+            ["sinfo", "-h", "-t", "idle", "-o", "%D"], env=environment, capture_output=True, text=True
+        ).stdout
+    ):
         assert time.monotonic() < end, (folder / "log").read_text()[-2000:]
         time.sleep(0.2)
     yield environment
@@ -105,16 +108,33 @@ def test_slurm_accepts_the_script(slurm, tmp_path):
 
 @needs_slurm
 @pytest.mark.long
-def test_slurm_trains_a_run_on_two_nodes(slurm, tmp_path):
-    directory = short_run(tmp_path / "run", short_recipe(**TWO))
-    options = ["--wait", "--gpus-per-node=1", "--cpus-per-task=1", f"--output={tmp_path}/log"]
-    environment = {**slurm, "VIRTUAL_ENV": str(Path(sys.executable).parents[1]), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        ["sbatch", *options, str(SBATCH), str(directory.root)], env=environment, capture_output=True, text=True, timeout=250
-    )
-    log = tmp_path / "log"
-    assert done.returncode == 0, done.stdout + done.stderr + (log.read_text()[-3000:] if log.exists() else "no log")
-    assert events(directory, "started")[0]["world_size"] == 2 and directory.report.exists()
+def test_slurm_trains_a_run_on_two_nodes_after_a_stop(slurm, tmp_path):
+    directory = short_run(tmp_path / "run", short_recipe(**TWO, training__num_epochs=4))
+    log, environment = tmp_path / "log", {**slurm, "VIRTUAL_ENV": str(Path(sys.executable).parents[1])}
+    environment["PYTHONPATH"] = str(ROOT)
+    options = [
+        "--gpus-per-node=1",
+        "--cpus-per-task=1",
+        f"--output={log}",
+        "--open-mode=append",
+        "--wait",
+        "--parsable",
+    ]
+    command = ["sbatch", *options, str(SBATCH), str(directory.root)]
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    job, end = first.stdout.readline().strip(), time.monotonic() + 120
+    while not events(directory, "step"):
+        assert time.monotonic() < end, log.read_text()[-3000:]
+        time.sleep(0.1)
+    subprocess.run(["scancel", "--signal=TERM", job], env=environment, check=True)
+    assert first.wait(60) != 0
+    stopped = max(event["step"] for event in events(directory, "step"))
+    assert events(directory, "stopping") and (directory.checkpoints / f"step-{stopped:06d}").is_dir()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr + log.read_text()[-3000:]
+    assert [event["world_size"] for event in events(directory, "started")] == [2, 2]
+    assert events(directory, "started")[1]["resumed_from_step"] == stopped and directory.report.exists()
 
 
 def test_the_kubernetes_job_has_only_known_keys(tmp_path):

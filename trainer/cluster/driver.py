@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from trainer.check import check_launcher
 from trainer.cluster.attempt import Attempt, Ended
 from trainer.cluster.desk import Desk
 from trainer.cluster.machines import Machines
@@ -56,7 +57,7 @@ def drive(directory: RunDirectory, recipe: Recipe, stop: StopRequest) -> int:
         RunDirectoryError: another start trains this run.
         Stopped
     """
-    ray = import_ray()
+    ray = import_ray(recipe)
     name = run_name(directory)
     with connected(ray, recipe.distributed.address), stop.deferred(), new_desk(ray, name, stop) as desk:
         stop.handle_signals()  # Ray has set its own
@@ -77,19 +78,19 @@ def drive(directory: RunDirectory, recipe: Recipe, stop: StopRequest) -> int:
     raise ClusterFailed(f"The cluster lost a machine {MOST_LOST + 1} times. The next start resumes from the checkpoint")
 
 
-def import_ray() -> Any:
+def import_ray(recipe: Recipe) -> Any:
     """Import Ray. Raises UnusableInput if it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    check_launcher(recipe)
     try:
         ray = importlib.import_module("ray")
         importlib.import_module("ray.train")
         return ray
     except ImportError as error:
         raise UnusableInput(
-            f"distributed.launcher: ray needs Ray Train ({error}). Install it with `pip install 'codelupe[ray]'`, on "
-            "this machine and on those of the cluster, or choose another launcher"
+            f"Ray Train cannot be used ({error}). Install it with `pip install 'codelupe[ray]'`"
         ) from error
 
 
