@@ -19,16 +19,24 @@ class Cluster:
     """`auto`: 1 if a machine of the cluster has a GPU, else 0."""
     least_processes: int = number(1, 1, 4096)
     """Minimum number of processes: with fewer, the run waits for machines."""
+    storage: str | None = None
+    """Where files travel between machines without a shared folder, as an fsspec URL: `s3://BUCKET/PREFIX`, `gs://…`,
+    `file:///…`. None: all machines have the run directory at the same path."""
     wait_seconds: float = number(600.0, 1.0)
     """How long a run waits for machines. Then it ends with exit code 1, and the service starts it again."""
 
 
-def cluster_problems(launcher: str, processes: int | str, cluster: Cluster) -> Iterator[str]:
+def cluster_problems(launcher: str, processes: int | str, strategy: str, cluster: Cluster) -> Iterator[str]:
     """Yield contradictions between the cluster's keys and others of `distributed`."""
     if launcher != "ray":
         for item in fields(Cluster):
             if getattr(cluster, item.name) != item.default:
                 yield f"distributed.{item.name}: has no effect with launcher: {launcher}. Remove it, or use ray"
-    elif isinstance(processes, int) and cluster.least_processes > processes:
+        return
+    if cluster.storage is not None and "://" not in cluster.storage:
+        yield f"distributed.storage: {cluster.storage} is no URL, such as s3://BUCKET/PREFIX or file:///FOLDER"
+    if cluster.storage is not None and strategy == "fsdp2":
+        yield "distributed.storage: the processes of fsdp2 write one checkpoint together, in a shared folder. Use ddp"
+    if isinstance(processes, int) and cluster.least_processes > processes:
         least = cluster.least_processes
         yield f"distributed.least_processes: {least} is greater than distributed.processes, {processes}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.cluster.desk import Order, Word
+from trainer.cluster.storage import Storage, bring_results, send_run
 from trainer.cluster.worker import train_rank
 from trainer.ranks import CAUSES, POLL_SECONDS, SETTLE_SECONDS, STOP_SECONDS, cause_of
 from trainer.run_dir import RunDirectory, write_json
@@ -39,7 +41,7 @@ class Attempt:
 
     def __init__(
         self, ray: Any, desk: Any, directory: RunDirectory, name: str, number: int, processes: int,
-        resources: Mapping[str, float], environment: Mapping[str, str], folder: str,
+        resources: Mapping[str, float], environment: Mapping[str, str], folder: str, storage: str | None,
     ) -> None:  # fmt: skip
         self._ray, self._desk, self._directory = ray, desk, directory
         self._number, self._processes, self._environment = number, processes, environment
@@ -49,11 +51,16 @@ class Attempt:
         self._heard_at: dict[int, float] = {}
         self._failure: BaseException | None = None
         """Why Ray Train ended, if it failed."""
-        config = {"name": name, "attempt": number, "directory": str(directory.root)}
+        self._start_name = f"{int(time.time())}-{secrets.token_hex(4)}"
+        self._storage = None if storage is None else Storage(storage, name)
+        config = {"name": name, "attempt": number, "directory": str(directory.root), "storage": storage,
+                  "start": self._start_name}  # fmt: skip
         self._thread = threading.Thread(target=self._fit, args=[config, resources, folder], daemon=True)
 
     def run(self, stop: StopRequest) -> Ended:
         """Start, and wait for the end of all ranks."""
+        if self._storage is not None:
+            send_run(self._storage, self._directory, self._start_name)
         self._give("wait")
         self._thread.start()
         failed_at: float | None = None
@@ -61,6 +68,7 @@ class Attempt:
             self._listen(asked=failed_at is not None and time.monotonic() > failed_at + SETTLE_SECONDS)
             if len(self._codes) == self._processes:
                 self._thread.join(ANSWER_SECONDS)
+                self._bring()
                 code, rank = cause_of(self._codes)
                 return Ended(code=code, rank=rank)
             if failed_at is None and any(self._codes.values()):
@@ -99,6 +107,9 @@ class Attempt:
                 continue
             self._heard_at[word.rank] = time.monotonic()
             sys.stdout.write("".join(word.lines))
+            if word.events:
+                with self._directory.events.open("a", encoding="utf-8") as file:
+                    file.write(word.events)
             if word.code is not None and word.rank not in self._codes:
                 self._codes[word.rank] = 0 if asked else word.code
             if word.rank not in self._words:
@@ -119,6 +130,11 @@ class Attempt:
         order = Order(kind=kind, attempt=self._number, meeting=meeting, environment=environment)
         self._ray.get(self._desk.give.remote(order), timeout=ANSWER_SECONDS)
 
+    def _bring(self) -> None:
+        """Bring back what the ranks have sent to the storage, if there is one."""
+        if self._storage is not None:
+            bring_results(self._storage, self._directory, self._start_name)
+
     def _silent(self) -> bool:
         now = time.monotonic()
         return any(
@@ -128,6 +144,7 @@ class Attempt:
     def _lost(self) -> Ended:
         """Ray Train has ended, or a rank is silent. A code that says why a rank failed is the cause."""
         self._give("kill")
+        self._bring()
         if self._directory.report.exists():  # the first rank was done
             return Ended(code=0)
         if any(code in CAUSES for code in self._codes.values()):

@@ -25,8 +25,12 @@ class Word:
     """Ray's id of the machine."""
     meeting: str
     """HOST:PORT where the ranks could meet, if this one is the first."""
+    number: int = 0
+    """Counts the rank's words. A word whose answer was lost is said again, and the desk takes it once."""
     lines: tuple[str, ...] = ()
     """What the process has written since the last word."""
+    events: str = ""
+    """New lines of events.jsonl, if the run has no shared folder."""
     code: int | None = None
     """Exit code of the process, if it has ended. Negative: a signal."""
 
@@ -50,10 +54,14 @@ class Desk:
     def __init__(self) -> None:
         self._words: list[Word] = []
         self._order = Order(kind="wait", attempt=0)
+        self._taken: dict[tuple[int, int], int] = {}
+        """Number of the last word of each rank, by attempt and rank."""
 
     def hear(self, word: Word) -> Order:
         """Take a rank's word, and return its order. A rank of an earlier attempt must end."""
-        self._words.append(word)
+        if word.number > self._taken.get((word.attempt, word.rank), -1):
+            self._taken[word.attempt, word.rank] = word.number
+            self._words.append(word)
         return self._order if word.attempt == self._order.attempt else replace(self._order, kind="kill", environment={})
 
     def take(self) -> list[Word]:

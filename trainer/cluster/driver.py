@@ -26,6 +26,7 @@ from trainer.check import check_launcher
 from trainer.cluster.attempt import Attempt, Ended
 from trainer.cluster.desk import Desk
 from trainer.cluster.machines import Machines
+from trainer.cluster.storage import Storage
 from trainer.cluster.worker import GONE_SECONDS, NAMESPACE, wait_for_ranks
 from trainer.errors import ClusterFailed, UnusableInput
 from trainer.ranks import POLL_SECONDS, report_cause
@@ -59,6 +60,8 @@ def drive(directory: RunDirectory, recipe: Recipe, stop: StopRequest) -> int:
     """
     ray = import_ray(recipe)
     name = run_name(directory)
+    if recipe.distributed.storage is not None:
+        Storage(recipe.distributed.storage, name)  # refused before anything is started
     with connected(ray, recipe.distributed.address), stop.deferred(), new_desk(ray, name, stop) as desk:
         stop.handle_signals()  # Ray has set its own
         machines = Machines(ray, recipe)
@@ -68,7 +71,16 @@ def drive(directory: RunDirectory, recipe: Recipe, stop: StopRequest) -> int:
             write_stderr(f"{processes} process{'es' * (processes != 1)} on the Ray cluster")
             with tempfile.TemporaryDirectory(prefix="codelupe-ray-") as folder:
                 ended = Attempt(
-                    ray, desk, directory, name, number, processes, machines.resources(), passed_on(os.environ), folder
+                    ray,
+                    desk,
+                    directory,
+                    name,
+                    number,
+                    processes,
+                    machines.resources(),
+                    passed_on(os.environ),
+                    folder,
+                    recipe.distributed.storage,
                 ).run(stop)
             if ended.code is not None:
                 directory.machines.unlink(missing_ok=True)

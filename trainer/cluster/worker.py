@@ -18,12 +18,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+from trainer.cluster.courier import Courier
 from trainer.cluster.desk import Order, Word
+from trainer.cluster.storage import Storage, fetch_run
 from trainer.errors import Stopped
 from trainer.ranks import ALONE_SECONDS, LOCK_HELD, STOP_SECONDS
+from trainer.run_dir import RunDirectory
 
 NAMESPACE = "codelupe"
 POLL_SECONDS = 0.2
@@ -38,7 +42,8 @@ def train_rank(config: Mapping[str, Any]) -> None:
     """Run one rank to its end. Ray Train calls this on each worker.
 
     Args:
-        config: `name` of the run in the cluster, `attempt`, `directory`
+        config: `name` of the run in the cluster, `attempt`, `directory`, `storage` (URL or None), `start` (names the
+            attempt among those of all drivers)
     """
     import ray
     from ray.train import get_context
@@ -63,25 +68,31 @@ def train_rank(config: Mapping[str, Any]) -> None:
         context.get_local_rank(),
         context.get_local_world_size(),
     )
-    run_rank(line, config["directory"], variables, ranks_lock(config["name"]))
-
-
-def run_rank(line: Line, directory: str, variables: Mapping[str, str], lock: Path) -> None:
-    """Start the process, and follow it to its end."""
-    with lock.open("a") as held:
+    with ranks_lock(config["name"]).open("a") as held:  # until the results are sent, too
         fcntl.flock(held, fcntl.LOCK_SH)  # shared by the ranks of a machine. The process inherits it
-        process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", "run", directory],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=PROJECT,
-            env={**os.environ, **variables}, pass_fds=(held.fileno(),), text=True, errors="replace",
-        )  # fmt: skip
+        directory, courier = config["directory"], None
+        if config["storage"] is not None:
+            storage, start = Storage(config["storage"], config["name"]), config["start"]
+            directory = str(fetch_run(storage, config["name"], start))
+            if first.rank == 0:
+                courier = Courier(storage, RunDirectory(Path(directory)), start, line.is_heard)
+        run_rank(line, directory, variables, held.fileno(), courier)
+
+
+def run_rank(line: Line, directory: str, variables: Mapping[str, str], lock: int, courier: Courier | None) -> None:
+    """Start the process, and follow it to its end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer", "run", directory],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=PROJECT,
+        env={**os.environ, **variables}, pass_fds=(lock,), text=True, errors="replace",
+    )  # fmt: skip
     output: queue.SimpleQueue[str] = queue.SimpleQueue()
     reader = threading.Thread(target=_read, args=[process.stdout, output], daemon=True)
     reader.start()
     asked_at: float | None = None
     try:
         while process.poll() is None:
-            order = line.say(_lines(output))
+            order = line.say(_lines(output), courier.events() if courier else "")
             if order.kind == "kill" or (asked_at is not None and _late(asked_at, line)):
                 process.kill()
             elif order.kind == "stop" and asked_at is None:
@@ -90,7 +101,10 @@ def run_rank(line: Line, directory: str, variables: Mapping[str, str], lock: Pat
             time.sleep(POLL_SECONDS)
         reader.join(2)
         before_listening = asked_at is not None and process.returncode == -signal.SIGTERM
-        line.say(_lines(output), code=Stopped.exit_code if before_listening else process.returncode)
+        code = Stopped.exit_code if before_listening else process.returncode
+        problem = courier.finish() if courier else None
+        lines = (*_lines(output), *([f"{problem}\n"] if problem else []))
+        line.say_last(lines, courier.events() if courier else "", code if problem is None else 1)
     finally:
         process.kill()
         process.wait()
@@ -109,21 +123,42 @@ class Line:
         self._desk: Any = None
         self._heard_at = time.monotonic()
         self._last = Order(kind="wait", attempt=first.attempt)
-        self._unsent: tuple[str, ...] = ()
+        self._unsaid = first
+        """What the next word is going to say."""
+        self._word: Word | None = None
+        """A word that has not been answered yet."""
 
     def unheard_for(self) -> float:
         """Return the time in seconds since the desk last answered."""
         return time.monotonic() - self._heard_at
 
-    def say(self, lines: tuple[str, ...] = (), code: int | None = None) -> Order:
+    def is_heard(self) -> bool:
+        """Whether the driver can be reached."""
+        return self.unheard_for() < UNHEARD_SECONDS
+
+    def say_last(self, lines: tuple[str, ...], events: str, code: int) -> None:
+        """Say everything, and then the exit code: the driver listens no longer. Try until the desk has both."""
+        self.say(lines, events)
+        while (self._word is not None or self._unsaid.lines or self._unsaid.events) and self.is_heard():
+            time.sleep(POLL_SECONDS)
+            self.say()
+        self.say(code=code)
+        while self._word is not None and self.is_heard():
+            time.sleep(POLL_SECONDS)
+            self.say(code=code)
+
+    def say(self, lines: tuple[str, ...] = (), events: str = "", code: int | None = None) -> Order:
         """Say a word and return the order. Without an answer for a while, the order is to stop."""
-        self._unsent += lines
-        word = Word(**{**vars(self._first), "lines": self._unsent, "code": code})
+        said = self._unsaid
+        self._unsaid = replace(said, lines=said.lines + lines, events=said.events + events, code=code)
+        if self._word is None:
+            self._word = self._unsaid
+            self._unsaid = replace(self._first, number=self._word.number + 1)
         try:
             if self._desk is None:
                 self._desk = self._ray.get_actor(self._name, namespace=NAMESPACE)
-            self._last = self._ray.get(self._desk.hear.remote(word), timeout=UNHEARD_SECONDS / 2)
-            self._heard_at, self._unsent = time.monotonic(), ()
+            self._last = self._ray.get(self._desk.hear.remote(self._word), timeout=UNHEARD_SECONDS / 2)
+            self._heard_at, self._word = time.monotonic(), None
         except (self._ray.exceptions.RayError, ValueError):  # no such actor: the driver has ended
             self._desk = None
             if self.unheard_for() > UNHEARD_SECONDS:
