@@ -104,16 +104,15 @@ def test_without_ray_the_run_says_what_to_install_before_anything_is_loaded(tmp_
 
 
 @needs_ray
-def test_without_a_cluster_the_run_can_be_started_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "")
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where Ray looks for a cluster of this machine
-    directory = short_run(tmp_path / "run", short_recipe(**TWO))
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere"])
+def test_without_a_cluster_the_run_can_be_started_again(tmp_path, address):
+    directory = short_run(tmp_path / "run", short_recipe(**TWO, distributed__address=address))
     process = subprocess.run(
         [sys.executable, "-m", "trainer", "run", str(directory.root)],
         cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert process.returncode == 1, process.stderr
-    assert "no Ray cluster at auto" in process.stderr and "Traceback" not in process.stderr
+    assert f"no Ray cluster at {address}" in process.stderr and "Traceback" not in process.stderr
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ class Ended:
     """The rank that the exit code is from."""
     why: str = ""
     """What was lost."""
+    complete: bool = False
+    """Whether all ranks have said that they ended."""
 
 
 class Attempt:
@@ -70,7 +72,7 @@ class Attempt:
                 self._thread.join(ANSWER_SECONDS)
                 self._bring()
                 code, rank = cause_of(self._codes)
-                return Ended(code=code, rank=rank)
+                return Ended(code=code, rank=rank, complete=True)
             if failed_at is None and any(self._codes.values()):
                 failed_at = time.monotonic()
             since = 0.0 if failed_at is None else time.monotonic() - failed_at

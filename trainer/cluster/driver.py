@@ -16,10 +16,11 @@ import hashlib
 import importlib
 import logging
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from trainer.check import check_launcher
@@ -37,6 +38,7 @@ from trainer.stop import StopRequest, write_stderr
 
 MOST_LOST = 8
 """So many times a start goes on after it has lost a machine."""
+CONNECT_SECONDS = 10.0
 NAME_WAIT_SECONDS = 60.0
 """How long to wait until a driver that has just ended frees the run's name."""
 END_SECONDS = 90.0
@@ -82,8 +84,9 @@ def drive(directory: RunDirectory, recipe: Recipe, stop: StopRequest) -> int:
                     folder,
                     recipe.distributed.storage,
                 ).run(stop)
-            if ended.code is not None:
+            if ended.complete:
                 directory.machines.unlink(missing_ok=True)
+            if ended.code is not None:
                 return report_cause(directory, ended.code, ended.rank, processes)
             stop.check()
             say_lost(directory, ended)
@@ -109,10 +112,15 @@ def import_ray(recipe: Recipe) -> Any:
 @contextmanager
 def connected(ray: Any, address: str) -> Iterator[None]:
     """Connect this process to the cluster. Its job ends with the block, or when the process is gone."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or address
     try:
+        if address != "auto":  # Ray itself would try for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
         ray.init(
-            address=None if address == "auto" and "RAY_ADDRESS" in os.environ else address, namespace=NAMESPACE,
-            log_to_driver=False, logging_level=logging.ERROR, configure_logging=True,
+            address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR,
+            configure_logging=True,
         )  # fmt: skip
     except Exception as error:  # Ray has no common error for this
         raise ClusterFailed(
@@ -121,6 +129,8 @@ def connected(ray: Any, address: str) -> Iterator[None]:
         ) from error
     try:
         yield
+    except ray.exceptions.RayError as error:
+        raise ClusterFailed(f"The Ray cluster failed ({' '.join(str(error).split())[:300]})") from error
     finally:
         ray.shutdown()
 
@@ -148,7 +158,8 @@ def new_desk(ray: Any, name: str, stop: StopRequest) -> Iterator[Any]:
     try:
         yield desk
     finally:
-        ray.kill(desk)
+        with suppress(ray.exceptions.RayError):
+            ray.kill(desk)
 
 
 def run_name(directory: RunDirectory) -> str:
