@@ -35,8 +35,10 @@ def cluster_problems(launcher: str, processes: int | str, strategy: str, cluster
         return
     if cluster.storage is not None and "://" not in cluster.storage:
         yield f"distributed.storage: {cluster.storage} is no URL, such as s3://BUCKET/PREFIX or file:///FOLDER"
-    if cluster.storage is not None and strategy == "fsdp2":
-        yield "distributed.storage: the processes of fsdp2 write one checkpoint together, in a shared folder. Use ddp"
+    if cluster.storage is not None and strategy in ("fsdp2", "zero2", "zero3"):
+        yield (
+            f"distributed.storage: processes of {strategy} write one checkpoint together, in a shared folder. Use ddp"
+        )
     if isinstance(processes, int) and cluster.least_processes > processes:
         least = cluster.least_processes
         yield f"distributed.least_processes: {least} is greater than distributed.processes, {processes}"
