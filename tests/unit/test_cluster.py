@@ -147,6 +147,8 @@ def test_a_rank_of_an_earlier_attempt_is_told_to_end():
     told = desk.hear(old)
     assert told.kind == "kill" and not told.environment
     assert desk.take() == [new, old] and desk.take() == []
+    desk.hear(new)  # said again, because the answer was lost
+    assert desk.take() == []
 
 
 def test_ranks_get_no_paths_and_gpus_of_the_drivers_machine(monkeypatch):
