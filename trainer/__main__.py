@@ -18,7 +18,8 @@ from trainer.errors import Stopped, TrainerError, UnusableInput
 from trainer.evaluate.request import add_arguments, request_from
 from trainer.events import Events
 from trainer.imports import collector_paused, compiler_off, import_trainer, set_up_torch
-from trainer.ranks import RENDEZVOUS, end_like, launch, ranks_to_start
+from trainer.ranks import ALONE_SECONDS, LOCK_HELD, RENDEZVOUS, end_like, launch, ranks_to_start, recipe_for_ray
+from trainer.recipe import Recipe
 from trainer.reward.entry import add_reward, reward_command
 from trainer.run_dir import RunDirectory, RunDirectoryError, held_lock
 from trainer.stop import PrefixedOutput, StopRequest, write_stderr
@@ -85,11 +86,13 @@ def run_command(root: Path) -> int:
     set_up_torch()
     stop = StopRequest()
     try:
-        stop.listen(most_seconds=LAST_SECONDS if world_size() > 1 else None)
-        if _rank() != 0 or RENDEZVOUS in os.environ:  # rank 0 or the launcher holds the lock for all
+        stop.listen(most_seconds=_last_seconds())
+        if _rank() != 0 or RENDEZVOUS in os.environ or LOCK_HELD in os.environ:  # rank 0 or the launcher holds the lock
             return _train_to_exit_code(directory, stop)
         number = ranks_to_start(directory)
         with held_lock(directory.lock, wait_seconds=LOCK_WAIT_SECONDS) as lock:
+            if (recipe := recipe_for_ray(directory)) is not None and not directory.report.exists():
+                return end_like(_drive(directory, recipe, stop))
             if number > 1 and not directory.report.exists():
                 return end_like(launch(directory, number, stop, lock))
             return _train_to_exit_code(directory, stop)
@@ -195,6 +198,20 @@ def toy_command(architecture: str, out: Path) -> int:
     return 0
 
 
+def _drive(directory: RunDirectory, recipe: Recipe, stop: StopRequest) -> int:
+    """Train on a Ray cluster. Its ranks write the events of the run, this process those of the cluster."""
+    from trainer.cluster.driver import drive
+
+    events = Events(directory.events)
+    try:
+        return drive(directory, recipe, stop)
+    except Stopped as stopped:
+        events.emit("stopping", reason=str(stopped))
+        raise
+    except TrainerError as error:
+        return _failed(events, error.exit_code, str(error))
+
+
 def _train_to_exit_code(directory: RunDirectory, stop: StopRequest) -> int:
     """Train, and report every outcome as an event and an exit code."""
     if directory.report.exists():
@@ -230,6 +247,13 @@ def _failed(events: Events, code: int, message: str) -> int:
     events.emit("failed", code=code, message=message)
     write_stderr(message)
     return code
+
+
+def _last_seconds() -> float | None:
+    """Time to stop after stdin has closed. None: as long as it takes."""
+    if LOCK_HELD in os.environ:
+        return ALONE_SECONDS
+    return LAST_SECONDS if world_size() > 1 else None
 
 
 def _rank() -> int:

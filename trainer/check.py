@@ -115,6 +115,15 @@ def check_deepspeed(recipe: Recipe, world: int) -> None:
         )
 
 
+def check_launcher(recipe: Recipe) -> None:
+    """Raises UnusableInput if the recipe's launcher is not installed on this machine."""
+    if recipe.distributed.launcher == "ray" and importlib.util.find_spec("ray") is None:
+        raise UnusableInput(
+            "distributed.launcher: ray needs Ray Train, which is not installed. Install it here and on the machines of "
+            "the cluster with `pip install 'codelupe[ray]'`, or choose another launcher"
+        )
+
+
 def world_size() -> int:
     """Number of processes that train this run, as the launcher says."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -29,6 +29,10 @@ class MissingTool(TrainerError):
     exit_code = 3
 
 
+class ClusterFailed(TrainerError):
+    """The cluster cannot be reached, or has too few machines. A later start may find it in order."""
+
+
 class StepFailed(TrainerError):
     """A step or an evaluation failed."""
 

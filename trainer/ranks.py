@@ -32,6 +32,10 @@ from trainer.stop import StopRequest, write_stderr
 
 RENDEZVOUS = "CODELUPE_RENDEZVOUS"
 """Path of the file over which the ranks find each other. A file needs no port, which another program could take."""
+LOCK_HELD = "CODELUPE_LOCK_HELD"
+"""Set for a rank that a driver started, which holds the run's lock: the rank must not wait for it."""
+ALONE_SECONDS = 15.0
+"""Time for such a rank to stop after whoever started it is gone."""
 POLL_SECONDS = 0.1
 SETTLE_SECONDS = 3.0
 """After one rank has failed, time for the others to end for the same reason."""
@@ -49,7 +53,18 @@ def ranks_to_start(directory: RunDirectory) -> int:
         recipe = load_recipe(directory.recipe)
     except RecipeError:
         return 1
-    return 1 if recipe.distributed.launcher == "process" else ranks_for(recipe, visible_cards())
+    return ranks_for(recipe, visible_cards()) if recipe.distributed.launcher == "torchrun" else 1
+
+
+def recipe_for_ray(directory: RunDirectory) -> Recipe | None:
+    """Return the run's recipe if a Ray cluster is to train it, and this process is not one of its ranks."""
+    if "WORLD_SIZE" in os.environ:
+        return None
+    try:
+        recipe = load_recipe(directory.recipe)
+    except RecipeError:  # whoever trains reports it
+        return None
+    return recipe if recipe.distributed.launcher == "ray" else None
 
 
 def ranks_for(recipe: Recipe, cards: int) -> int:
@@ -86,7 +101,11 @@ def launch(directory: RunDirectory, number: int, stop: StopRequest, lock: int) -
             ranks.wait(stop)
         finally:
             ranks.kill()
-    code, rank = cause_of(ranks.codes)
+    return report_cause(directory, *cause_of(ranks.codes), number)
+
+
+def report_cause(directory: RunDirectory, code: int, rank: int, number: int) -> int:
+    """Write the event of a run that a rank made fail, unless that rank has. Returns the exit code."""
     if code not in (0, Stopped.exit_code) and (rank != 0 or code < 0):  # rank 0 has written its own
         message = f"process {rank} of {number} {_ending(code)}. trainer.log has its last lines, after [rank {rank}]"
         append_event(directory.events, "failed", code=code, message=message)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from trainer.recipe_cluster import Cluster
 from trainer.recipe_experiment import Experiment
 from trainer.recipe_reward import Reward
 from trainer.recipe_tracking import Tracking
@@ -139,18 +140,18 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distributed:
+class Distributed(Cluster):
     """How many GPUs the recipe is made for, and who starts their processes (docs/scaling.md).
 
     An optimizer step takes batch_size × gradient_accumulation_steps × processes samples, however many processes train.
     With fewer of them, each accumulates more.
     """
 
-    launcher: str = choice("process", "torchrun")
+    launcher: str = choice("process", "torchrun", "ray")
     """`process`: one process trains. `torchrun`: one process for each GPU of this machine, each with torchrun's
-    variables. Whoever starts a run with torchrun by hand needs neither."""
+    variables. `ray`: one for each GPU of a Ray cluster. Whoever starts a run with torchrun by hand needs none."""
     processes: int | Literal["auto"] = number(1, 1, 4096, word="auto")
-    """Number of GPUs, with one process each. `auto`: those that this machine shows, and a step takes batch_size ×
+    """Number of GPUs, with one process each. `auto`: those of this machine or cluster, and a step takes batch_size ×
     gradient_accumulation_steps samples, so that the result does not depend on their number."""
     strategy: str = choice("auto", "ddp", "fsdp2", "zero2", "zero3")
     """What each process holds only a share of. ddp: nothing. fsdp2: weights, gradients and optimizer. With DeepSpeed:

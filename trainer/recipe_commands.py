@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainer.check import check_compiler
+from trainer.check import check_compiler, check_launcher
 from trainer.errors import TrainerError
 from trainer.imports import collector_paused
 from trainer.recipe import Recipe
@@ -59,6 +59,7 @@ def prepare_command(path: Path) -> int:
         recipe = load_recipe(path)
         check_builders(recipe.data)
         check_compiler(recipe)
+        check_launcher(recipe)
         with collector_paused():
             from trainer.model.base import prepare_base
             from trainer.model.mixture import check_router

@@ -12,6 +12,7 @@ import yaml
 
 from trainer.errors import RecipeError
 from trainer.recipe import Recipe, Training
+from trainer.recipe_cluster import cluster_problems
 from trainer.recipe_experiment import experiment_problems
 
 
@@ -257,6 +258,7 @@ def _contradictions_in_size(recipe: Recipe) -> Iterator[str]:
         yield "corpus.tokens: has no effect without corpus.samples"
     elif corpus.tokens is not None and corpus.samples is not None and corpus.tokens < corpus.samples:
         yield f"corpus.tokens: {corpus.tokens} is less than corpus.samples, {corpus.samples}"
+    yield from cluster_problems(distributed.launcher, distributed.processes, distributed.strategy, distributed)
     if distributed.processes == 1 and distributed.strategy in ("fsdp2", "zero2", "zero3"):
         yield f"distributed.strategy: {distributed.strategy} shares nothing, because distributed.processes is 1"
     if distributed.strategy in ("fsdp2", "zero2", "zero3") and recipe.training.optimizer == "adafactor":

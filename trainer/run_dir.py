@@ -77,6 +77,11 @@ class RunDirectory:
         return self.root / "lock"
 
     @property
+    def machines(self) -> Path:
+        """Names the machines of a cluster on which processes of this run may be."""
+        return self.root / "cluster.json"
+
+    @property
     def events(self) -> Path:
         return self.root / "events.jsonl"
 

@@ -40,10 +40,14 @@ class StopRequest:
                 may wait for another that is gone
         """
         self._most_seconds = most_seconds
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        self.handle_signals()
         if _held_open(0):
             threading.Thread(target=self._watch_stdin, name="stdin", daemon=True).start()
+
+    def handle_signals(self) -> None:
+        """Handle the signals, again if a library has set handlers of its own."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
 
     def request(self, reason: str) -> None:
         """Record a request. The first reason counts."""

@@ -208,6 +208,11 @@ class Watcher:
     def _damaged(self, record: dict[str, Any]) -> None:
         self._log("Skipped a damaged checkpoint", record, "path", "message", level=logging.WARNING)
 
+    def _machine_lost(self, record: dict[str, Any]) -> None:
+        self.failure = None  # of a process that lost another one: the run goes on
+        self._log("Training lost a machine and goes on from its last checkpoint", record, "message",
+                  level=logging.WARNING)  # fmt: skip
+
     def _stopping(self, record: dict[str, Any]) -> None:
         self._log("Training is stopping", record, "reason")
 
@@ -239,6 +244,7 @@ HANDLERS: dict[str, Callable[[Watcher, dict[str, Any]], None]] = {
     "out_of_memory": Watcher._out_of_memory,
     "non_finite": Watcher._non_finite,
     "tracker": Watcher._tracker,
+    "machine_lost": Watcher._machine_lost,
     "stopping": Watcher._stopping,
     "failed": Watcher._failed,
     "finished": Watcher._finished,

@@ -83,7 +83,7 @@ def test_every_problem_is_listed_at_once():
             "DeepSpeed keeps a float32 copy",
         ),
         ({"distributed": {"processes": "all"}}, "expected a whole number or auto, not 'all'"),
-        ({"distributed": {"launcher": "slurm"}}, "'slurm' is not one of process, torchrun"),
+        ({"distributed": {"launcher": "slurm"}}, "'slurm' is not one of process, torchrun, ray"),
         ({"distributed": {"processes": 4097}}, "above the maximum, 4096"),
         ({"training": {"max_steps": 0}}, "max_steps: 0 is below"),
     ],

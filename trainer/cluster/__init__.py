@@ -1,0 +1,1 @@
+"""Trains a run directory on a Ray cluster. Nothing else of the trainer imports Ray."""
