@@ -124,6 +124,7 @@ def test_mixtral_moe_trains_attention_and_routers_and_counts_experts(place: Code
     assert "expert use" in shown.stdout and "entropy" in shown.stdout
 
 
+@pytest.mark.long
 def test_qwen_5090_trains_in_four_bits(place: Codelupe) -> None:
     folder, found = smoke(place, "qwen-5090", str(PROJECT / "service"))  # files of the usual lengths
     assert found["decision"] == "promote"

@@ -404,13 +404,12 @@ def test_codelupe_plan_runs_the_trainers_plan(tmp_path):
             cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
 
-    done = plan("--vram-gib", "8", "--json")
+    done = plan("--vram-gib", "8", "--gpus", "16", "--strategy", "zero3", "--network-gbits", "1", "--json")
     facts = json.loads(done.stdout)
     assert done.returncode == 0 and facts["micro_batch_tokens"] == 3 * 512  # BATCH_SIZE over the recipe
-    assert plan("--vram-gib", "0.5", "--samples", "80", "--tokens-per-sample", "99.5").returncode == 3
-    facts = json.loads(plan("--gpus", "16", "--strategy", "zero3", "--network-gbits", "1", "--json").stdout)
     assert (facts["processes"], facts["strategy"]) == (16, "zero3")
-    assert facts["step_seconds"] >= facts["accumulation"] * facts["exchange_seconds"]["hidden"] > 0
+    assert facts["step_seconds"] >= facts["accumulation"] * facts["exchange_seconds"]["hidden"] > 0.001
+    assert plan("--vram-gib", "0.5", "--samples", "80", "--tokens-per-sample", "99.5").returncode == 3
 
 
 def test_evaluation_takes_at_most_a_tenth_of_a_run_of_the_default_recipe(no_hub, capsys, tmp_path):

@@ -163,7 +163,7 @@ def test_the_kubernetes_job_starts_as_many_machines_as_it_says():
     assert command[-1].startswith(mounts["data"]), "the run directory is on the shared volume"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_agents_of_torchrun_train_one_run(tmp_path):
     """As on two machines: each has an agent, and they find each other at one address."""
     one, two = (short_run(tmp_path / name, short_recipe(**TWO)) for name in ("one", "two"))
