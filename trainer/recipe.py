@@ -155,8 +155,8 @@ class Distributed(Cluster):
     gradient_accumulation_steps samples, so that the result does not depend on their number."""
     strategy: str = choice("auto", "ddp", "fsdp2", "zero2", "zero3")
     """What each process holds only a share of. ddp: nothing. fsdp2: weights, gradients and optimizer. With DeepSpeed:
-    zero2 (gradients and optimizer), zero3 (also the weights). `auto` is trained as ddp, and planned as the faster of ddp
-    and fsdp2 that fits."""
+    zero2 (gradients and optimizer), zero3 (also the weights). `auto` is trained as ddp, and planned as the faster of
+    ddp and fsdp2 that fits."""
 
     @property
     def cards(self) -> int:
