@@ -187,5 +187,6 @@ def _config(stage: int) -> dict[str, Any]:
             "stage3_prefetch_bucket_size": BUCKET_NUMBERS,
             "stage3_param_persistence_threshold": WHOLE_NUMBERS,
             "sub_group_size": 1 << 60,  # one vector
+            "memory_efficient_linear": False,  # it replaces torch's own, and rounds to 16 bits before it adds a bias
         },
     }
