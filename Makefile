@@ -2,6 +2,7 @@
 # make test    run lint, type checks, import contracts and all tests (the same as CI)
 # make bench   compare the optimizer step with other trainers on this machine
 # make bench-cycle     measure the time from the start of a run to its first step
+# make bench-ranks     compare runs of two processes with the same run of one
 # make bench-gpu       measure the default recipe's step on this machine's GPU, with a model in the shape of the 14B;
 #                      without a GPU it says why it cannot run
 # make bench-growth    measure polls, sweeps and claims on 20 million rows; creates them first (10 GB)
@@ -22,7 +23,7 @@ ARGS        ?=
 # pip shows its progress in a terminal. Elsewhere its output stays short.
 QUIET       := $(if $(MAKE_TERMOUT),$(if $(CI),-q),-q)
 
-.PHONY: up install dev test test-long faults containers bench bench-cycle bench-gpu bench-continual bench-samples bench-growth bench-page check format lock clean
+.PHONY: up install dev test test-long faults containers bench bench-cycle bench-ranks bench-gpu bench-continual bench-samples bench-growth bench-page check format lock clean
 
 up: install
 	@exec $(BIN)/codelupe up $(ARGS)
@@ -78,6 +79,9 @@ bench: install
 
 bench-cycle: install
 	$(BIN)/python benchmarks/cycle/__main__.py $(ARGS)
+
+bench-ranks: install
+	$(BIN)/python benchmarks/cycle/ranks.py $(ARGS)
 
 bench-gpu: install
 	$(BIN)/python benchmarks/gpu $(ARGS)

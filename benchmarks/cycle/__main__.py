@@ -10,7 +10,6 @@ It writes benchmarks/results/cycle-<machine>.md.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import re
 import shutil
@@ -20,21 +19,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "cycle")]
 
-from trainer.model.base import resolve
-from trainer.model.tiny_corpus import is_pretraining_file, library_files
-from trainer.recipe import pinned
-from trainer.recipe_file import dump_recipe, load_recipe
-from trainer.records import EventTail, Row, json_line
-from trainer.run_dir import RunDirectory, write_manifest, write_text
+from made_run import HELD_OUT, ROWS, make_run, processor
 
-ROWS, HELD_OUT = 114, 6
+from trainer.records import EventTail
+from trainer.run_dir import RunDirectory
+
 INTRODUCTION = """\
 # From the trainer's launch to its first step, on {processor}
 
@@ -52,27 +47,6 @@ PARTS = {
     "all": ("launch", "step"),
 }
 """Maps each part to the marks at its beginning and its end."""
-
-
-def make_run(root: Path) -> None:
-    """Write the run directory that a claim would write. The tiny base has not seen its rows."""
-    recipe = load_recipe(ROOT / "recipes" / "embedded.yaml")
-    model, revision = resolve(recipe.base)
-    recipe = pinned(recipe, model=model, revision=revision)
-    texts = [item for item in library_files() if not is_pretraining_file(item[0]) and 50 <= len(item[1]) <= 4000]
-    rows = [_row(number, path, text) for number, (path, text) in enumerate(texts[: ROWS + HELD_OUT], 1)]
-    directory = RunDirectory(root)
-    root.mkdir()
-    write_text(directory.recipe, dump_recipe(recipe))
-    write_text(directory.rows, "".join(json_line(asdict(row)) for row in rows[:ROWS]))
-    write_text(directory.held_out, "".join(json_line(asdict(row)) for row in rows[ROWS:]))
-    base = {"model": model, "revision": revision}
-    write_manifest(root, run_id=1, stream=recipe.stream, seed=42, parent_version=None, base=base)
-
-
-def _row(number: int, path: str, text: str) -> Row:
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return Row(file_id=number, repository="stdlib", path=path, language="python", content=text, sha256=digest)
 
 
 def marks_of_start(checkout: Path, run: Path, cache: Path) -> dict[str, float]:
@@ -141,11 +115,6 @@ def revision(checkout: Path) -> str:
     """Return the checkout's commit, marked as dirty if files differ from it."""
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or checkout.name
-
-
-def processor() -> str:
-    names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    return f"{names[0] if names else 'unknown processor'}, {len(names)} cores"
 
 
 def main() -> None:

@@ -43,6 +43,7 @@ from service.up import actions
 from service.web.board import Board, Snapshot
 from service.web.http import HttpServer, create_app, listen
 from trainer.recipe import Recipe, pinned
+from trainer.recipe_file import with_overrides
 from trainer.run_dir import read_json, write_text
 
 HERE = Path(__file__).parent
@@ -80,6 +81,8 @@ class Options:
     hygiene: tuple[tuple[str, str], ...] = ()
     """Overrides the recipe's hygiene settings."""
     held_out_fraction: float | None = None
+    recipe: tuple[tuple[str, Any], ...] = ()
+    """Overrides of the recipe, by keys with dots."""
     status_file: Path | None = None
     """The file for the state of the pool and of health, written 20 times a second."""
     short_timeouts: bool = False
@@ -119,6 +122,7 @@ def settings_of(options: Options) -> Settings:
 
 def recipe_of(settings: Settings, options: Options) -> Recipe:
     recipe = pinned(settings.recipe, model="tiny-qwen2", revision=options.revision)
+    recipe = with_overrides(recipe, dict(options.recipe))
     changes: dict[str, Any] = dict(options.hygiene)
     fraction = options.held_out_fraction
     return replace(

@@ -8,6 +8,7 @@ import database_faults
 import disk
 import fitting_faults
 import http_load
+import killed_ranks
 import kills
 import leaders
 import machine
@@ -40,6 +41,7 @@ MODULES = (
     announced,
     neighbours,
     shared_source,
+    killed_ranks,
     mutants,
 )
 ROWS: dict[int, Row] = {number: row for module in MODULES for number, row in module.ROWS.items()}

@@ -23,6 +23,7 @@ from safeguards import (
     lost_rows,
     neighbours,
     one_writer,
+    ranks,
     running,
     settings,
     trained_twice,
@@ -47,6 +48,7 @@ MODULES = (
     announced,
     commands,
     neighbours,
+    ranks,
 )
 MUTANTS: dict[str, Mutant] = {title: mutant for module in MODULES for title, mutant in module.MUTANTS.items()}
 """The safeguards by title."""
