@@ -28,7 +28,7 @@ def under_torchrun(root: Path, processes: int) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.long  # test_ranks.py compares two processes of the launcher with one
+@pytest.mark.long  # test_shards.py compares two processes of the launcher with one
 def test_two_processes_give_the_result_of_one(tmp_path):
     recipe = short_recipe(lora__dropout=0.0, training__gradient_accumulation_steps=1, distributed__processes=2)
     recipe = with_overrides(recipe, {"tracking.tensorboard": True})

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from run_folder import events, run, same, short_recipe, short_run, weights
+from run_folder import events, same, short_recipe, short_run, weights
 
 from service.cycle.launch import TrainerProcess
 from trainer import ranks
@@ -124,21 +124,6 @@ with stop.deferred():
         os.close(writer)
 
 
-def test_a_run_starts_its_processes_and_gives_the_result_of_one(tmp_path):
-    recipe = short_recipe(**TWO)
-    one = short_run(tmp_path / "one", short_recipe(**(TWO | {"distributed__launcher": "process"})))
-    two = short_run(tmp_path / "two", recipe)
-    process = TrainerProcess(two, {})
-    assert run(one) == 0
-    assert process.wait(120) == 0, two.log.read_text()[-3000:]
-    assert events(two, "started")[0]["world_size"] == 2
-    for name in ("step", "evaluation"):
-        expected, found = ([event["loss"] for event in events(which, name)] for which in (one, two))
-        assert found == pytest.approx(expected, rel=1e-5), name
-    assert one.rows_outcome.read_bytes() == two.rows_outcome.read_bytes()
-    assert not alive(two)
-
-
 @pytest.mark.long
 def test_a_killed_process_ends_all_and_the_run_resumes(tmp_path):
     directory = short_run(tmp_path / "run", short_recipe(**TWO, evaluation__interval_fraction=0.2))
@@ -157,9 +142,8 @@ def test_a_killed_process_ends_all_and_the_run_resumes(tmp_path):
     assert same(weights(whole.adapter), weights(directory.adapter))
 
 
-@pytest.mark.parametrize(
-    "how", [pytest.param("service", marks=pytest.mark.long), "launcher", pytest.param("rank", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["service", "launcher", "rank"])
 def test_who_is_told_to_stop_stops_all(tmp_path, how):
     """The service closes the pipe, the launcher is killed, or one process alone gets SIGTERM."""
     directory = short_run(tmp_path / "run", short_recipe(**TWO, training__num_epochs=40))
@@ -176,6 +160,7 @@ def test_who_is_told_to_stop_stops_all(tmp_path, how):
     assert events(directory, "stopping") and list(directory.checkpoints.glob("step-*"))
 
 
+@pytest.mark.long
 def test_unusable_input_of_several_processes_is_code_2(tmp_path):
     directory = short_run(tmp_path / "run", short_recipe(**TWO))
     directory.rows.write_text("")

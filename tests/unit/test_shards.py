@@ -1,5 +1,5 @@
 """FSDP2 and ZeRO: processes that divide model and optimizer give the result of one, whoever goes on from their
-checkpoints."""
+checkpoints. Also ddp, where one process runs out of memory and all repeat the step."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 import torch
 from run_folder import events, run, short_recipe, short_run, weights
 
+from service.cycle.launch import TrainerProcess
 from trainer.check import check_deepspeed
 from trainer.errors import UnusableInput
 from trainer.fit.zero import make_zero
@@ -42,6 +43,8 @@ def losses(directory: RunDirectory, name: str) -> list[float]:
 
 
 STRATEGIES = ["fsdp2", "zero2", "zero3"]
+CLOSE = ("nf4", "float32")
+"""Quantization and dtype of the runs that are trained in each test run."""
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +62,24 @@ def one(tmp_path_factory) -> Callable[[str, str], RunDirectory]:
 
 
 RANK = """
-import sys
+import os, sys
+import torch
 from trainer.imports import import_trainer
 import_trainer()
+from trainer.model import step
+forward = step.LossModel.forward
+def short_of_memory(self, batch, **options):
+    if root.endswith("/ddp") and os.environ["RANK"] == "1" and self.training and batch.tokens > 300:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return forward(self, batch, **options)
+step.LossModel.forward = short_of_memory
 from trainer.__main__ import main
-sys.exit(max(main(["run", root]) for root in sys.argv[1:]))
+codes = []
+for root in sys.argv[1:]:
+    codes.append(main(["run", root]))
+sys.exit(max(codes))
 """
+"""Trains one run after another. With ddp, the second process has memory for 300 tokens."""
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +91,8 @@ def two(tmp_path_factory) -> Callable[[str, str], dict[str, RunDirectory]]:
         folder = tmp_path_factory.mktemp("runs")
         how = FOUR | {"base__quantization": quantization, "base__compute_dtype": dtype}
         usable = [name for name in STRATEGIES if not name.startswith("zero") or importlib.util.find_spec("deepspeed")]
+        if (quantization, dtype) == CLOSE:
+            usable.insert(0, "ddp")
         runs = {
             name: short_run(folder / name, short_recipe(**how | {"distributed__strategy": name})) for name in usable
         }
@@ -101,7 +118,7 @@ def needs_deepspeed(strategy: str) -> None:
 @pytest.mark.parametrize(
     ("quantization", "dtype"),
     [
-        ("nf4", "float32"),
+        CLOSE,
         pytest.param("none", "float32", marks=pytest.mark.long),
         pytest.param("none", "bfloat16", marks=pytest.mark.long),
         pytest.param("nf4", "bfloat16", marks=pytest.mark.long),
@@ -122,6 +139,24 @@ def test_divided_weights_give_the_result_of_one_process(one, two, quantization, 
     shards = sorted((both.checkpoints / "step-000005" / "optimizer").iterdir())
     assert len(shards) == 2 and all(path.suffix == ".safetensors" for path in shards)
     assert not any(path.name.startswith(".") for path in both.checkpoints.iterdir())
+
+
+def test_out_of_memory_on_one_process_shrinks_the_step_of_all(one, two):
+    alone, short = one(*CLOSE), two(*CLOSE)["ddp"]
+    assert events(short, "out_of_memory")
+    assert losses(short, "step") == pytest.approx(losses(alone, "step"), rel=1e-5)
+
+
+def test_a_run_starts_its_processes_and_gives_the_result_of_one(one, tmp_path):
+    alone = one(*CLOSE)
+    launched = FOUR | {"distributed__strategy": "ddp", "distributed__launcher": "torchrun"}
+    both = short_run(tmp_path / "two", short_recipe(**launched))
+    process = TrainerProcess(both, {})
+    assert process.wait(120) == 0, both.log.read_text()[-3000:]
+    assert events(both, "started")[0]["world_size"] == 2
+    for name in ("step", "evaluation"):
+        assert losses(both, name) == pytest.approx(losses(alone, name), rel=1e-5), name
+    assert alone.rows_outcome.read_bytes() == both.rows_outcome.read_bytes()
 
 
 def test_zero_without_deepspeed_is_refused_before_loading(monkeypatch):

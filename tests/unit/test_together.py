@@ -1,4 +1,4 @@
-"""Ranks that agree: one that runs out of memory makes all repeat the step, and one loss that is not finite ends all."""
+"""Ranks that agree: one that has too little memory, or a loss that is not finite, ends all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_folder import events, run, short_recipe, short_run
+from run_folder import events, short_recipe, short_run
 
 TRAIN = """
 import os, sys
@@ -47,18 +47,11 @@ def two_ranks(root: Path, folder: Path, *, most: int, factor: str = "1.0") -> li
     return [rank.wait(120) for rank in ranks]
 
 
-@pytest.mark.parametrize(("most", "code"), [(300, 0), pytest.param(10, 3, marks=pytest.mark.long)])
-def test_out_of_memory_on_one_rank_shrinks_the_step_of_all_or_ends_all(tmp_path, most, code):
+@pytest.mark.long  # test_shards.py has a step that fits with smaller passes
+def test_out_of_memory_on_one_rank_with_the_smallest_passes_ends_all(tmp_path):
     short = short_run(tmp_path / "short", short_recipe(**RECIPE))
-    assert two_ranks(short.root, tmp_path, most=most) == [code, code]
-    assert events(short, "out_of_memory")
-    if code == 0:
-        one = short_run(tmp_path / "one", short_recipe(**RECIPE))
-        assert run(one) == 0
-        expected, found = ([event["loss"] for event in events(which, "step")] for which in (one, short))
-        assert found == pytest.approx(expected, rel=1e-5)
-    else:
-        assert short.suspects.exists()
+    assert two_ranks(short.root, tmp_path, most=10) == [3, 3]
+    assert events(short, "out_of_memory") and short.suspects.exists()
 
 
 @pytest.mark.long
