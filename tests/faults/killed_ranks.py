@@ -195,7 +195,8 @@ def kill_rank(run: RunDirectory, process: TrainerProcess, chance: random.Random,
     if code == 0 and run.report.exists():
         return False  # it had ended
     failed = [event["message"] for event in events_of(run) if event["event"] == "failed"]
-    if code != -signal.SIGKILL or f"process {rank} of {PROCESSES} was killed by SIGKILL" not in failed[-1]:
+    named = any(f"process {rank} of {PROCESSES} was killed by SIGKILL" in message for message in failed)
+    if code != -signal.SIGKILL or not named:
         raise Broken(f"process {rank} was killed, and the run ended with {code}: {failed}")
     return True
 

@@ -16,11 +16,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from run_folder import events, run, short_recipe, short_run, weights
+from accelerate import Accelerator
+from run_folder import events, run, short_recipe, short_run, token_samples, weights
 
 from service.cycle.launch import TrainerProcess
 from trainer.check import check_deepspeed
 from trainer.errors import UnusableInput
+from trainer.evaluate.held_out import HeldOut
 from trainer.fit.zero import make_zero
 from trainer.ranks import launch, rank_environment
 from trainer.records import EventTail
@@ -173,6 +175,30 @@ def test_zero_refuses_a_base_with_experts():
     model = SimpleNamespace(model=SimpleNamespace(get_base_model=lambda: SimpleNamespace(config=config)))
     with pytest.raises(UnusableInput, match="zero2 cannot train a base with experts"):
         make_zero(model, None, None, stage=2)
+
+
+class Full(torch.nn.Module):
+    """A model that never has enough memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.passes = 0
+
+    def forward(self, *_: object, **__: object) -> None:
+        self.passes += 1
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_one_process_makes_no_other_held_out_passes_than_the_rest(divided):
+    """The others would wait for weights that it does not ask for."""
+    model = Full()
+    if divided:
+        model.weight.ds_id = 0  # as DeepSpeed marks what it divides
+    with pytest.raises(torch.OutOfMemoryError):
+        HeldOut(Accelerator(), model, token_samples(4), budget=2000, stop=StopRequest()).measure()
+    assert (model.passes == 1) == divided
 
 
 def go_on(directory: RunDirectory, processes: int, until: int | None = None) -> int:

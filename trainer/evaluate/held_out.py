@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import reduce
-from torch.distributed.tensor import DTensor
 
 from trainer.data.batches import load_batches, pack_samples
 from trainer.data.encoder import TokenSample
 from trainer.evaluate.score import SampleScore, Score, total
 from trainer.model.batch import Batch
 from trainer.model.memory import is_out_of_memory
+from trainer.model.shards import is_divided
 from trainer.model.step import inner
 from trainer.stop import StopRequest
 
@@ -36,7 +36,7 @@ class HeldOut:
         self.model = model
         self.samples = samples
         self.stop = stop
-        self.divided = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+        self.divided = is_divided(model)
         """Whether the ranks have to make their passes together."""
         self.on_progress = on_progress
         """Is told how many samples of this process are measured, and how many there are."""

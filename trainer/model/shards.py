@@ -55,6 +55,11 @@ def store_as_bfloat16(layer: Any) -> None:
     compute_unpacked(layer)
 
 
+def is_divided(model: Any) -> bool:
+    """Whether each rank holds a share of a model's weights, with FSDP2 or with DeepSpeed's stage 3."""
+    return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
 @contextmanager
 def gathered(model: Any, *, changing: bool = False) -> Iterator[None]:
     """Have all trained parameters of a model that DeepSpeed divides. Does nothing for another model.
