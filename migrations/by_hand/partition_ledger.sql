@@ -6,22 +6,48 @@
 -- The present table stays as it is, and becomes the partition of all ids below `first`, which must be higher than every
 -- id that is in the source. Then `count` partitions follow, each of `rows` ids, and one for all ids above them. No row is
 -- moved. The long step reads the ledger once and lets others write. The last step needs the ledger, the runs and the
--- streams for itself for some milliseconds. It tries 50 times to get them, and then fails without a change: run the script
--- again.
+-- streams for itself for some milliseconds. It tries 50 times to get them. If it fails, the ledger is as it was. If the
+-- script itself is ended in the middle, a limit may stay, and claims of ids from `first` on fail: run it again, or
+-- `alter table codelupe.ledger drop constraint if exists ledger_below`.
 \set ON_ERROR_STOP on
 set statement_timeout = 0;
 set lock_timeout = '5s';
 set client_min_messages = warning;
+\if :{?first}
+\else
+\set first ''
+\endif
+\if :{?rows}
+\else
+\set rows ''
+\endif
+\if :{?count}
+\else
+\set count ''
+\endif
 select set_config('codelupe.first', :'first', false), set_config('codelupe.rows', :'rows', false),
-       set_config('codelupe.count', :'count', false);
+       set_config('codelupe.count', :'count', false) \g /dev/null
 
 do $$
+declare
+    name text;
+    least bigint := (select coalesce(max(file_id), 0) from codelupe.ledger);
+    of_source bigint := 0;
 begin
+    foreach name in array array['first', 'rows', 'count'] loop
+        if current_setting('codelupe.' || name) !~ '^0*[1-9][0-9]{0,17}$' then
+            raise exception '% is "%", but must be a whole number from 1 on: give it with -v %=…',
+                name, current_setting('codelupe.' || name), name;
+        end if;
+    end loop;
     if (select relkind from pg_class where oid = 'codelupe.ledger'::regclass) = 'p' then
         raise exception 'the ledger has partitions already';
     end if;
-    if exists (select from codelupe.ledger where file_id >= current_setting('codelupe.first')::bigint) then
-        raise exception 'the ledger has ids from % on: give a higher first', current_setting('codelupe.first');
+    if to_regclass('code_files') is not null then
+        execute 'select coalesce(max(id), 0) from code_files' into of_source;
+    end if;
+    if current_setting('codelupe.first')::bigint <= greatest(least, of_source) then
+        raise exception 'ids up to % are in use: give a first far above it', greatest(least, of_source);
     end if;
 end $$;
 
@@ -35,6 +61,7 @@ end $$;
 -- Reads all of the ledger. Others read and write meanwhile.
 alter table codelupe.ledger validate constraint ledger_below;
 
+\set ON_ERROR_STOP off
 begin;
 -- Attaching a partition with foreign keys needs the tables they refer to for itself, too. A transaction of a service may hold
 -- one of the three and wait for another. So give up before Postgres ends one of the two (deadlock_timeout, usually 1 s).
@@ -117,3 +144,10 @@ begin
     end loop;
 end $$;
 commit;
+\set ON_ERROR_STOP on
+select relkind = 'p' as done from pg_class where oid = 'codelupe.ledger'::regclass \gset
+\if :done
+\else
+alter table codelupe.ledger drop constraint if exists ledger_below;
+do $$ begin raise exception 'the ledger was not partitioned, and is as it was: see the error above'; end $$;
+\endif

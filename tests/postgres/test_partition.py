@@ -24,8 +24,9 @@ ROLE = "partition_service"
 Query = Callable[..., list[Any]]
 
 
-def partition(url: str, *, first: int) -> subprocess.CompletedProcess[str]:
-    values = [f"--set={name}={value}" for name, value in (("first", first), ("rows", 100), ("count", 2))]
+def partition(url: str, **changes: object) -> subprocess.CompletedProcess[str]:
+    given = {"rows": 100, "count": 2, **changes}
+    values = [f"--set={name}={value}" for name, value in given.items() if value is not None]
     command = [embedded.programs() / "psql", "--no-psqlrc", "--quiet", *values, f"--file={SCRIPT}", url]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -92,20 +93,46 @@ def test_the_ledger_is_partitioned_while_a_service_works(
         query(f"drop role {ROLE}")
 
 
+def assert_as_it_was(query: Query) -> None:
+    assert query("select relkind::text from pg_class where oid = 'codelupe.ledger'::regclass") == [("r",)]
+    assert query("select from pg_constraint where conname = 'ledger_below'") == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"first": "abc"}, {"first": None}, {"rows": 0}, {"rows": "1e3"}, {"count": -2}, {"count": None}, {"count": 0}],
+)
+def test_wrong_values_are_named_and_change_nothing(
+    database_url: str, pool: Pool, query: Query, changes: dict[str, object]
+) -> None:
+    done = partition(database_url, **{"first": 1000, **changes})
+    assert done.returncode == 3 and not done.stdout
+    (name,) = changes
+    assert f"{name} is " in done.stderr and "must be a whole number from 1 on" in done.stderr
+    assert_as_it_was(query)
+
+
+def test_a_failure_of_the_last_step_takes_the_limit_back(database_url: str, query: Query) -> None:
+    query("create table codelupe.ledger_from_1000 (id int)")  # in the way of a partition
+    done = partition(database_url, first=1000)
+    assert done.returncode == 3 and "already exists" in done.stderr and "is as it was" in done.stderr
+    assert_as_it_was(query)
+
+
 @pytest.mark.parametrize("held", [False, True])
 def test_a_partitioning_that_cannot_be_done_changes_nothing(
     database_url: str, pool: Pool, lease: Lease, query: Query, held: bool
 ) -> None:
     publish(pool, lease)
     if not held:
-        done = partition(database_url, first=5)
-        assert "the ledger has ids from 5 on: give a higher first" in done.stderr
+        done = partition(database_url, first=10)
+        assert "ids up to 10 are in use: give a first far above it" in done.stderr
     else:
         with pool.transaction() as cursor:  # a claim in progress
             cursor.execute("update codelupe.ledger set mark = 1 where file_id = 1")
             done = partition(database_url, first=1000)
         assert "lock timeout" in done.stderr
     assert done.returncode != 0
-    assert query("select relkind::text from pg_class where oid = 'codelupe.ledger'::regclass") == [("r",)]
+    assert_as_it_was(query)
     publish(pool, lease)
     assert audit(pool, Source(), ELIGIBLE, STREAM).problems == []
