@@ -87,8 +87,9 @@ def events_of(run: RunDirectory) -> list[dict[str, Any]]:
     return list(EventTail(run.events).new()) if run.events.exists() else []
 
 
-def starts(run: RunDirectory) -> int:
-    return sum(event["event"] == "started" for event in events_of(run))
+def starters(run: RunDirectory) -> set[int]:
+    """Return the ids of the processes that began to train a run."""
+    return {event["pid"] for event in events_of(run) if event["event"] == "started"}
 
 
 def last_step(run: RunDirectory) -> int:
@@ -233,10 +234,10 @@ def await_stopped(runs: list[RunDirectory], folder: Path, old: set[int], frozen_
         Broken: they stay too long or train on, or the next start trains meanwhile.
     """
     began, thawed = time.monotonic(), frozen_seconds == 0
-    before = [(starts(run), last_step(run)) for run in runs]
+    before = [(starters(run), last_step(run)) for run in runs]
     while left := old & processes_of(folder).keys():
         seconds = time.monotonic() - began
-        if any(starts(run) > count for run, (count, _) in zip(runs, before, strict=True)):
+        if any(starters(run) - begun - old for run, (begun, _) in zip(runs, before, strict=True)):
             raise Broken(f"a start trains while processes of the one before are left: {sorted(left)}")
         if seconds > LAUNCHER_SECONDS:
             raise Broken(f"{len(left)} processes are left after {seconds:.0f} s: {sorted(left)}")
