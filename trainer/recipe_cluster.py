@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -33,8 +34,10 @@ def cluster_problems(launcher: str, processes: int | str, strategy: str, cluster
             if getattr(cluster, item.name) != item.default:
                 yield f"distributed.{item.name}: has no effect with launcher: {launcher}. Remove it, or use ray"
         return
-    if cluster.storage is not None and "://" not in cluster.storage:
+    if cluster.storage is not None and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/]*[^\s]+", cluster.storage):
         yield f"distributed.storage: {cluster.storage} is no URL, such as s3://BUCKET/PREFIX or file:///FOLDER"
+    if cluster.address != "auto" and not re.fullmatch(r"[^\s/]+:[0-9]{1,5}", cluster.address):
+        yield f"distributed.address: {cluster.address} is neither auto nor HOST:PORT"
     if cluster.storage is not None and strategy in ("fsdp2", "zero2", "zero3"):
         yield (
             f"distributed.storage: processes of {strategy} write one checkpoint together, in a shared folder. Use ddp"

@@ -104,7 +104,7 @@ def test_without_ray_the_run_says_what_to_install_before_anything_is_loaded(tmp_
 
 
 @needs_ray
-@pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere"])
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere:6379"])
 def test_without_a_cluster_the_run_can_be_started_again(tmp_path, address):
     directory = short_run(tmp_path / "run", short_recipe(**TWO, distributed__address=address))
     process = subprocess.run(

@@ -123,6 +123,9 @@ def test_a_storage_that_cannot_be_used_is_named(tmp_path):
         send_run(Storage(f"file://{tmp_path}/file/a", "name"), short_run(tmp_path / "run"), "one")
     for distributed, expected in (
         ({"storage": "/folder"}, "is no URL"),
+        ({"storage": "s3://"}, "is no URL"),
+        ({"storage": "://bucket"}, "is no URL"),
+        ({"address": "nowhere"}, "nowhere is neither auto nor HOST:PORT"),
         ({"storage": "s3://a", "processes": 2, "strategy": "fsdp2"}, "in a shared folder"),
     ):
         with pytest.raises(RecipeError, match=expected):

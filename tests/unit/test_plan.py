@@ -341,6 +341,19 @@ def plan_json(capsys, *arguments: str) -> tuple[int, dict]:
     return code, json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--gpus", "1", "--strategy", "zero3"], "--strategy: one card shares nothing, so zero3 needs --gpus"),
+        (["--gpus", "0"], "--gpus: 0 must be from 1 to 4,096"),
+        (["--gpus", "9", "--network-gbits", "inf"], "--network-gbits: inf must be a number above 0, and finite"),
+    ],
+)
+def test_wrong_cards_and_networks_are_refused(capsys, arguments, said):
+    assert __main__.main(["plan", str(RECIPES / "embedded.yaml"), *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_the_command_says_what_fits(no_hub, capsys):
     path = str(RECIPES / "qwen-5090.yaml")
     code, facts = plan_json(capsys, path, "--vram-gib", "31.3")

@@ -58,7 +58,7 @@ def plan_command(
     recipe = with_cards(with_corpus(recipe, samples, tokens_per_sample), gpus, strategy)
     network = Network() if network_gbits is None else Network(gbits=network_gbits)
     if not 0 < network.gbits < math.inf:
-        raise UnusableInput(f"--network-gbits: {network_gbits} must be above 0")
+        raise UnusableInput(f"--network-gbits: {network_gbits} must be a number above 0, and finite")
     if card is not None and card not in CARDS:
         raise UnusableInput(f"--card: {card!r} is not one of {', '.join(CARDS)}. Use --vram-gib for other cards")
     name = card or DEFAULT_CARD
@@ -95,6 +95,9 @@ def with_cards(recipe: Recipe, gpus: int | None, strategy: str | None) -> Recipe
     if gpus is not None and not 1 <= gpus <= MOST_CARDS:
         raise UnusableInput(f"--gpus: {gpus} must be from 1 to {MOST_CARDS:,}")
     given = {name: value for name, value in changes.items() if value is not None}
+    cards = recipe.distributed.cards if gpus is None else gpus
+    if cards == 1 and strategy not in (None, "auto", "ddp"):
+        raise UnusableInput(f"--strategy: one card shares nothing, so {strategy} needs --gpus of at least 2")
     return replace(recipe, distributed=replace(recipe.distributed, **given))  # type: ignore[arg-type]
 
 
