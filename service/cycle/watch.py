@@ -107,6 +107,9 @@ class Watcher:
         else:
             self._log("4-bit copy of the base model", record, "state", "path", "message", level=logging.WARNING)
 
+    def _strategy(self, record: dict[str, Any]) -> None:
+        self._log("Several processes train", record, "strategy", "asked", "processes")
+
     def _plan(self, record: dict[str, Any]) -> None:
         self._show(steps_total=int(record.get("steps_total") or 0))
         self._log("Training plan", record, "steps_total", "samples", "train_tokens", "held_out_samples")
@@ -229,6 +232,7 @@ HANDLERS: dict[str, Callable[[Watcher, dict[str, Any]], None]] = {
     "stage": Watcher._stage,
     "progress": Watcher._stage_progress,
     "base_copy": Watcher._base_copy,
+    "strategy": Watcher._strategy,
     "plan": Watcher._plan,
     "step": Watcher._step,
     "device": Watcher._device,
