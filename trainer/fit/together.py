@@ -93,6 +93,10 @@ class Together:
         if not self.sharded:
             return float(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
         grads = [local(parameter.grad) for parameter in self.trained() if parameter.grad is not None]
+        return self.clip_shares(grads, limit)
+
+    def clip_shares(self, grads: list[torch.Tensor], limit: float) -> float:
+        """Scale this rank's shares of the gradients, by the norm of all ranks' shares. Return that norm."""
         squares = sum(float(grad.double().square().sum()) for grad in grads)
         norm = self.total(squares) ** 0.5
         if norm > limit:

@@ -95,13 +95,7 @@ class ZeroTogether(Together):
 
     def clip(self, limit: float) -> float:
         """Scale the gradients to a norm of at most `limit`, and return their norm before."""
-        grads = [grad for group in self.zero.averaged_gradients.values() for grad in group]
-        squares = sum(float(grad.double().square().sum()) for grad in grads)
-        norm = self.total(squares) ** 0.5
-        if norm > limit:
-            for grad in grads:
-                grad.mul_(limit / (norm + 1e-6))
-        return norm
+        return self.clip_shares([grad for group in self.zero.averaged_gradients.values() for grad in group], limit)
 
     def weights_changed(self) -> None:
         """Take the adapter's weights into the optimizer's vector, after they were loaded."""

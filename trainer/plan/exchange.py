@@ -16,7 +16,6 @@ A gather is hidden behind the work of the layer before. Only what takes longer t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from trainer.plan.cards import Card
 from trainer.plan.static import Line
@@ -29,6 +28,7 @@ BUCKET_ELEMENTS = 1 << 24
 WEIGHTS = ("weights", "embeddings", "output head", "routers", "norms", "adapter")
 """Prefixes of the lines that zero3 and fsdp2 gather."""
 FLOAT32_BYTES = 4
+BITS_PER_BYTE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +39,11 @@ class Network:
     gbits: float = 100.0
     """Rate of a machine's network, each way, in 10^9 bits per second."""
 
-    BITS: ClassVar[int] = 8
-
     def bytes_per_second(self, card: Card, cards: int) -> float:
         """Rate of a ring through all cards: that of its slowest link."""
         slowest = card.link_gbs
         if cards > self.cards_per_machine:
-            slowest = min(slowest, self.gbits / self.BITS)
+            slowest = min(slowest, self.gbits / BITS_PER_BYTE)
         return slowest * 1e9 * EXCHANGE_EFFICIENCY
 
 
