@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import UnusableInput
-from trainer.recipe import Recipe, step_samples
+from trainer.recipe import Recipe, share_equally, step_samples
 from trainer.recipe_file import load_recipe
 from trainer.run_dir import MANIFEST, RunDirectory, RunDirectoryError, sha256_file, verify_manifest
 from trainer.samples.build import check_builders
@@ -84,14 +84,16 @@ def check_run(directory: RunDirectory) -> Checked:
 
 def check_world(recipe: Recipe, world: int) -> None:
     """Raises UnusableInput unless `world` processes get equally many whole samples of an optimizer step."""
-    size = step_samples(recipe)
-    if size % world == 0:
+    if share_equally(recipe, world):
         return
-    fitting = [number for number in range(1, min(size, 64) + 1) if size % number == 0]
+    size, sequence = step_samples(recipe), recipe.distributed.sequence
+    fitting = [number for number in range(1, min(size * sequence, 64) + 1) if share_equally(recipe, number)]
+    together = f", {sequence} of which share each pack (distributed.sequence)" if sequence > 1 else ""
     raise UnusableInput(
         f"An optimizer step takes {size} samples (training.batch_size × training.gradient_accumulation_steps × "
-        f"distributed.processes), which {world} processes cannot share equally. "
-        f"Start {' or '.join(str(number) for number in fitting)} of them, or change one of the three values"
+        f"distributed.processes{' / distributed.sequence' if sequence > 1 else ''}), which {world} "
+        f"process{'es' if world > 1 else ''} cannot share equally{together}. "
+        f"Start {' or '.join(str(number) for number in fitting)} of them, or change one of the values"
     )
 
 

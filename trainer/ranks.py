@@ -24,7 +24,7 @@ from pathlib import Path
 
 from trainer.cards_in_use import NoReadings, NvmlCards
 from trainer.errors import Diverged, OutOfMemory, RecipeError, Stopped, UnusableInput
-from trainer.recipe import Recipe, step_samples
+from trainer.recipe import Recipe, share_equally
 from trainer.recipe_file import load_recipe
 from trainer.records import append_event
 from trainer.run_dir import RunDirectory
@@ -74,7 +74,7 @@ def ranks_for(recipe: Recipe, cards: int) -> int:
     """
     wanted = recipe.distributed.processes
     most = max(1, cards) if wanted == "auto" else min(wanted, cards or wanted)
-    return max(number for number in range(1, most + 1) if step_samples(recipe) % number == 0)
+    return max(number for number in range(1, most + 1) if share_equally(recipe, number))
 
 
 def visible_cards() -> int:

@@ -143,8 +143,8 @@ class Training:
 class Distributed(Cluster):
     """How many GPUs the recipe is made for, and who starts their processes (docs/scaling.md).
 
-    An optimizer step takes batch_size × gradient_accumulation_steps × processes samples, however many processes train.
-    With fewer of them, each accumulates more.
+    An optimizer step takes batch_size × gradient_accumulation_steps × processes / sequence samples, however many
+    processes train. With fewer of them, each accumulates more.
     """
 
     launcher: str = choice("process", "torchrun", "ray")
@@ -158,10 +158,18 @@ class Distributed(Cluster):
     zero2 (gradients and optimizer), zero3 (also the weights). `auto` is trained as ddp, and planned as the faster of
     ddp and fsdp2 that fits."""
 
+    sequence: int = number(1, 1, 4096)
+    """Number of processes that share each pack: each has its part of the tokens, and of the activations. It divides
+    the processes and the base's attention heads."""
+
     @property
     def cards(self) -> int:
         """Number of GPUs that the size of a step counts. `auto` counts as one."""
         return 1 if self.processes == "auto" else self.processes
+
+    def shared_by(self, processes: int) -> int:
+        """Return how many of so many processes share a pack. One alone shares none."""
+        return 1 if processes == 1 else self.sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,8 +337,14 @@ class Recipe:
 
 def step_samples(recipe: Recipe) -> int:
     """Return the samples of an optimizer step, on all processes together."""
-    training = recipe.training
-    return training.batch_size * training.gradient_accumulation_steps * recipe.distributed.cards
+    training, cards = recipe.training, recipe.distributed.cards
+    return training.batch_size * training.gradient_accumulation_steps * (cards // recipe.distributed.shared_by(cards))
+
+
+def share_equally(recipe: Recipe, processes: int) -> bool:
+    """Whether so many processes get equally many whole samples of an optimizer step."""
+    together = recipe.distributed.shared_by(processes)
+    return processes % together == 0 and step_samples(recipe) % (processes // together) == 0
 
 
 def pinned(recipe: Recipe, *, model: str, revision: str) -> Recipe:

@@ -63,9 +63,11 @@ def prepare_command(path: Path) -> int:
         with collector_paused():
             from trainer.model.base import prepare_base
             from trainer.model.mixture import check_router
+            from trainer.model.sequence import check_sequence
 
         found = prepare_base(recipe)
         check_router(recipe)
+        check_sequence(recipe)
         check_tokens(recipe)
         check_suites(recipe)
     except TrainerError as error:

@@ -261,6 +261,11 @@ def _contradictions_in_size(recipe: Recipe) -> Iterator[str]:
     yield from cluster_problems(distributed.launcher, distributed.processes, distributed.strategy, distributed)
     if distributed.processes == 1 and distributed.strategy in ("fsdp2", "zero2", "zero3"):
         yield f"distributed.strategy: {distributed.strategy} shares nothing, because distributed.processes is 1"
+    if isinstance(distributed.processes, int) and distributed.processes % distributed.sequence:
+        yield (
+            f"distributed.sequence: {distributed.sequence} does not divide distributed.processes, "
+            f"{distributed.processes}. So many processes share each pack: use a divisor, or a multiple of it as processes"
+        )
     if distributed.strategy in ("fsdp2", "zero2", "zero3") and recipe.training.optimizer == "adafactor":
         yield (
             f"training.optimizer: adafactor keeps sums over rows and columns, which {distributed.strategy} divides. "

@@ -47,6 +47,7 @@ from trainer.model.mixture import check_router
 from trainer.model.processes import join_processes
 from trainer.model.quantized import Emit, load_kept
 from trainer.model.routing import routing_of
+from trainer.model.sequence import ALONE, SharedBy, check_sequence, share_packs
 from trainer.model.step import LossModel, check_head
 from trainer.outcomes import Inputs, row_outcomes
 from trainer.plan.choose import Plan
@@ -97,6 +98,7 @@ def _train(
         checked = check_run(directory)
         resolve(checked.recipe.base)
         check_router(checked.recipe)
+        check_sequence(checked.recipe)
         stop.check()
     with reading(directory, checked, events) as rows:
         loaded = None
@@ -194,13 +196,15 @@ def load_model(checked: Checked, emit: Emit = lambda _event, /, **_fields: None)
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device.type == "cpu")
     recipe, plan = fitted(checked.recipe, accelerator.device)
     base = load_kept(recipe.base, accelerator.device, emit)
+    shared = share_packs(recipe.distributed.shared_by(accelerator.num_processes))
     loss_model, optimizer = make_trainable(
-        base, recipe, accelerator.device, parent=checked.parent, seed=checked.seed, run_id=checked.run_id
+        base, recipe, accelerator.device, parent=checked.parent, seed=checked.seed, run_id=checked.run_id, shared=shared
     )
     strategy, draws = training_strategy(recipe), (checked.seed, checked.run_id)
     divided = divide(strategy, loss_model, optimizer, accelerator, recipe.training, draws)
     if accelerator.num_processes > 1:
-        emit("strategy", strategy=strategy, asked=recipe.distributed.strategy, processes=accelerator.num_processes)
+        asked, processes = recipe.distributed.strategy, accelerator.num_processes
+        emit("strategy", strategy=strategy, asked=asked, processes=processes, sequence=shared.size)
     set_seed(checked.seed + accelerator.process_index)
     return Loaded(
         accelerator=accelerator,
@@ -213,12 +217,20 @@ def load_model(checked: Checked, emit: Emit = lambda _event, /, **_fields: None)
 
 
 def make_trainable(
-    base: Any, recipe: Recipe, device: torch.device, *, parent: Path | None, seed: int, run_id: int = 0
+    base: Any,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    parent: Path | None,
+    seed: int,
+    run_id: int = 0,
+    shared: SharedBy = ALONE,
 ) -> tuple[LossModel, torch.optim.Optimizer]:
     """Add adapter, checkpointing and loss to a loaded base, and create its optimizer.
 
     Args:
         recipe: recipe with all memory settings resolved
+        shared: the processes that share each pack
     """
     training = recipe.training
     dtype = getattr(torch, training.adapter_dtype)
@@ -231,7 +243,8 @@ def make_trainable(
     optimizer = make_optimizer(adapted.parameters(), training, draws=(seed, run_id))
     kernel = choose_kernel(recipe.base, device, compute_dtype(recipe.base, device))
     routing = routing_of(adapted.get_base_model(), recipe.moe)
-    return LossModel(adapted, kernel=kernel, label_smoothing=training.label_smoothing, routing=routing), optimizer
+    smoothing = training.label_smoothing
+    return LossModel(adapted, kernel=kernel, label_smoothing=smoothing, routing=routing, shared=shared), optimizer
 
 
 def write_results(

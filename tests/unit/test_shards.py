@@ -24,6 +24,8 @@ from trainer.check import check_deepspeed
 from trainer.errors import UnusableInput
 from trainer.evaluate.held_out import HeldOut
 from trainer.fit.zero import make_zero
+from trainer.model.batch import Batch
+from trainer.model.sequence import ALONE
 from trainer.ranks import launch, rank_environment
 from trainer.records import EventTail
 from trainer.run_dir import RunDirectory, held_lock
@@ -184,6 +186,10 @@ class Full(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.passes = 0
+        self.shared = ALONE
+
+    def own_share(self, batch: Batch) -> Batch:
+        return batch
 
     def forward(self, *_: object, **__: object) -> None:
         self.passes += 1

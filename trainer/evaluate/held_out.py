@@ -36,7 +36,8 @@ class HeldOut:
         self.model = model
         self.samples = samples
         self.stop = stop
-        self.divided = is_divided(model)
+        shared = inner(model).shared
+        self.in_step = is_divided(model) or shared.size > 1
         """Whether the ranks have to make their passes together."""
         self.on_progress = on_progress
         """Is told how many samples of this process are measured, and how many there are."""
@@ -46,8 +47,8 @@ class HeldOut:
             range(len(samples)),
             samples,
             budget=budget,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
+            rank=accelerator.process_index // shared.size,
+            world=accelerator.num_processes // shared.size,
         )
 
     def on(self, samples: Sequence[TokenSample]) -> HeldOut:
@@ -110,10 +111,12 @@ class HeldOut:
             try:
                 return torch.cat([self._sums_of(piece) for piece in pieces])
             except Exception as error:
-                if not is_out_of_memory(error) or self.divided or all(len(piece.lengths) == 1 for piece in pieces):
+                if not is_out_of_memory(error) or self.in_step or all(len(piece.lengths) == 1 for piece in pieces):
                     raise
             self.budget = max(piece.tokens for piece in pieces) // 2
             torch.cuda.empty_cache()
 
     def _sums_of(self, piece: Batch) -> torch.Tensor:
-        return torch.stack(self.model(piece.to(self.accelerator.device), by_sample=True), dim=1)
+        share = inner(self.model).own_share(piece).to(self.accelerator.device)
+        sums = torch.stack(self.model(share, by_sample=True), dim=1)
+        return sums[: len(piece.lengths)]  # what fills the last share is no sample

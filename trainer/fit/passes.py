@@ -41,7 +41,8 @@ class Passes:
     def _packs(self, members: Sequence[int]) -> list[tuple[int, ...]]:
         """This rank's packs of a window, or with packing off its groups of samples."""
         training, accelerator = self.context.recipe.training, self.context.accelerator
-        rank, world = accelerator.process_index, accelerator.num_processes
+        together = self.context.together.model.shared.size  # processes that share packs get the same ones
+        rank, world = accelerator.process_index // together, accelerator.num_processes // together
         if not training.packing:
             return deal_samples(members, size=training.batch_size, rank=rank, world=world)
         return pack_samples(members, self.context.windows.samples, budget=self.budget, rank=rank, world=world)
@@ -67,7 +68,7 @@ class Passes:
             # The error and the memory held by its frames are free now.
             most = float(max(piece.tokens for piece in pieces))
             stuck = float(loss is None and all(len(piece.lengths) == 1 for piece in pieces))
-            if loss is None and context.together.sharded:
+            if loss is None and context.together.in_step:
                 stuck = 1.0  # the other ranks wait in the middle of their pass, and are ended
             else:
                 failed, stuck, most = context.together.most(float(loss is None), stuck, most)
@@ -92,8 +93,9 @@ class Passes:
         if context.routing:
             context.routing.begin()  # a window that ran out of memory is counted once
         total = torch.zeros((), dtype=torch.float64, device=context.accelerator.device)
+        own_share = context.together.model.own_share
         for piece in pieces:
-            loss, _ = context.model(piece.to(context.accelerator.device))
+            loss, _ = context.model(own_share(piece).to(context.accelerator.device))
             context.together.backward(loss * (context.together.averaged_over / supervised))
             total += loss.detach().double()
         return float(total)

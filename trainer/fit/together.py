@@ -35,6 +35,11 @@ class Together:
         """By how many ranks gradients are divided: fsdp2 and ZeRO average them, and the loss must make up for it."""
         return self.accelerator.num_processes if self.sharded else 1
 
+    @property
+    def in_step(self) -> bool:
+        """Whether the ranks exchange something within a pass, so that none can leave it alone."""
+        return self.sharded or self.model.shared.size > 1
+
     def trained(self) -> list[torch.nn.Parameter]:
         """Return the trained parameters, in an order that all ranks have."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]

@@ -20,6 +20,7 @@ from transformers import AttentionInterface
 
 from trainer.errors import UnusableInput
 from trainer.model.batch import Batch
+from trainer.model.sequence import ALONE, SharedBy, repeats, to_heads, to_tokens
 from trainer.recipe import Base
 
 NAME = "by_document"
@@ -34,11 +35,13 @@ class Documents:
     offsets: torch.Tensor
     """int32 [documents + 1] on the device, for kernels that take them."""
     attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, Documents], torch.Tensor]
+    shared: SharedBy
+    """The processes that share the pack."""
 
 
-def documents(batch: Batch, kernel: str) -> Documents:
-    """Return the boundaries of one batch on the device."""
-    return Documents(lengths=batch.lengths, offsets=batch.offsets, attend=KERNELS[kernel])
+def documents(batch: Batch, kernel: str, shared: SharedBy = ALONE) -> Documents:
+    """Return the boundaries of one batch on the device. Those of a share are the whole pack's."""
+    return Documents(lengths=batch.lengths, offsets=batch.offsets, attend=KERNELS[kernel], shared=shared)
 
 
 def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, docs: Documents) -> torch.Tensor:
@@ -102,7 +105,14 @@ def by_document(
     """transformers' attention interface. query: [1, heads, tokens, width]; returns [1, tokens, heads, width]."""
     assert attention_mask is None and dropout == 0.0
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return documents.attend(q, k, v, scaling, documents)[None], None
+    shared = documents.shared
+    if shared.size == 1:
+        return documents.attend(q, k, v, scaling, documents)[None], None
+    times = repeats(k.shape[1], shared.size)
+    if times > 1:
+        k, v = k.repeat_interleave(times, dim=1), v.repeat_interleave(times, dim=1)
+    q, k, v = (to_heads(tensor, shared) for tensor in (q, k, v))
+    return to_tokens(documents.attend(q, k, v, scaling, documents), shared)[None], None
 
 
 AttentionInterface.register(NAME, by_document)

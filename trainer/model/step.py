@@ -12,24 +12,37 @@ from trainer.model.attention import attend_by_document, documents, unpacked_atte
 from trainer.model.batch import Batch
 from trainer.model.loss import position_losses, supervised_loss
 from trainer.model.routing import Routing
+from trainer.model.sequence import ALONE, SharedBy
 
 
 class LossModel(nn.Module):
     """A causal language model with its loss, on packs."""
 
     def __init__(
-        self, model: Any, *, kernel: str = "each", label_smoothing: float = 0.0, routing: Routing | None = None
+        self,
+        model: Any,
+        *,
+        kernel: str = "each",
+        label_smoothing: float = 0.0,
+        routing: Routing | None = None,
+        shared: SharedBy = ALONE,
     ) -> None:
         """
         Args:
             routing: follows the routers of a mixture of experts in training
+            shared: the processes that share each pack. This one's passes are of its share (`own_share`)
         """
         super().__init__()
         self.model = model
         self.kernel = kernel
         self.label_smoothing = label_smoothing
         self.routing = routing
+        self.shared = shared
         attend_by_document(model.get_base_model())
+
+    def own_share(self, batch: Batch) -> Batch:
+        """Return what this process has of a pack. Called before the batch goes to its device."""
+        return batch.share(self.shared.place, self.shared.size)
 
     def forward(self, batch: Batch, *, by_sample: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the summed loss and the number of correct predictions. Label smoothing applies in training only.
@@ -38,14 +51,14 @@ class LossModel(nn.Module):
         that of the language model alone.
 
         With `by_sample`, return the sums of each sample, float64 [samples], without a gradient, weights or label
-        smoothing.
+        smoothing. Of a share, the sums are over its own tokens.
         """
         causal = self.model.get_base_model()
         routing = self.routing if self.training and not by_sample else None
         outputs = causal.model(
             input_ids=batch.ids,
             position_ids=batch.positions,
-            documents=documents(batch, self.kernel),
+            documents=documents(batch, self.kernel, self.shared),
             use_cache=False,
             **({"output_router_logits": True} if routing else {}),
         )
