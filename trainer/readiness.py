@@ -54,8 +54,10 @@ def cards_finding(recipe: Recipe, cards: int) -> Finding:
         return Finding(
             check="cards", state="ok", said=f"{cards or 'no'} card{'s' * (cards != 1)}, as the recipe expects"
         )
+    more = wanted // recipe.distributed.shared_by(wanted)
+    accumulates = f", and accumulates {more} times as many samples for a step" if more > 1 else ""
     said = (
-        f"{cards} of {wanted} cards: one process trains, and accumulates {wanted} times as many samples for a step. "
+        f"{cards} of {wanted} cards: one process trains{accumulates}. "
         "distributed.launcher: torchrun uses more cards"
     )
     return Finding(check="cards", state="note", said=said)

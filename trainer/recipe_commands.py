@@ -29,6 +29,7 @@ def add_commands(commands: Any) -> None:
     plan.add_argument("--vram-gib", type=float)
     plan.add_argument("--gpus", type=int)
     plan.add_argument("--strategy", choices=("auto", "ddp", "fsdp2", "zero2", "zero3"))
+    plan.add_argument("--sequence", type=int)
     plan.add_argument("--network-gbits", type=float)
     plan.add_argument("--samples", type=int)
     plan.add_argument("--tokens-per-sample", type=float)
@@ -121,6 +122,7 @@ def plan_command(chosen: argparse.Namespace) -> int:
             vram_gib=chosen.vram_gib,
             gpus=chosen.gpus,
             strategy=chosen.strategy,
+            sequence=chosen.sequence,
             network_gbits=chosen.network_gbits,
             samples=chosen.samples,
             tokens_per_sample=chosen.tokens_per_sample,

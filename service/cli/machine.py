@@ -27,6 +27,9 @@ def plan(
     strategy: Annotated[
         Literal["auto", "ddp", "fsdp2", "zero2", "zero3"] | None, typer.Option(help="Over the recipe's.")
     ] = None,
+    sequence: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Cards that share each pack, over the recipe's.")
+    ] = None,
     network_gbits: Annotated[
         float | None, typer.Option(min=0.001, help="Network of a machine of eight cards, in Gbit/s. Default: 100.")
     ] = None,
@@ -41,6 +44,7 @@ def plan(
     arguments += [] if vram_gib is None else ["--vram-gib", str(vram_gib)]
     arguments += [] if gpus is None else ["--gpus", str(gpus)]
     arguments += [] if strategy is None else ["--strategy", strategy]
+    arguments += [] if sequence is None else ["--sequence", str(sequence)]
     arguments += [] if network_gbits is None else ["--network-gbits", str(network_gbits)]
     arguments += [] if samples is None else ["--samples", str(samples)]
     arguments += [] if tokens_per_sample is None else ["--tokens-per-sample", str(tokens_per_sample)]

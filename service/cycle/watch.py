@@ -108,7 +108,7 @@ class Watcher:
             self._log("4-bit copy of the base model", record, "state", "path", "message", level=logging.WARNING)
 
     def _strategy(self, record: dict[str, Any]) -> None:
-        self._log("Several processes train", record, "strategy", "asked", "processes")
+        self._log("Several processes train", record, "strategy", "asked", "processes", "sequence")
 
     def _plan(self, record: dict[str, Any]) -> None:
         self._show(steps_total=int(record.get("steps_total") or 0))

@@ -52,25 +52,26 @@ def share_packs(size: int) -> SharedBy:
 
 
 def check_sequence(recipe: Recipe) -> None:
-    """Raises UnusableInput unless the processes of `distributed.sequence` can share the packs of this base."""
-    size, base = recipe.distributed.sequence, recipe.base
-    if size == 1:
+    """Raises UnusableInput unless the processes of `distributed.sequence` can share the packs of the recipe's base."""
+    base = recipe.base
+    if recipe.distributed.sequence == 1:
         return
     source, revision = source_of(base)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UnusableInput(f"base.model: the config of {base.model} cannot be read ({error})") from error
-    if mixture_of(config) is not None:
+    check_shared(recipe, heads=config.num_attention_heads, experts=mixture_of(config) is not None)
+
+
+def check_shared(recipe: Recipe, *, heads: int, experts: bool) -> None:
+    """The same for a base with so many attention heads."""
+    size = recipe.distributed.sequence
+    if size > 1 and experts:
         raise UnusableInput(
-            f"distributed.sequence: {size} cannot train {base.model}, because the loss that balances its experts needs "
-            "whole packs. Use sequence: 1"
+            f"distributed.sequence: {size} cannot train {recipe.base.model}, because the loss that balances its experts "
+            "needs whole packs. Use sequence: 1"
         )
-    check_heads(config.num_attention_heads, size)
-
-
-def check_heads(heads: int, size: int) -> None:
-    """Raises UnusableInput unless each process gets equally many of a base's attention heads."""
     if heads % size:
         fitting = ", ".join(str(number) for number in range(1, heads + 1) if heads % number == 0)
         raise UnusableInput(

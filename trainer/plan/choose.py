@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from trainer.plan.cards import GIB, Card
 from trainer.plan.exchange import Exchange, Network, exchange
-from trainer.plan.memory import Choice, host_bytes, memory_lines, peak_bytes
+from trainer.plan.memory import Choice, all_to_all_bytes, host_bytes, memory_lines, peak_bytes
 from trainer.plan.model import Model
 from trainer.plan.sharding import strategies
 from trainer.plan.speed import flops_per_token, tokens_per_second
@@ -28,9 +28,11 @@ class Plan:
     choice: Choice
     strategy: str
     """What each card holds only a share of: ddp, fsdp2, zero2 or zero3."""
+    sequence: int
+    """Cards that share a pack."""
     exchange: Exchange
     accumulation: int
-    """Micro-batches per optimizer step and process."""
+    """Micro-batches per optimizer step and process. Processes that share packs count as one."""
     lines: list[Line]
     peak_bytes: int
     host_bytes: int
@@ -41,7 +43,7 @@ class Plan:
     @property
     def step_seconds(self) -> float:
         """Seconds of a step."""
-        return self.accumulation * self.choice.micro_batch_tokens / self.tokens_per_second
+        return self.accumulation * self.choice.micro_batch_tokens / (self.tokens_per_second * self.sequence)
 
     @property
     def allocated_bytes(self) -> int:
@@ -91,7 +93,7 @@ def with_choice(recipe: Recipe, plan: Plan) -> Recipe:
 def changes_that_fit(model: Model, recipe: Recipe, card: Card, vram_bytes: int) -> list[str]:
     """Return single changes that make a plan fit, in words. The last one is a card with enough memory."""
     found: dict[str, str] = {}
-    for key, changed in _smaller(recipe):
+    for key, changed in _smaller(model, recipe):
         if key not in found and fastest_fitting(possible_plans(model, changed, card), vram_bytes) is not None:
             section, _, name = key.partition(".")
             found[key] = f"{key}: {getattr(getattr(changed, section), name)}"
@@ -130,21 +132,24 @@ def _plan(
     step = recipe.training.batch_size * recipe.training.gradient_accumulation_steps
     whole = static_lines(model, recipe, sizes)
     exchanged = exchange(distributed.strategy, whole, trained_numbers(model, recipe), card, distributed.cards, network)
+    of_pack = all_to_all_bytes(model, choice, sizes) / network.bytes_per_second(card, sizes.sequence)
+    exchanged = replace(exchanged, open=exchanged.open + of_pack)
     speed = tokens_per_second(model, recipe, choice, sizes, card, passes=step // samples, exchange=exchanged)
     return Plan(
         choice=choice,
         strategy=distributed.strategy,
+        sequence=sizes.sequence,
         exchange=exchanged,
         accumulation=step // samples,
         lines=lines,
         peak_bytes=peak_bytes(lines),
-        host_bytes=host_bytes(model, choice, sizes),
+        host_bytes=host_bytes(model, choice.of_card(sizes), sizes),
         tokens_per_second=speed,
         flops_per_token=flops_per_token(model, recipe, choice),
     )
 
 
-def _smaller(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+def _smaller(model: Model, recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     """Yield recipes with one change, by key, mildest change first."""
     if recipe.base.quantization == "none":
         yield "base.quantization", replace(recipe, base=replace(recipe.base, quantization="nf4"))
@@ -157,6 +162,9 @@ def _smaller(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
         yield "training.adapter_dtype", replace(recipe, training=replace(recipe.training, adapter_dtype="bfloat16"))
     if recipe.distributed.cards > 1 and recipe.distributed.strategy in ("ddp", "zero2"):
         yield "distributed.strategy", replace(recipe, distributed=replace(recipe.distributed, strategy="fsdp2"))
+    for sequence in range(recipe.distributed.sequence + 1, recipe.distributed.cards + 1):
+        if recipe.distributed.cards % sequence == 0 and model.heads % sequence == 0 and not model.experts:
+            yield "distributed.sequence", replace(recipe, distributed=replace(recipe.distributed, sequence=sequence))
     length = recipe.data.max_length
     while (length := length // 2) >= LEAST_LENGTH:
         yield "data.max_length", replace(recipe, data=replace(recipe.data, max_length=length))

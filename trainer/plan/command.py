@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from trainer.errors import UnusableInput
+from trainer.model.sequence import check_shared
 from trainer.model.shapes import architecture
 from trainer.plan.cards import CARDS, DEFAULT_CARD, GIB
 from trainer.plan.choose import (
@@ -39,6 +40,7 @@ def plan_command(
     vram_gib: float | None,
     gpus: int | None = None,
     strategy: str | None = None,
+    sequence: int | None = None,
     network_gbits: float | None = None,
     samples: int | None = None,
     tokens_per_sample: float | None = None,
@@ -48,14 +50,14 @@ def plan_command(
 
     Args:
         card: a name in CARDS, for speed and memory. `vram_gib` overrides the memory
-        gpus: number of cards. It and `strategy` override the recipe's section `distributed`
+        gpus: number of cards. It, `strategy` and `sequence` override the recipe's section `distributed`
         network_gbits: rate between machines of eight cards each, each way, in 10^9 bits per second
         samples: size of the corpus. It and `tokens_per_sample` override the recipe's
 
     Raises:
         UnusableInput: the card or the corpus is unknown, or the base is not available or cannot be planned.
     """
-    recipe = with_cards(with_corpus(recipe, samples, tokens_per_sample), gpus, strategy)
+    recipe = with_cards(with_corpus(recipe, samples, tokens_per_sample), gpus, strategy, sequence)
     network = Network() if network_gbits is None else Network(gbits=network_gbits)
     if not 0 < network.gbits < math.inf:
         raise UnusableInput(f"--network-gbits: {network_gbits} must be a number above 0, and finite")
@@ -65,6 +67,7 @@ def plan_command(
     vram_bytes = int((vram_gib or CARDS[name].vram_gib) * GIB)
     skeleton, source = architecture(recipe.base)
     model = read_model(skeleton, recipe.lora)
+    check_shared(recipe, heads=model.heads, experts=model.experts > 0)
     plans = possible_plans(model, recipe, CARDS[name], network)
     plan = fastest_fitting(plans, vram_bytes)
     changes = [] if plan else changes_that_fit(model, recipe, CARDS[name], vram_bytes)
@@ -85,20 +88,24 @@ def plan_command(
     return 0 if plan else NOTHING_FITS
 
 
-def with_cards(recipe: Recipe, gpus: int | None, strategy: str | None) -> Recipe:
-    """Replace the recipe's number of cards and its strategy by flags.
+def with_cards(recipe: Recipe, gpus: int | None, strategy: str | None, sequence: int | None = None) -> Recipe:
+    """Replace the recipe's number of cards, its strategy and the number of cards that share a pack by flags.
 
     Raises:
-        UnusableInput: the number is out of range.
+        UnusableInput: a number is out of range, or the cards cannot share packs so.
     """
-    changes = {"processes": gpus, "strategy": strategy}
+    changes = {"processes": gpus, "strategy": strategy, "sequence": sequence}
     if gpus is not None and not 1 <= gpus <= MOST_CARDS:
         raise UnusableInput(f"--gpus: {gpus} must be from 1 to {MOST_CARDS:,}")
     given = {name: value for name, value in changes.items() if value is not None}
     cards = recipe.distributed.cards if gpus is None else gpus
     if cards == 1 and strategy not in (None, "auto", "ddp"):
         raise UnusableInput(f"--strategy: one card shares nothing, so {strategy} needs --gpus of at least 2")
-    return replace(recipe, distributed=replace(recipe.distributed, **given))  # type: ignore[arg-type]
+    changed = replace(recipe.distributed, **given)  # type: ignore[arg-type]
+    if changed.sequence < 1 or cards % changed.sequence:
+        of_recipe = "distributed.sequence" if sequence is None else "--sequence"
+        raise UnusableInput(f"{of_recipe}: {changed.sequence} must divide the number of cards, {cards}. Set --gpus, too")
+    return replace(recipe, distributed=changed)
 
 
 def _head(model: Model, recipe: Recipe, source: str) -> Iterator[str]:
@@ -166,6 +173,7 @@ def _facts(
         "accumulation": shown.accumulation,
         "processes": recipe.distributed.cards,
         "strategy": shown.strategy,
+        "sequence": shown.sequence,
         "step_seconds": round(shown.step_seconds, 4),
         "exchange_seconds": {name: round(value, 6) for name, value in asdict(shown.exchange).items()},
         "peak_bytes": shown.peak_bytes,

@@ -11,10 +11,11 @@ with A and, with dropout, a byte mask. All gradients are counted, because they e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer.model.base import NF4_BLOCK
 from trainer.model.loss import CHUNK_LOGITS
+from trainer.model.sequence import repeats
 from trainer.plan.cards import GIB
 from trainer.plan.model import Matrix, Model
 from trainer.plan.sharding import shard
@@ -39,13 +40,19 @@ class Choice:
     """The choices of a plan."""
 
     micro_batch_tokens: int
+    """Of a whole pack. Several cards may share it."""
     checkpointing: str
     offload: bool
+
+    def of_card(self, sizes: Sizes) -> Choice:
+        """Return the same for the tokens that one card has of a pack."""
+        return replace(self, micro_batch_tokens=-(-self.micro_batch_tokens // sizes.sequence))
 
 
 def memory_lines(model: Model, recipe: Recipe, choice: Choice, sizes: Sizes) -> list[Line]:
     """Every line, in the order of the table."""
-    activations = kept_lines(model, choice, sizes) + working_lines(model, recipe.base, choice, sizes)
+    own = choice.of_card(sizes)
+    activations = kept_lines(model, own, sizes) + working_lines(model, recipe.base, own, sizes)
     slack = int(sum(line.bytes for line in activations if line.counted) * SLACK_FRACTION)
     return [
         *shard(static_lines(model, recipe, sizes), model, recipe),
@@ -64,14 +71,25 @@ def peak_bytes(lines: list[Line]) -> int:
 
 
 def attention_bytes(model: Model, sizes: Sizes) -> int:
-    """Kept by one layer's attention, per token: input of q, k, v; the three; output, with its logarithms."""
-    q, k = model.heads * model.head_width, model.key_heads * model.head_width
+    """Kept by one layer's attention, per token: input of q, k, v; the three; output, with its logarithms.
+
+    With a shared pack, a card attends to all tokens with its part of the heads, which has as many bytes. It sends the
+    output on, and o_proj keeps what comes back. Key heads may be repeated.
+    """
+    q, k = model.heads * model.head_width, sent_key_heads(model, sizes) * model.head_width
     matrices = [matrix for matrix in model.layer_matrices if matrix.name in ("q_proj", "k_proj", "v_proj", "o_proj")]
     own = sizes.element * (q + 2 * k + q) + 4 * model.heads
+    if sizes.sequence > 1 and any(m.adapted for m in matrices if m.name == "o_proj"):
+        own += sizes.element * q
     if model.head_norms:  # each norm keeps its input in float32, and one number per head
-        own += 4 * (q + k) + 4 * (model.heads + model.key_heads)
+        own += 4 * (q + model.key_heads * model.head_width) + 4 * (model.heads + model.key_heads)
     of_input = sizes.element * model.hidden if any(m.adapted for m in matrices if m.name != "o_proj") else 0
     return own + of_input + lora_bytes(matrices, sizes)
+
+
+def sent_key_heads(model: Model, sizes: Sizes) -> int:
+    """Key heads, repeated until the cards that share a pack get equally many."""
+    return model.key_heads * repeats(model.key_heads, sizes.sequence)
 
 
 def mlp_bytes(model: Model, sizes: Sizes) -> int:
@@ -126,6 +144,19 @@ def host_bytes(model: Model, choice: Choice, sizes: Sizes) -> int:
     """Page-locked host memory that offloading takes."""
     per_layer = {"none": 0, "selective": 3, "full": 1}[choice.checkpointing]
     return choice.offload * per_layer * model.layers * sizes.element * model.hidden * choice.micro_batch_tokens
+
+
+def all_to_all_bytes(model: Model, choice: Choice, sizes: Sizes) -> int:
+    """Bytes that a card sends in a pass, if it shares the pack with others.
+
+    For each layer and token of its own: queries, keys, values and the output, of which (N - 1) / N go to others
+    (DeepSpeed-Ulysses, arXiv 2309.14509, section 3.2: 4 · tokens · hidden / N, if all heads are key heads). Backward
+    sends as much. Full checkpointing sends all again.
+    """
+    own, number = choice.of_card(sizes).micro_batch_tokens, sizes.sequence
+    each = sizes.element * model.head_width * 2 * (model.heads + sent_key_heads(model, sizes))
+    times = 3 if choice.checkpointing == "full" else 2
+    return times * model.layers * own * each * (number - 1) // number
 
 
 # --- working memory -------------------------------------------------------------------------------------------

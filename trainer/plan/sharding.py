@@ -42,12 +42,17 @@ def trained_by(recipe: Recipe, processes: int) -> Recipe:
     """Return the recipe as `processes` cards train it."""
     if recipe.distributed.strategy in ("auto", "ddp"):
         return unsharded(recipe, processes)
-    return replace(recipe, distributed=Distributed(processes=processes, strategy=recipe.distributed.strategy))
+    return _with(recipe, processes, recipe.distributed.strategy)
 
 
 def unsharded(recipe: Recipe, processes: int) -> Recipe:
     """Return the recipe as it is trained by `processes` cards, each of which holds everything."""
-    return replace(recipe, distributed=Distributed(processes=processes, strategy="ddp"))
+    return _with(recipe, processes, "ddp")
+
+
+def _with(recipe: Recipe, processes: int, strategy: str) -> Recipe:
+    sequence = recipe.distributed.shared_by(processes)
+    return replace(recipe, distributed=Distributed(processes=processes, strategy=strategy, sequence=sequence))
 
 
 def shard(lines: list[Line], model: Model, recipe: Recipe) -> list[Line]:

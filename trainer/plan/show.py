@@ -53,7 +53,10 @@ def summary(plan: Plan, recipe: Recipe) -> str:
 
 def _cards(plan: Plan, recipe: Recipe) -> str:
     processes = recipe.distributed.cards
-    return "" if processes == 1 else f"; {processes} cards with {plan.strategy}, one of which holds"
+    if processes == 1:
+        return ""
+    shared = f"; {plan.sequence} cards share each pack" if plan.sequence > 1 else ""
+    return f"{shared}; {processes} cards with {plan.strategy}, one of which holds"
 
 
 def exchange_line(plan: Plan) -> str:

@@ -3,7 +3,7 @@
 seconds of a micro-batch = the largest of   FLOPs / (card's dense rate × EFFICIENCY) + unpacking / bandwidth
                                             bytes to the host and back / HOST_BANDWIDTH
                                             gathers of weights from other cards
-                           + sums of gradients after it
+                           + sums of gradients after it, and all-to-alls between cards that share it
 seconds of a step        = its micro-batches + its own exchange (trainer/plan/exchange.py)
 """
 
@@ -34,11 +34,12 @@ def tokens_per_second(
     Args:
         passes: micro-batches in a step
     """
-    tokens = choice.micro_batch_tokens
+    own = choice.of_card(sizes)
+    tokens = own.micro_batch_tokens
     seconds = tokens * flops_per_token(model, recipe, choice) / (card.tflops * 1e12 * EFFICIENCY)
     if recipe.base.quantization == "nf4":
         seconds += _weight_uses(model, choice) * UNPACKED_BYTES / (card.bandwidth_gbs * 1e9)
-    moved = 2 * host_bytes(model, choice, sizes) / HOST_BANDWIDTH
+    moved = 2 * host_bytes(model, own, sizes) / HOST_BANDWIDTH
     each = max(seconds, moved, exchange.hidden) + exchange.open
     return passes * tokens / (passes * each + exchange.of_step)
 

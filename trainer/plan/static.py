@@ -41,17 +41,20 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Bytes per element, and the LoRA settings that affect activations."""
+    """Bytes per element, and the settings that affect activations."""
 
     element: int
     """Of weights and activations in the compute dtype: 2 or 4."""
     rank: int
     dropout: bool
+    sequence: int = 1
+    """Cards that share a pack's tokens."""
 
 
 def sizes_of(recipe: Recipe, *, element: int) -> Sizes:
     """The recipe's."""
-    return Sizes(element=element, rank=recipe.lora.rank, dropout=recipe.lora.dropout > 0)
+    shared_by = recipe.distributed.shared_by(recipe.distributed.cards)
+    return Sizes(element=element, rank=recipe.lora.rank, dropout=recipe.lora.dropout > 0, sequence=shared_by)
 
 
 def static_lines(model: Model, recipe: Recipe, sizes: Sizes) -> list[Line]:
