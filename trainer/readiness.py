@@ -56,10 +56,7 @@ def cards_finding(recipe: Recipe, cards: int) -> Finding:
         )
     more = wanted // recipe.distributed.shared_by(wanted)
     accumulates = f", and accumulates {more} times as many samples for a step" if more > 1 else ""
-    said = (
-        f"{cards} of {wanted} cards: one process trains{accumulates}. "
-        "distributed.launcher: torchrun uses more cards"
-    )
+    said = f"{cards} of {wanted} cards: one process trains{accumulates}. distributed.launcher: torchrun uses more cards"
     return Finding(check="cards", state="note", said=said)
 
 

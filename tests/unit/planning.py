@@ -23,7 +23,7 @@ from trainer.model.shapes import architecture
 from trainer.model.step import LossModel
 from trainer.plan.memory import Choice
 from trainer.plan.model import Model, read_model
-from trainer.plan.static import Sizes
+from trainer.plan.static import Sizes, sizes_of
 from trainer.recipe import Recipe
 
 ELEMENT = {"float32": 4, "bfloat16": 2}
@@ -65,7 +65,7 @@ def recipe_for(model: str | Path, **overrides: Any) -> Recipe:
 
 def planned(recipe: Recipe) -> tuple[Model, Sizes]:
     """Return what a plan reads of the model, for the recipe's dtype."""
-    sizes = Sizes(element=ELEMENT[recipe.base.compute_dtype], rank=recipe.lora.rank, dropout=recipe.lora.dropout > 0)
+    sizes = sizes_of(recipe, element=ELEMENT[recipe.base.compute_dtype])
     return read_model(architecture(recipe.base)[0], recipe.lora), sizes
 
 

@@ -104,7 +104,9 @@ def with_cards(recipe: Recipe, gpus: int | None, strategy: str | None, sequence:
     changed = replace(recipe.distributed, **given)  # type: ignore[arg-type]
     if changed.sequence < 1 or cards % changed.sequence:
         of_recipe = "distributed.sequence" if sequence is None else "--sequence"
-        raise UnusableInput(f"{of_recipe}: {changed.sequence} must divide the number of cards, {cards}. Set --gpus, too")
+        raise UnusableInput(
+            f"{of_recipe}: {changed.sequence} must divide the number of cards, {cards}. Set --gpus, too"
+        )
     return replace(recipe, distributed=changed)
 
 
