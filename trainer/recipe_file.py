@@ -264,7 +264,7 @@ def _contradictions_in_size(recipe: Recipe) -> Iterator[str]:
     if isinstance(distributed.processes, int) and distributed.processes % distributed.sequence:
         yield (
             f"distributed.sequence: {distributed.sequence} does not divide distributed.processes, "
-            f"{distributed.processes}. So many processes share each pack: use a divisor, or a multiple of it as processes"
+            f"{distributed.processes}. So many processes share each pack: use a divisor, or other processes"
         )
     if distributed.strategy in ("fsdp2", "zero2", "zero3") and recipe.training.optimizer == "adafactor":
         yield (

@@ -288,6 +288,57 @@ def test_auto_takes_the_fastest_strategy_that_fits(big):
     assert {plan.strategy for plan in possible_plans(big, DEFAULT, CARD)} == {"ddp"}
 
 
+def test_cards_that_share_packs_divide_their_activations(big):
+    def plans(sequence: int):
+        several = replace(DEFAULT, distributed=Distributed(processes=4, strategy="ddp", sequence=sequence))
+        return {plan.choice: plan for plan in possible_plans(big, several, CARD)}
+
+    alone, shared = plans(1), plans(4)
+    assert alone.keys() == shared.keys()
+    for choice, whole in alone.items():
+        part = shared[choice]
+        sizes = [{line.name: line.bytes for line in plan.lines} for plan in (whole, part)]
+        assert sizes[1]["positions"] * 4 == sizes[0]["positions"]
+        if choice.checkpointing == "full":
+            assert sizes[1]["checkpoints"] * 4 == sizes[0]["checkpoints"]
+            assert part.host_bytes * 4 == whole.host_bytes
+        times = 3 if choice.checkpointing == "full" else 2
+        sent = (
+            choice.micro_batch_tokens // 4 * 2 * 128 * 2 * (40 + 8) * 48 * times * 3 // 4
+        )  # of 40 heads and 8 key heads
+        seconds = sent / Network().bytes_per_second(CARD, 4)
+        assert part.exchange.open == pytest.approx(seconds) and whole.exchange.open == 0
+        work = part.step_seconds - part.exchange.of_step - part.accumulation * part.exchange.open
+        assert work == pytest.approx(
+            (whole.step_seconds - whole.exchange.of_step) / 4, rel=0.2
+        )  # unpacking is not divided
+
+
+def test_where_nothing_fits_the_plan_names_the_cards_that_may_share_packs(big):
+    long = replace(DEFAULT, data=replace(DEFAULT.data, max_length=131_072))
+    several = replace(long, distributed=Distributed(processes=8, strategy="fsdp2"))
+    assert fastest_fitting(possible_plans(big, several, CARD), CARD_BYTES) is None
+    (change,) = [text for text in changes_that_fit(big, several, CARD, CARD_BYTES) if "sequence" in text]
+    number = int(change.removeprefix("distributed.sequence: "))
+    shared = replace(several, distributed=replace(several.distributed, sequence=number))
+    assert fastest_fitting(possible_plans(big, shared, CARD), CARD_BYTES) is not None
+    alone = replace(long, distributed=Distributed())
+    assert not any("sequence" in text for text in changes_that_fit(big, alone, CARD, CARD_BYTES))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--sequence", "2"), "--sequence: 2 must divide the number of cards, 1. Set --gpus, too"),
+        (("--gpus", "6", "--sequence", "4"), "--sequence: 4 must divide the number of cards, 6"),
+        (("--gpus", "3", "--sequence", "3"), "3 does not divide the 40 attention heads"),
+    ],
+)
+def test_the_command_refuses_cards_that_cannot_share_packs(no_hub, capsys, arguments, message):
+    assert __main__.main(["plan", str(RECIPES / "qwen-5090.yaml"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
 # --- what `auto` becomes --------------------------------------------------------------------------------------
 
 
@@ -417,10 +468,12 @@ def test_codelupe_plan_runs_the_trainers_plan(tmp_path):
             cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
 
-    done = plan("--vram-gib", "8", "--gpus", "16", "--strategy", "zero3", "--network-gbits", "1", "--json")
+    done = plan(
+        "--vram-gib", "8", "--gpus", "15", "--strategy", "zero3", "--sequence", "3", "--network-gbits", "1", "--json"
+    )
     facts = json.loads(done.stdout)
     assert done.returncode == 0 and facts["micro_batch_tokens"] == 3 * 512  # BATCH_SIZE over the recipe
-    assert (facts["processes"], facts["strategy"]) == (16, "zero3")
+    assert (facts["processes"], facts["strategy"], facts["sequence"]) == (15, "zero3", 3)
     assert facts["step_seconds"] >= facts["accumulation"] * facts["exchange_seconds"]["hidden"] > 0.001
     assert plan("--vram-gib", "0.5", "--samples", "80", "--tokens-per-sample", "99.5").returncode == 3
 

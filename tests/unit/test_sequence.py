@@ -211,16 +211,16 @@ def test_key_heads_are_repeated_as_little_as_possible(keys, size, times):
 
 
 def test_processes_and_heads_that_cannot_share_are_refused():
-    with pytest.raises(RecipeError, match="distributed.sequence: 2 does not divide distributed.processes, 3"):
+    with pytest.raises(RecipeError, match=r"distributed.sequence: 2 does not divide distributed.processes, 3"):
         shared_recipe(distributed__processes=3)
-    with pytest.raises(RecipeError, match="distributed.sequence: 2 does not divide distributed.processes, 1"):
+    with pytest.raises(RecipeError, match=r"distributed.sequence: 2 does not divide distributed.processes, 1"):
         shared_recipe(distributed__processes=1)
     three = shared_recipe(distributed__processes=3, distributed__sequence=3)
-    with pytest.raises(UnusableInput, match="sequence: 3 does not divide the 4 attention heads.* Use one of 1, 2, 4"):
+    with pytest.raises(UnusableInput, match=r"sequence: 3 does not divide the 4 attention heads.* Use one of 1, 2, 4"):
         check_sequence(three)
     check_sequence(shared_recipe())
     mixture = toy_recipe("mixtral", **SHARED)
-    with pytest.raises(UnusableInput, match="2 cannot train .*experts needs whole packs. Use sequence: 1"):
+    with pytest.raises(UnusableInput, match=r"2 cannot train .*experts needs whole packs. Use sequence: 1"):
         check_sequence(mixture)
 
 

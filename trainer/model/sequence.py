@@ -69,13 +69,14 @@ def check_shared(recipe: Recipe, *, heads: int, experts: bool) -> None:
     size = recipe.distributed.sequence
     if size > 1 and experts:
         raise UnusableInput(
-            f"distributed.sequence: {size} cannot train {recipe.base.model}, because the loss that balances its experts "
-            "needs whole packs. Use sequence: 1"
+            f"distributed.sequence: {size} cannot train {recipe.base.model}, because the loss that balances its "
+            "experts needs whole packs. Use sequence: 1"
         )
     if heads % size:
         fitting = ", ".join(str(number) for number in range(1, heads + 1) if heads % number == 0)
         raise UnusableInput(
-            f"distributed.sequence: {size} does not divide the {heads} attention heads of the base. Use one of {fitting}"
+            f"distributed.sequence: {size} does not divide the {heads} attention heads of the base. "
+            f"Use one of {fitting}"
         )
 
 

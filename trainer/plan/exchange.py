@@ -10,7 +10,7 @@ reduce-scatter, and twice as much for an all-reduce.
     fsdp2    and backward; reduce-scatter
              of the gradients in float32
 
-Cards that share a pack exchange all-to-alls in each layer of each pass (`all_to_all_bytes` in memory.py). They cannot be
+Cards that share a pack exchange all-to-alls in each layer of each pass (`all_to_all_bytes` in memory.py). They are not
 hidden: attention waits for them.
 
 A gather is hidden behind the work of the layer before. Only what takes longer than that work counts.
