@@ -166,6 +166,40 @@ def test_one_process_goes_on_from_the_checkpoint_of_two(shared, alone, tmp_path,
     compare(directory, alone[way], skipped=2)
 
 
+SHORT = """
+import os, sys
+import torch
+from trainer.imports import import_trainer
+import_trainer()
+from trainer.model import step
+forward = step.LossModel.forward
+def short_of_memory(self, batch, **options):
+    if os.environ["RANK"] == "1" and self.training:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return forward(self, batch, **options)
+step.LossModel.forward = short_of_memory
+from trainer.__main__ import main
+sys.exit(main(["run", sys.argv[1]]))
+"""
+"""Trains a run whose second process has no memory."""
+
+
+@pytest.mark.long
+def test_one_process_out_of_memory_ends_the_run_at_once(tmp_path):
+    """The other waits in the middle of a pass. It must not wait for the first to try again."""
+    directory = short_run(tmp_path / "run", shared_recipe())
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHORT, str(directory.root)], cwd=ROOT, stdin=subprocess.DEVNULL,
+            env=os.environ | rank_environment(rank, 2, tmp_path / "rendezvous"),
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    assert ranks[1].wait(60) == 3
+    assert ranks[0].wait(60) != 0, "it has lost the other"
+    assert directory.suspects.exists() and not events(directory, "step")
+
+
 # --- the cut --------------------------------------------------------------------------------------------------
 
 

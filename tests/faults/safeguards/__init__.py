@@ -26,6 +26,7 @@ from safeguards import (
     ranks,
     running,
     settings,
+    shared_packs,
     trained_twice,
     versions,
 )
@@ -49,6 +50,7 @@ MODULES = (
     commands,
     neighbours,
     ranks,
+    shared_packs,
 )
 MUTANTS: dict[str, Mutant] = {title: mutant for module in MODULES for title, mutant in module.MUTANTS.items()}
 """The safeguards by title."""
