@@ -20,6 +20,7 @@ from run_folder import events, run, short_run, token_samples, tokenizer, weights
 from toys import toy, toy_recipe
 from transformers import Qwen2Config
 
+from trainer.__main__ import main
 from trainer.check import check_world
 from trainer.data.batches import collate
 from trainer.errors import RecipeError, UnusableInput
@@ -256,6 +257,17 @@ def test_processes_and_heads_that_cannot_share_are_refused():
     mixture = toy_recipe("mixtral", **SHARED)
     with pytest.raises(UnusableInput, match=r"2 cannot train .*experts needs whole packs. Use sequence: 1"):
         check_sequence(mixture)
+
+
+def test_a_base_whose_heads_cannot_be_shared_is_refused_before_it_is_loaded(tmp_path, capsys):
+    recipe = shared_recipe(distributed__processes=3, distributed__sequence=3)
+    directory = short_run(tmp_path / "run", recipe)
+    assert run(directory) == 2
+    (event,) = events(directory, "failed")
+    assert "does not divide the 4 attention heads" in event["message"]
+    assert {event["stage"] for event in events(directory, "stage")} == {"check"}
+    assert main(["prepare", str(directory.recipe)]) == 2
+    assert "does not divide the 4 attention heads" in capsys.readouterr().err
 
 
 def test_as_many_processes_start_as_can_share_the_packs():
