@@ -12,6 +12,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,11 +25,14 @@ from trainer.__main__ import main
 from trainer.check import check_world
 from trainer.data.batches import collate
 from trainer.errors import RecipeError, UnusableInput
-from trainer.model.sequence import check_sequence, repeats
+from trainer.evaluate.held_out import HeldOut
+from trainer.fit.passes import Passes
+from trainer.model.sequence import SharedBy, check_sequence, repeats
 from trainer.model.toy import SHAPE, random_model
 from trainer.ranks import rank_environment, ranks_for
 from trainer.recipe import Recipe, step_samples
 from trainer.run_dir import RunDirectory
+from trainer.stop import StopRequest
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
@@ -84,7 +88,11 @@ def train_together(folder: Path, runs: list[RunDirectory], processes: int = 2) -
         )
         for rank in range(processes)
     ]  # fmt: skip
-    assert [rank.wait(200) for rank in ranks] == [0] * processes
+    try:
+        assert [rank.wait(100) for rank in ranks] == [0] * processes
+    finally:
+        for rank in ranks:
+            rank.kill()
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +204,12 @@ def test_one_process_out_of_memory_ends_the_run_at_once(tmp_path):
         )
         for rank in range(2)
     ]  # fmt: skip
-    assert ranks[1].wait(60) == 3
-    assert ranks[0].wait(60) != 0, "it has lost the other"
+    try:
+        assert ranks[1].wait(60) == 3
+        assert ranks[0].wait(60) != 0, "it has lost the other"
+    finally:
+        for rank in ranks:
+            rank.kill()
     assert directory.suspects.exists() and not events(directory, "step")
 
 
@@ -226,6 +238,25 @@ def test_the_shares_of_a_pack_are_the_pack():
     sums = sum(share.sum_by_sample(part) for share, part in zip(shares, parts, strict=True))
     torch.testing.assert_close(sums[:5], whole.sum_by_sample(values))
     assert sums[5] == 0
+
+
+def test_processes_that_share_packs_get_the_same_ones():
+    recipe, samples = shared_recipe(distributed__processes=4), token_samples(8)
+    model = torch.nn.Linear(1, 1)
+    model.shared = SharedBy(size=2)
+    training, measuring = [], []
+    for rank in range(4):
+        accelerator: Any = SimpleNamespace(process_index=rank, num_processes=4)
+        context: Any = SimpleNamespace(
+            recipe=recipe, accelerator=accelerator, windows=SimpleNamespace(samples=samples),
+            together=SimpleNamespace(model=model),
+        )  # fmt: skip
+        training.append(Passes(context)._packs(range(8)))
+        measuring.append(HeldOut(accelerator, model, samples, budget=900, stop=StopRequest()).packs)
+    for found in (training, measuring):
+        assert found[0] == found[1] and found[2] == found[3]
+        members = [index for packs in found[::2] for pack in packs for index in pack]
+        assert sorted(members) == list(range(8))
 
 
 def test_a_share_keeps_its_weights_and_may_have_no_loss():

@@ -41,7 +41,7 @@ MUTANTS: dict[str, Mutant] = {
         file="trainer/fit/passes.py",
         old="accelerator.process_index // together, accelerator.num_processes // together\n",
         new="accelerator.process_index, accelerator.num_processes\n",
-        caught_by=SHARED,
+        caught_by=test("tests/unit/test_sequence.py", "get_the_same_ones"),
     ),
     "a process that runs out of memory in a shared pack leaves no other waiting": Mutant(
         file="trainer/fit/together.py",
