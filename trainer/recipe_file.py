@@ -259,8 +259,14 @@ def _contradictions_in_size(recipe: Recipe) -> Iterator[str]:
     elif corpus.tokens is not None and corpus.samples is not None and corpus.tokens < corpus.samples:
         yield f"corpus.tokens: {corpus.tokens} is less than corpus.samples, {corpus.samples}"
     yield from cluster_problems(distributed.launcher, distributed.processes, distributed.strategy, distributed)
-    if distributed.processes == 1 and distributed.strategy in ("fsdp2", "zero2", "zero3"):
-        yield f"distributed.strategy: {distributed.strategy} shares nothing, because distributed.processes is 1"
+    if distributed.strategy in ("fsdp2", "zero2", "zero3"):
+        if distributed.processes == 1:
+            yield f"distributed.strategy: {distributed.strategy} shares nothing, because distributed.processes is 1"
+        elif distributed.processes == "auto" and distributed.launcher == "process":
+            yield (
+                f"distributed.strategy: {distributed.strategy} shares nothing, because one process trains with "
+                "distributed.launcher: process. Use torchrun"
+            )
     if distributed.strategy in ("fsdp2", "zero2", "zero3") and recipe.training.optimizer == "adafactor":
         yield (
             f"training.optimizer: adafactor keeps sums over rows and columns, which {distributed.strategy} divides. "

@@ -15,6 +15,8 @@ from run_folder import events, same, short_recipe, short_run, weights
 from service.cycle.launch import TrainerProcess
 from trainer import ranks
 from trainer.ranks import cause_of, ranks_for
+from trainer.recipe import step_samples
+from trainer.recipe_file import parse_recipe
 from trainer.records import EventTail
 from trainer.stop import StopRequest
 
@@ -66,6 +68,11 @@ def test_how_many_processes_are_started(processes, cards, expected):
     """A step takes 2 × 2 samples with `auto`, and 2 × 2 × processes else."""
     recipe = short_recipe(distributed__processes=processes, distributed__launcher="torchrun")
     assert ranks_for(recipe, cards) == expected
+
+
+def test_torchrun_alone_uses_all_gpus_and_does_not_change_the_step():
+    recipe = parse_recipe({"name": "a", "stream": "a", "distributed": {"launcher": "torchrun"}}, where="the recipe")
+    assert ranks_for(recipe, 8) == 8 and step_samples(recipe) == 16
 
 
 @pytest.mark.parametrize(
