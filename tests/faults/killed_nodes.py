@@ -158,7 +158,11 @@ def killed_node(whole: Whole, root: Path, cluster: Any, chance: random.Random, *
 @contextmanager
 def killed_nodes(folder: Path, sample: bool) -> Iterator[Trials]:
     with ray_cluster() as cluster:
-        recipe = RECIPE | {"distributed.launcher": "ray", "distributed.address": cluster.address}
+        recipe = RECIPE | {
+            "distributed.launcher": "ray",
+            "distributed.address": cluster.address,
+            "lora.dropout": 0.0,  # each process draws its own, so that one process trains differently
+        }
         with server(folder / "postgres") as url, scene(folder / "prepare", url, "prepare") as one:
             inputs = claimed_inputs(one, folder / "inputs", real_options(one), recipe)
         have_nodes(cluster, 2)
