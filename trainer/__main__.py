@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from trainer import recipe_commands
@@ -244,8 +245,9 @@ def _train_to_exit_code(directory: RunDirectory, stop: StopRequest) -> int:
 
 
 def _failed(events: Events, code: int, message: str) -> int:
-    events.emit("failed", code=code, message=message)
     write_stderr(message)
+    with suppress(OSError):  # a full disk must not change the exit code
+        events.emit("failed", code=code, message=message)
     return code
 
 

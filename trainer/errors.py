@@ -33,6 +33,10 @@ class ClusterFailed(TrainerError):
     """The cluster cannot be reached, or has too few machines. A later start may find it in order."""
 
 
+class ShareNotSaved(TrainerError):
+    """A process could not write its share of a checkpoint. A later start goes on from the one before."""
+
+
 class StepFailed(TrainerError):
     """A step or an evaluation failed."""
 

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,8 +109,9 @@ def report_cause(directory: RunDirectory, code: int, rank: int, number: int) -> 
     """Write the event of a run that a rank made fail, unless that rank has. Returns the exit code."""
     if code not in (0, Stopped.exit_code) and (rank != 0 or code < 0):  # rank 0 has written its own
         message = f"process {rank} of {number} {_ending(code)}. trainer.log has its last lines, after [rank {rank}]"
-        append_event(directory.events, "failed", code=code, message=message)
         write_stderr(message)
+        with suppress(OSError):  # a full disk must not change the exit code
+            append_event(directory.events, "failed", code=code, message=message)
     return code
 
 

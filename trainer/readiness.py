@@ -18,7 +18,7 @@ from trainer.plan.model import Model, read_model
 from trainer.plan.sharding import unsharded
 from trainer.plan.static import sizes_of, static_lines
 from trainer.ranks import ranks_for
-from trainer.recipe import Recipe
+from trainer.recipe import Recipe, step_samples
 
 TRY = "codelupe train --smoke …  # tries the recipe with a toy model"
 
@@ -49,7 +49,12 @@ def cards_finding(recipe: Recipe, cards: int) -> Finding:
     if recipe.distributed.launcher == "torchrun":
         number = ranks_for(recipe, cards)
         said = f"{cards or 'no'} card{'s' * (cards != 1)}; processes that train: {number}"
+        if number < cards:
+            return Finding(check="cards", state="note", said=f"{said}. {_why_fewer(recipe)}")
         return Finding(check="cards", state="ok" if number in (cards, wanted) else "note", said=said)
+    if cards > wanted == 1:
+        said = f"one of {cards} cards trains. distributed.launcher: torchrun uses all"
+        return Finding(check="cards", state="note", said=said)
     if cards == wanted or (cards == 0 and wanted == 1):
         return Finding(
             check="cards", state="ok", said=f"{cards or 'no'} card{'s' * (cards != 1)}, as the recipe expects"
@@ -58,6 +63,14 @@ def cards_finding(recipe: Recipe, cards: int) -> Finding:
     accumulates = f", and accumulates {more} times as many samples for a step" if more > 1 else ""
     said = f"{cards} of {wanted} cards: one process trains{accumulates}. distributed.launcher: torchrun uses more cards"
     return Finding(check="cards", state="note", said=said)
+
+
+def _why_fewer(recipe: Recipe) -> str:
+    """Return why torchrun leaves cards without work."""
+    wanted = recipe.distributed.processes
+    if wanted == "auto":
+        return f"A step of {step_samples(recipe)} samples cannot be shared equally by more of them"
+    return f"distributed.processes: {wanted} leaves the others without work. auto uses all"
 
 
 def host_finding(recipe: Recipe, model: Model, available: int) -> Finding:

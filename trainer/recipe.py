@@ -150,7 +150,7 @@ class Distributed(Cluster):
     launcher: str = choice("process", "torchrun", "ray")
     """`process`: one process trains. `torchrun`: one process for each GPU of this machine, each with torchrun's
     variables. `ray`: one for each GPU of a Ray cluster. Whoever starts a run with torchrun by hand needs none."""
-    processes: int | Literal["auto"] = number(1, 1, 4096, word="auto")
+    processes: int | Literal["auto"] = number("auto", 1, 4096, word="auto")
     """Number of GPUs, with one process each. `auto`: those of this machine or cluster, and a step takes batch_size ×
     gradient_accumulation_steps samples, so that the result does not depend on their number."""
     strategy: str = choice("auto", "ddp", "fsdp2", "zero2", "zero3")

@@ -259,8 +259,20 @@ def _contradictions_in_size(recipe: Recipe) -> Iterator[str]:
     elif corpus.tokens is not None and corpus.samples is not None and corpus.tokens < corpus.samples:
         yield f"corpus.tokens: {corpus.tokens} is less than corpus.samples, {corpus.samples}"
     yield from cluster_problems(distributed.launcher, distributed.processes, distributed.strategy, distributed)
-    if distributed.processes == 1 and distributed.strategy in ("fsdp2", "zero2", "zero3"):
-        yield f"distributed.strategy: {distributed.strategy} shares nothing, because distributed.processes is 1"
+    alone = distributed.processes == "auto" and distributed.launcher == "process"
+    if distributed.strategy in ("fsdp2", "zero2", "zero3"):
+        if distributed.processes == 1:
+            yield f"distributed.strategy: {distributed.strategy} shares nothing, because distributed.processes is 1"
+        elif alone:
+            yield (
+                f"distributed.strategy: {distributed.strategy} shares nothing, because one process trains with "
+                "distributed.launcher: process. Use torchrun"
+            )
+    if distributed.sequence > 1 and alone:
+        yield (
+            f"distributed.sequence: {distributed.sequence} processes cannot share packs, because one process trains "
+            "with distributed.launcher: process. Use torchrun"
+        )
     if isinstance(distributed.processes, int) and distributed.processes % distributed.sequence:
         yield (
             f"distributed.sequence: {distributed.sequence} does not divide distributed.processes, "

@@ -10,7 +10,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -301,10 +301,12 @@ def runs_of(one: Scene) -> list[RunDirectory]:
     return [RunDirectory(path) for path in found if path.name.isdigit()]
 
 
-def claimed_inputs(one: Scene, root: Path, options: dict[str, object]) -> RunDirectory:
+def claimed_inputs(
+    one: Scene, root: Path, options: dict[str, object], recipe: Mapping[str, object] = RECIPE
+) -> RunDirectory:
     """Have a service claim files, and return a copy of its run directory before its first start."""
     one.produce(FILES)
-    service = one.start(**options, recipe=tuple(RECIPE.items()))
+    service = one.start(**options, recipe=tuple(recipe.items()))
     deadline = time.monotonic() + RUN_SECONDS
     while not runs_of(one):
         if time.monotonic() > deadline:

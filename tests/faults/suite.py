@@ -8,6 +8,7 @@ import database_faults
 import disk
 import fitting_faults
 import http_load
+import killed_nodes
 import killed_ranks
 import kills
 import leaders
@@ -42,6 +43,7 @@ MODULES = (
     neighbours,
     shared_source,
     killed_ranks,
+    killed_nodes,
     mutants,
 )
 ROWS: dict[int, Row] = {number: row for module in MODULES for number, row in module.ROWS.items()}

@@ -14,8 +14,11 @@ from run_folder import events, same, short_recipe, short_run, weights
 
 from service.cycle.launch import TrainerProcess
 from trainer import ranks
-from trainer.ranks import cause_of, ranks_for
+from trainer.ranks import cause_of, ranks_for, report_cause
+from trainer.recipe import step_samples
+from trainer.recipe_file import parse_recipe
 from trainer.records import EventTail
+from trainer.run_dir import RunDirectory
 from trainer.stop import StopRequest
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +71,11 @@ def test_how_many_processes_are_started(processes, cards, expected):
     assert ranks_for(recipe, cards) == expected
 
 
+def test_torchrun_alone_uses_all_gpus_and_does_not_change_the_step():
+    recipe = parse_recipe({"name": "a", "stream": "a", "distributed": {"launcher": "torchrun"}}, where="the recipe")
+    assert ranks_for(recipe, 8) == 8 and step_samples(recipe) == 16
+
+
 @pytest.mark.parametrize(
     ("codes", "expected"),
     [
@@ -82,6 +90,13 @@ def test_how_many_processes_are_started(processes, cards, expected):
 )
 def test_the_exit_code_is_that_of_the_cause(codes, expected):
     assert cause_of(codes) == expected
+
+
+def test_an_event_that_cannot_be_written_leaves_the_exit_code(tmp_path, capfd):
+    directory = RunDirectory(tmp_path)
+    directory.events.mkdir()  # stands for a full disk
+    assert report_cause(directory, -9, 1, 2) == -9
+    assert "process 1 of 2 was killed by SIGKILL" in capfd.readouterr().err
 
 
 def test_a_process_that_waits_for_one_that_is_gone_is_killed(monkeypatch):

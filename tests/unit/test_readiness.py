@@ -13,7 +13,7 @@ from trainer.plan.cards import GIB
 from trainer.plan.model import Model, read_model
 from trainer.readiness import available_bytes, cards_finding, disk_finding, host_finding, readiness_findings
 from trainer.recipe import Recipe
-from trainer.recipe_file import load_recipe
+from trainer.recipe_file import load_recipe, parse_recipe
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,21 @@ def test_fewer_cards_than_the_recipe_has_are_a_note(recipe: Recipe) -> None:
     found = cards_finding(recipe, 0)
     assert found.state == "note" and "0 of 8 cards" in found.said and "8 times as many" in found.said
     assert cards_finding(load_recipe(RECIPES / "embedded.yaml"), 0).state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("distributed", "cards", "state", "said"),
+    [
+        ({}, 4, "note", "one of 4 cards trains. distributed.launcher: torchrun uses all"),
+        ({"launcher": "torchrun"}, 4, "ok", "4 cards; processes that train: 4"),
+        ({"launcher": "torchrun"}, 5, "note", "processes that train: 4. A step of 16 samples cannot be shared"),
+        ({"launcher": "torchrun", "processes": 1}, 4, "note", "train: 1. distributed.processes: 1 leaves the others"),
+    ],
+)
+def test_cards_without_work_are_a_note(distributed, cards, state, said) -> None:
+    recipe = parse_recipe({"name": "a", "stream": "a", "distributed": distributed}, where="the recipe")
+    found = cards_finding(recipe, cards)
+    assert found.state == state and said in found.said, found.said
 
 
 def test_all_checks_of_a_recipe_that_fits(tmp_path: Path) -> None:

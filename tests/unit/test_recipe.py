@@ -73,7 +73,8 @@ def test_every_problem_is_listed_at_once():
         ({"training": {"optimizer": "adamw_fused", "adapter_dtype": "bfloat16"}}, "rounds stochastically"),
         ({"corpus": {"samples": 10, "tokens": 9}}, "less than corpus.samples"),
         ({"corpus": {"tokens": 9}}, "no effect without corpus.samples"),
-        ({"distributed": {"strategy": "zero3"}}, "zero3 shares nothing"),
+        ({"distributed": {"strategy": "zero3"}}, "zero3 shares nothing, because one process trains with .*torchrun"),
+        ({"distributed": {"strategy": "fsdp2", "processes": 1}}, "fsdp2 shares nothing, because distributed.processes"),
         (
             {"distributed": {"strategy": "zero2", "processes": 2}, "training": {"optimizer": "adafactor"}},
             "sums over rows and columns, which zero2 divides",

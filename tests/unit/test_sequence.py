@@ -311,5 +311,7 @@ def test_as_many_processes_start_as_can_share_the_packs():
         UnusableInput, match=r"3 processes cannot share equally, 2 of which share each pack .*1 or 2 or"
     ):
         check_world(recipe, 3)
-    auto = shared_recipe(distributed__processes="auto")
+    auto = shared_recipe(distributed__processes="auto", distributed__launcher="torchrun")
     assert step_samples(auto) == 4 and ranks_for(auto, 8) == 8
+    with pytest.raises(RecipeError, match=r"distributed.sequence: 2 processes cannot share packs.*Use torchrun"):
+        shared_recipe(distributed__processes="auto")

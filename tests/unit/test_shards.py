@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,11 +19,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 from run_folder import events, run, short_recipe, short_run, token_samples, weights
+from torch.distributed.checkpoint.api import CheckpointException
 
 from service.cycle.launch import TrainerProcess
 from trainer.check import check_deepspeed
-from trainer.errors import UnusableInput
+from trainer.errors import ShareNotSaved, UnusableInput
 from trainer.evaluate.held_out import HeldOut
+from trainer.fit import moments
 from trainer.fit.zero import make_zero
 from trainer.model.batch import Batch
 from trainer.model.sequence import ALONE
@@ -116,6 +119,20 @@ def two(tmp_path_factory) -> Callable[[str, str], dict[str, RunDirectory]]:
 def needs_deepspeed(strategy: str) -> None:
     if strategy.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed: pip install 'codelupe[deepspeed]'")
+
+
+def test_a_share_that_cannot_be_written_is_an_error_like_others(monkeypatch, tmp_path):
+    """torch's own is a BaseException: it would go past whoever reports that the run failed."""
+
+    def fail(*_: object, **__: object) -> None:
+        full = OSError(28, "No space left on device")
+        raise CheckpointException("save", {1: (full, traceback.extract_stack())})
+
+    monkeypatch.setattr(moments, "save", fail)
+    monkeypatch.setattr(moments, "_of_shares", lambda *_: {})
+    alone = SimpleNamespace(accelerator=SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None))
+    with pytest.raises(ShareNotSaved, match=r"process 1 could not write .*No space left on device"):
+        moments.save_moments(tmp_path / "optimizer", alone, None)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -18,12 +18,14 @@ import bitsandbytes.functional as bnb_functional
 import torch
 import torch.distributed as dist
 from bitsandbytes.optim.optimizer import Optimizer8bit
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from trainer.errors import ShareNotSaved
 from trainer.fit.together import Together
 from trainer.fit.zero import ZeroTogether
 from trainer.model.shards import local, own_share
@@ -43,7 +45,11 @@ def save_moments(folder: Path, together: Together, optimizer: torch.optim.Optimi
         folder.mkdir(parents=True)
     together.accelerator.wait_for_everyone()
     state = _of_zero(together, optimizer) if isinstance(together, ZeroTogether) else _of_shares(together, optimizer)
-    save(state, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    try:
+        save(state, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    except CheckpointException as error:  # no Exception: without this, the run would end without its `failed` event
+        rank, (cause, _) = next(iter(error.failures.items()))
+        raise ShareNotSaved(f"process {rank} could not write its share of the checkpoint ({cause})") from error
 
 
 def _of_shares(together: Together, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
