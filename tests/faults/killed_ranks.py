@@ -30,7 +30,7 @@ from trainer.run_dir import RunDirectory
 
 KILLS = 3
 """How often a run is killed, unless it ends before."""
-RUNS = 40
+RUNS = 50
 FILES = 26
 PROCESSES = 2
 RECIPE = {
