@@ -30,7 +30,7 @@ from trainer.run_dir import RunDirectory
 
 KILLS = 3
 """How often a run is killed, unless it ends before."""
-RUNS = 50
+RUNS = 52
 FILES = 26
 PROCESSES = 2
 RECIPE = {
