@@ -262,7 +262,7 @@ def go_on(directory: RunDirectory, processes: int, until: int | None = None) -> 
 
 @pytest.mark.long
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize(("optimizer", "digits"), [("adamw", 1e-5), ("adamw_8bit", 1e-2)])
+@pytest.mark.parametrize(("optimizer", "digits"), [("adamw", 1e-5), ("adamw_8bit", 3e-3)])
 def test_a_checkpoint_of_two_processes_goes_on_with_one_and_with_four(tmp_path, optimizer, digits, strategy):
     """8-bit states have their scales in other places when they are divided otherwise."""
     needs_deepspeed(strategy)
