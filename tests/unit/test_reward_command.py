@@ -186,6 +186,12 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_launcher_that_has_no_effect_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    recipe = toy(tmp_path / "r.yaml", distributed__launcher="torchrun", distributed__processes=2)
+    assert train(tmp_path / "out", "--rounds", 0, recipe=recipe) == 2
+    assert "distributed.launcher: torchrun has no effect. reward uses one process" in capsys.readouterr().err
+
+
 def test_nothing_that_passes_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     sandbox_or_skip()
     records = [TOY["fill"], TOY["upper"]]

@@ -34,6 +34,8 @@ BLOCK = 256
 """Numbers of an 8-bit state that share a scale."""
 KEPT = ("exp_avg", "exp_avg_sq", "momentum_buffer", "state1", "state2")
 """Names of what optimizers keep for each number of a parameter."""
+PACKED = "__bnb_optimizer_quant_state__"
+"""Under it, state_dict() of an 8-bit optimizer has its codes and scales."""
 Moments = dict[str, torch.Tensor]
 """By place of the parameter and name, as `12.exp_avg`: shares, or whole tensors where nothing is divided."""
 
@@ -108,11 +110,9 @@ def scalars_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 def whole_moments(state: Mapping[str, Any]) -> tuple[Moments, dict[str, Any]]:
     """Return the numbers and scalars of an optimizer's state_dict(), of which each rank holds all."""
+    by_place = {place: {**kept, **kept.get(PACKED, {})} for place, kept in state["state"].items()}
     moments = {
-        f"{place}.{name}": _numbers(kept, name)
-        for place, kept in state["state"].items()
-        for name in kept
-        if name in KEPT
+        f"{place}.{name}": _numbers(kept, name) for place, kept in by_place.items() for name in kept if name in KEPT
     }
     steps = [float(kept["step"]) for kept in state["state"].values() if "step" in kept]
     groups = [{name: value for name, value in group.items() if name != "params"} for group in state["param_groups"]]
@@ -150,8 +150,12 @@ def _fill_zero(together: ZeroTogether, optimizer: Any, moments: Moments, step: f
         place, _, name = key.partition(".")
         vector = vectors.setdefault(name, torch.zeros_like(together.flat, dtype=torch.float32))
         together.own_numbers(int(place), tensor, vector)
-    if vectors:
-        _fill(optimizer, 0, together.flat, vectors, step)
+    if not vectors:
+        return
+    (group,) = optimizer.param_groups
+    between_steps, group["params"] = group["params"], [together.flat]  # zero3 empties it, and bitsandbytes reads it
+    _fill(optimizer, 0, together.flat, vectors, step)
+    group["params"] = between_steps
 
 
 def _share(tensor: torch.Tensor, parameter: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

@@ -52,6 +52,8 @@ def reward_command(request: RewardRequest, stop: StopRequest) -> None:
     disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)  # about transformers' own names
     recipe = load_recipe(request.recipe)
+    if recipe.distributed.launcher != "process":
+        write_stderr(f"distributed.launcher: {recipe.distributed.launcher} has no effect. reward uses one process")
     tasks = read_tasks(request.tasks, request.split, held_out_fraction=recipe.reward.held_out_fraction)
     check_request(request, recipe)
     runner = choose_runner()  # before hours of generation
