@@ -14,7 +14,6 @@ from pathlib import Path
 
 from trainer import recipe_commands
 from trainer.adapters import commands as adapter_commands
-from trainer.check import world_size
 from trainer.errors import Stopped, TrainerError, UnusableInput
 from trainer.evaluate.request import add_arguments, request_from
 from trainer.events import Events
@@ -24,6 +23,7 @@ from trainer.recipe import Recipe
 from trainer.reward.entry import add_reward, reward_command
 from trainer.run_dir import RunDirectory, RunDirectoryError, held_lock
 from trainer.stop import PrefixedOutput, StopRequest, write_stderr
+from trainer.world_size import world_size
 
 LOCK_WAIT_SECONDS = 60.0
 LAST_SECONDS = 50.0

@@ -14,6 +14,7 @@ from trainer.recipe import Recipe, share_equally, step_samples
 from trainer.recipe_file import load_recipe
 from trainer.run_dir import MANIFEST, RunDirectory, RunDirectoryError, sha256_file, verify_manifest
 from trainer.samples.build import check_builders
+from trainer.world_size import world_size
 
 REQUIRED_FILES = ("recipe.yaml", "rows.jsonl", "held_out.jsonl")
 
@@ -124,11 +125,6 @@ def check_launcher(recipe: Recipe) -> None:
             "distributed.launcher: ray needs Ray Train, which is not installed. Install it here and on the machines of "
             "the cluster with `pip install 'codelupe[ray]'`, or choose another launcher"
         )
-
-
-def world_size() -> int:
-    """Number of processes that train this run, as the launcher says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _trunk(manifest: dict[str, Any], directory: RunDirectory) -> list[int]:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from trainer.adapters.export import export_adapter
-from trainer.check import Checked, check_run, world_size
+from trainer.check import Checked, check_run
 from trainer.data.batches import Windows
 from trainer.data.encoder import TokenSample, pad_id
 from trainer.data.tokenize import TokenRows
@@ -30,25 +29,19 @@ from trainer.fit.checkpoint import Checkpoint, find_checkpoint
 from trainer.fit.context import FitContext
 from trainer.fit.judging import judge
 from trainer.fit.loop import Fit
-from trainer.fit.optimizer import make_optimizer
 from trainer.fit.progress import Progress
 from trainer.fit.strategies import divide
 from trainer.fit.together import Together
-from trainer.model.attention import choose_kernel
+from trainer.fit.trainable import make_trainable
 from trainer.model.base import resolve
-from trainer.model.checkpointing import checkpoint_layers
-from trainer.model.compiled import compile_layers
-from trainer.model.fused_lora import fuse_adapter
 from trainer.model.load import compute_dtype
 from trainer.model.loading import loading_told
-from trainer.model.lora import adapter_weights, add_adapter, trainable_parameters
+from trainer.model.lora import adapter_weights, trainable_parameters
 from trainer.model.memory import cards_in_use
 from trainer.model.mixture import check_router
 from trainer.model.processes import join_processes
 from trainer.model.quantized import Emit, load_kept
-from trainer.model.routing import routing_of
-from trainer.model.sequence import ALONE, SharedBy, check_sequence, share_packs
-from trainer.model.step import LossModel, check_head
+from trainer.model.sequence import check_sequence, share_packs
 from trainer.outcomes import Inputs, row_outcomes
 from trainer.plan.choose import Plan
 from trainer.plan.device import fitted
@@ -60,6 +53,7 @@ from trainer.report import dataset_stats, make_report, versions
 from trainer.run_dir import RunDirectory, read_json, write_json
 from trainer.stop import StopRequest
 from trainer.tracking import is_first_process, tracked, write_predictions
+from trainer.world_size import world_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,37 +208,6 @@ def load_model(checked: Checked, emit: Emit = lambda _event, /, **_fields: None)
         recipe=recipe,
         plan=plan,
     )
-
-
-def make_trainable(
-    base: Any,
-    recipe: Recipe,
-    device: torch.device,
-    *,
-    parent: Path | None,
-    seed: int,
-    run_id: int = 0,
-    shared: SharedBy = ALONE,
-) -> tuple[LossModel, torch.optim.Optimizer]:
-    """Add adapter, checkpointing and loss to a loaded base, and create its optimizer.
-
-    Args:
-        recipe: recipe with all memory settings resolved
-        shared: the processes that share each pack
-    """
-    training = recipe.training
-    dtype = getattr(torch, training.adapter_dtype)
-    adapted = add_adapter(base, recipe.lora, parent=parent, seed=seed, dtype=dtype, moe=recipe.moe)
-    check_head(adapted)
-    fuse_adapter(adapted)
-    if training.compile:
-        compile_layers(adapted)
-    checkpoint_layers(adapted, training.checkpointing, offload=training.offload_checkpoints == "always")
-    optimizer = make_optimizer(adapted.parameters(), training, draws=(seed, run_id))
-    kernel = choose_kernel(recipe.base, device, compute_dtype(recipe.base, device))
-    routing = routing_of(adapted.get_base_model(), recipe.moe)
-    smoothing = training.label_smoothing
-    return LossModel(adapted, kernel=kernel, label_smoothing=smoothing, routing=routing, shared=shared), optimizer
 
 
 def write_results(

@@ -30,12 +30,12 @@ from trainer.fit.loop import Fit
 from trainer.fit.optimizer import make_optimizer
 from trainer.fit.progress import Progress
 from trainer.fit.together import Together
+from trainer.fit.trainable import make_trainable
 from trainer.model.load import load_base, load_tokenizer
 from trainer.model.lora import adapter_weights
 from trainer.plan.device import fitted
 from trainer.recipe import Recipe
 from trainer.stop import StopRequest
-from trainer.train import make_trainable
 
 STOPPING_TOKENS = 2000
 HELD_OUT_SEED = 42

@@ -37,10 +37,10 @@ from world import (
     wait_for,
 )
 
-from trainer.data.batches import collate, pack_samples
+from trainer.data.batches import collate, pack_budget, pack_samples
 from trainer.data.encoder import TokenSample
 from trainer.fit.optimizer import make_optimizer
-from trainer.fit.passes import pack_budget
+from trainer.fit.trainable import make_trainable
 from trainer.model.attention import choose_kernel
 from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.fused_lora import fuse_adapter
@@ -54,7 +54,6 @@ from trainer.plan.show import summary
 from trainer.plan.speed import flops_per_token, tokens_per_second
 from trainer.plan.static import sizes_of
 from trainer.recipe import Recipe
-from trainer.train import make_trainable
 
 Facts = dict[str, Any]
 
@@ -126,7 +125,9 @@ def measure_step(world: World, *, full: bool) -> Facts:
         "gflop_per_token": flops / 1e9,
         "share_of_rate": speed * flops / 1e12 / world.tflops if world.tflops else None,
         "loss": timed[-1][2],
-        "planned_tokens_per_second": tokens_per_second(shape, as_drawn, plan.choice, sizes, card),
+        "planned_tokens_per_second": tokens_per_second(
+            shape, as_drawn, plan.choice, sizes, card, passes=plan.accumulation, exchange=plan.exchange
+        ),
         "planned_allocated_gib": plan.allocated_bytes / GIB,
         "planned_peak_gib": plan.peak_bytes / GIB,
         **memory_facts(device),

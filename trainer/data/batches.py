@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from trainer.data.encoder import IGNORED, TokenSample
 from trainer.model.batch import Batch, sample_offsets
+from trainer.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,11 @@ def complexities(samples: Sequence[TokenSample]) -> list[float]:
         counts.index_add_(0, sample.ids.long(), torch.ones(sample.tokens, dtype=torch.float64))
     bits = -(counts / counts.sum()).log2()
     return [float(bits[sample.ids.long()].sum()) for sample in samples]
+
+
+def pack_budget(recipe: Recipe) -> int:
+    """Return the tokens of one forward pass: as many as a padded batch of the recipe's size."""
+    return recipe.training.batch_size * recipe.data.max_length
 
 
 def pack_samples(

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from trainer.data.batches import deal_samples, load_batches, pack_samples
+from trainer.data.batches import deal_samples, load_batches, pack_budget, pack_samples
 from trainer.errors import OutOfMemory
 from trainer.fit.context import FitContext
 from trainer.model.batch import Batch
 from trainer.model.memory import is_out_of_memory
-from trainer.recipe import Recipe
 
 
 class Passes:
@@ -99,8 +98,3 @@ class Passes:
             context.together.backward(loss * (context.together.averaged_over / supervised))
             total += loss.detach().double()
         return float(total)
-
-
-def pack_budget(recipe: Recipe) -> int:
-    """Return the tokens of one forward pass: as many as a padded batch of the recipe's size."""
-    return recipe.training.batch_size * recipe.data.max_length

@@ -8,8 +8,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from trainer.check import world_size
 from trainer.ranks import RENDEZVOUS
+from trainer.world_size import world_size
 
 WAIT_SECONDS = 1800
 """How long a process waits for the others: rank 0 writes checkpoints and answers prompts meanwhile. The launcher ends

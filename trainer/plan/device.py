@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 from accelerate.utils import gather_object
 
-from trainer.check import world_size
 from trainer.model.shapes import architecture
 from trainer.plan.cards import CARDS, card_named
 from trainer.plan.choose import Plan, fastest_fitting, possible_plans, smallest_plan, with_choice
@@ -15,6 +14,7 @@ from trainer.plan.memory import CUDA_BYTES
 from trainer.plan.model import NotPlanned, read_model
 from trainer.plan.sharding import trained_by
 from trainer.recipe import Recipe
+from trainer.world_size import world_size
 
 
 def fitted(recipe: Recipe, device: torch.device) -> tuple[Recipe, Plan | None]:

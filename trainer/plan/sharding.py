@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from trainer.check import world_size
 from trainer.plan.exchange import BUCKET_ELEMENTS
 from trainer.plan.model import Model
 from trainer.plan.static import ADAPTER_BYTES, Line
 from trainer.recipe import Distributed, Recipe
+from trainer.world_size import world_size
 
 CHOSEN_FROM = ("ddp", "fsdp2")
 """Strategies that `auto` chooses from. zero2 and zero3 need DeepSpeed, and are taken by name only."""

@@ -17,7 +17,6 @@ from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
-from trainer.check import world_size
 from trainer.errors import UnusableInput
 from trainer.evaluate.command import evaluate_command
 from trainer.evaluate.engines import Sampling
@@ -38,6 +37,7 @@ from trainer.reward.request import RewardRequest
 from trainer.reward.tasks import Tasks, read_tasks
 from trainer.run_dir import MANIFEST, RunDirectoryError, held_lock, read_json, sha256_file, write_json, write_text
 from trainer.stop import StopRequest, write_stderr
+from trainer.world_size import world_size
 
 METHODS: dict[str, Callable[[Job, int], Method]] = {"rejection": Rejection, "grpo": Grpo}
 SETTINGS, REPORT, RESULT, SAMPLES = "settings.json", "report.json", "reward.json", "samples.jsonl"

@@ -19,7 +19,7 @@ import torch
 from peft import set_peft_model_state_dict
 
 from trainer.check import Checked
-from trainer.data.batches import collate, pack_samples
+from trainer.data.batches import collate, pack_budget, pack_samples
 from trainer.data.encoder import IGNORED, TokenSample
 from trainer.errors import Diverged, OutOfMemory
 from trainer.evaluate.engines import Generation, Request, Sampling
@@ -28,7 +28,6 @@ from trainer.evaluate.prompts import cut
 from trainer.evaluate.transformers_engine import TransformersEngine
 from trainer.fit.checkpoint import flatten, unflatten
 from trainer.fit.optimizer import set_learning_rate
-from trainer.fit.passes import pack_budget
 from trainer.model.attention import unpacked_attention
 from trainer.model.lora import adapter_weights
 from trainer.model.memory import is_out_of_memory
