@@ -3,44 +3,57 @@
 On a machine where the project is not installed, run `python benchmarks/gpu` in the repository's root. The model has
 the shape of Qwen2.5 14B, with random weights in NF4. The benchmark needs no Postgres and no network.
 
-Each measurement runs in its own process. The processes run one after the other, because two such models do not fit on
-a card. If a measurement fails or runs out of memory, the results list it with the reason. In each round, our step and
-every peer's step are measured in turn.
+Each measurement runs in its own process. If one fails or runs out of memory, the results list it with the reason. In
+each round, our step and every peer's step are measured in turn. The results are written after each measurement. What
+the time is too short for is listed, too; another call with the same --out adds it.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import json
-import os
 import re
+import signal
 import statistics
-import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jobs import Jobs
+    from world import World
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]
 NEEDED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
-PARTS = ("correctness", "step", "full-length", "peers", "ablation")
-PEERS = ("trl", "trl-chunked", "transformers", "unsloth")
-"""Each needs the package that is named before the hyphen."""
-MARK = "\x1e"
-"""Marks the line that holds a process's answer. Libraries print other lines."""
+PARTS = ("step", "peers", "correctness", "full-length", "ablation")
+"""In the order in which they are measured."""
+PEERS = {
+    "trl-liger": ("trl", "liger_kernel"),
+    "trl": ("trl",),
+    "transformers": ("transformers",),
+    "unsloth": ("unsloth",),
+}
+"""The packages that each needs."""
+FULL_BATCH = "full-batch"
+"""Measured with the part full-length: one micro-batch of the recipe's own size, if the plan chooses smaller ones."""
 Facts = dict[str, Any]
 
 
 def main() -> int:
     """Return 1 if a gradient is wrong or our own step could not be measured. Without a card, print why and return 0."""
     given = arguments()
+    if given.join:
+        return join(given)
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise SystemExit(f"bench-gpu needs {', '.join(missing)}: pip install {' '.join(missing)}")
     accept_older_libraries()
@@ -76,8 +89,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vram-gib", type=float, default=31.3, help="memory limit for torch and for the plan")
     parser.add_argument("--parts", default=",".join(PARTS), help="parts to measure (default: %(default)s)")
     parser.add_argument("--peers", help="peers to measure, separated by commas (default: all that are installed)")
-    parser.add_argument("--minutes", type=float, default=30, help="time limit of one measurement")
-    parser.add_argument("--out", type=Path, help="Markdown file to write; a .jsonl file is written next to it")
+    parser.add_argument("--minutes", type=float, default=60, help="time limit of the whole call (default: %(default)g)")
+    parser.add_argument("--out", type=Path, help="Markdown file to write; a .jsonl file is written next to it. Parts "
+                        "that are there already and are not measured again stay")  # fmt: skip
+    parser.add_argument("--join", type=Path, nargs="+", metavar="JSONL",
+                        help="measure nothing: write the results of several calls on one page, which is --out")  # fmt: skip
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="use a toy model, to test the script")
     parser.add_argument("--job", help=argparse.SUPPRESS)
@@ -86,9 +102,13 @@ def arguments() -> argparse.Namespace:
     given.peers = given.peers.split(",") if given.peers else list(PEERS)
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"--parts: {', '.join(sorted(unknown))} is not one of {', '.join(PARTS)}")
-    if unknown := set(given.peers) - set(PEERS):
+    if unknown := set(given.peers) - PEERS.keys():
         parser.error(f"--peers: {', '.join(sorted(unknown))} is not one of {', '.join(PEERS)}")
-    if given.device == "cpu" and not (given.tiny and given.out):
+    if given.join and not given.out:
+        parser.error("--join needs --out FILE")
+    if given.minutes <= 0:
+        parser.error(f"--minutes: {given.minutes:g} is not above 0")
+    if given.device == "cpu" and not given.join and not (given.tiny and given.out):
         parser.error("--device cpu only tests the script; it needs --tiny and --out FILE")
     return given
 
@@ -97,120 +117,161 @@ def arguments() -> argparse.Namespace:
 
 
 def answer(job: Facts) -> int:
-    """Run a job's measurement and print its answer as one line. An error is an answer too."""
+    """Run a job's measurement and print each of its answers as one line. An error is an answer too."""
+    from jobs import MARK, ended
+
+    facts: Facts = {}
     try:
-        facts = measured(job)
+        for facts in measured(job):
+            print(MARK + json.dumps(facts), flush=True)
     except Exception as error:  # noqa: BLE001 - the reason goes into the results
         from trainer.model.memory import is_out_of_memory
 
         traceback.print_exc()
         short = "out of memory" if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
-        facts = {"failed": " ".join(short.split())[:300]}
-    print(MARK + json.dumps(facts), flush=True)
+        print(MARK + json.dumps(ended(facts, " ".join(short.split())[:300])), flush=True)
     return 0
 
 
-def measured(job: Facts) -> Facts:
+def measured(job: Facts) -> Iterator[Facts]:
+    """Yield the answers of a job. Each kind imports only what it needs."""
     if job.get("peer") == "unsloth":
         importlib.import_module("unsloth")  # unsloth must be imported first
-    import ours
-    import peers
     from world import World
 
     world, rest = World(**job["world"]), {key: job[key] for key in job.keys() - {"name", "world", "kind"}}
-    kinds = {"rate": ours.measure_rate, "correctness": ours.check_gradients, "step": ours.measure_step,
-             "ablation": ours.measure_variants, "peer": peers.measure_peer}  # fmt: skip
-    return kinds[job["kind"]](world, **rest)
+    module, function = KINDS[job["kind"]]
+    found = getattr(importlib.import_module(module), function)(world, **rest)
+    yield from [found] if isinstance(found, dict) else found
 
 
-def run(name: str, minutes: float, **job: Any) -> Facts:
-    """Run a job in a process and return its answer. Without an answer, `failed` holds the reason."""
-    log = ROOT / "build" / "bench" / "gpu" / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    print(f"· {name}", flush=True)
-    environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ,
-                   "PYTORCH_ALLOC_CONF": "expandable_segments:True"}  # fmt: skip
-    command = [sys.executable, str(HERE), "--job", json.dumps({"name": name, **job})]
-    try:
-        with log.open("w") as errors:
-            done = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, timeout=60 * minutes
-            )
-    except subprocess.TimeoutExpired:
-        facts: Facts = {"failed": f"not finished after {minutes:g} minutes"}
-    else:
-        answers = [line[1:] for line in done.stdout.split("\n") if line.startswith(MARK)]
-        facts = json.loads(answers[-1]) if answers else {"failed": f"ended with code {done.returncode}; see {log}"}
-    print(f"  {facts.get('failed') or json.dumps(facts)}", flush=True)  # a run that is cut off keeps what it measured
-    return facts
+KINDS = {
+    "rate": ("ours", "measure_rate"),
+    "step": ("ours", "measure_step"),
+    "correctness": ("correctness", "check_gradients"),
+    "ablation": ("ablation", "measure_variants"),
+    "peer": ("peers", "measure_peer"),
+}
+"""Module and function of each kind of measurement."""
 
 
 # --- all measurements -----------------------------------------------------------------------------------------
 
 
 def bench(given: argparse.Namespace) -> int:
-    """Measure every part, then write the report."""
-    from report import write_report
+    """Measure every part. The results are written again after each answer."""
+    from jobs import Jobs
+    from results import Mismatch, Results
     from world import World
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the measurement's process is ended, too
+    jobs = Jobs(given.minutes)
     layers = 2 if given.tiny else given.layers
     world = World(device=given.device, tiny=given.tiny, layers=layers, steps=given.steps, vram_gib=given.vram_gib,
                   ablation_layers=min(layers, given.ablation_layers))  # fmt: skip
-    card = run("matrix rate", given.minutes, kind="rate", world=asdict(world))
+    card = {"name": "unknown card", "torch": importlib.metadata.version("torch")}
+    for found in jobs.run("matrix rate", kind="rate", world=asdict(world)):
+        card |= found
     world = replace(world, tflops=card.get("tflops"))
-    found: list[Facts] = [{"part": "card", **card}]
-    for part, facts in parts(given, world):
-        found.append({"part": part, **facts})
-    target = given.out or ROOT / "benchmarks" / "results" / f"{slug(card.get('name', 'unknown card'))}.md"
-    write_report(target, found, world, rounds=given.rounds)
+    call = datetime.now(UTC).isoformat(timespec="milliseconds")
+    card |= {"part": "card", "call": call, **asdict(world), "rounds": given.rounds, "measuring": given.parts}
+    target = given.out or ROOT / "benchmarks" / "results" / f"{slug(card['name'])}.md"
+    results = Results(target)
+    try:
+        if target.with_suffix(".jsonl").exists():
+            results.add_file(target.with_suffix(".jsonl"))
+        results.add_call(card)
+    except Mismatch as error:
+        print(f"bench-gpu: {error}", file=sys.stderr)
+        return 2
+    results.write()
+    wrong = False
+    for part, facts in parts(given, world, jobs):
+        results.add({"part": part, "call": call, **facts})
+        results.write()
+        wrong = wrong or broken(part, facts)
     print(f"· {target}")
-    return 1 if any(broken(facts) for facts in found) else 0
+    return 1 if wrong else 0
 
 
-def broken(facts: Facts) -> bool:
+def join(given: argparse.Namespace) -> int:
+    """Write the results of several calls on one page. Of a part that several have, the last one counts."""
+    from results import Mismatch, Results
+
+    results = Results(given.out)
+    try:
+        for path in given.join:
+            results.add_file(path)
+    except Mismatch as error:
+        print(f"bench-gpu: {error}", file=sys.stderr)
+        return 2
+    results.write()
+    print(f"· {given.out}")
+    return 0
+
+
+def broken(part: str, facts: Facts) -> bool:
     """Whether a gradient is wrong, or one of our own parts has no answer."""
-    return facts.get("passed") is False or (
-        "failed" in facts and facts["part"] in ("correctness", "ours", "full-length")
-    )
+    return facts.get("passed") is False or ("failed" in facts and part in ("correctness", "ours", "full-length"))
 
 
-def parts(given: argparse.Namespace, world: Any) -> Iterator[tuple[str, Facts]]:
-    """Yield the name and the facts of each requested part."""
-    options = {"minutes": given.minutes, "world": asdict(world)}
+def parts(given: argparse.Namespace, world: World, jobs: Jobs) -> Iterator[tuple[str, Facts]]:
+    """Yield the name and the facts of each requested part, each time that more is known of it."""
+    yield from turns(given, world, jobs)
+    settings = asdict(world)
     if "correctness" in given.parts:
-        yield "correctness", run("correctness", kind="correctness", **options)
+        for facts in jobs.run("correctness", kind="correctness", world=settings):
+            yield "correctness", facts
     if "full-length" in given.parts:
-        yield "full-length", run("our step, full length", kind="step", full=True, **options)
-    yield from turns(given, options)
+        for facts in jobs.run("our step, full length", kind="step", full=True, world=settings):
+            yield "full-length", facts
+        for facts in jobs.run(
+            "our step, one full batch", kind="step", full=True, at_once=True, costs=True, world=settings
+        ):
+            yield FULL_BATCH, facts
     if "ablation" in given.parts:
-        yield "ablation", run("ablation", kind="ablation", rounds=given.rounds, **options)
+        for facts in jobs.run("ablation", kind="ablation", rounds=given.rounds, world=settings):
+            yield "ablation", facts
 
 
-def turns(given: argparse.Namespace, options: Facts) -> Iterator[tuple[str, Facts]]:
-    """Measure our step and each peer's step in turn, round after round. Then yield one entry for each."""
-    from world import World, default_recipe
+def turns(given: argparse.Namespace, world: World, jobs: Jobs) -> Iterator[tuple[str, Facts]]:
+    """Measure our step and each peer's step in turn, round after round. Yields what is known of each so far."""
+    from world import default_recipe
 
-    batch = default_recipe(World(**options["world"])).training.batch_size
-    batches = {peer: batch for peer in given.peers if importlib.util.find_spec(peer.partition("-")[0])}
     heard: dict[str, list[Facts]] = {"ours": [], **{peer: [] for peer in given.peers}}
+    batches = {}
+    for peer in given.peers if "peers" in given.parts else ():
+        if reason := unfit(peer, given.device):
+            yield peer, {"not_run": reason}
+        else:
+            batches[peer] = default_recipe(world).training.batch_size
     for number in range(1, given.rounds + 1):
+        last = number == given.rounds
         if "step" in given.parts:
-            heard["ours"].append(run(f"our step, round {number}", kind="step", full=False, **options))
-        for peer in batches if "peers" in given.parts else ():
+            found = jobs.run(f"our step, round {number}", kind="step", full=False, costs=last, world=asdict(world))
+            for facts in found:
+                yield "ours", summed_up([*heard["ours"], facts])
+            heard["ours"].append(facts)
+        for peer in batches:
             if not any("failed" in facts for facts in heard[peer]):
-                facts, batches[peer] = largest_that_fits(peer, batches[peer], options)
+                facts, batches[peer] = largest_that_fits(peer, batches[peer], world, jobs)
                 heard[peer].append(facts)
-    for name, facts in heard.items():
-        if facts:
-            yield name, summed_up(facts)
-        elif name != "ours" and "peers" in given.parts:
-            yield name, {"failed": "not installed"}
+                yield peer, summed_up(heard[peer])
 
 
-def largest_that_fits(peer: str, batch: int, options: Facts) -> tuple[Facts, int]:
-    """Halve the batch while memory runs out. Return the answer and the batch size."""
+def unfit(peer: str, device: str) -> str | None:
+    """Return why a peer cannot run here, or None if it can."""
+    if missing := [name for name in PEERS[peer] if importlib.util.find_spec(name) is None]:
+        return f"{' and '.join(missing)} not installed"
+    if peer == "trl-liger" and device == "cpu":
+        return "Liger's kernels need a GPU"
+    return None
+
+
+def largest_that_fits(peer: str, batch: int, world: World, jobs: Jobs) -> tuple[Facts, int]:
+    """Halve the batch while memory runs out. Return the last answer and the batch size."""
     while True:
-        facts = run(f"{peer}, {batch} at a time", kind="peer", peer=peer, batch=batch, **options)
+        (*_, facts) = jobs.run(f"{peer}, {batch} at a time", kind="peer", peer=peer, batch=batch, world=asdict(world))
         if facts.get("failed") != "out of memory" or batch == 1:
             return facts, batch
         batch //= 2
@@ -218,7 +279,8 @@ def largest_that_fits(peer: str, batch: int, options: Facts) -> tuple[Facts, int
 
 def summed_up(rounds: list[Facts]) -> Facts:
     """Return the last round's facts with medians of the measured values, or the first failed round's facts."""
-    if failed := [facts for facts in rounds if "failed" in facts]:
+    rounds = [facts for facts in rounds if "not_run" not in facts] or rounds
+    if failed := [facts for facts in rounds if "tokens_per_second" not in facts]:
         return failed[0]
     timed = ("tokens_per_second", "share_of_rate")
     medians = {

@@ -69,6 +69,7 @@ def measure_peer(world: World, *, peer: str, batch: int) -> dict[str, Any]:
         "batch": batch,
         "tokens_per_second": statistics.median(speeds),
         "tokens_per_step": statistics.mean(tokens for tokens, _ in clock.steps[1:]),
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "version": importlib.metadata.version(peer.partition("-")[0]),
         **memory_facts(device),
     }
@@ -101,7 +102,8 @@ def _options(world: World, recipe: Recipe, *, batch: int, accumulation: int, fol
         "bf16": True,
         "tf32": training.tf32 if on_card else None,
         "report_to": "none",
-        "logging_strategy": "no",
+        "logging_strategy": "steps",
+        "logging_steps": 1,
         "save_strategy": "no",
         "disable_tqdm": True,
     }
@@ -127,8 +129,8 @@ def _trl(
     return _sft(base, recipe, samples, {**options, **more}, peft_config=lora_config(recipe.lora))
 
 
-def _trl_chunked(*given: Any) -> Any:
-    return _trl(*given, loss_type="chunked_nll")
+def _trl_liger(*given: Any) -> Any:
+    return _trl(*given, use_liger_kernel=True)
 
 
 def _unsloth(
@@ -167,4 +169,4 @@ def _sft(model: Any, recipe: Recipe, samples: list[TokenSample], options: dict[s
     )
 
 
-_TRAINERS = {"trl": _trl, "trl-chunked": _trl_chunked, "transformers": _transformers, "unsloth": _unsloth}
+_TRAINERS = {"trl-liger": _trl_liger, "trl": _trl, "transformers": _transformers, "unsloth": _unsloth}

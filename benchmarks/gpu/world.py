@@ -71,13 +71,18 @@ def default_recipe(world: World) -> Recipe:
     return with_overrides(recipe, small) if world.tiny else recipe
 
 
-def planned(world: World, config: Any, recipe: Recipe) -> tuple[Model, Recipe, Plan]:
-    """Return the model, the recipe with the plan's choice, and the fastest plan for the card at its measured rate."""
+def planned(world: World, config: Any, recipe: Recipe, *, at_once: bool = False) -> tuple[Model, Recipe, Plan]:
+    """Return the model, the recipe with the plan's choice, and the fastest plan for the card at its measured rate.
+
+    With `at_once`, the step is one micro-batch of the recipe's size. The plan decides only how it fits.
+    """
+    if at_once:
+        recipe = with_overrides(recipe, {"training.gradient_accumulation_steps": 1})
     with torch.device("meta"):
         model = read_model(AutoModelForCausalLM.from_config(config), recipe.lora)
     card = CARDS[card_named(device_name(world.torch_device))]
     card = replace(card, tflops=world.tflops or card.tflops)
-    plans = possible_plans(model, recipe, card)
+    plans = [plan for plan in possible_plans(model, recipe, card) if plan.accumulation == 1 or not at_once]
     plan = fastest_fitting(plans, int(world.vram_gib * GIB)) or smallest_plan(plans)
     return model, with_choice(recipe, plan), plan
 
