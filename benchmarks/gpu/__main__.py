@@ -44,8 +44,9 @@ PEERS = {
     "unsloth": ("unsloth",),
 }
 """The packages that each needs."""
+NEED_A_GPU = ("trl-liger", "trl")
 FULL_BATCH = "full-batch"
-"""Measured with the part full-length: one micro-batch of the recipe's own size, if the plan chooses smaller ones."""
+"""Measured with the part full-length: a step of one micro-batch of the recipe's own size, which the plan may halve."""
 Facts = dict[str, Any]
 
 
@@ -89,11 +90,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vram-gib", type=float, default=31.3, help="memory limit for torch and for the plan")
     parser.add_argument("--parts", default=",".join(PARTS), help="parts to measure (default: %(default)s)")
     parser.add_argument("--peers", help="peers to measure, separated by commas (default: all that are installed)")
-    parser.add_argument("--minutes", type=float, default=60, help="time limit of the whole call (default: %(default)g)")
+    parser.add_argument("--minutes", type=float, default=60, help="time limit of the call (default: %(default)g)")
     parser.add_argument("--out", type=Path, help="Markdown file to write; a .jsonl file is written next to it. Parts "
                         "that are there already and are not measured again stay")  # fmt: skip
     parser.add_argument("--join", type=Path, nargs="+", metavar="JSONL",
-                        help="measure nothing: write the results of several calls on one page, which is --out")  # fmt: skip
+                        help="measure nothing: write the results of several calls on the page --out")  # fmt: skip
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="use a toy model, to test the script")
     parser.add_argument("--job", help=argparse.SUPPRESS)
@@ -263,9 +264,7 @@ def unfit(peer: str, device: str) -> str | None:
     """Return why a peer cannot run here, or None if it can."""
     if missing := [name for name in PEERS[peer] if importlib.util.find_spec(name) is None]:
         return f"{' and '.join(missing)} not installed"
-    if peer == "trl-liger" and device == "cpu":
-        return "Liger's kernels need a GPU"
-    return None
+    return "its loss is a Triton kernel, which needs a GPU" if peer in NEED_A_GPU and device == "cpu" else None
 
 
 def largest_that_fits(peer: str, batch: int, world: World, jobs: Jobs) -> tuple[Facts, int]:

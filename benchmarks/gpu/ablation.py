@@ -110,7 +110,7 @@ def measure_variants(world: World, *, rounds: int) -> Iterator[Facts]:
                 for key, found in rates.items()
                 if found
             }
-            yield {"layers": world.ablation_layers, "rows": rows, "not_run": failed}
+            yield {"layers": world.ablation_layers, "rows": rows, "left_out": failed}
 
 
 def _variant_speed(world: World, variant: Variant) -> float:

@@ -46,7 +46,7 @@ BY_NAME = (
     (REST, ("AccumulateGrad", "embedding", "Embedding", "Memcpy", "cudaMemcpy")),
     (NORMS, (RECOMPUTED,)),
 )
-"""Parts by a piece of an operation's name. What is recomputed runs inside of a backward function, so it has a name too."""
+"""Parts by a piece of an operation's name. What is recomputed runs inside of a backward function, so it has a name."""
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm")
 
 
@@ -64,8 +64,7 @@ def costs_of(step: Callable[[], Any], *, rank: int, vocabulary: int, device: tor
         if event.device_type != DeviceType.CPU:
             continue
         own = (event.self_device_time_total if on_card else event.self_cpu_time_total) / 1e6
-        forward = event.name in FORWARD_ATTENTION
-        attended += forward
+        attended += event.name in FORWARD_ATTENTION
         if own > 0:
             part, work = part_of(event, rank=rank, vocabulary=vocabulary)
             seconds[part] += own

@@ -35,6 +35,7 @@ from trainer.model.load import compute_dtype
 from trainer.model.step import LossModel
 from trainer.plan.cards import CARDS, GIB, card_named
 from trainer.plan.choose import element_bytes
+from trainer.plan.memory import CUDA_BYTES
 from trainer.plan.show import summary
 from trainer.plan.speed import flops_per_token, tokens_per_second
 from trainer.plan.static import sizes_of
@@ -119,6 +120,7 @@ def measure_step(world: World, *, full: bool, at_once: bool = False, costs: bool
         ),
         "planned_allocated_gib": plan.allocated_bytes / GIB,
         "planned_peak_gib": plan.peak_bytes / GIB,
+        "planned_cuda_gib": CUDA_BYTES / GIB,
         **memory_facts(device),
     }
     yield facts
@@ -131,7 +133,8 @@ def measure_step(world: World, *, full: bool, at_once: bool = False, costs: bool
             device=device,
         )
         calls, passes = found.pop("attention_calls"), world.layers * _attended(model.kernel, last, recipe)
-        found["flops"]["attention"] = _attention_flops(last, config) * (calls / passes + 2.5)
+        if calls:
+            found["flops"]["attention"] = _attention_flops(last, config) * (calls / passes + 2.5)
         yield {**facts, "costs": {**found, "step_seconds": timed[-1][1]}}
 
 
@@ -142,9 +145,8 @@ def _attended(kernel: str, samples: list[TokenSample], recipe: Recipe) -> int:
 
 
 def _attention_flops(samples: list[TokenSample], config: Any) -> float:
-    """Return the FLOPs of one forward pass of causal attention, as in trainer/plan/speed.py. Backward takes 2.5 times as many."""
-    width = config.num_attention_heads * (config.hidden_size // config.num_attention_heads)
-    return 2.0 * sum(sample.tokens**2 for sample in samples) * config.num_hidden_layers * width
+    """Return the FLOPs of causal attention, forward. Backward takes 2.5 times as many (trainer/plan/speed.py)."""
+    return 2.0 * sum(sample.tokens**2 for sample in samples) * config.num_hidden_layers * config.hidden_size
 
 
 def _of_length(recipe: Recipe, tokens: int) -> Recipe:

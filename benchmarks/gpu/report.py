@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from trainer.plan.cards import GIB
-from trainer.plan.memory import CUDA_BYTES
-
 Facts = dict[str, Any]
 SAME_LOSS = 0.01
 """Nats. Two ways to compute the same loss in bfloat16 differ by less."""
@@ -28,8 +25,8 @@ def _lines(calls: list[Facts], parts: dict[str, Facts]) -> Iterator[str]:
     yield f"# The default recipe's step on {last['name']}"
     yield ""
     model = "a toy model" if last["tiny"] else "a model in the shape of Qwen2.5 14B"
-    yield f"The base is {model}, with {last['layers']} layers and random weights in NF4. Torch {last['torch']} may allocate"
-    yield f"{last['vram_gib']} GiB. Processes run one at a time. The figures are medians."
+    yield f"The base is {model}, with {last['layers']} layers and random weights in NF4. Torch {last['torch']} may"
+    yield f"allocate {last['vram_gib']} GiB. Processes run one at a time. The figures are medians."
     yield ""
     for call in calls:
         yield from _call(call, [name for name, facts in parts.items() if facts["call"] == call["call"]])
@@ -60,7 +57,8 @@ def _reason(facts: Facts) -> str | None:
 
 
 def _call(call: Facts, measured: list[str]) -> Iterator[str]:
-    yield f"- {call['call'][:16]}: {', '.join(measured) or 'nothing yet'}. Rounds: {call['rounds']}, steps per round: {call['steps']}."
+    rounds = f"Rounds: {call['rounds']}, steps per round: {call['steps']}"
+    yield f"- {call['call'][:16]}: {', '.join(measured) or 'nothing yet'}. {rounds}."
     if reason := _reason(call):
         yield f"  Matrix rate: {reason}."
         return
@@ -79,7 +77,8 @@ def _answers(of: dict[str, Facts], call: Facts) -> Iterator[tuple[str, str]]:
                           ("ours", "with the lengths of source files")):  # fmt: skip
         if part in of:
             facts = of[part]
-            question = f"speed in NF4, rank {facts['rank']}, {facts['micro_batch']} at a time, {samples}"
+            shape = f"rank {facts['rank']}, {facts['micro_batch']} at a time"
+            question = f"speed in NF4, {shape}, {facts['tokens_per_step']:,.0f} tokens per step, {samples}"
             yield (
                 question,
                 f"{facts['tokens_per_second']:,.0f} tokens/s, {_share(facts['share_of_rate'])} of the matrix rate",
@@ -149,7 +148,7 @@ def _step(facts: Facts) -> Iterator[str]:
     else:
         yield f"| allocated at the peak, GiB | – | {facts['planned_allocated_gib']:.3f} |"
     yield ""
-    yield f"The plan includes {CUDA_BYTES / GIB:.1f} GiB for CUDA itself and assumes a full micro-batch."
+    yield f"The plan includes {facts['planned_cuda_gib']:.1f} GiB for CUDA itself and assumes a full micro-batch."
     if "costs" in facts:
         yield ""
         yield from _costs(facts["costs"], facts["tokens_per_second"], facts["gflop_per_token"], facts["share_of_rate"])
@@ -192,7 +191,7 @@ def _ablation(facts: Facts) -> Iterator[str]:
         memory = f"{row['allocated_gib']:.2f}" if "allocated_gib" in row else "–"
         ratio = row["tokens_per_second"] / first["tokens_per_second"]
         yield f"| {name} | {row['tokens_per_second']:,.0f} | {ratio:.2f} | {memory} |"
-    for name, reason in facts["not_run"].items():
+    for name, reason in facts["left_out"].items():
         yield f"| {name} | {reason} | | |"
 
 
@@ -202,8 +201,8 @@ def _peers(peers: dict[str, Facts], ours: Facts) -> Iterator[str]:
     yield "| | tokens/s | our speed ÷ theirs | samples per micro-batch | allocated, GiB | loss of the first step |"
     yield "|---|---|---|---|---|---|"
     if ours.get("losses"):
-        memory = f"{ours['allocated_gib']:.2f}" if "allocated_gib" in ours else "–"
-        yield f"| ours | {ours['tokens_per_second']:,.0f} | | {ours['micro_batch']} | {memory} | {ours['losses'][0]:.4f} |"
+        memory, loss = f"{ours['allocated_gib']:.2f}" if "allocated_gib" in ours else "–", f"{ours['losses'][0]:.4f}"
+        yield f"| ours | {ours['tokens_per_second']:,.0f} | | {ours['micro_batch']}, packed | {memory} | {loss} |"
     for name, facts in peers.items():
         if reason := _reason(facts):
             yield f"| {name} | {reason} | | | | |"
