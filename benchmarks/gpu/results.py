@@ -41,7 +41,8 @@ class Results:
                 self.add_call(facts, path) if facts["part"] == "card" else self.add(facts)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise Mismatch(
-                f"{path} cannot be read as results of this benchmark ({type(error).__name__}: {error})"
+                f"{path} cannot be read as results of this version ({type(error).__name__}: {error}). It stays as it is: "
+                "choose another --out"
             ) from error
 
     def add_call(self, card: Facts, origin: object = "this call") -> None:
