@@ -41,7 +41,7 @@ class Results:
                 self.add_call(facts, path) if facts["part"] == "card" else self.add(facts)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise Mismatch(
-                f"{path} cannot be read as results of this version ({type(error).__name__}: {error}). It stays as it is: "
+                f"{path} cannot be read as results of this version ({type(error).__name__}: {error}). It stays: "
                 "choose another --out"
             ) from error
 
