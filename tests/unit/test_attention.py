@@ -44,3 +44,28 @@ def test_what_auto_means_on_a_cpu():
     assert set(KERNELS) == {"each", "torch_varlen", "flash_attn"}
     with pytest.raises(UnusableInput, match="flash_attention_2 needs a CUDA device"):
         choose_kernel(short_recipe(base__attention="flash_attention_2").base, cpu, torch.bfloat16)
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)])
+@pytest.mark.parametrize("key_heads", [1, 2, 6])
+def test_gradients_in_blocks_are_those_of_whole_documents(dtype: torch.dtype, close: float, key_heads: int):
+    """The reference computes each document's whole matrix of scores, in float64."""
+    q, k, v = (tensor.to(dtype).requires_grad_() for tensor in inputs(6, key_heads))
+    exact = [tensor.detach().double().requires_grad_() for tensor in (q, k, v)]
+    of_out = torch.randn(sum(LENGTHS), 6, 32, generator=torch.Generator().manual_seed(1)).to(dtype)
+    docs = documents(PACK, "each")
+    out, whole = docs.attend(q, k, v, SCALE, docs), whole_documents(*exact)
+    out.backward(of_out)
+    whole.backward(of_out.double())
+    for ours, theirs in [(out, whole), *((a.grad, b.grad) for a, b in zip((q, k, v), exact, strict=True))]:
+        assert (ours.double() - theirs).norm() < close * theirs.norm()
+
+
+def whole_documents(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    parts = []
+    for of_q, of_k, of_v in zip(*(tensor.split(LENGTHS) for tensor in (q, k, v)), strict=True):
+        of_k, of_v = (tensor.repeat_interleave(6 // k.shape[1], dim=1) for tensor in (of_k, of_v))
+        scores = torch.einsum("qhw,khw->hqk", of_q, of_k) * SCALE
+        future = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1)
+        parts.append(torch.einsum("hqk,khw->qhw", scores.masked_fill(future, -torch.inf).softmax(-1), of_v))
+    return torch.cat(parts)

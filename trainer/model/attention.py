@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from transformers import AttentionInterface
 
 from trainer.errors import UnusableInput
+from trainer.model.attention_each import attend_each
 from trainer.model.batch import Batch
 from trainer.model.sequence import ALONE, SharedBy, repeats, to_heads, to_tokens
 from trainer.recipe import Base
@@ -44,23 +44,8 @@ def documents(batch: Batch, kernel: str, shared: SharedBy = ALONE) -> Documents:
     return Documents(lengths=batch.lengths, offsets=batch.offsets, attend=KERNELS[kernel], shared=shared)
 
 
-def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, docs: Documents) -> torch.Tensor:
-    """Attend document by document.
-
-    Key heads are repeated, because torch's CPU kernel distributes heads over threads. With grouped heads it would use
-    only as many threads as key heads.
-    """
-    group = q.shape[1] // k.shape[1]
-    if group > 1:
-        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    parts = zip(q.split(docs.lengths), k.split(docs.lengths), v.split(docs.lengths), strict=True)
-    return torch.cat([_one(of_q, of_k, of_v, scale) for of_q, of_k, of_v in parts])
-
-
-def _one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-    q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-    return out[0].transpose(0, 1)
+def _each(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, docs: Documents) -> torch.Tensor:
+    return attend_each(q, k, v, scale, docs.lengths)
 
 
 def _torch_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, docs: Documents) -> torch.Tensor:
@@ -86,7 +71,7 @@ def _flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float,
     return out
 
 
-KERNELS = {"each": _sdpa, "torch_varlen": _torch_varlen, "flash_attn": _flash_attn}
+KERNELS = {"each": _each, "torch_varlen": _torch_varlen, "flash_attn": _flash_attn}
 """Attention kernels by name. q: [tokens, heads, width]; k, v: [tokens, key heads, width]."""
 
 
