@@ -81,7 +81,9 @@ def test_full_logits_never_exist(monkeypatch):
     monkeypatch.setattr(loss, "CHUNK_LOGITS", 16 * 4096)
     seen: list[int] = []
     chunk = loss._chunk
-    monkeypatch.setattr(loss, "_chunk", lambda logits, *rest: (seen.append(len(logits)), chunk(logits, *rest))[1])
+    monkeypatch.setattr(
+        loss, "_chunk", lambda logits, *rest, **kind: (seen.append(len(logits)), chunk(logits, *rest, **kind))[1]
+    )
     batch = collate(token_samples(3))
     with torch.no_grad():
         loss_model()(batch)

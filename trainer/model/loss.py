@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 CHUNK_LOGITS = 1 << 26
 """Maximum number of logits at once. With their softmax they take 512 MiB: 441 positions at a vocabulary of 152,064."""
-CPU_POSITIONS = 128
+CPU_POSITIONS = 256
 """Maximum positions per chunk on a CPU, so that the logits stay in its cache."""
 
 
@@ -62,16 +62,17 @@ class _SupervisedLoss(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
         gradient = torch.empty_like(hidden) if wanted else None
+        room = _Room(hidden, weight)
         for part in _chunks(hidden, weight):
-            logits = F.linear(hidden[part].to(weight.dtype), weight).float()
+            logits = room.logits(hidden[part], weight)
             of_part, right, of_logits = _chunk(
-                logits, targets[part], smoothing, None if weights is None else weights[part]
+                logits, targets[part], smoothing, None if weights is None else weights[part], in_place=room.kept
             )
             del logits  # free them before the gradient is cast
             loss += of_part
             correct += right
             if gradient is not None:
-                gradient[part] = of_logits.to(weight.dtype) @ weight
+                gradient[part] = room.narrowed(of_logits) @ weight
             del of_logits  # free it before the next chunk
         if gradient is not None:
             ctx.save_for_backward(gradient)
@@ -82,6 +83,36 @@ class _SupervisedLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * grad_loss.to(gradient.dtype), None, None, None, None
+
+
+def _has_cache(hidden: torch.Tensor) -> bool:
+    return hidden.device.type == "cpu"
+
+
+class _Room:
+    """Memory for the logits of a chunk. On a CPU, all chunks use the same, which stays in its cache."""
+
+    def __init__(self, hidden: torch.Tensor, weight: torch.Tensor) -> None:
+        self.kept, self.dtype = _has_cache(hidden), weight.dtype
+        shape = (min(len(hidden), CPU_POSITIONS), len(weight))
+        self.narrow = torch.empty(shape, dtype=weight.dtype) if self.kept else None
+        self.wide = torch.empty(shape) if self.kept and weight.dtype != torch.float32 else None
+
+    def logits(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return the logits in float32."""
+        made = torch.mm(hidden.to(weight.dtype), weight.T, out=_first(self.narrow, len(hidden)))
+        wide = _first(self.wide, len(hidden))
+        return made.float() if wide is None else wide.copy_(made)
+
+    def narrowed(self, of_logits: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of the logits in the dtype of the head's weights."""
+        if self.narrow is None or self.wide is None:
+            return of_logits.to(self.dtype)
+        return self.narrow[: len(of_logits)].copy_(of_logits)
+
+
+def _first(room: torch.Tensor | None, rows: int) -> torch.Tensor | None:
+    return None if room is None else room[:rows]
 
 
 @torch.no_grad()
@@ -116,18 +147,21 @@ def _chunks(hidden: torch.Tensor, weight: torch.Tensor) -> Iterator[slice]:
 
 
 def _chunk(
-    logits: torch.Tensor, targets: torch.Tensor, smoothing: float, weights: torch.Tensor | None
+    logits: torch.Tensor, targets: torch.Tensor, smoothing: float, weights: torch.Tensor | None, *, in_place: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return loss, correct predictions and softmax − target of one chunk, all in float32.
+
+    `in_place` puts the softmax where the logits are.
 
     The softmax's largest value is 1 / its normalizer. Using it saves one pass compared with logsumexp.
     """
     rows = torch.arange(len(targets), device=logits.device)
     highest, at_target = logits.amax(dim=-1), logits[rows, targets]
-    gradient = torch.softmax(logits, dim=-1)
+    mean = logits.mean(dim=-1) if smoothing else None
+    gradient = torch.softmax(logits, dim=-1, out=logits if in_place else None)
     losses = highest - at_target - gradient.amax(dim=-1).log()  # subtract first: logits may be large
-    if smoothing:
-        losses += smoothing * (at_target - logits.mean(dim=-1))
+    if mean is not None:
+        losses += smoothing * (at_target - mean)
         gradient -= smoothing / logits.shape[-1]
     gradient[rows, targets] -= 1.0 - smoothing
     if weights is not None:
