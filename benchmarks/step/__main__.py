@@ -175,7 +175,7 @@ def started(name: str, environment: str | None, arguments: list[str]) -> Contest
     Raises:
         DoesNotRunError: It cannot be installed, has ended, or was not ready in time.
     """
-    variables = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    variables = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     python = sys.executable if environment is None else python_of(environment)
     with log_file(name).open("w") as log:
         process = subprocess.Popen(

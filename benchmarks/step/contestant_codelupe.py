@@ -4,18 +4,22 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from trainer.imports import set_up_torch
+
+set_up_torch()
+
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from world import ACCUMULATION, BATCH, LORA, MAX_LENGTH, RATE, dtype_name, load_model, orders, samples, say, work_folder
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from trainer.data.batches import collate, pack_samples
 from trainer.data.encoder import IGNORED, TokenSample
 from trainer.model.attention import choose_kernel, documents
 from trainer.model.batch import Batch
 from trainer.model.checkpointing import checkpoint_layers
-from trainer.model.fused_lora import fuse_adapter
+from trainer.model.fused import fuse
 from trainer.model.step import LossModel
 from trainer.recipe import Base
 
@@ -49,7 +53,7 @@ def token_samples(name: str) -> list[TokenSample]:
 
 adapted = get_peft_model(load_model(), LoraConfig(**LORA))
 if KIND != "peft-layers":
-    fuse_adapter(adapted)
+    fuse(adapted)
 if KIND == "checkpointing-full":
     checkpoint_layers(adapted, "full")
 kernel = choose_kernel(Base(), torch.device("cpu"), getattr(torch, dtype_name()))
