@@ -29,7 +29,7 @@ from world import (
 from trainer.fit.optimizer import make_optimizer
 from trainer.model.attention import choose_kernel
 from trainer.model.checkpointing import checkpoint_layers
-from trainer.model.fused_lora import fuse_adapter
+from trainer.model.fused import fuse
 from trainer.model.load import compute_dtype
 from trainer.model.lora import add_adapter
 from trainer.model.memory import is_out_of_memory
@@ -121,7 +121,7 @@ def _variant_speed(world: World, variant: Variant) -> float:
     torch.set_float32_matmul_precision("high")
     adapted = add_adapter(make_base(config, recipe.base, device), recipe.lora, parent=None, seed=0)
     if variant.fused:
-        fuse_adapter(adapted)
+        fuse(adapted, compiled=variant.compiled)
     if variant.compiled:
         _compile_elementwise(adapted)
     checkpoint_layers(adapted, variant.checkpointing, offload=variant.offload)

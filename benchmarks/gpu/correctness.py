@@ -16,7 +16,7 @@ from trainer.data.batches import collate, pack_budget, pack_samples
 from trainer.data.encoder import TokenSample
 from trainer.model.attention import choose_kernel
 from trainer.model.checkpointing import checkpoint_layers
-from trainer.model.fused_lora import fuse_adapter
+from trainer.model.fused import fuse
 from trainer.model.load import compute_dtype
 from trainer.model.lora import add_adapter, lora_config
 from trainer.model.step import LossModel
@@ -80,7 +80,7 @@ def _our_gradients(
     config: Any, recipe: Recipe, samples: list[TokenSample], device: torch.device, policy: str, offload: bool
 ) -> Facts:
     adapted = _scattered(add_adapter(make_base(config, recipe.base, device), recipe.lora, parent=None, seed=0))
-    fuse_adapter(adapted)
+    fuse(adapted)
     checkpoint_layers(adapted, policy, offload=offload)
     dtype = compute_dtype(recipe.base, device)
     model = LossModel(adapted, kernel=choose_kernel(recipe.base, device, dtype)).train()

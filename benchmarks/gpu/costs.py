@@ -7,7 +7,7 @@ product its shapes:
     loss                         the head's products, and what is inside of the loss's function
     attention                    the attention kernels
     dequantize                   bitsandbytes' unpacking of 4-bit weights
-    adapter products             products with a side as long as the rank
+    adapter products             products with a side as long as the rank, or as that of two or three joined adapters
     base products                the other products
     adapter, element by element  what else is inside of the fused layer: dropout, casts
     copies and sums              copies between host and card, embedding, gradients that are added up
@@ -39,7 +39,7 @@ REST = "copies and sums"
 PARTS = ("dequantize", BASE, ADAPTER, "adapter, element by element", ATTENTION, NORMS, LOSS, "optimizer", REST)
 BY_NAME = (
     ("dequantize", ("dequantize",)),
-    (ATTENTION, ("varlen", "flash", "scaled_dot_product", "attention")),
+    (ATTENTION, ("varlen", "flash", "scaled_dot_product", "attention", "_Attention")),
     (LOSS, ("_SupervisedLoss",)),
     ("optimizer", (OPTIMIZER,)),
     ("adapter, element by element", ("_FusedLora",)),
@@ -47,7 +47,7 @@ BY_NAME = (
     (NORMS, (RECOMPUTED,)),
 )
 """Parts by a piece of an operation's name. What is recomputed runs inside of a backward function, so it has a name."""
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm")
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_")
 
 
 def costs_of(step: Callable[[], Any], *, rank: int, vocabulary: int, device: torch.device) -> Facts:
@@ -90,17 +90,26 @@ FORWARD_ATTENTION = (
 
 def part_of(event: Any, *, rank: int, vocabulary: int) -> tuple[str, float]:
     """Return the part that an operation belongs to, and the FLOPs of a matrix product."""
+    part = _part_around(event)
     product = _product(event)
+    if product is None:
+        return part, 0.0
+    sides, flops = product
+    if part in (ATTENTION, LOSS, "optimizer"):
+        return part, flops
+    joined = {rank, 2 * rank, 3 * rank}
+    return (ADAPTER if joined.intersection(sides) else LOSS if vocabulary in sides else BASE), flops
+
+
+def _part_around(event: Any) -> str:
+    """Return the part that the nearest name says."""
     around = event
     while around is not None:
         part = next((part for part, names in BY_NAME if any(name in around.name for name in names)), None)
-        if product and part not in (ATTENTION, LOSS, "optimizer"):
-            sides, flops = product
-            return (ADAPTER if rank in sides else LOSS if vocabulary in sides else BASE), flops
         if part is not None:
-            return part, product[1] if product else 0.0
+            return part
         around = around.cpu_parent
-    return NORMS, 0.0
+    return NORMS
 
 
 def _product(event: Any) -> tuple[tuple[int, ...], float] | None:

@@ -15,7 +15,7 @@ from planning import batch_of, recipe_for
 from trainer.fit.optimizer import make_optimizer
 from trainer.model.attention import choose_kernel
 from trainer.model.checkpointing import checkpoint_layers
-from trainer.model.fused_lora import fuse_adapter
+from trainer.model.fused import fuse
 from trainer.model.load import load_base
 from trainer.model.lora import add_adapter
 from trainer.model.shapes import architecture
@@ -44,7 +44,7 @@ def base(tmp_path_factory):
 def on_card(recipe):
     device = torch.device("cuda")
     adapted = add_adapter(load_base(recipe.base, device), recipe.lora, parent=None, seed=0)
-    fuse_adapter(adapted)
+    fuse(adapted)
     training = recipe.training
     checkpoint_layers(adapted, training.checkpointing, offload=training.offload_checkpoints == "always")
     model = LossModel(adapted, kernel=choose_kernel(recipe.base, device, torch.bfloat16))

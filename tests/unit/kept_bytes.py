@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from planning import Live, batch_of, built, storages
 
-from trainer.model import attention, fused_lora, loss
+from trainer.model import attention, fused_lora, fused_mlp, loss
 from trainer.model.batch import Batch
 from trainer.model.processes import join_processes
 from trainer.model.sequence import share_packs
@@ -27,6 +27,8 @@ def main(folder: Path, tokens: int) -> None:
     attention.KERNELS["each"] = in_one_call
     fused_lora._draw = mask_of_a_card
     loss.CPU_POSITIONS = tokens
+    loss._has_cache = lambda hidden: False
+    fused_mlp.CPU_PIECE = 1 << 12
     shared = share_packs(2)
     found = measured(load_recipe(folder / "shared"), tokens, shared)
     (folder / f"kept-{shared.place}.json").write_text(json.dumps(found))

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, Qwen2
 
 from trainer.model.batch import Batch
 from trainer.model.checkpointing import checkpoint_layers
-from trainer.model.fused_lora import fuse_adapter
+from trainer.model.fused import fuse
 from trainer.model.load import load_base
 from trainer.model.lora import add_adapter
 from trainer.model.shapes import architecture
@@ -78,7 +78,7 @@ def built(recipe: Recipe, choice: Choice) -> LossModel:
         seed=0,
         dtype=getattr(torch, recipe.training.adapter_dtype),
     )
-    fuse_adapter(adapted)
+    fuse(adapted)
     checkpoint_layers(adapted, choice.checkpointing, offload=choice.offload)
     model = LossModel(adapted)
     model.train()

@@ -351,7 +351,7 @@ def test_on_a_cpu_auto_is_none():
     assert (named.training.checkpointing, named.training.offload_checkpoints) == ("full", "never")
 
 
-@pytest.mark.parametrize(("free_gib", "policy"), [(139, "none"), (0.8, "selective"), (0.6, "full"), (0.01, "full")])
+@pytest.mark.parametrize(("free_gib", "policy"), [(139, "none"), (0.9, "selective"), (0.65, "full"), (0.01, "full")])
 def test_on_a_gpu_auto_is_what_fits_the_free_memory(free_gib, policy, monkeypatch):
     """The device is asked only for its free memory and its name."""
     free = int(free_gib * GIB)

@@ -70,7 +70,7 @@ def activations(recipe, policy: str) -> tuple[int, int]:
     kept = kept_lines(model, own, sizes)
     peak = peak_bytes(kept + working_lines(model, recipe.base, own, sizes))
     counted = sum(line.bytes for line in kept if policy != "full" or line.name != "positions")
-    return counted + norm_bytes(model) * own.micro_batch_tokens, peak
+    return counted + norm_bytes(model, sizes) * own.micro_batch_tokens, peak
 
 
 def make_one_key(folder: Path) -> Path:

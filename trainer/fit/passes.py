@@ -10,6 +10,7 @@ from trainer.data.batches import deal_samples, load_batches, pack_budget, pack_s
 from trainer.errors import OutOfMemory
 from trainer.fit.context import FitContext
 from trainer.model.batch import Batch
+from trainer.model.fused_lora import forget_outputs
 from trainer.model.memory import is_out_of_memory
 
 
@@ -75,6 +76,7 @@ class Passes:
                     context.together.sum_gradients()
                     return float(context.together.total(loss)) / supervised
             context.optimizer.zero_grad()
+            forget_outputs(context.adapted)
             torch.cuda.empty_cache()
             if stuck:
                 suspects = context.suspects("out_of_memory", step, context.members(step), context.held_out.samples)

@@ -11,7 +11,7 @@ from trainer.fit.optimizer import make_optimizer
 from trainer.model.attention import choose_kernel
 from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.compiled import compile_layers
-from trainer.model.fused_lora import fuse_adapter
+from trainer.model.fused import fuse
 from trainer.model.load import compute_dtype
 from trainer.model.lora import add_adapter
 from trainer.model.routing import routing_of
@@ -40,7 +40,7 @@ def make_trainable(
     dtype = getattr(torch, training.adapter_dtype)
     adapted = add_adapter(base, recipe.lora, parent=parent, seed=seed, dtype=dtype, moe=recipe.moe)
     check_head(adapted)
-    fuse_adapter(adapted)
+    fuse(adapted, compiled=training.compile)
     if training.compile:
         compile_layers(adapted)
     checkpoint_layers(adapted, training.checkpointing, offload=training.offload_checkpoints == "always")

@@ -63,11 +63,11 @@ class _Attention(torch.autograd.Function):
             # [key heads, query heads of one · queries, width or keys]
             q_rows, out_rows = q[:, :, queries].flatten(1, 2), of_out[:, :, queries].flatten(1, 2)
             share = _probabilities(q_rows, k[:, keys], q[:, :, queries].shape)
-            of_v[:, keys] += share.transpose(1, 2) @ out_rows
+            of_v[:, keys].baddbmm_(share.transpose(1, 2), out_rows)
             of_share = out_rows @ v[:, keys].transpose(1, 2)
             of_scores = torch.ops.aten._softmax_backward_data(of_share, share, -1, share.dtype)
             of_q[:, :, queries] = (of_scores @ k[:, keys]).view(q[:, :, queries].shape)
-            of_k[:, keys] += of_scores.transpose(1, 2) @ q_rows
+            of_k[:, keys].baddbmm_(of_scores.transpose(1, 2), q_rows)
         of_q = of_q.mul_(ctx.scale).flatten(0, 1)
         return of_q.transpose(0, 1), of_k.transpose(0, 1), of_v.transpose(0, 1), None, None
 

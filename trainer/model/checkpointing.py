@@ -3,15 +3,15 @@
 Costs on the 14B model (hidden 5,120, MLP 13,824, LoRA rank 256 with dropout, 16 bit), per token and layer, with the
 sequence at 4,096 tokens:
 
-    none        everything: 239 KiB, nothing is recomputed
-    selective   attention with its projections: 86 KiB; norms and MLP are recomputed, 0.45 GFLOP
+    none        everything: 177 KiB, nothing is recomputed
+    selective   attention with its projections: 76 KiB; norms and MLP are recomputed, 0.45 GFLOP
     full        the layer's input: 10 KiB; the whole layer is recomputed, 0.64 GFLOP
 
-Why `selective` keeps attention and not the MLP: with their norms, attention holds 76 KiB and the MLP 163 KiB (mostly
-four tensors of 13,824). Per MB kept, both save about the same work, 2.4 and 2.8 GFLOP. The smaller half leaves room for
-more tokens. The savings of attention also grow with the length: its own products take 0.04 GFLOP per token at 4,096 and
-0.34 at 32,768, and they run less efficiently than the MLP's large products. Norms are cheap to recompute, and keeping
-them would hold a float32 copy of their input.
+Why `selective` keeps attention and not the MLP: with their norms, attention holds 56 KiB and the MLP 121 KiB (mostly
+three tensors of 13,824). Per MB kept, both save about the same work, 3.3 and 3.8 GFLOP. The smaller half leaves room
+for more tokens. The savings of attention also grow with the length: its own products take 0.04 GFLOP per token at 4,096
+and 0.34 at 32,768, and they run less efficiently than the MLP's large products. Norms are cheap to recompute, and
+keeping them would hold another copy of their output.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ from trainer.recipe import Recipe
 
 SAME_SPEED = 0.99
 """Plans with at least this share of the highest speed count as equally fast."""
+MAY_BE_WRONG = 0.05
+"""Share of its peak that a plan may be wrong by. benchmarks/results/nvidia-h200.md has what cards took."""
 LEAST_LENGTH = 256
 LEAST_RANK = 8
 EIGHT_EACH = Network()
@@ -63,8 +65,15 @@ def possible_plans(model: Model, recipe: Recipe, card: Card, network: Network = 
 
 
 def fastest_fitting(plans: list[Plan], vram_bytes: int) -> Plan | None:
-    """Return the fastest plan that fits. Among equally fast ones, prefer no offloading, then large micro-batches."""
+    """Return the fastest plan that fits. Among equally fast ones, prefer no offloading, then large micro-batches.
+
+    A pass of one sample cannot be halved when memory runs out. Such a plan needs room for what a plan may be wrong by,
+    unless nothing else fits.
+    """
     fitting = [plan for plan in plans if plan.peak_bytes <= vram_bytes]
+    most = max((plan.accumulation for plan in plans), default=0)
+    safe = [plan for plan in fitting if plan.accumulation < most or plan.peak_bytes * (1 + MAY_BE_WRONG) <= vram_bytes]
+    fitting = safe or fitting
     fastest = max((plan.tokens_per_second for plan in fitting), default=0.0)
     as_fast = [plan for plan in fitting if plan.tokens_per_second >= SAME_SPEED * fastest]
     return min(as_fast, key=lambda plan: (plan.choice.offload, plan.accumulation), default=None)

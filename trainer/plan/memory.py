@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from trainer.model.base import NF4_BLOCK
+from trainer.model.fused_lora import GROUPS
 from trainer.model.loss import CHUNK_LOGITS
 from trainer.model.sequence import repeats
 from trainer.plan.cards import GIB
@@ -81,8 +82,8 @@ def attention_bytes(model: Model, sizes: Sizes) -> int:
     own = sizes.element * (q + 2 * k + q) + 4 * model.heads
     if sizes.sequence > 1 and any(m.adapted for m in matrices if m.name == "o_proj"):
         own += sizes.element * q
-    if model.head_norms:  # each norm keeps its input in float32, and one number per head
-        own += 4 * (q + model.key_heads * model.head_width) + 4 * (model.heads + model.key_heads)
+    if model.head_norms:  # each norm keeps its normalized input, and one number per head
+        own += sizes.element * (q + model.key_heads * model.head_width) + 4 * (model.heads + model.key_heads)
     of_input = sizes.element * model.hidden if any(m.adapted for m in matrices if m.name != "o_proj") else 0
     return own + of_input + lora_bytes(matrices, sizes)
 
@@ -93,11 +94,11 @@ def sent_key_heads(model: Model, sizes: Sizes) -> int:
 
 
 def mlp_bytes(model: Model, sizes: Sizes) -> int:
-    """Kept by one layer's MLP, per token: its input; gate, its SiLU, up, and their product."""
+    """Kept by one layer's MLP, per token: its input; gate, up, and the product."""
     if model.experts_used:
         return model.experts_used * expert_bytes(model, sizes) + ROUTER_BYTES * model.experts
     matrices = [matrix for matrix in model.layer_matrices if matrix.name in ("gate_proj", "up_proj", "down_proj")]
-    own = 3 * sizes.element * model.mlp
+    own = 2 * sizes.element * model.mlp
     of_input = sizes.element * model.hidden if any(m.adapted for m in matrices if m.name != "down_proj") else 0
     of_product = sizes.element * model.mlp if any(m.adapted for m in matrices if m.name == "down_proj") else 0
     return own + of_input + of_product + lora_bytes(matrices, sizes)
@@ -109,18 +110,25 @@ def expert_bytes(model: Model, sizes: Sizes) -> int:
 
 
 def lora_bytes(matrices: list[Matrix], sizes: Sizes) -> int:
-    """Per token: each adapted matrix's product with A, and its dropout mask."""
-    return sum(sizes.element * sizes.rank + matrix.inputs * sizes.dropout for matrix in matrices if matrix.adapted)
+    """Per token: each adapted matrix's product with A, and a dropout mask for all with the same input."""
+    adapted = {matrix.name: matrix for matrix in matrices if matrix.adapted}
+    masks = {_group_of(name): matrix.inputs for name, matrix in adapted.items()}
+    return len(adapted) * sizes.element * sizes.rank + sum(masks.values()) * sizes.dropout
 
 
-def norm_bytes(model: Model) -> int:
-    """Per token: a norm keeps its input in float32, and one number."""
-    return 4 * model.hidden + 4
+def _group_of(name: str) -> str:
+    """The name of the group that shares a mask (trainer/model/fused_lora.py)."""
+    return next(("-".join(names) for names in GROUPS if name in names), name)
+
+
+def norm_bytes(model: Model, sizes: Sizes) -> int:
+    """Per token: a norm keeps its normalized input, and one number."""
+    return sizes.element * model.hidden + 4
 
 
 def layer_bytes(model: Model, sizes: Sizes) -> int:
     """Kept by one layer that keeps everything, per token."""
-    return attention_bytes(model, sizes) + mlp_bytes(model, sizes) + 2 * norm_bytes(model)
+    return attention_bytes(model, sizes) + mlp_bytes(model, sizes) + 2 * norm_bytes(model, sizes)
 
 
 def kept_lines(model: Model, choice: Choice, sizes: Sizes) -> list[Line]:
@@ -128,7 +136,7 @@ def kept_lines(model: Model, choice: Choice, sizes: Sizes) -> list[Line]:
     tokens, one_input = choice.micro_batch_tokens, sizes.element * model.hidden
     match choice.checkpointing:
         case "none":  # the first norm's input, the embeddings, needs no gradient
-            inputs, inside = 0, model.layers * layer_bytes(model, sizes) - norm_bytes(model)
+            inputs, inside = 0, model.layers * layer_bytes(model, sizes) - norm_bytes(model, sizes)
         case "selective":  # inputs of two norms and of the MLP
             inputs, inside = 3 * model.layers, model.layers * attention_bytes(model, sizes)
         case _:
@@ -164,20 +172,23 @@ def all_to_all_bytes(model: Model, choice: Choice, sizes: Sizes) -> int:
 
 def working_lines(model: Model, base: Base, choice: Choice, sizes: Sizes) -> list[Line]:
     """Temporary memory: one layer's backward pass with an unpacked matrix, or the loss."""
-    layer = layer_working_bytes(model, choice, sizes)
+    products, activation = layer_working_bytes(model, choice, sizes)
     matrix = matrix_bytes(model, base, sizes)
+    unpacking = products + matrix >= activation
+    layer, together = (products, products + matrix) if unpacking else (activation, activation)
     loss = loss_bytes(model, choice, sizes)
     return [
-        Line(name="one layer going backward", bytes=layer, kind="working", counted=layer + matrix >= loss),
-        Line(name="one matrix unpacked", bytes=matrix, kind="working", counted=layer + matrix >= loss),
-        Line(name="the loss and the last norm", bytes=loss, kind="working", counted=layer + matrix < loss),
+        Line(name="one layer going backward", bytes=layer, kind="working", counted=together >= loss),
+        Line(name="one matrix unpacked", bytes=matrix, kind="working", counted=unpacking and together >= loss),
+        Line(name="the loss and the last norm", bytes=loss, kind="working", counted=together < loss),
     ]
 
 
-def layer_working_bytes(model: Model, choice: Choice, sizes: Sizes) -> int:
-    """Recomputed activations, and the gradients at the widest point: after down_proj.
+def layer_working_bytes(model: Model, choice: Choice, sizes: Sizes) -> tuple[int, int]:
+    """Recomputed activations, and the gradients at the two widest points: in down_proj, and after it.
 
-    These are the gradients of the layer's output and of down_proj's input, and the product before its dropout mask.
+    In down_proj, a matrix is unpacked, too. There are the gradients of the layer's output and of down_proj's input.
+    After it, there are also those of gate and up; what down_proj kept is free.
     """
     match choice.checkpointing:
         case "none":
@@ -186,10 +197,15 @@ def layer_working_bytes(model: Model, choice: Choice, sizes: Sizes) -> int:
             again = mlp_bytes(model, sizes) - sizes.element * model.hidden
         case _:
             again = layer_bytes(model, sizes)
-    gradients = sizes.element * (model.hidden + 2 * model.mlp)
     if model.experts_used:  # all experts of a token at once, whose input is a copy of its own
         gradients = model.experts_used * sizes.element * (2 * model.hidden + 2 * model.mlp)
-    return choice.micro_batch_tokens * (again + gradients)
+        return choice.micro_batch_tokens * (again + gradients), 0
+    products = sizes.element * (model.hidden + model.mlp)
+    activation = products + 2 * sizes.element * model.mlp
+    down = [matrix for matrix in model.layer_matrices if matrix.name == "down_proj" and matrix.adapted]
+    if down:
+        activation -= sizes.element * model.mlp + lora_bytes(down, sizes)
+    return choice.micro_batch_tokens * (again + products), choice.micro_batch_tokens * (again + activation)
 
 
 def matrix_bytes(model: Model, base: Base, sizes: Sizes) -> int:
@@ -204,10 +220,10 @@ def loss_bytes(model: Model, choice: Choice, sizes: Sizes) -> int:
     """The last norm's input, and the larger of two moments.
 
     One chunk of logits and its softmax, in float32, beside the last hidden states, the supervised ones (all of
-    them, at the most) and their gradient; or the norm going backward, through four tensors in float32.
+    them, at the most) and their gradient; or the norm going backward, through two tensors in float32.
     """
     tokens, one_input = choice.micro_batch_tokens, sizes.element * model.hidden
     positions = min(tokens, max(1, CHUNK_LOGITS // model.vocabulary))
     logits = positions * model.vocabulary * (4 + 4)
-    norm_backward = tokens * (one_input + 4 * 4 * model.hidden)
-    return tokens * norm_bytes(model) + max(3 * one_input * tokens + logits, norm_backward)
+    norm_backward = tokens * (2 * one_input + 2 * 4 * model.hidden)
+    return tokens * norm_bytes(model, sizes) + max(3 * one_input * tokens + logits, norm_backward)
