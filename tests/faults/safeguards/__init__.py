@@ -17,6 +17,7 @@ from safeguards import (
     columns,
     commands,
     database,
+    fused,
     limits,
     live_adapter,
     long_texts,
@@ -50,6 +51,7 @@ MODULES = (
     commands,
     neighbours,
     ranks,
+    fused,
     shared_packs,
 )
 MUTANTS: dict[str, Mutant] = {title: mutant for module in MODULES for title, mutant in module.MUTANTS.items()}
