@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from trainer.imports import collector_paused, compiler_off
+from trainer.imports import collector_paused, compiler_off, set_up_torch
 
 SCRIPT = """
 import gc, os, sys
@@ -48,3 +48,14 @@ def test_the_garbage_collector_is_restored():
         raise ZeroDivisionError
     assert gc.isenabled()
     gc.unfreeze()
+
+
+@pytest.mark.parametrize(("policy", "spins"), [(None, "20000"), ("PASSIVE", None)])
+def test_threads_wait_as_the_user_says_or_else_shortly(monkeypatch, policy, spins):
+    for name in ("GOMP_SPINCOUNT", "PYTORCH_ALLOC_CONF", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "x")  # so that the value is restored
+        monkeypatch.delenv(name)
+    if policy is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    set_up_torch()
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
