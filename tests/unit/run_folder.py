@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from trainer.__main__ import run_command
@@ -122,11 +123,13 @@ def short_run(root: Path, recipe: Recipe | None = None, **options: Any) -> RunDi
 
 
 def run(directory: RunDirectory) -> int:
-    """Train in this process; returns the exit code."""
+    """Train in this process; returns the exit code. accelerate would keep the process to its first precision."""
+    AcceleratorState._reset_state(reset_partial_state=True)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         return run_command(directory.root)
     finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
