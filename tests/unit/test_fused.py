@@ -87,6 +87,16 @@ def test_what_another_family_computes_is_left_alone():
     assert fuse_mlps(model) == 0
 
 
+def test_swiglu_of_a_transposed_gate():
+    torch.manual_seed(0)
+    gate, up = (torch.randn(6, 5, 4).transpose(0, 2).requires_grad_() for _ in range(2))  # no view of its rows exists
+    fused_mlp._SwiGlu.apply(gate, up).square().sum().backward()
+    found = gate.grad, up.grad
+    gate.grad = up.grad = None
+    (nn.functional.silu(gate) * up).square().sum().backward()
+    torch.testing.assert_close(found, (gate.grad, up.grad))
+
+
 def test_transformers_functions_stay_as_they_are():
     model = loss_model(toy_recipe("llama")).model
     attention = model.get_base_model().model.layers[0].self_attn

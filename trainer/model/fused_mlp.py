@@ -53,7 +53,7 @@ class _SwiGlu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(gate, up)
-        y = torch.empty_like(up)
+        y = torch.empty_like(up, memory_format=torch.contiguous_format)  # so that its pieces are views
         for of_gate, of_up, of_y in _pieces(gate, up, y):
             torch.mul(F.silu(of_gate), of_up, out=of_y)
         return y
@@ -61,7 +61,7 @@ class _SwiGlu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         gate, up = ctx.saved_tensors
-        to_gate, to_up = torch.empty_like(gate), torch.empty_like(up)
+        to_gate, to_up = (torch.empty_like(one, memory_format=torch.contiguous_format) for one in (gate, up))
         for of_gate, of_up, of_grad, gate_grad, up_grad in _pieces(gate, up, grad, to_gate, to_up):
             torch.mul(F.silu(of_gate), of_grad, out=up_grad)
             torch.ops.aten.silu_backward.grad_input(of_grad * of_up, of_gate, grad_input=gate_grad)
