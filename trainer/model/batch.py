@@ -77,7 +77,7 @@ class Batch:
         """
         if number == 1:
             return self
-        whole = self._filled(-self.tokens % number)
+        whole = self.filled(-(-self.tokens // number) * number)
         size = whole.tokens // number
         tokens = slice(place * size, (place + 1) * size)
         inside = slice(*torch.searchsorted(self.predicting, torch.tensor([tokens.start, tokens.stop])).tolist())
@@ -91,8 +91,9 @@ class Batch:
             start=tokens.start,
         )
 
-    def _filled(self, count: int) -> Batch:
-        """Add a document of `count` tokens without loss."""
+    def filled(self, size: int) -> Batch:
+        """Add a document without loss, so that the pack has `size` tokens."""
+        count = size - self.tokens
         if count == 0:
             return self
         lengths = (*self.lengths, count)

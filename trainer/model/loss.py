@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from trainer.model.sizes import rounded, sizes
+
 CHUNK_LOGITS = 1 << 26
 """Maximum number of logits at once. With their softmax they take 512 MiB: 441 positions at a vocabulary of 152,064."""
 CPU_POSITIONS = 256
@@ -72,7 +74,7 @@ class _SupervisedLoss(torch.autograd.Function):
             loss += of_part
             correct += right
             if gradient is not None:
-                gradient[part] = room.narrowed(of_logits) @ weight
+                gradient[part] = room.product(of_logits, weight)
             del of_logits  # free it before the next chunk
         if gradient is not None:
             ctx.save_for_backward(gradient)
@@ -90,29 +92,34 @@ def _has_cache(hidden: torch.Tensor) -> bool:
 
 
 class _Room:
-    """Memory for the logits of a chunk. On a CPU, all chunks use the same, which stays in its cache."""
+    """Memory for the logits of a chunk. On a CPU, all chunks use the same, which stays in its cache.
+
+    The last chunk is filled to a size that comes again. Its products have rows that nobody reads.
+    """
 
     def __init__(self, hidden: torch.Tensor, weight: torch.Tensor) -> None:
         self.kept, self.dtype = _has_cache(hidden), weight.dtype
-        shape = (min(len(hidden), CPU_POSITIONS), len(weight))
-        self.narrow = torch.empty(shape, dtype=weight.dtype) if self.kept else None
+        shape = (min(rounded(len(hidden)), CPU_POSITIONS), len(weight))
+        self.narrow = torch.zeros(shape, dtype=weight.dtype) if self.kept else None
         self.wide = torch.empty(shape) if self.kept and weight.dtype != torch.float32 else None
 
     def logits(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Return the logits in float32."""
-        made = torch.mm(hidden.to(weight.dtype), weight.T, out=_first(self.narrow, len(hidden)))
-        wide = _first(self.wide, len(hidden))
-        return made.float() if wide is None else wide.copy_(made)
+        rows, hidden = len(hidden), hidden.to(weight.dtype)
+        if self.narrow is None:
+            return (hidden @ weight.T).float()
+        (size,) = sizes([rows], weight)
+        made = torch.mm(F.pad(hidden, (0, 0, 0, size - rows)), weight.T, out=self.narrow[:size])[:rows]
+        return made if self.wide is None else self.wide[:rows].copy_(made)
 
-    def narrowed(self, of_logits: torch.Tensor) -> torch.Tensor:
-        """Return the gradient of the logits in the dtype of the head's weights."""
+    def product(self, of_logits: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of the hidden states, in the dtype of the head's weights."""
+        rows = len(of_logits)
         if self.narrow is None or self.wide is None:
-            return of_logits.to(self.dtype)
-        return self.narrow[: len(of_logits)].copy_(of_logits)
-
-
-def _first(room: torch.Tensor | None, rows: int) -> torch.Tensor | None:
-    return None if room is None else room[:rows]
+            return of_logits.to(self.dtype) @ weight
+        self.narrow[:rows].copy_(of_logits)
+        (size,) = sizes([rows], weight)
+        return (self.narrow[:size] @ weight)[:rows]
 
 
 @torch.no_grad()
@@ -129,8 +136,9 @@ def position_losses(hidden: torch.Tensor, head: Any, targets: torch.Tensor) -> t
     """
     losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
     correct = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
+    room = _Room(hidden, head.weight)
     for part in _chunks(hidden, head.weight):
-        logits = F.linear(hidden[part].to(head.weight.dtype), head.weight).float()
+        logits = room.logits(hidden[part], head.weight)
         logits -= logits.gather(1, targets[part, None])  # subtract first: logits may be large
         losses[part] = torch.logsumexp(logits, dim=-1)
         correct[part] = logits.amax(dim=-1) == 0

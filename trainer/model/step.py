@@ -13,6 +13,7 @@ from trainer.model.batch import Batch
 from trainer.model.loss import position_losses, supervised_loss
 from trainer.model.routing import Routing
 from trainer.model.sequence import ALONE, SharedBy
+from trainer.model.sizes import compiled_by_size, rounded
 
 
 class LossModel(nn.Module):
@@ -55,10 +56,11 @@ class LossModel(nn.Module):
         """
         causal = self.model.get_base_model()
         routing = self.routing if self.training and not by_sample else None
+        taken = self._filled(batch, causal.get_input_embeddings().weight)
         outputs = causal.model(
-            input_ids=batch.ids,
-            position_ids=batch.positions,
-            documents=documents(batch, self.kernel, self.shared),
+            input_ids=taken.ids,
+            position_ids=taken.positions,
+            documents=documents(taken, self.kernel, self.shared),
             use_cache=False,
             **({"output_router_logits": True} if routing else {}),
         )
@@ -78,6 +80,12 @@ class LossModel(nn.Module):
             balancing = routing.observe(outputs.router_logits, batch)
             loss = loss + (balancing - balancing.detach())  # its gradient counts, its value is reported apart
         return loss, correct
+
+    def _filled(self, batch: Batch, weight: torch.Tensor) -> Batch:
+        """Fill the pack to a size that comes again, where that saves time. Routers would count what fills it."""
+        if self.shared.size > 1 or self.routing is not None or not compiled_by_size(weight):
+            return batch
+        return batch.filled(rounded(batch.tokens))
 
 
 def inner(model: Any) -> LossModel:
