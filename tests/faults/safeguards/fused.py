@@ -37,6 +37,30 @@ MUTANTS: dict[str, Mutant] = {
         new="[..., :queries].add_",
         caught_by=test("tests/unit/test_attention.py", "gradients_in_blocks"),
     ),
+    "packs have sizes that come again": Mutant(
+        file="trainer/model/step.py",
+        old="return batch.filled(rounded(batch.tokens))",
+        new="return batch",
+        caught_by=test("tests/unit/test_sizes.py", "layers_get"),
+    ),
+    "a router counts no token that fills a pack": Mutant(
+        file="trainer/model/step.py",
+        old=" or self.routing is not None or",
+        new=" or",
+        caught_by=test("tests/unit/test_sizes.py", "routers_see"),
+    ),
+    "the rows that fill a chunk of logits are no positions": Mutant(
+        file="trainer/model/loss.py",
+        old="        return (self.narrow[:size] @ weight)[:rows]\n",
+        new="        return (self.narrow[:size] @ weight)[-rows:]\n",
+        caught_by=test("tests/unit/test_sizes.py", "filling_changes"),
+    ),
+    "what fills a document comes after its tokens": Mutant(
+        file="trainer/model/attention_each.py",
+        old="        to[:, :length] = part.transpose(0, 1)\n        to[:, length:] = 0\n",
+        new="        to[:, to.shape[1] - length :] = part.transpose(0, 1)\n        to[:, : to.shape[1] - length] = 0\n",
+        caught_by=test("tests/unit/test_attention.py", "gradients_in_blocks"),
+    ),
     "a plan whose pass cannot be halved leaves room": Mutant(
         file="trainer/plan/choose.py",
         old="    fitting = safe or fitting\n",
