@@ -159,6 +159,7 @@ def contestants(dtype: str) -> dict[str, tuple[str | None, list[str]]]:
         "codelupe-small-packs": "small-packs",
         "codelupe-full-logits": "full-logits",
         "codelupe-checkpointing-full": "checkpointing-full",
+        "codelupe-nf4": "nf4",
     }
     trl = {f"trl-{kind}": ("peers", [str(HERE / "contestant_trl.py"), *common, kind]) for kind in TRL_KINDS}
     peers = {"transformers": "peers", "llamafactory": "llamafactory", "unsloth": "unsloth"}

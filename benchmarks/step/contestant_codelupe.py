@@ -3,6 +3,7 @@
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from trainer.imports import set_up_torch
@@ -12,7 +13,20 @@ set_up_torch()
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
-from world import ACCUMULATION, BATCH, LORA, MAX_LENGTH, RATE, dtype_name, load_model, orders, samples, say, work_folder
+from world import (
+    ACCUMULATION,
+    BATCH,
+    LORA,
+    MAX_LENGTH,
+    RATE,
+    dtype_name,
+    load_model,
+    orders,
+    samples,
+    say,
+    set_threads,
+    work_folder,
+)
 
 from trainer.data.batches import collate, pack_samples
 from trainer.data.encoder import IGNORED, TokenSample
@@ -20,11 +34,12 @@ from trainer.model.attention import choose_kernel, documents
 from trainer.model.batch import Batch
 from trainer.model.checkpointing import checkpoint_layers
 from trainer.model.fused import fuse
+from trainer.model.load import load_base
 from trainer.model.step import LossModel
 from trainer.recipe import Base
 
 KIND = sys.argv[3]
-KINDS = ("all", "peft-layers", "small-packs", "full-logits", "checkpointing-full")
+KINDS = ("all", "peft-layers", "small-packs", "full-logits", "checkpointing-full", "nf4")
 assert KIND in KINDS, f"{KIND!r} is not one of {', '.join(KINDS)}"
 
 
@@ -51,7 +66,14 @@ def token_samples(name: str) -> list[TokenSample]:
     return found
 
 
-adapted = get_peft_model(load_model(), LoraConfig(**LORA))
+def four_bit_model() -> Any:
+    """Load the base as a recipe with 4-bit weights does."""
+    set_threads()
+    base = Base(model=str(work_folder() / "model"), quantization="nf4", compute_dtype=dtype_name())
+    return load_base(base, torch.device("cpu"))
+
+
+adapted = get_peft_model(four_bit_model() if KIND == "nf4" else load_model(), LoraConfig(**LORA))
 if KIND != "peft-layers":
     fuse(adapted)
 if KIND == "checkpointing-full":
