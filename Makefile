@@ -2,6 +2,7 @@
 # make test    run lint, type checks, import contracts and all tests (the same as CI)
 # make bench   compare the optimizer step with other trainers on this machine
 # make bench-cycle     measure the time from the start of a run to its first step
+# make bench-evaluation  compare held-out losses and answers with transformers' own functions
 # make bench-ranks     compare runs of two processes with the same run of one
 # make bench-gpu       measure the default recipe's step on this machine's GPU, with a model in the shape of the 14B;
 #                      without a GPU it says why it cannot run
@@ -23,7 +24,7 @@ ARGS        ?=
 # pip shows its progress in a terminal. Elsewhere its output stays short.
 QUIET       := $(if $(MAKE_TERMOUT),$(if $(CI),-q),-q)
 
-.PHONY: up install dev test test-long faults containers bench bench-cycle bench-ranks bench-gpu bench-continual bench-samples bench-growth bench-page check format lock clean
+.PHONY: up install dev test test-long faults containers bench bench-cycle bench-evaluation bench-ranks bench-gpu bench-continual bench-samples bench-growth bench-page check format lock clean
 
 up: install
 	@exec $(BIN)/codelupe up $(ARGS)
@@ -79,6 +80,9 @@ bench: install
 
 bench-cycle: install
 	$(BIN)/python benchmarks/cycle/__main__.py $(ARGS)
+
+bench-evaluation: install
+	$(BIN)/python benchmarks/evaluation $(ARGS)
 
 bench-ranks: install
 	$(BIN)/python benchmarks/cycle/ranks.py $(ARGS)
