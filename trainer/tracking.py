@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from trainer.check import Checked
-from trainer.evaluate.predictions import predict
+from trainer.evaluate.predictions import MAX_NEW_TOKENS, predict
 from trainer.events import Events
 from trainer.fit.checkpoint import Checkpoint
 from trainer.fit.context import FitContext
@@ -64,7 +64,10 @@ def write_predictions(context: FitContext, inputs: Inputs, tokenizer: Any, *, we
         now: the step that the curves have reached. W&B takes nothing for an earlier one
     """
     chosen = inputs.parts.samples[: context.recipe.tracking.sample_predictions]
-    answers = predict(context.adapted, tokenizer, chosen, step=weights, pad=context.pad, stop=context.stop)
+    budget = context.recipe.data.max_length + MAX_NEW_TOKENS  # what a single long sample needs at most
+    answers = predict(
+        context.adapted, tokenizer, chosen, step=weights, pad=context.pad, stop=context.stop, budget=budget
+    )
     for prediction, tokens in answers:
         context.events.emit("prediction", step=weights, file_id=prediction.file_id, tokens=tokens)
     if answers:
