@@ -16,7 +16,7 @@ from trainer.adapters import commands as adapter_commands
 from trainer.errors import Stopped, TrainerError, UnusableInput
 from trainer.evaluate.request import add_arguments, request_from
 from trainer.events import Events
-from trainer.imports import collector_paused, import_trainer, set_up_torch
+from trainer.imports import collector_paused, import_libraries, import_trainer, set_up_torch
 from trainer.ranks import ALONE_SECONDS, LOCK_HELD, RENDEZVOUS, end_like, launch, ranks_to_start, recipe_for_ray
 from trainer.recipe import Recipe
 from trainer.reward.entry import add_reward, reward_command
@@ -116,7 +116,7 @@ def examine_command(root: Path, *, wait: bool = False) -> int:
     directory = RunDirectory(root.absolute())
     if wait:
         set_up_torch()
-        import_trainer("trainer.examine")
+        import_libraries()
         if not os.read(0, 1):  # the service ended, or the run did without an adapter
             return Stopped.exit_code
     if not directory.report.is_file():

@@ -34,6 +34,13 @@ def import_trainer(module: str = "trainer.train") -> None:
         importlib.import_module(module)
 
 
+def import_libraries() -> None:
+    """Import what takes most of the time and does not touch the GPU. bitsandbytes asks it for its properties."""
+    with collector_paused(), absent("scipy"):
+        for module in ("transformers.modeling_utils", "transformers.generation.utils", "accelerate"):
+            importlib.import_module(module)
+
+
 @contextmanager
 def absent(package: str) -> Iterator[None]:
     """Make an optional package look as if it were not installed in the block, unless it is already imported.

@@ -17,6 +17,7 @@ from trainer.evaluate.parts import divide_held_out
 from trainer.evaluate.predictions import predict
 from trainer.model.attention import unpacked_attention
 from trainer.stop import StopRequest
+from trainer.tracking import prediction_tokens
 
 DATA = short_recipe().data
 
@@ -175,3 +176,11 @@ def test_an_answer_in_a_batch_ends_with_its_own_end_token(tmp_path, monkeypatch)
     fit.context.held_out.stop.request("enough")
     with pytest.raises(Stopped):
         predict(fit.context.adapted, tokenizer(), samples, step=3, pad=pad, stop=fit.context.stop, budget=1)
+
+
+def test_predictions_need_no_more_memory_than_the_training():
+    recipe = short_recipe(training__batch_size=8)
+    assert prediction_tokens(recipe) == 4 * recipe.data.max_length
+    assert prediction_tokens(short_recipe(training__batch_size=1)) == recipe.data.max_length + 128
+    offloaded = replace(recipe, training=replace(recipe.training, offload_checkpoints="always"))
+    assert prediction_tokens(offloaded) == recipe.data.max_length + 128

@@ -65,7 +65,8 @@ def test_threads_wait_as_the_user_says_or_else_shortly(monkeypatch, policy, spin
     assert os.environ.get("GOMP_SPINCOUNT") == spins
 
 
-def test_an_absent_package_is_there_after_the_block():
+def test_an_absent_package_is_there_after_the_block(monkeypatch):
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     with absent("colorsys"):
         with pytest.raises(ModuleNotFoundError):
             import colorsys
@@ -74,3 +75,16 @@ def test_an_absent_package_is_there_after_the_block():
 
     with absent("colorsys"):
         assert sys.modules["colorsys"] is not None
+
+
+def test_libraries_are_imported_without_touching_the_gpu():
+    script = """
+import sys
+from trainer.imports import import_libraries
+import_libraries()
+import torch
+assert "transformers.modeling_utils" in sys.modules and "bitsandbytes" not in sys.modules and "scipy" not in sys.modules
+assert not torch.cuda.is_initialized()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
