@@ -1,4 +1,4 @@
-"""`make bench-cycle` measures where the time of a cycle goes: that of the trainer, and that from a claim to its adapter.
+"""`make bench-cycle` measures where the time of a cycle goes, in the trainer and from a claim to its adapter.
 
 It trains a run directory of the tiny model to its end, and runs `codelupe up --once` on an empty folder. It repeats
 both and reports the median of each part (cycle_parts.py). Given other checkouts, it runs them in turn, so that a
