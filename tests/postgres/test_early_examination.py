@@ -20,7 +20,8 @@ case "$1 $3" in
     echo '{"time": 1, "event": "stage", "stage": "judge", "state": "begin"}' >> events.jsonl
     for _ in $(seq 200); do grep -q waits trainer.log && break; sleep 0.02; done
     mkdir -p adapter
-    test -e fails && rm fails && exit 9
+    test -e fails && mv fails failed && exit 9
+    test -e failed && sleep 0.6
     echo '{}' > report.json ;;
 "examine --wait") echo waits; read line && echo begins ;;
 *) echo "at once" ;;
