@@ -22,15 +22,15 @@ from trainer.data.batches import collate
 from trainer.data.encoder import SampleEncoder, TokenSample, pad_id
 from trainer.data.tokenize import tokenize_rows
 from trainer.errors import UnusableInput
-from trainer.evaluate.fixed_prompts import answer_records, prompt_samples
+from trainer.evaluate.fixed_prompts import answer_prompts
 from trainer.evaluate.judged_suites import judge_suites
-from trainer.evaluate.predictions import answer_groups
+from trainer.evaluate.predictions import answer_all
 from trainer.model.attention import choose_kernel
 from trainer.model.load import compute_dtype, load_tokenizer
 from trainer.model.lora import add_adapter, relative_norms
 from trainer.model.quantized import load_kept
 from trainer.model.step import LossModel
-from trainer.recipe import Base, Recipe
+from trainer.recipe import Base
 from trainer.records import SampleEvaluation, read_evaluation, read_rows
 from trainer.run_dir import MANIFEST, RunDirectory, RunDirectoryError, sha256_file, verify_manifest, write_json
 from trainer.stop import StopRequest
@@ -96,8 +96,8 @@ def _used(directory: RunDirectory, checked: Checked, base: Any, stop: StopReques
     largest = max(norms, key=lambda name: norms[name] if math.isfinite(norms[name]) else math.inf)
     tokenizer = load_tokenizer(recipe.base)
     judged = _judged_samples(directory, checked, tokenizer)
-    generation, answers = _generation(adapted, tokenizer, [sample for sample, _ in judged], recipe, stop)
-    if answers:
+    generation = _generation(adapted, tokenizer, [sample for sample, _ in judged], stop)
+    if answers := answer_prompts(adapted, tokenizer, recipe.tracking, stop):
         write_json(directory.answers, {"format": 1, "run_id": checked.run_id, "prompts": answers})
     return {
         "norm": {"largest": _finite(norms[largest]), "module": largest},
@@ -151,32 +151,22 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _generation(
-    adapted: Any, tokenizer: Any, prompts: Sequence[TokenSample], recipe: Recipe, stop: StopRequest
-) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """Let the candidate and the base answer judged prompts and the recipe's own.
-
-    Returns what is counted in the former, and the answers to the latter.
-    """
+def _generation(adapted: Any, tokenizer: Any, prompts: Sequence[TokenSample], stop: StopRequest) -> dict[str, Any]:
     pad = pad_id(tokenizer)
     control = set(tokenizer.added_tokens_decoder) - {tokenizer.eos_token_id, pad}
-    own, budget = prompt_samples(tokenizer, recipe.tracking), PROMPTS * (recipe.data.max_length + NEW_TOKENS)
 
-    def answers() -> tuple[dict[str, int], list[list[int]]]:
-        groups = [(prompts, NEW_TOKENS), (own, recipe.tracking.prompt_tokens if own else 0)]
-        judged, asked = answer_groups(adapted, tokenizer, groups, pad=pad, budget=budget, stop=stop)
-        counts = {
-            "tokens": sum(map(len, judged)),
-            "leaking": sum(bool(control & set(answer)) for answer in judged),
-            "looping": sum(loops(answer) for answer in judged),
+    def counts() -> dict[str, int]:
+        stop.check()
+        answers = answer_all(adapted, tokenizer, prompts, pad=pad, max_new_tokens=NEW_TOKENS)
+        return {
+            "tokens": sum(map(len, answers)),
+            "leaking": sum(bool(control & set(answer)) for answer in answers),
+            "looping": sum(loops(answer) for answer in answers),
         }
-        return counts, asked
 
-    candidate, first = answers()
+    candidate = counts()
     with adapted.disable_adapter():
-        anchor, second = answers()
-    counted = {"prompts": len(prompts), "candidate": candidate, "anchor": anchor}
-    return counted, answer_records(tokenizer, recipe.tracking, first, second)
+        return {"prompts": len(prompts), "candidate": candidate, "anchor": counts()}
 
 
 def loops(answer: Sequence[int]) -> bool:

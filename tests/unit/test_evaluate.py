@@ -14,7 +14,7 @@ from run_folder import encoder, make_row, program, short_recipe, short_rows, tok
 from trainer.data.tokenize import tokenize_rows
 from trainer.errors import Stopped
 from trainer.evaluate.parts import divide_held_out
-from trainer.evaluate.predictions import answer_groups, predict
+from trainer.evaluate.predictions import predict
 from trainer.model.attention import unpacked_attention
 from trainer.stop import StopRequest
 from trainer.tracking import prediction_tokens
@@ -184,32 +184,3 @@ def test_predictions_need_no_more_memory_than_the_training():
     assert prediction_tokens(short_recipe(training__batch_size=1)) == recipe.data.max_length + 128
     offloaded = replace(recipe, training=replace(recipe.training, offload_checkpoints="always"))
     assert prediction_tokens(offloaded) == recipe.data.max_length + 128
-
-
-def test_groups_of_prompts_have_the_same_answers_together_and_apart(tmp_path, monkeypatch):
-    fit = make_fit(tmp_path)
-    fit.context.adapted.eval()
-    few, others = token_samples(2), token_samples(3, start=5)
-    sizes: list[int] = []
-    generate = fit.context.adapted.generate
-
-    def counted(**given):
-        sizes.append(len(given["input_ids"]))
-        return generate(**given)
-
-    monkeypatch.setattr(fit.context.adapted, "generate", counted)
-
-    def answers(budget: int) -> list[list[list[int]]]:
-        return answer_groups(
-            fit.context.adapted, tokenizer(), [(few, 12), ([], 0), (others, 5)], pad=4074, budget=budget, stop=stop
-        )
-
-    stop = StopRequest()
-    with unpacked_attention(fit.context.adapted.get_base_model()):
-        assert answers(1) == answers(5000)
-        assert sizes == [2, 3, 5]
-        assert [max(map(len, group), default=0) for group in answers(5000)] == [12, 0, 5]
-        stop.request("enough")
-        for budget in (1, 5000):
-            with pytest.raises(Stopped):
-                answers(budget)

@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from trainer import examine as examination
 from trainer.__main__ import main
 from trainer.errors import UnusableInput
-from trainer.evaluate import predictions
 from trainer.evaluate.sandbox.bubblewrap import check_available
 from trainer.examine import examine, loops
 from trainer.recipe_file import dump_recipe, load_recipe
@@ -134,7 +133,7 @@ def test_leaked_control_tokens_are_counted(first, tmp_path, monkeypatch):
 
     leak = tokenizer().convert_tokens_to_ids("<|fim_prefix|>")
     monkeypatch.setattr(
-        predictions, "answer_all", lambda _model, _tokenizer, prompts, **_: [[5, leak], *([5] for _ in prompts[1:])]
+        examination, "answer_all", lambda _model, _tokenizer, prompts, **_: [[5, leak], *([5] for _ in prompts[1:])]
     )
     assert examined(copied(first, tmp_path))["generation"]["candidate"]["leaking"] == 1
 

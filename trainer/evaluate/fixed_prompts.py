@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from trainer.data.encoder import IGNORED, TokenSample
+from trainer.data.encoder import IGNORED, TokenSample, pad_id
+from trainer.evaluate.predictions import answer_all
 from trainer.recipe_tracking import Tracking
 from trainer.samples.instruction import SYSTEM
+from trainer.stop import StopRequest
 
 
-def prompt_samples(tokenizer: Any, tracking: Tracking) -> list[TokenSample]:
-    """Return the prompts' tokens. A base with a chat template is asked as a chat. Any other continues the prompt."""
-    return [_asked(tokenizer, prompt) for prompt in tracking.prompts]
+def answer_prompts(adapted: Any, tokenizer: Any, tracking: Tracking, stop: StopRequest) -> list[dict[str, str]]:
+    """Return each prompt with two greedy answers: `candidate` and `base`.
 
+    A base with a chat template is asked as a chat. Any other continues the prompt. The model is in evaluation mode.
 
-def answer_records(
-    tokenizer: Any, tracking: Tracking, candidate: Sequence[list[int]], base: Sequence[list[int]]
-) -> list[dict[str, str]]:
-    """Return each prompt with two answers, given as ids: `candidate` and `base`."""
-    texts = ([tokenizer.decode(ids, skip_special_tokens=True) for ids in answers] for answers in (candidate, base))
+    Raises:
+        Stopped: a stop was requested meanwhile.
+    """
+    if not tracking.prompts:
+        return []
+    samples = [_asked(tokenizer, prompt) for prompt in tracking.prompts]
+
+    def answers() -> list[str]:
+        stop.check()
+        found = answer_all(adapted, tokenizer, samples, pad=pad_id(tokenizer), max_new_tokens=tracking.prompt_tokens)
+        return [tokenizer.decode(ids, skip_special_tokens=True) for ids in found]
+
+    candidate = answers()
+    with adapted.disable_adapter():
+        base = answers()
     return [
         {"prompt": prompt, "candidate": first, "base": second}
-        for prompt, first, second in zip(tracking.prompts, *texts, strict=True)
+        for prompt, first, second in zip(tracking.prompts, candidate, base, strict=True)
     ]
 
 

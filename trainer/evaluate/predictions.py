@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice, takewhile
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -59,36 +59,6 @@ def answer_all(
     ends = _ends(tokenizer, pad)
     found = _generate(adapted, tokenizer, samples, pad=pad, max_new_tokens=max_new_tokens)
     return [list(takewhile(lambda token: token not in ends, row)) for row in found]
-
-
-def answer_groups(
-    adapted: Any,
-    tokenizer: Any,
-    groups: Sequence[tuple[Sequence[TokenSample], int]],
-    *,
-    pad: int,
-    budget: int,
-    stop: StopRequest,
-) -> list[list[list[int]]]:
-    """Generate greedy answers to groups of prompts, each with its own limit of new tokens, as `answer_all` does.
-
-    Args:
-        budget: the groups are one batch if it has at most so many tokens, padding and answers included
-
-    Raises:
-        Stopped: a stop was requested meanwhile.
-    """
-    together = [sample for samples, _ in groups for sample in samples]
-    most = max(limit for _, limit in groups)
-    if not together or len(together) * (max(map(_prompt_tokens, together)) + most) > budget:
-        apart = []
-        for samples, limit in groups:
-            stop.check()
-            apart.append(answer_all(adapted, tokenizer, samples, pad=pad, max_new_tokens=limit) if samples else [])
-        return apart
-    stop.check()
-    found = iter(answer_all(adapted, tokenizer, together, pad=pad, max_new_tokens=most))
-    return [[answer[:limit] for answer in islice(found, len(samples))] for samples, limit in groups]
 
 
 @torch.no_grad()
