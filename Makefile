@@ -1,7 +1,7 @@
 # make up      start the whole service on this machine; needs no GPU, no Docker and no Postgres
 # make test    run lint, type checks, import contracts and all tests (the same as CI)
 # make bench   compare the optimizer step with other trainers on this machine
-# make bench-cycle     measure the time from the start of a run to its first step
+# make bench-cycle     measure where the time of a cycle goes, from the claim to the published adapter
 # make bench-evaluation  compare held-out losses and answers with transformers' own functions
 # make bench-ranks     compare runs of two processes with the same run of one
 # make bench-gpu       measure the default recipe's step on this machine's GPU, with a model in the shape of the 14B;

@@ -4,7 +4,6 @@ recipe (trainer/recipe_commands.py), and those about adapters (trainer/adapters/
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import sys
@@ -17,7 +16,7 @@ from trainer.adapters import commands as adapter_commands
 from trainer.errors import Stopped, TrainerError, UnusableInput
 from trainer.evaluate.request import add_arguments, request_from
 from trainer.events import Events
-from trainer.imports import collector_paused, compiler_off, import_trainer, set_up_torch
+from trainer.imports import collector_paused, import_libraries, import_trainer, set_up_torch
 from trainer.ranks import ALONE_SECONDS, LOCK_HELD, RENDEZVOUS, end_like, launch, ranks_to_start, recipe_for_ray
 from trainer.recipe import Recipe
 from trainer.reward.entry import add_reward, reward_command
@@ -39,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("directory", type=Path)
     examination = commands.add_parser("examine", help="load a finished run's adapter in a fresh process, and try it")
     examination.add_argument("directory", type=Path)
+    examination.add_argument(
+        "--wait", action="store_true", help="import the libraries, then wait for a line on stdin before anything else"
+    )
     track = commands.add_parser("track", help="send the verdict on a finished run to its trackers")
     track.add_argument("directory", type=Path)
     add_arguments(
@@ -75,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         case "toy":
             return toy_command(chosen.architecture, chosen.out)
         case _:
-            return examine_command(chosen.directory)
+            return examine_command(chosen.directory, wait=chosen.wait)
 
 
 def run_command(root: Path) -> int:
@@ -105,9 +107,18 @@ def run_command(root: Path) -> int:
         return Stopped.exit_code
 
 
-def examine_command(root: Path) -> int:
-    """Examine the adapter of a finished run while holding the run's lock. Does nothing if it was examined."""
+def examine_command(root: Path, *, wait: bool = False) -> int:
+    """Examine the adapter of a finished run while holding the run's lock. Does nothing if it was examined.
+
+    Args:
+        wait: the service starts this process before the run has ended. Until a line comes, it only imports
+    """
     directory = RunDirectory(root.absolute())
+    if wait:
+        set_up_torch()
+        import_libraries()
+        if not os.read(0, 1):  # the service ended, or the run did without an adapter
+            return Stopped.exit_code
     if not directory.report.is_file():
         write_stderr(f"{directory.root} is not a finished run: it has no {directory.report.name}")
         return UnusableInput.exit_code
@@ -118,9 +129,10 @@ def examine_command(root: Path) -> int:
         with held_lock(directory.lock, wait_seconds=LOCK_WAIT_SECONDS):
             if directory.examination.exists():
                 return 0
-            with collector_paused(), compiler_off():
-                from trainer import examine
-            examine.examine(directory, stop)
+            import_trainer("trainer.examine")
+            from trainer.examine import examine
+
+            examine(directory, stop)
             return 0
     except TrainerError as error:
         write_stderr(str(error))
@@ -158,10 +170,8 @@ def evaluate_command(chosen: argparse.Namespace) -> int:
     try:
         request = request_from(chosen)
         stop.listen()
-        with collector_paused():
-            with compiler_off():
-                importlib.import_module("bitsandbytes")
-            from trainer.evaluate import command
+        import_trainer("trainer.evaluate.command")
+        from trainer.evaluate import command
 
         command.evaluate_command(request, stop)
         return 0

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from trainer.check import Checked
-from trainer.evaluate.predictions import predict
+from trainer.evaluate.predictions import MAX_NEW_TOKENS, predict
 from trainer.events import Events
 from trainer.fit.checkpoint import Checkpoint
 from trainer.fit.context import FitContext
@@ -64,11 +64,28 @@ def write_predictions(context: FitContext, inputs: Inputs, tokenizer: Any, *, we
         now: the step that the curves have reached. W&B takes nothing for an earlier one
     """
     chosen = inputs.parts.samples[: context.recipe.tracking.sample_predictions]
-    answers = predict(context.adapted, tokenizer, chosen, step=weights, pad=context.pad, stop=context.stop)
+    answers = predict(
+        context.adapted, tokenizer, chosen, step=weights, pad=context.pad, stop=context.stop,
+        budget=prediction_tokens(context.recipe),
+    )  # fmt: skip
     for prediction, tokens in answers:
         context.events.emit("prediction", step=weights, file_id=prediction.file_id, tokens=tokens)
     if answers:
         context.trackers.predictions(now, [prediction for prediction, _ in answers])
+
+
+def prediction_tokens(recipe: Recipe) -> int:
+    """Return how many tokens a batch of predictions may have, so that it needs no more memory than the training.
+
+    The training keeps at least a hidden state per layer and token of its batch. Keys and values of a token are at most
+    twice as large. One long sample fits in any case.
+    """
+    kept = (
+        0
+        if recipe.training.offload_checkpoints == "always"
+        else recipe.training.batch_size * recipe.data.max_length // 2
+    )
+    return max(kept, recipe.data.max_length + MAX_NEW_TOKENS)
 
 
 def is_first_process() -> bool:

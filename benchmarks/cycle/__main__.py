@@ -1,8 +1,8 @@
-"""`make bench-cycle` measures the time from a run's launch to its first step.
+"""`make bench-cycle` measures where the time of a cycle goes, in the trainer and from a claim to its adapter.
 
-The benchmark starts the trainer on a run directory of the tiny model and kills it after the first step. It repeats
-this and reports the median of each part, read from events.jsonl. Given other checkouts, it starts them in turn, so
-that a slow minute of the machine affects all of them: make bench-cycle ARGS="7 ../other-checkout".
+It trains a run directory of the tiny model to its end, and runs `codelupe up --once` on an empty folder. It repeats
+both and reports the median of each part (cycle_parts.py). Given other checkouts, it runs them in turn, so that a
+slow minute of the machine affects all of them: make bench-cycle ARGS="5 ../other-checkout". OMP_NUM_THREADS is kept.
 
 It writes benchmarks/results/cycle-<machine>.md.
 """
@@ -17,87 +17,58 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "cycle")]
 
+from cycle_parts import service_parts, trainer_parts
 from made_run import HELD_OUT, ROWS, make_run, processor
 
-from trainer.records import EventTail
-from trainer.run_dir import RunDirectory
+STEPS = 4
 
 INTRODUCTION = """\
-# From the trainer's launch to its first step, on {processor}
+# Where the time of a cycle goes, on {processor}
 
-`make bench-cycle ARGS={rounds}` measures {rounds} starts of each commit, in turn. The figures are medians.
-The model is the tiny model of recipes/embedded.yaml, with {rows} files to train on and {held_out} held-out files.
-All files are in the page cache. Commits that keep a 4-bit copy of the base find it in place.
+`make bench-cycle ARGS={rounds}` measures {rounds} cycles of each commit, in turn. The figures are medians.
+The model is the tiny model of recipes/embedded.yaml. All files are in the page cache, and the 4-bit copy of the base
+is in place. OMP_NUM_THREADS is {threads}. The load average was {before} before and {after} after.
 
 """
-PARTS = {
-    "start of the process, imports": ("launch", "started"),
-    "check": ("started", "check end"),
-    "samples and model": ("check end", "fit begin"),
-    "evaluation before the first step": ("fit begin", "evaluation"),
-    "first step": ("evaluation", "step"),
-    "all": ("launch", "step"),
-}
-"""Maps each part to the marks at its beginning and its end."""
+TRAINER = """\
+## The trainer
+
+One run of {steps} steps, with {rows} files to train on and {held_out} held-out files.
+
+"""
+SERVICE = """\
+
+## From the claim to the published adapter
+
+`codelupe up --once` on an empty folder: the embedded database, and the demo corpus.
+
+"""
 
 
-def marks_of_start(checkout: Path, run: Path, cache: Path) -> dict[str, float]:
-    """Start a checkout's trainer and kill it after its first step. Return the seconds from the launch to each mark."""
-    directory = RunDirectory(run)
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "XDG_CACHE_HOME": str(cache)}
-    environment.pop("PYTHONPATH", None)
-    launch = time.time()
-    with directory.log.open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", "run", str(run)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=checkout,
-            env=environment,
-        )
-    try:
-        marks, tail = {"launch": 0.0}, EventTail(directory.events)
-        while "step" not in marks:
-            if process.poll() is not None:
-                raise SystemExit(f"the trainer of {checkout} ended early:\n{directory.log.read_text()}")
-            for event in tail.new():
-                marks.setdefault(_name(event), event["time"] - launch)
-            time.sleep(0.01)
-    finally:
-        process.kill()
-        process.wait()
-    return marks
+def measure(checkouts: Sequence[Path], rounds: int) -> list[list[tuple[dict[str, float], dict[str, float]]]]:
+    """Return the seconds by part of the trainer and of the service, for each round of each checkout.
 
-
-def _name(event: dict[str, Any]) -> str:
-    return f"{event['stage']} {event['state']}" if event["event"] == "stage" else str(event["event"])
-
-
-def measure(checkouts: Sequence[Path], rounds: int) -> list[list[dict[str, float]]]:
-    """Return the marks of every start, one list per checkout.
-
-    The first start of each checkout does not count. It fills the page cache and creates the copy of the base.
+    The first round does not count. It fills the page cache and creates the copy of the base.
     """
-    found: list[list[dict[str, float]]] = [[] for _ in checkouts]
+    found: list[list[tuple[dict[str, float], dict[str, float]]]] = [[] for _ in checkouts]
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "made"
-        make_run(made)
+        make_run(made, {"training.max_steps": STEPS})
         for number in range(rounds + 1):
-            for checkout, marks in zip(checkouts, found, strict=True):
+            for checkout, rounds_of_it in zip(checkouts, found, strict=True):
                 run = Path(shutil.copytree(made, Path(folder) / "run"))
-                seen = marks_of_start(checkout, run, Path(folder) / "cache")
-                shutil.rmtree(run)
+                home = Path(folder) / "home"
+                seen = (trainer_parts(checkout, run, Path(folder)), service_parts(checkout, home, Path(folder)))
+                for used in (run, home):
+                    shutil.rmtree(used)
                 if number:
-                    marks.append(seen)
+                    rounds_of_it.append(seen)
             print(f"· round {number} of {rounds}", flush=True)
     return found
 
@@ -105,8 +76,8 @@ def measure(checkouts: Sequence[Path], rounds: int) -> list[list[dict[str, float
 def table(names: Sequence[str], found: Sequence[Sequence[dict[str, float]]]) -> str:
     """Return a table of medians in seconds, with a row per part and a column per checkout."""
     lines = [f"| seconds | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
-    for part, (begin, end) in PARTS.items():
-        medians = [statistics.median(marks[end] - marks[begin] for marks in starts) for starts in found]
+    for part in found[0][0]:
+        medians = [statistics.median(seen[part] for seen in rounds) for rounds in found]
         lines.append(f"| {part} | {' | '.join(f'{seconds:.2f}' for seconds in medians)} |")
     return "\n".join(lines)
 
@@ -119,20 +90,27 @@ def revision(checkout: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench-cycle ARGS=…", description=__doc__.split("\n\n")[0])
-    parser.add_argument("rounds", nargs="?", type=int, default=7, help="number of starts of each checkout")
+    parser.add_argument("rounds", nargs="?", type=int, default=5, help="number of cycles of each checkout")
     parser.add_argument("checkouts", nargs="*", type=Path, help="other checkouts to compare with")
     given = parser.parse_args()
     for other in given.checkouts:
         if not (other / "trainer").is_dir():
             parser.error(f"{other} is not a checkout of this project")
-    rounds, checkouts = given.rounds, [*(other.resolve() for other in given.checkouts), ROOT]
-    text = table([revision(checkout) for checkout in checkouts], measure(checkouts, rounds))
+    rounds, checkouts, before = given.rounds, [*(other.resolve() for other in given.checkouts), ROOT], load()
+    names, found = [revision(checkout) for checkout in checkouts], measure(checkouts, rounds)
+    trainer, service = ([[seen[which] for seen in rounds] for rounds in found] for which in (0, 1))
+    text = TRAINER.format(steps=STEPS, rows=ROWS, held_out=HELD_OUT) + table(names, trainer) + "\n"
+    text += SERVICE + table(names, service) + "\n"
     name = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
     target = ROOT / "benchmarks" / "results" / f"cycle-{name}.md"
-    target.write_text(
-        INTRODUCTION.format(processor=processor(), rounds=rounds, rows=ROWS, held_out=HELD_OUT) + text + "\n"
-    )
+    threads = os.environ.get("OMP_NUM_THREADS", "not set")
+    facts = {"processor": processor(), "rounds": rounds, "threads": threads, "before": before, "after": load()}
+    target.write_text(INTRODUCTION.format(**facts) + text)
     print(f"{text}\n· {target.relative_to(ROOT)}")
+
+
+def load() -> str:
+    return f"{os.getloadavg()[0]:.1f}"
 
 
 if __name__ == "__main__":

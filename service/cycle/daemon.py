@@ -131,6 +131,8 @@ class Daemon:
             log("State", state=str(following), before=str(self.state))
         if following is not self.state and self.state in WRITING:
             return_freed_memory()
+        if following is not State.JUDGING:
+            self._supervisor.examiner.drop()
         self.state = following
         self.board.update(state=str(following))
 
@@ -242,7 +244,7 @@ class Daemon:
             runs.advance(self.pool, self.lease, self._run_id, "training")
         if not directory.report.exists():
             runs.count_launch(self.pool, self.lease, self._run_id)
-            ending = self._supervisor.train(directory, self._run_id)
+            ending = self._supervisor.train(directory, self._run_id, examines_early=self._crashes == 0)
             if ending.code is None:
                 return State.STOPPED if self.stop.is_set() else State.ON_HOLD
             if not directory.report.exists():

@@ -81,11 +81,18 @@ class TrainerProcess:
     """
 
     def __init__(
-        self, run: RunDirectory, secrets: Mapping[str, str], command: Literal["run", "examine"] = "run"
+        self,
+        run: RunDirectory,
+        secrets: Mapping[str, str],
+        command: Literal["run", "examine"] = "run",
+        *,
+        waits: bool = False,
     ) -> None:
+        """Start the process. One that `waits` imports its libraries, and does nothing more before `begin()`."""
+        self.run = run
         with run.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*TRAINER, command, str(run.root)],
+                [*TRAINER, command, str(run.root), *(["--wait"] if waits else [])],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -97,6 +104,16 @@ class TrainerProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def begin(self) -> bool:
+        """Tell a process that waits to begin. Returns False if it has ended."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return False
+        return self._process.poll() is None
 
     def wait(self, seconds: float) -> int | None:
         """Wait up to `seconds`. Return the exit code (negative: a signal), or None if the trainer still runs."""

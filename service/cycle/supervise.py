@@ -9,6 +9,7 @@ from db import runs
 from db.errors import LeaseLost, Unavailable
 from db.pool import Pool
 from service import progress
+from service.cycle.examiner import Examiner
 from service.cycle.holding import Holding
 from service.cycle.launch import TrainerProcess, watch_to_end
 from service.cycle.leadership import Leadership
@@ -50,9 +51,14 @@ class Supervisor:
     ) -> None:
         self.settings, self.pool, self.board = settings, pool, board
         self.leadership, self.upkeep, self.holding, self.stop = leadership, upkeep, holding, stop
+        self.examiner = Examiner(settings)
 
-    def train(self, directory: RunDirectory, run_id: int) -> Ending:
-        """Start the trainer on a run directory and return when it has ended."""
+    def train(self, directory: RunDirectory, run_id: int, *, examines_early: bool) -> Ending:
+        """Start the trainer on a run directory and return when it has ended.
+
+        Args:
+            examines_early: start the process of the examination shortly before. It needs memory of its own
+        """
         watcher = Watcher(directory, run_id, self.board)
         watcher.skip_history()
         process = TrainerProcess(directory, self.settings.trainer_secrets)
@@ -60,6 +66,8 @@ class Supervisor:
 
         def each_moment() -> None:
             watcher.read()
+            if examines_early and watcher.ends_soon:
+                self.examiner.start_early(directory)
             self.board.beat()
             self.tick(run_id)
 
@@ -73,10 +81,7 @@ class Supervisor:
 
     def examine(self, directory: RunDirectory, run_id: int) -> int | None:
         """Examine a finished run's adapter in a fresh process. Returns its exit code, or None at a stop."""
-        secrets = {name: value for name, value in self.settings.trainer_secrets.items() if name == "HF_TOKEN"}
-        if self.settings.sandbox_socket is not None:
-            secrets["SANDBOX_SOCKET"] = self.settings.sandbox_socket
-        process = TrainerProcess(directory, secrets, "examine")
+        process = self.examiner.process(directory)
         log("Examination", run=run_id, pid=process.pid)
 
         def each_moment() -> None:

@@ -32,6 +32,8 @@ DEVICE = {
     "process_cpu_percent": "process_cpu_percent",
 }
 """The board's fields, and their names in the event `device`."""
+ENDS_SOON_SECONDS = 4.0
+"""About as long as the imports of the examination take."""
 FROM_A_THREAD = ("device", "readings", "tracker")
 """Events that come also from a trainer that hangs."""
 
@@ -49,6 +51,8 @@ class Watcher:
         self._telling = Telling(steps_are_logged=True)
         self._step_times: deque[tuple[int, float]] = deque(maxlen=LATEST_STEPS)
         """Number and time of the latest steps of this start."""
+        self.ends_soon = False
+        """Whether the fit has ended, or its last steps take less than ENDS_SOON_SECONDS."""
         self.failure: str | None = None
         """The trainer's error message, if it failed."""
         board.update(progress=self._progress, last_event=time.monotonic())
@@ -58,6 +62,7 @@ class Watcher:
         self._live = False
         self.read()
         self.failure = None
+        self.ends_soon = False
 
     def read(self) -> None:
         """Read new events."""
@@ -92,6 +97,7 @@ class Watcher:
 
     def _stage(self, record: dict[str, Any]) -> None:
         if record.get("state") == "begin":
+            self.ends_soon = self.ends_soon or record.get("stage") == "judge"
             self._log(f"Training stage {record.get('stage')}", record)
         elif isinstance(record.get("seconds"), int | float):
             seconds = {**self._board.read().phase_seconds, str(record.get("stage")): float(record["seconds"])}
@@ -129,6 +135,8 @@ class Watcher:
             tokens_total=int(record.get("tokens_total") or 0),
             gpu_memory_bytes=int(record.get("gpu_memory_bytes") or 0),
         )
+        left = self._progress.seconds_left
+        self.ends_soon = self.ends_soon or (left is not None and left < ENDS_SOON_SECONDS)
         self._loss("train", record.get("loss"))
         now, first_or_last = time.monotonic(), record.get("step") in (1, record.get("steps_total"))
         if first_or_last or now - self._last_step_logged >= STEP_LOG_SECONDS:

@@ -17,6 +17,7 @@ from trainer.evaluate.parts import divide_held_out
 from trainer.evaluate.predictions import predict
 from trainer.model.attention import unpacked_attention
 from trainer.stop import StopRequest
+from trainer.tracking import prediction_tokens
 
 DATA = short_recipe().data
 
@@ -129,7 +130,7 @@ def test_a_request_to_stop_ends_an_evaluation(tmp_path):
 def test_answers_are_bounded_and_without_control_tokens(tmp_path):
     fit = make_fit(tmp_path)
     samples = token_samples(2)
-    answers = predict(fit.context.adapted, tokenizer(), samples, step=3, pad=4074, stop=StopRequest())
+    answers = predict(fit.context.adapted, tokenizer(), samples, step=3, pad=4074, stop=StopRequest(), budget=800)
     rows = {row.file_id: row for row in short_rows(2)}
     for (prediction, tokens), sample in zip(answers, samples, strict=True):
         assert 0 < tokens <= min(128, sample.supervised)
@@ -137,3 +138,49 @@ def test_answers_are_bounded_and_without_control_tokens(tmp_path):
         assert prediction.expected.startswith("```python\n") and prediction.expected.endswith("```")
         assert prediction.expected.split("\n")[-2] in rows[prediction.file_id].content
         assert "<|im_end|>" not in prediction.answer
+
+
+def test_answers_are_the_same_in_batches_and_one_by_one(tmp_path, monkeypatch):
+    fit = make_fit(tmp_path)
+    short, long = token_samples(3), token_samples(1, start=9)
+    ends = replace(short[0], labels=short[0].labels.clone())
+    ends.labels[-20:] = -100  # a smaller limit than the others'
+    samples = [ends, *long, *short[1:]]
+    sizes: list[int] = []
+    generate = fit.context.adapted.generate
+
+    def counted(**given):
+        sizes.append(len(given["input_ids"]))
+        return generate(**given)
+
+    monkeypatch.setattr(fit.context.adapted, "generate", counted)
+    made = {}
+    for budget in (1, 700, 5000):
+        made[budget] = predict(
+            fit.context.adapted, tokenizer(), samples, step=3, pad=4074, stop=StopRequest(), budget=budget
+        )
+    assert made[1] == made[700] == made[5000]
+    assert sizes == [1, 1, 1, 1, 2, 2, 4]
+
+
+def test_an_answer_in_a_batch_ends_with_its_own_end_token(tmp_path, monkeypatch):
+    fit = make_fit(tmp_path)
+    samples = token_samples(2)
+    pad, end = 4074, tokenizer().eos_token_id
+    answers = torch.tensor([[5, end, pad, pad], [5, 6, 7, 8]])
+    monkeypatch.setattr(
+        fit.context.adapted, "generate", lambda *, input_ids, **_: torch.cat([input_ids, answers], dim=1)
+    )
+    found = predict(fit.context.adapted, tokenizer(), samples, step=3, pad=pad, stop=StopRequest(), budget=5000)
+    assert [tokens for _, tokens in found] == [2, 4]
+    fit.context.held_out.stop.request("enough")
+    with pytest.raises(Stopped):
+        predict(fit.context.adapted, tokenizer(), samples, step=3, pad=pad, stop=fit.context.stop, budget=1)
+
+
+def test_predictions_need_no_more_memory_than_the_training():
+    recipe = short_recipe(training__batch_size=8)
+    assert prediction_tokens(recipe) == 4 * recipe.data.max_length
+    assert prediction_tokens(short_recipe(training__batch_size=1)) == recipe.data.max_length + 128
+    offloaded = replace(recipe, training=replace(recipe.training, offload_checkpoints="always"))
+    assert prediction_tokens(offloaded) == recipe.data.max_length + 128

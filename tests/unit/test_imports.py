@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 import subprocess
 import sys
 
 import pytest
 
-from trainer.imports import collector_paused, compiler_off, set_up_torch
+from trainer.imports import absent, collector_paused, compiler_off, set_up_torch
 
 SCRIPT = """
 import gc, os, sys
@@ -17,6 +18,9 @@ from trainer.imports import import_trainer
 import_trainer()
 assert "trainer.train" in sys.modules and "bitsandbytes" in sys.modules
 assert "torch._inductor.compile_fx" not in sys.modules, "the compiler was loaded"
+assert not any(name.split(".")[0] == "scipy" for name in sys.modules), "scipy was imported"
+from trainer.evaluate import statistics
+import scipy.stats
 assert gc.isenabled() and gc.get_freeze_count() > 0
 import torch
 torch.compile(lambda x: x + 1)
@@ -59,3 +63,28 @@ def test_threads_wait_as_the_user_says_or_else_shortly(monkeypatch, policy, spin
         monkeypatch.setenv("OMP_WAIT_POLICY", policy)
     set_up_torch()
     assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
+def test_an_absent_package_is_there_after_the_block(monkeypatch):
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    with absent("colorsys"):
+        with pytest.raises(ModuleNotFoundError):
+            import colorsys
+        assert importlib.util.find_spec("colorsys") is None
+    import colorsys  # noqa: F401
+
+    with absent("colorsys"):
+        assert sys.modules["colorsys"] is not None
+
+
+def test_libraries_are_imported_without_touching_the_gpu():
+    script = """
+import sys
+from trainer.imports import import_libraries
+import_libraries()
+import torch
+assert "transformers.modeling_utils" in sys.modules and "bitsandbytes" not in sys.modules and "scipy" not in sys.modules
+assert not torch.cuda.is_initialized()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+import time
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -261,6 +262,24 @@ def test_readings_of_the_cards_reach_the_board_and_the_metrics(tmp_path: Path):
     assert json_metrics(board.read())["metrics"]["gpu_energy_joules"] == 400.0
     text, _ = prometheus_metrics(board, "text/plain;version=0.0.4")
     assert b"codelupe_gpu_energy_joules_total" in text
+
+
+@pytest.mark.parametrize(
+    ("steps", "judges", "soon"), [(1000, False, False), (1000, True, True), (12, False, True), (0, False, False)]
+)
+def test_a_watcher_sees_that_the_end_is_near(tmp_path: Path, steps: int, judges: bool, soon: bool):
+    run = RunDirectory(tmp_path)
+    append_event(run.events, "stage", stage="judge", state="begin")  # of an earlier start
+    watcher = Watcher(run, 5, Board(Snapshot()))
+    watcher.skip_history()
+    assert not watcher.ends_soon
+    for step in range(1, 3 if steps else 1):
+        append_event(run.events, "step", step=step, steps_total=steps, loss=2.5)
+        time.sleep(0.02)
+    if judges:
+        append_event(run.events, "stage", stage="judge", state="begin")
+    watcher.read()
+    assert watcher.ends_soon == soon
 
 
 def test_old_events_are_read_without_being_logged_again(tmp_path: Path, lines):
