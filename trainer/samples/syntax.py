@@ -1,8 +1,8 @@
 """Parses source text to syntax trees.
 
-Grammars are imported on first use. There is a length limit but no time limit, because with a time limit samples would
-depend on the machine's load. Parsing takes about 1 s per 10 MB. Java's grammar follows every reading of `a<a<a<…` at
-once (32 kB take 5 s and 2 GiB), so texts with far more `<` than `>` are not parsed either.
+Grammars are imported on first use. Parsing takes about 1 s per 10 MB. trial.py first tries each text in another process,
+and texts that take too much memory or time there are not parsed. No limit depends on the machine's load, so samples do
+not either.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from functools import cache, cached_property, lru_cache
 
 from tree_sitter import Language, Node, Parser, Tree
 
+from trainer.samples import trial
+
 MAX_BYTES = 1 << 20
 """Longer texts are not parsed."""
-
-MAX_OPEN_ANGLES = 2000
-"""Texts with this many more `<` than `>` are not parsed."""
 
 MAX_ERROR_SHARE = 0.05
 """Maximum share of bytes with syntax errors (macros, newer syntax)."""
@@ -149,13 +148,13 @@ def language_name(language: str, path: str | None = None) -> str:
 
 
 def parse(language: str, content: str, path: str | None = None) -> Source | None:
-    """Parse a text. Returns None without a grammar, for long texts, and for texts in another language."""
+    """Parse a text. Returns None without a grammar, for texts over a limit, and for texts in another language."""
     source, share = _parsed(language_name(language, path), content)
     return source if share <= MAX_ERROR_SHARE else None
 
 
 def unparsed_share(language: str, content: str, path: str | None = None) -> float:
-    """Return the share of bytes with syntax errors. 0 without a grammar."""
+    """Return the share of bytes with syntax errors. 0 without a grammar, and for texts over a limit."""
     return _parsed(language_name(language, path), content)[1]
 
 
@@ -166,9 +165,9 @@ def _parsed(name: str, content: str) -> tuple[Source | None, float]:
     The last few results are cached, because several steps parse the same row. A C header may be C++, so the result with
     fewer errors is taken."""
     data = content.encode() if name in GRAMMARS else b""
-    if not data or len(data) > MAX_BYTES or data.count(b"<") - data.count(b">") > MAX_OPEN_ANGLES:
+    if not data or len(data) > MAX_BYTES or not trial.passes(name, data):
         return None, 0.0
-    source = Source(name, data, _parser(name).parse(data))
+    source = Source(name, data, parser_of(name).parse(data))
     share = _error_bytes(source.root) / len(data)
     if name == "c" and share > MAX_ERROR_SHARE:
         return min((source, share), _parsed("cpp", content), key=lambda reading: reading[1])
@@ -185,7 +184,8 @@ def descend(node: Node) -> Iterator[Node]:
 
 
 @cache
-def _parser(name: str) -> Parser:
+def parser_of(name: str) -> Parser:
+    """Return the parser of a grammar."""
     grammar = GRAMMARS[name]
     return Parser(Language(getattr(importlib.import_module(grammar.module), grammar.entry)()))
 
