@@ -8,8 +8,7 @@ import sys
 import pytest
 from source_rows import source_rows
 
-from trainer.samples import syntax
-from trainer.samples.syntax import ALIASES, GRAMMARS, MAX_BYTES, MAX_OPEN_ANGLES, language_name, parse, unparsed_share
+from trainer.samples.syntax import ALIASES, GRAMMARS, MAX_BYTES, language_name, parse, unparsed_share
 
 
 @pytest.mark.parametrize("row", source_rows(), ids=lambda row: row.path)
@@ -67,11 +66,6 @@ def test_a_file_labelled_c_may_be_a_cpp_header():
 def test_deep_and_long_texts_are_harmless(content):
     source = parse("python", content)
     assert source is None or len(source.nodes) > 1000
-
-
-def test_a_text_of_open_angles_is_not_given_to_the_parser(monkeypatch):
-    monkeypatch.setattr(syntax, "_parser", lambda _name: pytest.fail("it was parsed"))
-    assert parse("java", "a<" * (MAX_OPEN_ANGLES + 1)) is None
 
 
 def test_grammars_are_imported_when_they_are_needed():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from trainer.data.encoder import Encoded, SampleEncoder, TokenSample
@@ -13,6 +13,7 @@ from trainer.records import Row
 from trainer.samples.build import BUILDERS, CHAT, REPO, Builder, builder_of, ready
 from trainer.samples.plain import PLAIN
 from trainer.samples.sample import Chat, Rejected, Sample
+from trainer.samples.syntax import look_ahead
 
 EARLIER = 0
 """Stands for an earlier run whose number is unknown. Run directories of older versions do not tell it."""
@@ -60,7 +61,8 @@ def tokenize_rows(
     result = TokenRows()
     repositories: dict[str, list[Row]] = {}
     rows = iter(rows)
-    while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
+    coming = _next_chunk(rows)
+    while chunk := coming:
         built: list[Built] = []
         for row in chunk:
             result.file_ids.append(row.file_id)
@@ -74,6 +76,7 @@ def tokenize_rows(
                 repositories.setdefault(row.repository or "", []).append(made.row)
             else:
                 built.append(made)
+        coming = _next_chunk(rows)
         encoded = iter(encoder.encode_parts([sample for made in built for sample in made.samples]))
         for made in built:
             try:
@@ -84,6 +87,13 @@ def tokenize_rows(
         on_rows(len(result.file_ids))
     result.samples.extend(_repository_samples(repositories.values(), encoder, data))
     return result
+
+
+def _next_chunk(rows: Iterator[Row]) -> list[Row]:
+    """Read the next rows. Their texts are tried while the rows before are encoded."""
+    chunk = list(itertools.islice(rows, CHUNK_ROWS))
+    look_ahead((row.language, row.content, row.path) for row in chunk)
+    return chunk
 
 
 def _build(row: Row, encoder: SampleEncoder, data: Data, *, seed: int) -> Built:

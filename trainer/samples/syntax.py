@@ -1,14 +1,13 @@
 """Parses source text to syntax trees.
 
-Grammars are imported on first use. Parsing takes about 1 s per 10 MB. trial.py first tries each text in another process,
-and texts that take too much memory or time there are not parsed. No limit depends on the machine's load, so samples do
-not either.
+Grammars are imported on first use. Parsing takes about 1 s per 10 MB. trial.py first tries each text in another
+process. Texts that take too much memory or time there are not parsed.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 
@@ -156,6 +155,16 @@ def parse(language: str, content: str, path: str | None = None) -> Source | None
 def unparsed_share(language: str, content: str, path: str | None = None) -> float:
     """Return the share of bytes with syntax errors. 0 without a grammar, and for texts over a limit."""
     return _parsed(language_name(language, path), content)[1]
+
+
+def look_ahead(texts: Iterable[tuple[str, str, str | None]]) -> None:
+    """Start the trials of texts (language, content, path) that are parsed next."""
+    named = ((language_name(language, path), content) for language, content, path in texts)
+    trial.look_ahead(
+        (name, content.encode(errors="replace"))  # a lone surrogate is rejected later
+        for name, content in named
+        if name in GRAMMARS and len(content) <= MAX_BYTES
+    )
 
 
 @lru_cache(maxsize=4)

@@ -1,13 +1,14 @@
-"""Parses a text first in a process of its own, with limits on memory and time. A text that exceeds them is not parsed here.
+"""Parses a text first in another process, with limits on memory and time. A text over a limit is not parsed here.
 
-No grammar is safe: error recovery and grammars with many readings (`a<b`, `(a<b>)`, `a=>`) may need quadratic memory, in
-C and Java over 2 GiB for 8 kB. Most of it is taken in one operation, which the binding cannot interrupt, and a failed
-allocation ends the process. So another process has to try. Its answer depends on the text, not on the machine's load.
+No grammar is safe: error recovery and constructs with many readings (`a<b`, `(a<b>)`, `a=>`) may need quadratic memory,
+in C and Java over 2 GiB for 8 kB. Most of it is taken in one operation, which the binding cannot interrupt, and a failed
+allocation ends the process. So another process has to try. The limits do not depend on the machine's load.
 """
 
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
 import resource
 import signal
@@ -15,7 +16,10 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
+from concurrent.futures import Future
 from contextlib import suppress
+from pathlib import Path
 from typing import IO
 
 from trainer.errors import TrainerError
@@ -32,6 +36,9 @@ MAX_STEPS_PER_BYTE = 50
 MAX_CPU_SECONDS = 60
 """Processor time of a parse. It only ends what neither memory nor operations limit; no such text is known."""
 
+MAX_ANSWERS = 100_000
+"""Answers that are remembered, about 15 MB."""
+
 STEPS_PER_CALL = 100
 """The parser reports its progress after this many operations."""
 
@@ -46,7 +53,6 @@ class TrialProcess:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0
 
     def passes(self, name: str, data: bytes) -> bool:
         """Whether a text can be parsed within the limits.
@@ -71,13 +77,11 @@ class TrialProcess:
             self._end()
 
     def _running(self) -> subprocess.Popen[bytes]:
-        """Return the process. A fork of its owner starts its own one."""
-        if self._process is None or self._owner != os.getpid():
+        if self._process is None:
             command = [sys.executable, "-m", "trainer.samples.trial"]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONFAULTHANDLER": ""}
             )
-            self._owner = os.getpid()
             assert self._process.stdout is not None
             if self._process.stdout.read(1) != _READY:
                 code = self._process.wait()
@@ -90,19 +94,54 @@ class TrialProcess:
 
     def _end(self) -> None:
         process, self._process = self._process, None
-        if process is None or self._owner != os.getpid():
-            return
-        with suppress(BrokenPipeError):
-            process.communicate()  # closes its input, which ends it
+        if process is not None:
+            with suppress(BrokenPipeError):
+                process.communicate()  # closes its input, which ends it
 
 
 TRIAL = TrialProcess()
-atexit.register(TRIAL.stop)
+_AHEAD: dict[tuple[str, bytes], Future[bool]] = {}
+"""Answers for the texts that come next."""
+_ANSWERS: dict[bytes, bool] = {}
+"""Earlier answers by grammar and hash, because the builder `repo` parses each text twice."""
 
 
 def passes(name: str, data: bytes) -> bool:
     """Whether a text can be parsed within the limits of memory and time. `name` is the grammar's name."""
-    return len(data) <= SAFE_BYTES or TRIAL.passes(name, data)
+    if len(data) <= SAFE_BYTES:
+        return True
+    key = name.encode() + hashlib.blake2b(data, digest_size=16).digest()
+    if key not in _ANSWERS:
+        ahead = _AHEAD.get((name, data))
+        while len(_ANSWERS) >= MAX_ANSWERS:
+            _ANSWERS.pop(next(iter(_ANSWERS)))
+        _ANSWERS[key] = TRIAL.passes(name, data) if ahead is None else ahead.result()
+    return _ANSWERS[key]
+
+
+def look_ahead(texts: Iterable[tuple[str, bytes]]) -> None:
+    """Start to try texts (grammar, text) while the caller works. The answers wait until the next call."""
+    _AHEAD.clear()
+    _AHEAD.update((text, Future()) for text in texts if len(text[1]) > SAFE_BYTES)
+    threading.Thread(target=_answer, args=(dict(_AHEAD),), daemon=True).start()
+
+
+def _answer(ahead: dict[tuple[str, bytes], Future[bool]]) -> None:
+    for text, future in ahead.items():
+        try:
+            future.set_result(TRIAL.passes(*text))
+        except (TrainerError, OSError) as error:  # who asks for the answer gets it
+            future.set_exception(error)
+
+
+def _forget() -> None:
+    """Forget the process and the thread of the parent, which a fork does not have."""
+    _AHEAD.clear()
+    TRIAL.__init__()  # type: ignore[misc]
+
+
+os.register_at_fork(after_in_child=_forget)
+atexit.register(TRIAL.stop)
 
 
 # --- the process ----------------------------------------------------------------------------------------------
@@ -152,8 +191,7 @@ def _parses(name: str, data: bytes) -> bool:
 
 def _limit_memory() -> None:
     """Limit the memory that this process may take in addition to what it has."""
-    with open("/proc/self/statm", "rb") as statm:
-        taken = int(statm.read().split()[0]) * resource.getpagesize()
+    taken = int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (taken + MAX_MEMORY_BYTES, hard))
 

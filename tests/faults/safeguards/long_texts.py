@@ -5,6 +5,24 @@ from __future__ import annotations
 from safeguards.mutant import Mutant, test
 
 MUTANTS: dict[str, Mutant] = {
+    "a text is parsed in a process with limits before the trainer parses it": Mutant(
+        file="trainer/samples/syntax.py",
+        old=" or not trial.passes(name, data):\n",
+        new=":\n",
+        caught_by=test("tests/unit/test_trial.py", "greedy_text_is_not_parsed"),
+    ),
+    "a parse has a limit on memory": Mutant(
+        file="trainer/samples/trial.py",
+        old="    _limit_memory()\n",
+        new="",
+        caught_by=test("tests/unit/test_trial.py", "greedy_text_is_not_parsed and memory"),
+    ),
+    "a parse has a limit on operations": Mutant(
+        file="trainer/samples/trial.py",
+        old="        return calls > max_calls\n",
+        new="        return False\n",
+        caught_by=test("tests/unit/test_trial.py", "greedy_text_is_not_parsed and time"),
+    ),
     "long texts are checked a few at a time, and the lease is renewed between them": Mutant(
         file="service/cycle/claim.py",
         old="        if len(batch) == BATCH_ROWS or chars >= BATCH_CHARS:\n",

@@ -1,0 +1,84 @@
+"""Texts that take too much memory or time to parse become samples without a tree. They do not end the trainer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from source_rows import source_rows
+
+from trainer.errors import TrainerError
+from trainer.recipe import Data
+from trainer.records import Row
+from trainer.samples import trial
+from trainer.samples.build import BUILDERS, ready
+from trainer.samples.syntax import look_ahead, parse
+
+GREEDY = {
+    "memory, error recovery in C": ("c", "a=>" * 2600),
+    "memory, error recovery in Java": ("java", "a=>" * 2600),
+    "memory, generics in Java": ("java", "a<" * 16_000),
+    "memory, comparisons in Python": ("python", "(a<b>)" * 2600),
+    "memory, types in TypeScript": ("typescript", "a<b," * 8000),
+    "time, labels in Go": ("go", "case a:" * 3000),
+    "time, arrows in JavaScript": ("javascript", "->" * 3000),
+}
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+from trainer.samples.syntax import parse
+print(parse(sys.argv[1], sys.argv[2]))
+"""
+
+
+def answer_in_little_memory(language: str, content: str) -> str:
+    """Parse in a process that may take 1 GiB. It is killed if it takes more."""
+    command = [sys.executable, "-c", LIMITED, language, content]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout.strip() or f"ended with {done.returncode}"
+
+
+@pytest.mark.parametrize(("language", "content"), GREEDY.values(), ids=GREEDY)
+def test_a_greedy_text_is_not_parsed(language, content):
+    assert answer_in_little_memory(language, content) == "None"
+
+
+def test_a_greedy_text_becomes_samples_by_lines_and_the_next_text_is_parsed():
+    content = "a=>" * 2600 + "\n" + "int x;\n" * 40
+    row = Row(file_id=1, content=content, language="c", path="a.c", repository=None, sha256="0" * 64)
+    data = Data(builders={"items": 1.0})
+    assert [made.kind for made in BUILDERS["items"].build(ready(row, data, seed=1), data, seed=1)] == ["file"]
+    assert parse("c", "int f(void) { return 1; }\n" * 50) is not None
+
+
+def test_every_ordinary_text_passes():
+    assert all(parse(row.language, row.content * 3, row.path) is not None for row in source_rows())
+
+
+def test_answers_of_texts_tried_ahead_are_the_same():
+    good, greedy, other = "x = 1\n" * 300, "(a<b>)" * 2500, "y = 2\n" * 300
+    look_ahead(
+        [("python", good, None), ("python", greedy, None), ("python", "\ud800" * 2000, None), ("cobol", good, None)]
+    )
+    assert parse("python", greedy) is None
+    assert parse("python", good) is not None
+    assert parse("python", other) is not None
+
+
+def test_a_fork_has_its_own_process():
+    assert parse("python", "x = 3\n" * 300) is not None
+    child = os.fork()
+    if child == 0:
+        passed = trial.passes("python", b"x = 4\n" * 300)
+        trial.TRIAL.stop()
+        os._exit(0 if passed else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert trial.passes("python", b"x = 5\n" * 300)
+
+
+def test_a_process_that_does_not_start_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(TrainerError, match="did not start"):
+        trial.TrialProcess().passes("python", b"x")
