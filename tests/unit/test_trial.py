@@ -27,26 +27,36 @@ GREEDY = {
 }
 LIMITED = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-from trainer.samples.syntax import parse
-print(parse(sys.argv[1], sys.argv[2]))
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]) << 30,) * 2)
+from trainer.samples import syntax, trial
+call = syntax.parse if sys.argv[2] == "parse" else lambda name, text: trial.passes(name, text.encode())
+print(call(*sys.argv[3:]))
 """
 
 
-def answer_in_little_memory(language: str, content: str) -> str:
-    """Parse in a process that may take 1 GiB. It is killed if it takes more."""
-    command = [sys.executable, "-c", LIMITED, language, content]
+def answer_in(gib: int, call: str, language: str, content: str) -> str:
+    """Call `parse` or `passes` in a process, which is killed if it or its child takes more memory."""
+    command = [sys.executable, "-c", LIMITED, str(gib), call, language, content]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return done.stdout.strip() or f"ended with {done.returncode}"
 
 
 @pytest.mark.parametrize(("language", "content"), GREEDY.values(), ids=GREEDY)
 def test_a_greedy_text_is_not_parsed(language, content):
-    assert answer_in_little_memory(language, content) == "None"
+    assert answer_in(1, "parse", language, content) == "None"
+
+
+def test_the_limit_on_memory_is_the_trials_own():
+    assert answer_in(3, "passes", "java", "a<" * 16_000) == "False"  # takes 2.1 GB without a limit
+
+
+@pytest.mark.parametrize(("language", "content"), [("go", "case a:" * 1500), ("javascript", "->" * 2000)])
+def test_the_number_of_operations_is_limited(language, content):
+    assert not trial.passes(language, content.encode())
 
 
 def test_a_greedy_text_becomes_samples_by_lines_and_the_next_text_is_parsed():
-    content = "a=>" * 2600 + "\n" + "int x;\n" * 40
+    content = "a=>" * 2600
     row = Row(file_id=1, content=content, language="c", path="a.c", repository=None, sha256="0" * 64)
     data = Data(builders={"items": 1.0})
     assert [made.kind for made in BUILDERS["items"].build(ready(row, data, seed=1), data, seed=1)] == ["file"]

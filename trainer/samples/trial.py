@@ -1,8 +1,8 @@
 """Parses a text first in another process, with limits on memory and time. A text over a limit is not parsed here.
 
 No grammar is safe: error recovery and constructs with many readings (`a<b`, `(a<b>)`, `a=>`) may need quadratic memory,
-in C and Java over 2 GiB for 8 kB. Most of it is taken in one operation, which the binding cannot interrupt, and a failed
-allocation ends the process. So another process has to try. The limits do not depend on the machine's load.
+in C and Java over 2 GiB for 8 kB. Most of it is taken in one operation, which the binding cannot interrupt, and a
+failed allocation ends the process. So another process has to try. The limits do not depend on the machine's load.
 """
 
 from __future__ import annotations

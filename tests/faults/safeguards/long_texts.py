@@ -15,13 +15,13 @@ MUTANTS: dict[str, Mutant] = {
         file="trainer/samples/trial.py",
         old="    _limit_memory()\n",
         new="",
-        caught_by=test("tests/unit/test_trial.py", "greedy_text_is_not_parsed and memory"),
+        caught_by=test("tests/unit/test_trial.py", "limit_on_memory"),
     ),
     "a parse has a limit on operations": Mutant(
         file="trainer/samples/trial.py",
         old="        return calls > max_calls\n",
         new="        return False\n",
-        caught_by=test("tests/unit/test_trial.py", "greedy_text_is_not_parsed and time"),
+        caught_by=test("tests/unit/test_trial.py", "number_of_operations"),
     ),
     "long texts are checked a few at a time, and the lease is renewed between them": Mutant(
         file="service/cycle/claim.py",
