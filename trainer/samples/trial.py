@@ -100,6 +100,8 @@ class TrialProcess:
 
 
 TRIAL = TrialProcess()
+_AHEAD_TRIAL = TrialProcess()
+"""Tries the texts that come next, so that no other text waits for them."""
 _AHEAD: dict[tuple[str, bytes], Future[bool]] = {}
 """Answers for the texts that come next."""
 _ANSWERS: dict[bytes, bool] = {}
@@ -129,7 +131,7 @@ def look_ahead(texts: Iterable[tuple[str, bytes]]) -> None:
 def _answer(ahead: dict[tuple[str, bytes], Future[bool]]) -> None:
     for text, future in ahead.items():
         try:
-            future.set_result(TRIAL.passes(*text))
+            future.set_result(_AHEAD_TRIAL.passes(*text))
         except (TrainerError, OSError) as error:  # who asks for the answer gets it
             future.set_exception(error)
 
@@ -138,10 +140,12 @@ def _forget() -> None:
     """Forget the process and the thread of the parent, which a fork does not have."""
     _AHEAD.clear()
     TRIAL.__init__()  # type: ignore[misc]
+    _AHEAD_TRIAL.__init__()  # type: ignore[misc]
 
 
 os.register_at_fork(after_in_child=_forget)
 atexit.register(TRIAL.stop)
+atexit.register(_AHEAD_TRIAL.stop)
 
 
 # --- the process ----------------------------------------------------------------------------------------------
