@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 
 import pytest
+from run_folder import make_row
 from source_rows import source_rows
 
+from trainer.data import tokenize
 from trainer.errors import TrainerError
 from trainer.recipe import Data
 from trainer.records import Row
@@ -86,6 +91,54 @@ def test_a_fork_has_its_own_process():
         os._exit(0 if passed else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert trial.passes("python", b"x = 5\n" * 300)
+
+
+def test_a_text_that_was_interrupted_leaves_no_answer_for_the_next():
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    tried = trial.TrialProcess()
+    assert tried.passes("python", b"x = 6\n" * 300)
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            tried.passes("go", b"case a:" * 3000)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert tried.passes("python", b"x = 7\n" * 300)
+    tried.stop()
+
+
+def test_a_process_that_somebody_kills_says_nothing_about_the_text():
+    tried = trial.TrialProcess()
+    assert tried.passes("python", b"x = 8\n" * 300)
+    os.kill(tried._process.pid, signal.SIGKILL)
+    assert tried.passes("python", b"x = 9\n" * 300)
+    tried.stop()
+
+
+def test_texts_that_nobody_asks_for_are_dropped(monkeypatch):
+    tried, before = [], trial._AHEAD_TRIAL._tried
+    monkeypatch.setattr(trial._AHEAD_TRIAL, "_tried", lambda *text: tried.append(text) or before(*text))
+    for number in range(8):
+        look_ahead([("python", f"x{number}_{place} = 1\n" * 20_000, None) for place in range(8)])
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(5)
+    assert 8 <= len(tried) < 32
+
+
+def test_conversations_are_not_tried(monkeypatch):
+    tried = []
+    monkeypatch.setattr(tokenize, "look_ahead", lambda texts: tried.extend(content for _, content, _ in texts))
+    row = make_row(1, "x = 1\n" * 300)
+    turns = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": row.content}]}
+    assert tokenize._next_chunk(iter([row, replace(row, content="talk", metadata=turns)])) == [
+        row,
+        replace(row, content="talk", metadata=turns),
+    ]
+    assert tried == [row.content]
 
 
 def test_a_process_that_does_not_start_is_an_error(monkeypatch):

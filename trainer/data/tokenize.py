@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from trainer.conversations import turns_of
 from trainer.data.encoder import Encoded, SampleEncoder, TokenSample
 from trainer.data.windows import fitted_samples
 from trainer.recipe import Data
@@ -92,7 +93,9 @@ def tokenize_rows(
 def _next_chunk(rows: Iterator[Row]) -> list[Row]:
     """Read the next rows. Their texts are tried while the rows before are encoded."""
     chunk = list(itertools.islice(rows, CHUNK_ROWS))
-    look_ahead((row.language, row.content, row.path) for row in chunk)
+    look_ahead(
+        (row.language, row.content, row.path) for row in chunk if turns_of(row.content, row.metadata) is None
+    )  # conversations are not parsed
     return chunk
 
 

@@ -61,20 +61,44 @@ class TrialProcess:
             TrainerError: the process cannot be started.
         """
         with self._lock:
-            process = self._running()
-            assert process.stdin is not None and process.stdout is not None
-            with suppress(BrokenPipeError):
-                process.stdin.write(_REQUEST.pack(name.encode(), len(data)) + data)
-                process.stdin.flush()
-            answer = process.stdout.read(1)
-            if not answer:
-                self._end()
-            return answer == _PASSED
+            return self._tried(name, data)
+
+    def answer(self, future: Future[bool], name: str, data: bytes) -> None:
+        """Try the text of a future, unless it was cancelled meanwhile."""
+        with self._lock:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(self._tried(name, data))
+            except (TrainerError, OSError) as error:  # who asks for the answer gets it
+                future.set_exception(error)
 
     def stop(self) -> None:
         """End the process."""
         with self._lock:
             self._end()
+
+    def _tried(self, name: str, data: bytes) -> bool:
+        answer = self._answer(name, data)
+        if answer is None and self._end() == -signal.SIGKILL:  # by none of the limits: the machine had no memory left
+            answer = self._answer(name, data)
+            if answer is None:
+                self._end()
+        return answer == _PASSED
+
+    def _answer(self, name: str, data: bytes) -> bytes | None:
+        """Return the answer of the process, or None if it ended instead."""
+        process = self._running()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            with suppress(BrokenPipeError):
+                process.stdin.write(_REQUEST.pack(name.encode(), len(data)) + data)
+                process.stdin.flush()
+            return process.stdout.read(1) or None
+        except BaseException:  # a request to stop: the answer that still comes must not be the next text's
+            process.kill()
+            self._end()
+            raise
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -92,11 +116,14 @@ class TrialProcess:
                 )
         return self._process
 
-    def _end(self) -> None:
+    def _end(self) -> int | None:
+        """End the process, and return its exit code (negative: a signal)."""
         process, self._process = self._process, None
-        if process is not None:
-            with suppress(BrokenPipeError):
-                process.communicate()  # closes its input, which ends it
+        if process is None:
+            return None
+        with suppress(BrokenPipeError):
+            process.communicate()  # closes its input, which ends it
+        return process.returncode
 
 
 TRIAL = TrialProcess()
@@ -122,18 +149,24 @@ def passes(name: str, data: bytes) -> bool:
 
 
 def look_ahead(texts: Iterable[tuple[str, bytes]]) -> None:
-    """Start to try texts (grammar, text) while the caller works. The answers wait until the next call."""
-    _AHEAD.clear()
+    """Start to try texts (grammar, text) while the caller works. The answers wait until the next call.
+
+    Texts of the last call that nobody asked for are not tried any more.
+    """
+    _drop_ahead()
     _AHEAD.update((text, Future()) for text in texts if len(text[1]) > SAFE_BYTES)
     threading.Thread(target=_answer, args=(dict(_AHEAD),), daemon=True).start()
 
 
 def _answer(ahead: dict[tuple[str, bytes], Future[bool]]) -> None:
     for text, future in ahead.items():
-        try:
-            future.set_result(_AHEAD_TRIAL.passes(*text))
-        except (TrainerError, OSError) as error:  # who asks for the answer gets it
-            future.set_exception(error)
+        _AHEAD_TRIAL.answer(future, *text)
+
+
+def _drop_ahead() -> None:
+    for future in _AHEAD.values():
+        future.cancel()
+    _AHEAD.clear()
 
 
 def _forget() -> None:
@@ -146,6 +179,7 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 atexit.register(TRIAL.stop)
 atexit.register(_AHEAD_TRIAL.stop)
+atexit.register(_drop_ahead)  # runs first
 
 
 # --- the process ----------------------------------------------------------------------------------------------
@@ -157,9 +191,11 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0)
     answers.write(_READY)
-    while header := requests.read(_REQUEST.size):
+    while header := _read(requests, _REQUEST.size):
         name, length = _REQUEST.unpack(header)
-        answers.write(_PASSED if _parses(name.rstrip(b"\0").decode(), _read(requests, length)) else _FAILED)
+        passed = _parses(name.rstrip(b"\0").decode(), _read(requests, length))
+        with suppress(BrokenPipeError):  # the trainer has ended, and so has the input
+            answers.write(_PASSED if passed else _FAILED)
 
 
 def _read(requests: IO[bytes], length: int) -> bytes:
