@@ -145,3 +145,10 @@ def test_a_process_that_does_not_start_is_an_error(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(TrainerError, match="did not start"):
         trial.TrialProcess().passes("python", b"x")
+
+
+def test_a_process_that_cannot_set_its_limit_does_not_start():
+    tight = "import resource; resource.setrlimit(resource.RLIMIT_AS, (400 << 20,) * 2)\n"
+    code = tight + "from trainer.samples import trial; trial.passes('python', b'x = 1;' * 300)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "did not start" in done.stderr.splitlines()[-1]

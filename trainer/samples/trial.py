@@ -190,6 +190,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer; this process ends with its input
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0)
+    _limit_memory()  # where it cannot, this process does not start, instead of failing at every text
     answers.write(_READY)
     while header := _read(requests, _REQUEST.size):
         name, length = _REQUEST.unpack(header)
