@@ -46,7 +46,7 @@ def absent(package: str) -> Iterator[None]:
     """Make an optional package look as if it were not installed in the block, unless it is already imported.
 
     transformers imports scipy for the losses of object detection, which we do not use. That takes 0.4 s of processor
-    time. Code after the block can import the package as usual.
+    time. Code after the block can import the package as usual, but transformers remembers that there is none.
     """
     if package in sys.modules:
         yield

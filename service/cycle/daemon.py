@@ -244,7 +244,7 @@ class Daemon:
             runs.advance(self.pool, self.lease, self._run_id, "training")
         if not directory.report.exists():
             runs.count_launch(self.pool, self.lease, self._run_id)
-            ending = self._supervisor.train(directory, self._run_id, examines_early=self._crashes == 0)
+            ending = self._supervisor.train(directory, self._run_id, examines_early=run.launches == 0)
             if ending.code is None:
                 return State.STOPPED if self.stop.is_set() else State.ON_HOLD
             if not directory.report.exists():

@@ -69,6 +69,7 @@ def test_after_a_crash_it_takes_no_memory_from_the_next_start(daemon: Daemon) ->
     (run.root / "fails").touch()
     daemon._enter(daemon._training())
     assert daemon.state is State.TRAINING and daemon._supervisor.examiner._early is None
+    daemon._crashes = 0  # as if the service had been killed, too
     daemon._enter(daemon._training())
     assert daemon.state is State.JUDGING and log_of(daemon) == ["waits"]
     assert daemon._supervisor.examiner._early is None
