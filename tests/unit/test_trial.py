@@ -103,7 +103,7 @@ def test_a_text_that_was_interrupted_leaves_no_answer_for_the_next():
     signal.setitimer(signal.ITIMER_REAL, 0.05)
     try:
         with pytest.raises(KeyboardInterrupt):
-            tried.passes("go", b"case a:" * 3000)
+            tried.passes("go", b"case a:" * 10_000)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert tried.passes("python", b"x = 7\n" * 300)
