@@ -19,7 +19,7 @@ from trainer.recipe import Data
 from trainer.records import Row
 from trainer.samples import trial
 from trainer.samples.build import BUILDERS, ready
-from trainer.samples.syntax import look_ahead, parse
+from trainer.samples.syntax import GRAMMARS, look_ahead, parse, parser_of
 
 GREEDY = {
     "memory, error recovery in C": ("c", "a=>" * 2600),
@@ -152,3 +152,11 @@ def test_a_process_that_cannot_set_its_limit_does_not_start():
     code = tight + "from trainer.samples import trial; trial.passes('python', b'x = 1;' * 300)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert "did not start" in done.stderr.splitlines()[-1]
+
+
+def test_a_grammar_that_is_not_installed_ends_the_trainer(monkeypatch):
+    missing = replace(GRAMMARS["java"], module="tree_sitter_that_is_not_installed")
+    monkeypatch.setitem(GRAMMARS, "java", missing)
+    parser_of.cache_clear()
+    with pytest.raises(ModuleNotFoundError, match="tree_sitter_that_is_not_installed"):
+        parse("java", "class A { int b; }" * 100)

@@ -174,9 +174,12 @@ def _parsed(name: str, content: str) -> tuple[Source | None, float]:
     The last few results are cached, because several steps parse the same row. A C header may be C++, so the result with
     fewer errors is taken."""
     data = content.encode() if name in GRAMMARS else b""
-    if not data or len(data) > MAX_BYTES or not trial.passes(name, data):
+    if not data or len(data) > MAX_BYTES:
         return None, 0.0
-    source = Source(name, data, parser_of(name).parse(data))
+    parser = parser_of(name)  # here, because a grammar that is not installed must not look like a text over the limits
+    if not trial.passes(name, data):
+        return None, 0.0
+    source = Source(name, data, parser.parse(data))
     share = _error_bytes(source.root) / len(data)
     if name == "c" and share > MAX_ERROR_SHARE:
         return min((source, share), _parsed("cpp", content), key=lambda reading: reading[1])

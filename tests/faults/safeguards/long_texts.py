@@ -7,14 +7,14 @@ from safeguards.mutant import Mutant, test
 MUTANTS: dict[str, Mutant] = {
     "a text is parsed in a process with limits before the trainer parses it": Mutant(
         file="trainer/samples/syntax.py",
-        old=" or not trial.passes(name, data):\n",
-        new=":\n",
+        old="    if not trial.passes(name, data):\n        return None, 0.0\n",
+        new="",
         caught_by=test("tests/unit/test_trial.py", "greedy_text_is_not_parsed"),
     ),
     "a parse has a limit on memory": Mutant(
         file="trainer/samples/trial.py",
-        old="    _limit_memory()\n",
-        new="",
+        old="    resource.setrlimit(resource.RLIMIT_AS, (taken + MAX_MEMORY_BYTES, hard))\n",
+        new="    assert taken and hard\n",
         caught_by=test("tests/unit/test_trial.py", "limit_on_memory"),
     ),
     "a parse has a limit on operations": Mutant(
